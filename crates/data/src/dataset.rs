@@ -1,0 +1,233 @@
+//! Images, categories and instances of a COCO or LVIS annotation file.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::geometry::Size;
+use crate::polygon::{self, PolygonError};
+use crate::rle::{Rle, RleError};
+
+/// One annotation file and the folder of its images. All cross-references are checked when it is loaded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dataset {
+    /// The annotation file.
+    pub annotations_path: PathBuf,
+    /// The folder that file names are relative to.
+    pub images_dir: PathBuf,
+    /// In the file's order.
+    pub images: Vec<ImageRecord>,
+    /// In the file's order.
+    pub categories: Vec<Category>,
+    /// In the file's order, crowd regions included.
+    pub instances: Vec<Instance>,
+    /// BLAKE3 of the annotation file's bytes.
+    pub digest: [u8; 32],
+}
+
+/// An image as the annotation file describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageRecord {
+    /// Unique in the file.
+    pub id: u64,
+    /// Relative to [`Dataset::images_dir`].
+    pub file_name: String,
+    /// Width and height in pixels, as stated, not as decoded.
+    pub size: Size,
+    /// LVIS: categories that were verified to be absent. Empty in COCO files.
+    pub neg_category_ids: Vec<u64>,
+    /// LVIS: categories of which not every instance is annotated. Empty in COCO files.
+    pub not_exhaustive_category_ids: Vec<u64>,
+}
+
+/// A class of objects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Category {
+    /// Unique in the file.
+    pub id: u64,
+    /// The class's name.
+    pub name: String,
+    /// LVIS: in how many training images the class appears. `None` in COCO files.
+    pub frequency: Option<Frequency>,
+}
+
+/// LVIS's classes of categories by their number of training images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Frequency {
+    /// `r`: 1 to 10.
+    Rare,
+    /// `c`: 11 to 100.
+    Common,
+    /// `f`: above 100.
+    Frequent,
+}
+
+/// An annotated object or crowd region.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Instance {
+    /// Unique in the file.
+    pub id: u64,
+    /// Index into [`Dataset::images`].
+    pub image_idx: usize,
+    /// Id of one of [`Dataset::categories`].
+    pub category_id: u64,
+    /// `[x, y, width, height]` in image pixels as the file states it: finite, sides not negative.
+    pub bbox: [f64; 4],
+    /// In pixels as the file states it; COCO's S, M and L are by this number.
+    pub area: f64,
+    /// The region holds several objects that were not told apart.
+    pub is_crowd: bool,
+    /// The outline.
+    pub segmentation: Segmentation,
+}
+
+/// The outline of an instance, checked when it is loaded.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Segmentation {
+    /// `x, y` pairs in image pixels; several polygons are parts of one instance.
+    Polygons(Vec<Box<[f64]>>),
+    /// A mask of the whole image.
+    Rle(Rle),
+}
+
+/// An annotation file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DatasetError {
+    /// The file cannot be opened or read.
+    #[error("{}: cannot read annotations", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is larger than allowed.
+    #[error("{}: expected at most {limit} bytes, found {found}", path.display())]
+    TooManyBytes {
+        /// The file.
+        path: PathBuf,
+        /// Largest annotation file that is read.
+        limit: u64,
+        /// Size of the file.
+        found: u64,
+    },
+    /// Not JSON, or not the fields COCO prescribes.
+    #[error("{}: not a COCO or LVIS annotation file", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        source: serde_json::Error,
+    },
+    /// Two entries of a list with one id.
+    #[error("{}: expected unique {list} ids, found {id} twice", path.display())]
+    DuplicateId {
+        /// The file.
+        path: PathBuf,
+        /// "image", "category" or "annotation".
+        list: &'static str,
+        /// The id.
+        id: u64,
+    },
+    /// A field that this kind of file must have, with a value it may not have.
+    #[error("{}: {list} {id}: expected {field} {expected}, found {found}", path.display())]
+    Field {
+        /// The file.
+        path: PathBuf,
+        /// "image", "category" or "annotation".
+        list: &'static str,
+        /// Id of the entry.
+        id: u64,
+        /// The field's name in the file.
+        field: &'static str,
+        /// What it may be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// A category id that is not in the file's list.
+    #[error("{}: {list} {id}: category {category_id} is not in the list of {n_categories} categories", path.display())]
+    UnknownCategory {
+        /// The file.
+        path: PathBuf,
+        /// "annotation" or "image".
+        list: &'static str,
+        /// Id of the annotation or image.
+        id: u64,
+        /// The category that is missing.
+        category_id: u64,
+        /// Length of the list.
+        n_categories: usize,
+    },
+    /// An annotation of an image that is not in the file's list.
+    #[error("{}: annotation {annotation_id}: image {image_id} is not in the list of {n_images} images", path.display())]
+    UnknownImage {
+        /// The file.
+        path: PathBuf,
+        /// The annotation.
+        annotation_id: u64,
+        /// The image that is missing.
+        image_id: u64,
+        /// Length of the list.
+        n_images: usize,
+    },
+    /// Polygons that cannot be drawn.
+    #[error("{}: annotation {annotation_id}: {source}", path.display())]
+    Polygon {
+        /// The file.
+        path: PathBuf,
+        /// The annotation.
+        annotation_id: u64,
+        /// Which polygon and why.
+        source: PolygonError,
+    },
+    /// Runs that are no mask of the image.
+    #[error("{}: annotation {annotation_id}: {source}", path.display())]
+    Rle {
+        /// The file.
+        path: PathBuf,
+        /// The annotation.
+        annotation_id: u64,
+        /// Why.
+        source: RleError,
+    },
+}
+
+impl Dataset {
+    /// Reads a COCO annotation file (`instances_*.json`).
+    pub fn load_coco(annotations: &Path, images_dir: &Path) -> Result<Dataset, DatasetError> {
+        crate::coco::load(annotations, images_dir, crate::coco::Format::Coco)
+    }
+
+    /// Reads an LVIS annotation file, v0.5 or v1.
+    ///
+    /// Where an image has no `file_name` (v1), it is the last two parts of `coco_url` (`train2017/000000391895.jpg`).
+    /// `COCO_val2014_000000391895.jpg` (v0.5) becomes `000000391895.jpg`, the file's name in COCO 2017.
+    pub fn load_lvis(annotations: &Path, images_dir: &Path) -> Result<Dataset, DatasetError> {
+        crate::coco::load(annotations, images_dir, crate::coco::Format::Lvis)
+    }
+
+    /// Where an image lies.
+    ///
+    /// # Panics
+    /// If `image_idx` is not an index into [`Dataset::images`].
+    pub fn image_path(&self, image_idx: usize) -> PathBuf {
+        self.images_dir.join(&self.images[image_idx].file_name)
+    }
+
+    /// The mask of an instance, the size of its image.
+    ///
+    /// # Panics
+    /// If `instance_idx` is not an index into [`Dataset::instances`].
+    pub fn mask(&self, instance_idx: usize) -> Result<Rle, DatasetError> {
+        let instance = &self.instances[instance_idx];
+        match &instance.segmentation {
+            Segmentation::Rle(rle) => Ok(rle.clone()),
+            Segmentation::Polygons(polygons) => {
+                polygon::rasterize(polygons, self.images[instance.image_idx].size).map_err(|source| {
+                    DatasetError::Polygon { path: self.annotations_path.clone(), annotation_id: instance.id, source }
+                })
+            }
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Images, masks, prompts and deterministic samples from COCO and LVIS files.
+//!
+//! This crate never touches a model, a tensor library or an unseeded random number, and never approximates a file it
+//! does not understand: what is wrong with it is an error that names file, id, expected and found.
+
+pub mod augment;
+pub mod check;
+pub mod crop;
+pub mod dataset;
+pub mod fetch;
+pub mod geometry;
+pub mod image_file;
+pub mod mask;
+pub mod polygon;
+pub mod prompt;
+pub mod rle;
+pub mod sampling;
+pub mod synth;
+
+mod coco;

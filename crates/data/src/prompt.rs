@@ -1,0 +1,346 @@
+//! Prompt protocols: which part of the image a student is shown for an object.
+
+use crate::crop::CropGeometry;
+use crate::geometry::{PointInImage, RectInImage, Size};
+use crate::mask::Mask;
+
+/// What happens at the image's border and to fractions of a pixel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Border {
+    /// Exactly as the published code: clipped to the image (then stretched onto the square grid), edges truncated to integers.
+    Reference,
+    /// Always square: runs past the border and is padded; no truncation.
+    Corrected,
+}
+
+/// How a prompt becomes a crop.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum PromptRule {
+    /// PicoSAM2: a window of `grid` x `grid` image pixels around the [prompt point](prompt_point).
+    ///
+    /// `Reference` shifts the window at the left and upper border and cuts it off at the right and lower one.
+    CenterWindow {
+        /// Side of the student's input, and of the window in image pixels.
+        grid: u32,
+        /// At the border.
+        border: Border,
+    },
+    /// PicoSAM3: a square around the box, as a sensor's region of interest.
+    Roi {
+        /// Added on each side of the box, as a share of the box's width and height (published: 0.1).
+        padding: f64,
+        /// Side of the student's input.
+        grid: u32,
+        /// At the border.
+        border: Border,
+    },
+}
+
+/// Why an object has no crop. Callers skip it and count by variant.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PromptError {
+    /// The box has a side of zero or less, or one that is not a finite number.
+    #[error("box {bbox:?}: expected finite numbers and a width and height above 0")]
+    DegenerateBox {
+        /// x, y, width, height.
+        bbox: [f64; 4],
+    },
+    /// The box does not touch the image.
+    #[error("box {bbox:?} lies outside of the image of {image}")]
+    OutsideImage {
+        /// x, y, width, height.
+        bbox: [f64; 4],
+        /// Size of the image.
+        image: Size,
+    },
+    /// The region has too few pixels to show anything.
+    #[error("region of {width} x {height} pixels: expected at least {MIN_ROI_SIDE} x {MIN_ROI_SIDE}")]
+    TooSmall {
+        /// Width of the region in image pixels.
+        width: f64,
+        /// Height of the region in image pixels.
+        height: f64,
+    },
+    /// The region is larger than any image this crate reads: a broken box.
+    #[error("region of {side} x {side} pixels: expected at most {MAX_ROI_SIDE} x {MAX_ROI_SIDE}")]
+    TooLarge {
+        /// Side of the region in image pixels.
+        side: f64,
+    },
+    /// No pixel of the mask is set, so there is no point to prompt with.
+    #[error("the mask is empty")]
+    EmptyMask,
+}
+
+impl PromptRule {
+    /// The crop for an object with this box (`[x, y, width, height]` in image pixels) and mask.
+    ///
+    /// A rule reads what it needs: `CenterWindow` the mask, `Roi` the box.
+    ///
+    /// # Errors
+    /// If the object has no sensible crop; with `Border::Reference` an empty mask is none of these: as in the published
+    /// code the window then lies around the image's centre.
+    /// # Panics
+    /// If the mask does not have the image's size, or the grid is 0.
+    /// # Source
+    /// PicoSAM2, `PicoSAM2Dataset.__getitem__`; PicoSAM3, `pad_bbox_to_square` and, for the smallest region,
+    /// `sam3_teacher_precompute.py`. Boxes without area are refused here and not there.
+    pub fn geometry(&self, bbox: [f64; 4], image: Size, mask: &Mask) -> Result<CropGeometry, PromptError> {
+        assert_eq!(mask.size, image, "prompt: size of the mask and of its image");
+        let (rect_in_image, grid) = match *self {
+            PromptRule::CenterWindow { grid, border } => (window(image, mask, grid, border)?, grid),
+            PromptRule::Roi { padding, grid, border } => (region_of_interest(bbox, image, padding, border)?, grid),
+        };
+        assert!(grid > 0, "prompt: grid of 0");
+        Ok(CropGeometry { rect_in_image, grid })
+    }
+
+    /// Name for reports and cache keys: says everything that changes the crop.
+    pub fn name(&self) -> String {
+        let border = |border: Border| match border {
+            Border::Reference => "reference",
+            Border::Corrected => "corrected",
+        };
+        match *self {
+            PromptRule::CenterWindow { grid, border: at } => format!("center_window-{grid}-{}", border(at)),
+            PromptRule::Roi { padding, grid, border: at } => format!("roi-{grid}-pad{padding}-{}", border(at)),
+        }
+    }
+}
+
+/// The centre of the pixel that prompts for a mask: the middle of its bounding box (rounded to the upper left) if that
+/// pixel is set, else the set pixel nearest to it, of several the first in reading order. `None` for an empty mask.
+///
+/// # Source
+/// PicoSAM2, `PicoSAM2Dataset.__getitem__`.
+pub fn prompt_point(mask: &Mask) -> Option<PointInImage> {
+    let (column, row) = prompt_pixel(mask)?;
+    Some(PointInImage { x: column as f64 + 0.5, y: row as f64 + 0.5 })
+}
+
+/// Smallest side of a region of interest in image pixels, after truncation.
+pub const MIN_ROI_SIDE: u32 = 4;
+
+/// Largest side of a region of interest in image pixels.
+pub const MAX_ROI_SIDE: u32 = 1 << 20;
+
+fn window(image: Size, mask: &Mask, grid: u32, border: Border) -> Result<RectInImage, PromptError> {
+    let center = match (prompt_pixel(mask), border) {
+        (Some(pixel), _) => pixel,
+        (None, Border::Reference) => (i64::from(image.width / 2), i64::from(image.height / 2)),
+        (None, Border::Corrected) => return Err(PromptError::EmptyMask),
+    };
+    let axis = |center: i64, image_len: u32| {
+        let start = center - i64::from(grid / 2);
+        let (start, end) = match border {
+            Border::Corrected => (start, start + i64::from(grid)),
+            Border::Reference => (start.max(0), i64::from(image_len).min(start.max(0) + i64::from(grid))),
+        };
+        (start as f64, end as f64)
+    };
+    let ((x0, x1), (y0, y1)) = (axis(center.0, image.width), axis(center.1, image.height));
+    Ok(RectInImage { x0, y0, x1, y1 })
+}
+
+fn region_of_interest(bbox: [f64; 4], image: Size, padding: f64, border: Border) -> Result<RectInImage, PromptError> {
+    let [x, y, width, height] = bbox;
+    if !(bbox.iter().all(|value| value.is_finite()) && width > 0.0 && height > 0.0) {
+        return Err(PromptError::DegenerateBox { bbox });
+    }
+    let visible = RectInImage { x0: x, y0: y, x1: x + width, y1: y + height }.intersection(&image.rect());
+    if !(visible.width() > 0.0 && visible.height() > 0.0) {
+        return Err(PromptError::OutsideImage { bbox, image });
+    }
+    // In the order of the published code: the truncation below would show a different rounding.
+    let padded = |start: f64, len: f64| (start - len * padding, len + 2.0 * (len * padding));
+    let ((x, width), (y, height)) = (padded(x, width), padded(y, height));
+    let side = width.max(height);
+    if side > f64::from(MAX_ROI_SIDE) {
+        return Err(PromptError::TooLarge { side });
+    }
+    let (x0, y0) = (x + width / 2.0 - side / 2.0, y + height / 2.0 - side / 2.0);
+    let square = RectInImage { x0, y0, x1: x0 + side, y1: y0 + side };
+    let rect = match border {
+        Border::Corrected => square,
+        Border::Reference => {
+            let clipped = square.intersection(&image.rect());
+            let (x0, y0) = (clipped.x0.trunc(), clipped.y0.trunc());
+            RectInImage { x0, y0, x1: clipped.x1.trunc(), y1: clipped.y1.trunc() }
+        }
+    };
+    if rect.width() < f64::from(MIN_ROI_SIDE) || rect.height() < f64::from(MIN_ROI_SIDE) {
+        return Err(PromptError::TooSmall { width: rect.width(), height: rect.height() });
+    }
+    Ok(rect)
+}
+
+/// Column and row of the prompt's pixel.
+fn prompt_pixel(mask: &Mask) -> Option<(i64, i64)> {
+    let stride = mask.size.width as usize;
+    let rows = || (0i64..).zip(mask.bits.chunks_exact(stride.max(1)));
+    let (mut low, mut high) = ((i64::MAX, i64::MAX), (i64::MIN, i64::MIN));
+    for (y, row) in rows() {
+        let (first, last) = (row.iter().position(|&bit| bit != 0), row.iter().rposition(|&bit| bit != 0));
+        if let (Some(first), Some(last)) = (first, last) {
+            low = (low.0.min(first as i64), low.1.min(y));
+            high = (high.0.max(last as i64), y);
+        }
+    }
+    if low.0 > high.0 {
+        return None;
+    }
+    let center = ((low.0 + high.0) / 2, (low.1 + high.1) / 2);
+    if mask.bits[center.1 as usize * stride + center.0 as usize] != 0 {
+        return Some(center);
+    }
+    let set = rows().flat_map(|(y, row)| (0i64..).zip(row).filter(|(_, bit)| **bit != 0).map(move |(x, _)| (x, y)));
+    // `min_by_key` returns the first of equal ones, as numpy's argmin over row-major positions does.
+    set.min_by_key(|&(x, y)| (x - center.0) * (x - center.0) + (y - center.1) * (y - center.1))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::dataset::Dataset;
+    use sensei_testing::golden;
+
+    const WINDOW: PromptRule = PromptRule::CenterWindow { grid: 96, border: Border::Reference };
+    const FREE_WINDOW: PromptRule = PromptRule::CenterWindow { grid: 96, border: Border::Corrected };
+    const ROI: PromptRule = PromptRule::Roi { padding: 0.1, grid: 96, border: Border::Reference };
+    const FREE_ROI: PromptRule = PromptRule::Roi { padding: 0.1, grid: 96, border: Border::Corrected };
+    const VGA: Size = Size { width: 640, height: 480 };
+
+    fn size([width, height]: [i64; 2]) -> Size {
+        Size { width: width as u32, height: height as u32 }
+    }
+
+    fn rect_of(edges: [i64; 4]) -> RectInImage {
+        let [x0, y0, x1, y1] = edges.map(|edge| edge as f64);
+        RectInImage { x0, y0, x1, y1 }
+    }
+
+    fn roi(rule: PromptRule, bbox: [f64; 4]) -> Result<RectInImage, PromptError> {
+        rule.geometry(bbox, VGA, &Mask::empty(VGA)).map(|geometry| geometry.rect_in_image)
+    }
+
+    #[test]
+    fn reference_windows_are_picosam2s() {
+        let case = golden("prompt");
+        let bits: Vec<u8> =
+            case.u8s("masks").iter().flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1)).collect();
+        let (sizes, points) = (case.i64s("window_sizes"), case.i64s("window_points"));
+        let rects = case.i64s("window_rects");
+        let mut at = 0;
+        for (idx, rect) in rects.as_chunks::<4>().0.iter().enumerate() {
+            let size = size([sizes[idx * 2], sizes[idx * 2 + 1]]);
+            let mask = Mask { size, bits: bits[at..][..size.n_pixels()].to_vec() };
+            at += size.n_pixels();
+            let found = prompt_point(&mask).map_or([-1, -1], |point| [point.x.floor() as i64, point.y.floor() as i64]);
+            assert_eq!(found, points[idx * 2..][..2], "point of mask {idx}");
+            let geometry = WINDOW.geometry([0.0; 4], size, &mask).unwrap();
+            assert_eq!(geometry.rect_in_image, rect_of(*rect), "window of mask {idx}");
+
+            let free = FREE_WINDOW.geometry([0.0; 4], size, &mask);
+            match prompt_point(&mask) {
+                None => assert_eq!(free, Err(PromptError::EmptyMask)),
+                Some(point) => {
+                    let free = free.unwrap();
+                    assert_eq!((free.rect_in_image.width(), free.rect_in_image.height()), (96.0, 96.0));
+                    assert_eq!(free.point_in_crop(point), [48.5, 48.5], "mask {idx}");
+                }
+            }
+        }
+        assert!(at <= bits.len() && bits.len() < at + 8);
+    }
+
+    #[test]
+    fn reference_regions_are_picosam3s() {
+        let case = golden("prompt");
+        let (boxes, sizes, rects) = (case.f64s("boxes"), case.i64s("roi_sizes"), case.i64s("roi_rects"));
+        for (idx, bbox) in boxes.as_chunks::<4>().0.iter().enumerate() {
+            let size = size([sizes[idx * 2], sizes[idx * 2 + 1]]);
+            let expected = rect_of([0, 1, 2, 3].map(|edge| rects[idx * 4 + edge]));
+            let found = ROI.geometry(*bbox, size, &Mask::empty(size)).unwrap();
+            assert_eq!(found.rect_in_image, expected, "box {bbox:?} in {size}");
+        }
+    }
+
+    #[test]
+    fn reference_regions_are_those_of_the_real_teacher_answers() {
+        let Some(shared) = sensei_testing::shared_dir("reference_regions_are_those_of_the_real_teacher_answers") else {
+            return;
+        };
+        let bytes = std::fs::read(shared.join("data/teacher_cache/roi96_box_train.safetensors")).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let roi: Vec<i64> = integers(&tensors.tensor("roi").unwrap());
+        let annotations = shared.join("data/coco/annotations/instances_train.json");
+        let dataset = Dataset::load_coco(&annotations, &shared.join("data/coco/images/train")).unwrap();
+        let by_id: BTreeMap<u64, _> = dataset.instances.iter().map(|instance| (instance.id, instance)).collect();
+        let ids = integers(&tensors.tensor("ann_id").unwrap());
+        assert_eq!(ids.len(), 986);
+        for (id, expected) in ids.iter().zip(roi.as_chunks::<4>().0) {
+            let instance = by_id[&(*id as u64)];
+            let size = dataset.images[instance.image_idx].size;
+            let found = ROI.geometry(instance.bbox, size, &Mask::empty(size)).unwrap();
+            assert_eq!(found.rect_in_image, rect_of(*expected), "annotation {id}");
+        }
+    }
+
+    fn integers(tensor: &safetensors::tensor::TensorView<'_>) -> Vec<i64> {
+        match tensor.dtype() {
+            safetensors::Dtype::I64 => {
+                tensor.data().as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect()
+            }
+            safetensors::Dtype::I32 => {
+                tensor.data().as_chunks().0.iter().map(|bytes| i64::from(i32::from_le_bytes(*bytes))).collect()
+            }
+            other => panic!("expected integers, found {other:?}"),
+        }
+    }
+
+    #[test]
+    fn corrected_regions_stay_square_and_centred() {
+        let rect = roi(FREE_ROI, [600.5, 10.25, 39.5, 100.0]).unwrap();
+        assert!((rect.width() - 120.0).abs() < 1e-9 && (rect.height() - 120.0).abs() < 1e-9, "{rect:?}");
+        assert!(
+            (rect.x0 + rect.x1 - 2.0 * 620.25).abs() < 1e-9 && (rect.y0 + rect.y1 - 2.0 * 60.25).abs() < 1e-9,
+            "{rect:?}"
+        );
+        assert!(rect.x1 > 640.0, "runs past the border: {rect:?}");
+    }
+
+    #[test]
+    fn boxes_that_show_nothing_are_refused() {
+        for rule in [ROI, FREE_ROI] {
+            for bbox in [
+                [10.0, 10.0, 0.0, 5.0],
+                [10.0, 10.0, 5.0, -1.0],
+                [f64::NAN, 0.0, 5.0, 5.0],
+                [0.0, 0.0, f64::INFINITY, 5.0],
+            ] {
+                assert!(matches!(roi(rule, bbox), Err(PromptError::DegenerateBox { .. })), "{rule:?} {bbox:?}");
+            }
+            for bbox in
+                [[640.0, 10.0, 20.0, 20.0], [-30.0, 10.0, 30.0, 20.0], [10.0, 480.0, 9.0, 9.0], [10.0, -9.0, 9.0, 9.0]]
+            {
+                assert!(matches!(roi(rule, bbox), Err(PromptError::OutsideImage { .. })), "{rule:?} {bbox:?}");
+            }
+            assert!(matches!(roi(rule, [10.0, 10.0, 2.0, 3.0]), Err(PromptError::TooSmall { .. })), "{rule:?}");
+            assert!(roi(rule, [10.0, 10.0, 4.0, 4.0]).is_ok());
+            assert!(matches!(roi(rule, [0.0, 0.0, 1e6, 3.0]), Err(PromptError::TooLarge { .. })), "{rule:?}");
+        }
+        // Truncated and clipped to 3 columns; the corrected square keeps all of its 12.
+        let sliver = [638.0, 10.0, 10.0, 10.0];
+        assert_eq!(roi(ROI, sliver), Err(PromptError::TooSmall { width: 3.0, height: 12.0 }));
+        assert!(roi(FREE_ROI, sliver).is_ok());
+    }
+
+    #[test]
+    fn names_say_what_changes_the_crop() {
+        assert_eq!(WINDOW.name(), "center_window-96-reference");
+        assert_eq!(FREE_ROI.name(), "roi-96-pad0.1-corrected");
+    }
+}

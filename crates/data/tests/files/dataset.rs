@@ -1,0 +1,193 @@
+use std::path::Path;
+
+use sensei_data::dataset::{Dataset, DatasetError, Frequency, Segmentation};
+use sensei_data::geometry::Size;
+use sensei_testing::shared_dir;
+
+/// A file with one image, one category and two annotations, the second a crowd region.
+const WHOLE: &str = r#"{"info": {"year": 2017}, "licenses": [],
+"images": [{"id": 7, "width": 8, "height": 6, "file_name": "a.jpg", "license": 3, "date_captured": "then"}],
+"categories": [{"id": 3, "name": "cup", "supercategory": "kitchen"}],
+"annotations": [
+ {"id": 1, "image_id": 7, "category_id": 3, "bbox": [1, 1, 3, 3.5], "area": 9.25, "iscrowd": 0,
+  "segmentation": [[1, 1, 4, 1, 4, 4, 1, 4]]},
+ {"id": 2, "image_id": 7, "category_id": 3, "bbox": [0, 0, 8, 6], "area": 10, "iscrowd": 1,
+  "segmentation": {"size": [6, 8], "counts": [20, 10, 18]}}]}"#;
+
+fn load(text: &str, load: fn(&Path, &Path) -> Result<Dataset, DatasetError>) -> Result<Dataset, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file.json");
+    std::fs::write(&path, text).unwrap();
+    let one_line = |error: DatasetError| {
+        let mut line = error.to_string();
+        if let Some(source) = std::error::Error::source(&error).filter(|_| matches!(error, DatasetError::Json { .. })) {
+            line += &format!(": {source}");
+        }
+        line.replace(&format!("{}/", dir.path().display()), "")
+    };
+    load(&path, Path::new("images")).map_err(one_line)
+}
+
+/// The error of [`WHOLE`] with `from` replaced by `to`.
+fn error_with(from: &str, to: &str) -> String {
+    assert!(WHOLE.contains(from), "{from}");
+    load(&WHOLE.replacen(from, to, 1), Dataset::load_coco).expect_err(to)
+}
+
+#[test]
+fn a_file_is_read_as_it_is_written() {
+    let dataset = load(WHOLE, Dataset::load_coco).unwrap();
+    assert_eq!(dataset.images[0].size, Size { width: 8, height: 6 });
+    assert_eq!(dataset.image_path(0), Path::new("images/a.jpg"));
+    assert_eq!((dataset.categories[0].id, dataset.categories[0].name.as_str()), (3, "cup"));
+    let [cup, crowd] = &dataset.instances[..] else { panic!("two instances") };
+    assert_eq!((cup.id, cup.image_idx, cup.category_id, cup.is_crowd), (1, 0, 3, false));
+    assert_eq!((cup.bbox, cup.area), ([1.0, 1.0, 3.0, 3.5], 9.25));
+    assert_eq!(dataset.mask(0).unwrap().area(), 9);
+    assert!(crowd.is_crowd && matches!(crowd.segmentation, Segmentation::Rle(_)));
+    assert_eq!(dataset.mask(1).unwrap().counts(), [20, 10, 18]);
+    assert_eq!(dataset.digest, *blake3::hash(WHOLE.as_bytes()).as_bytes());
+}
+
+#[test]
+fn compressed_runs_are_read_too() {
+    let runs = dataset_mask(&WHOLE.replace("[20, 10, 18]", "\"d0:b0\""));
+    assert_eq!(runs, [20, 10, 18]);
+}
+
+fn dataset_mask(text: &str) -> Vec<u32> {
+    load(text, Dataset::load_coco).unwrap().mask(1).unwrap().counts().to_vec()
+}
+
+#[test]
+fn errors_name_the_entry_what_is_expected_and_what_is_found() {
+    let check = |from: &str, to: &str, expected: &str| assert_eq!(error_with(from, to), expected);
+    check(
+        "\"category_id\": 3, \"bbox\": [1",
+        "\"category_id\": 4, \"bbox\": [1",
+        "file.json: annotation 1: category 4 is not in the list of 1 categories",
+    );
+    check(
+        "\"image_id\": 7, \"category_id\": 3, \"bbox\": [0",
+        "\"image_id\": 8, \"category_id\": 3, \"bbox\": [0",
+        "file.json: annotation 2: image 8 is not in the list of 1 images",
+    );
+    check("\"id\": 2", "\"id\": 1", "file.json: expected unique annotation ids, found 1 twice");
+    check(
+        "{\"id\": 3, \"name\": \"cup\"",
+        "{\"id\": 3, \"name\": \"mug\"}, {\"id\": 3, \"name\": \"cup\"",
+        "file.json: expected unique category ids, found 3 twice",
+    );
+    check(
+        "\"images\": [",
+        "\"images\": [{\"id\": 7, \"width\": 1, \"height\": 1, \"file_name\": \"b.jpg\"}, ",
+        "file.json: expected unique image ids, found 7 twice",
+    );
+    let side = "file.json: image 7: expected width and height of 1 to 65535 pixels, found";
+    check("\"width\": 8", "\"width\": 0", &format!("{side} 0 x 6"));
+    check("\"height\": 6", "\"height\": 65536", &format!("{side} 8 x 65536"));
+    check(
+        "\"width\": 8, \"height\": 6",
+        "\"width\": 20000, \"height\": 20000",
+        "file.json: image 7: expected width and height of at most 268435456 pixels, found 20000 x 20000 = 400000000",
+    );
+    let folder = "file.json: image 7: expected file_name to stay inside of the image folder, found";
+    for name in ["../a.jpg", "/etc/passwd", "", "b/../../a.jpg"] {
+        check("a.jpg", name, &format!("{folder} {name:?}"));
+    }
+    check("\"file_name\"", "\"name\"", "file.json: image 7: expected file_name to be there, found none");
+    let bbox = "file.json: annotation 1: expected bbox [x, y, width, height], finite, with sides of at least 0, found";
+    check("[1, 1, 3, 3.5]", "[1, 1, -3, 3.5]", &format!("{bbox} [1.0, 1.0, -3.0, 3.5]"));
+    check("[1, 1, 3, 3.5]", "[1e308, 1, 1e308, 3.5]", &format!("{bbox} [1e308, 1.0, 1e308, 3.5]"));
+    check("9.25", "-1", "file.json: annotation 1: expected area finite and at least 0, found -1");
+    check("\"iscrowd\": 0", "\"iscrowd\": 2", "file.json: annotation 1: expected iscrowd 0 or 1, found 2");
+}
+
+#[test]
+fn outlines_that_are_none_name_their_annotation() {
+    let check = |from: &str, to: &str, expected: &str| {
+        assert_eq!(error_with(from, to), format!("file.json: annotation {expected}"));
+    };
+    let polygon = "[[1, 1, 4, 1, 4, 4, 1, 4]]";
+    let even = "polygon 0: expected an even number of at least 6 coordinates, found";
+    check(polygon, "[[1, 1, 4, 1, 4, 4, 1]]", &format!("1: {even} 7"));
+    check(polygon, "[[1, 1, 4, 1]]", &format!("1: {even} 4"));
+    check(polygon, "[[]]", &format!("1: {even} 0"));
+    check(polygon, "[]", "1: expected at least 1 polygon, found none");
+    check(polygon, "null", "1: expected segmentation polygons or runs, found none");
+    let far = "1: polygon 0: expected coordinates within +-131072 pixels, found 4000000000000";
+    check(polygon, "[[1, 1, 4e12, 1, 4, 4]]", far);
+    check("[20, 10, 18]", "[20, 10, 17]", "2: runs cover 47 pixels, a 8 x 6 mask has 48");
+    check("[20, 10, 18]", "\"d0: \"", "2: byte 0x20 at 3: a compressed mask is made of the characters '0' to 'o'");
+    check("[6, 8]", "[8, 6]", "2: expected segmentation of its image's size, 8 x 6, found 6 x 8");
+}
+
+#[test]
+fn what_is_not_coco_is_named_with_its_line() {
+    let start = "file.json: not a COCO or LVIS annotation file: ";
+    let check = |from: &str, to: &str, expected: &str| {
+        let error = error_with(from, to);
+        assert!(error.starts_with(&format!("{start}{expected}")), "{error}");
+    };
+    check("[1, 1, 3, 3.5]", "[1, 1, 3]", "invalid length 3, expected an array of length 4 at line 5 column");
+    check("[1, 1, 3, 3.5]", "[1, NaN, 3, 4]", "expected value at line 5 column");
+    check("[1, 1, 3, 3.5]", "[1, 1e999, 3, 4]", "number out of range at line 5 column");
+    check("\"area\": 9.25, ", "", "missing field `area` at line 6 column");
+    check("\"id\": 7", "\"id\": -7", "invalid value: integer `-7`, expected u64 at line 2 column");
+    let cut = load(&WHOLE[..WHOLE.len() - 30], Dataset::load_coco).unwrap_err();
+    assert!(cut.starts_with(&format!("{start}EOF while parsing")), "{cut}");
+    assert!(load("", Dataset::load_coco).unwrap_err().starts_with(&format!("{start}EOF")));
+    let missing = Dataset::load_coco(Path::new("/no/such.json"), Path::new("")).unwrap_err();
+    assert_eq!(missing.to_string(), "/no/such.json: cannot read annotations");
+}
+
+const LVIS_V1: &str = r#"{"images": [{"id": 7, "width": 8, "height": 6,
+"coco_url": "http://images.cocodataset.org/train2017/000000000007.jpg",
+"neg_category_ids": [3], "not_exhaustive_category_ids": []}],
+"categories": [{"id": 3, "name": "cup", "frequency": "c", "synset": "cup.n.01"}], "annotations": []}"#;
+
+#[test]
+fn lvis_v1_has_no_file_names() {
+    let dataset = load(LVIS_V1, Dataset::load_lvis).unwrap();
+    assert_eq!(dataset.images[0].file_name, "train2017/000000000007.jpg");
+    assert_eq!(dataset.images[0].neg_category_ids, [3]);
+    assert_eq!(dataset.categories[0].frequency, Some(Frequency::Common));
+}
+
+#[test]
+fn lvis_v05_has_the_file_names_of_2014() {
+    let text = LVIS_V1.replace("\"coco_url\"", "\"file_name\": \"COCO_val2014_000000000007.jpg\", \"coco_url\"");
+    assert_eq!(load(&text, Dataset::load_lvis).unwrap().images[0].file_name, "000000000007.jpg");
+}
+
+#[test]
+fn lvis_needs_what_its_evaluation_needs() {
+    let check = |from: &str, to: &str, expected: &str| {
+        assert!(LVIS_V1.contains(from));
+        assert_eq!(load(&LVIS_V1.replacen(from, to, 1), Dataset::load_lvis).unwrap_err(), expected);
+    };
+    let gone = "to be there in an LVIS file, found none";
+    check("\"neg_", "\"other_", &format!("file.json: image 7: expected neg_category_ids {gone}"));
+    check("\"not_ex", "\"ex", &format!("file.json: image 7: expected not_exhaustive_category_ids {gone}"));
+    check("\"c\"", "\"x\"", "file.json: category 3: expected frequency \"r\", \"c\" or \"f\", found \"x\"");
+    check("\"frequency\"", "\"often\"", "file.json: category 3: expected frequency \"r\", \"c\" or \"f\", found none");
+    check("[3]", "[4]", "file.json: image 7: category 4 is not in the list of 1 categories");
+    check("\"coco_url\"", "\"url\"", "file.json: image 7: expected file_name to be there, found none");
+    let coco = load(WHOLE, Dataset::load_lvis).unwrap_err();
+    assert_eq!(coco, format!("file.json: image 7: expected neg_category_ids {gone}"));
+}
+
+#[test]
+fn the_shared_lvis_files_have_their_lists() {
+    let Some(shared) = shared_dir("the_shared_lvis_files_have_their_lists") else { return };
+    let load = |path: &str| Dataset::load_lvis(&shared.join("data").join(path), Path::new("")).unwrap();
+    let dataset = load("lvis/lvis_val_98_annotations_only.json");
+    assert_eq!((dataset.images.len(), dataset.instances.len(), dataset.categories.len()), (98, 973, 1230));
+    let of = |frequency| {
+        let category_of = |id| dataset.categories.iter().find(|category| category.id == id).unwrap();
+        dataset.instances.iter().filter(|i| category_of(i.category_id).frequency == Some(frequency)).count()
+    };
+    assert_eq!([Frequency::Frequent, Frequency::Common, Frequency::Rare].map(of), [872, 100, 1]);
+    let derived = load("coco/annotations/lvis_style_val.json");
+    assert!(derived.images.iter().all(|image| image.neg_category_ids.len() == 8));
+}

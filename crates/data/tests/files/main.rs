@@ -1,0 +1,8 @@
+//! Annotation files, masks, images and downloads: real ones, golden ones and broken ones.
+#![allow(clippy::unwrap_used)] // all of this is tests, but clippy only knows functions marked so
+
+mod check;
+mod dataset;
+mod fetch;
+mod image_file;
+mod rle;
