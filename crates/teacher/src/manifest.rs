@@ -1,0 +1,118 @@
+//! `manifest.json` of a cache: written last, so that a folder with one is complete.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::CacheError;
+use crate::files;
+use crate::key::{CacheKey, FORMAT_VERSION, TeacherDescription, hex};
+
+/// What a cache holds and where it comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Everything that decides the numbers.
+    pub key: CacheKey,
+    /// Who answered.
+    pub teacher: TeacherDescription,
+    /// Where the answers come from: dump, software, in words.
+    pub provenance: Vec<String>,
+    /// Number of records in all shards.
+    pub n_records: u64,
+    /// Logits at the end of the int8 range, see [`crate::record::TeacherRecord::n_saturated`].
+    pub n_saturated: u64,
+    /// The index over all shards.
+    pub index: FileEntry,
+    /// The shards, in the order in which the index counts them.
+    pub shards: Vec<FileEntry>,
+}
+
+/// A file of the cache, as it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileEntry {
+    /// Name in the cache's folder.
+    pub file: String,
+    /// Length.
+    pub bytes: u64,
+    /// BLAKE3 of its bytes, hexadecimal.
+    pub blake3: String,
+    /// Number of records in it, or under it.
+    pub n_records: u64,
+}
+
+impl FileEntry {
+    pub(crate) fn new(file: String, bytes: &[u8], n_records: u64) -> Self {
+        FileEntry { file, bytes: bytes.len() as u64, blake3: hex(blake3::hash(bytes).as_bytes()), n_records }
+    }
+}
+
+/// Reads the manifest of the cache in folder `cache`.
+///
+/// # Errors
+/// If there is no cache, or its manifest was changed, or is of another format version.
+pub fn read_manifest(cache: &Path) -> Result<Manifest, CacheError> {
+    let path = cache.join(FILE_NAME);
+    if !path.is_file() {
+        return Err(CacheError::Missing { path: cache.into() });
+    }
+    let bytes = files::read(&path, MAX_BYTES)?;
+    let damaged = |what: &str, expected: String, found: String| {
+        Err(CacheError::Damaged { path: path.clone(), what: what.into(), expected, found })
+    };
+    let file: ManifestFile = match serde_json::from_slice(&bytes) {
+        Ok(file) => file,
+        Err(error) => return damaged("JSON", format!("a manifest of format {FORMAT_VERSION}"), error.to_string()),
+    };
+    if file.format != FORMAT_NAME {
+        return damaged("format", FORMAT_NAME.into(), file.format);
+    }
+    if file.manifest.key.format != FORMAT_VERSION {
+        return damaged("format version", FORMAT_VERSION.to_string(), file.manifest.key.format.to_string());
+    }
+    let computed = checksum(&file.manifest, cache)?;
+    if computed != file.blake3 {
+        return damaged("checksum", file.blake3, computed);
+    }
+    // Shards are opened by these names: none may lead out of the folder.
+    let names = file.manifest.shards.iter().map(|shard| (&shard.file, "shard-", ".stc"));
+    for (name, start, end) in names.chain([(&file.manifest.index.file, "index", ".sti")]) {
+        let middle = name.strip_prefix(start).and_then(|rest| rest.strip_suffix(end));
+        if !middle.is_some_and(|middle| middle.bytes().all(|byte| byte.is_ascii_digit())) {
+            return damaged("file name", format!("{start}*{end}"), name.clone());
+        }
+    }
+    Ok(file.manifest)
+}
+
+/// Writes the manifest into the folder `cache` and waits until it is on disk.
+pub(crate) fn write_manifest(cache: &Path, manifest: Manifest) -> Result<(), CacheError> {
+    let blake3 = checksum(&manifest, cache)?;
+    let file = ManifestFile { format: FORMAT_NAME.into(), manifest, blake3 };
+    let json = serde_json::to_string_pretty(&file).map_err(|error| json_error(cache, error))?;
+    files::write_synced(&cache.join(FILE_NAME), json.as_bytes())
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ManifestFile {
+    format: String,
+    manifest: Manifest,
+    /// Over the manifest as compact JSON with its fields in the order above.
+    blake3: String,
+}
+
+fn checksum(manifest: &Manifest, cache: &Path) -> Result<String, CacheError> {
+    let json = serde_json::to_vec(manifest).map_err(|error| json_error(cache, error))?;
+    Ok(hex(blake3::hash(&json).as_bytes()))
+}
+
+fn json_error(cache: &Path, error: serde_json::Error) -> CacheError {
+    CacheError::Io { path: cache.join(FILE_NAME), what: "make the JSON", source: error.into() }
+}
+
+const FILE_NAME: &str = "manifest.json";
+const FORMAT_NAME: &str = "sensei-teacher-cache";
+/// A shard's entry takes about 150 bytes: room for 400,000 shards.
+const MAX_BYTES: u64 = 64 << 20;

@@ -1,0 +1,130 @@
+//! The teacher's logits on a student's grid.
+
+use sensei_data::crop::CropGeometry;
+use sensei_data::geometry::RectInImage;
+use sensei_data::mask::Mask;
+
+use crate::error::CacheError;
+use crate::record::TeacherRecord;
+
+impl TeacherRecord {
+    /// The mask logits at the pixel centres of a student's crop, row by row, `g.grid * g.grid` values.
+    ///
+    /// Bilinear between the stored samples inside of the image; beyond the outermost of them their value goes on. A
+    /// point outside of the image gets [`OUTSIDE_LOGIT`]. With the record's own area and grid this is the identity.
+    ///
+    /// # Errors
+    /// `NotCovered`, if the part of the crop inside of the image exceeds the record's area by more than
+    /// [`COVERAGE_TOLERANCE`] pixels.
+    pub fn logits_in_crop(&self, g: &CropGeometry) -> Result<Vec<f32>, CacheError> {
+        self.check_coverage(&g.rect_in_image)?;
+        let logit = |stored: i8| f32::from(stored) * self.logit_step;
+        if g.grid == self.grid && g.rect_in_image == self.rect_in_image {
+            return Ok(self.logits.iter().map(|&stored| logit(stored)).collect());
+        }
+        let (crop, stored) = (g.rect_in_image, self.rect_in_image);
+        let columns = taps((crop.x0, crop.x1, g.grid), (stored.x0, stored.x1, self.grid), self.image_size.width);
+        let rows = taps((crop.y0, crop.y1, g.grid), (stored.y0, stored.y1, self.grid), self.image_size.height);
+        Ok(self.blend(&rows, &columns))
+    }
+
+    /// The teacher's mask at the image's own pixels: logits above 0 inside of the record's area, nothing outside of it.
+    pub fn mask_in_image(&self) -> Mask {
+        let (image, stored) = (self.image_size, self.rect_in_image);
+        let (x0, n_columns) = pixels_inside(stored.x0, stored.x1, image.width);
+        let (y0, n_rows) = pixels_inside(stored.y0, stored.y1, image.height);
+        let edges = |first: u32, n: u32| (f64::from(first), f64::from(first + n), n);
+        let columns = taps(edges(x0, n_columns), (stored.x0, stored.x1, self.grid), image.width);
+        let rows = taps(edges(y0, n_rows), (stored.y0, stored.y1, self.grid), image.height);
+        let logits = self.blend(&rows, &columns);
+        let mut mask = Mask::empty(image);
+        for row in 0..n_rows as usize {
+            let start = (y0 as usize + row) * image.width as usize + x0 as usize;
+            let line = &logits[row * n_columns as usize..][..n_columns as usize];
+            let bits = &mut mask.bits[start..][..n_columns as usize];
+            bits.iter_mut().zip(line).for_each(|(bit, logit)| *bit = u8::from(*logit > 0.0));
+        }
+        mask
+    }
+
+    fn blend(&self, rows: &[Option<Tap>], columns: &[Option<Tap>]) -> Vec<f32> {
+        let mut logits = Vec::with_capacity(rows.len() * columns.len());
+        let mut blended = vec![0.0; self.grid as usize];
+        for row in rows {
+            let Some(row) = row else {
+                logits.extend(columns.iter().map(|_| OUTSIDE_LOGIT));
+                continue;
+            };
+            let line = |idx: usize| &self.logits[idx * self.grid as usize..][..self.grid as usize];
+            for (blended, (&low, &high)) in blended.iter_mut().zip(line(row.low).iter().zip(line(row.high))) {
+                *blended = row.blend(f32::from(low), f32::from(high)) * self.logit_step;
+            }
+            let value = |tap: &Tap| tap.blend(blended[tap.low], blended[tap.high]);
+            logits.extend(columns.iter().map(|tap| tap.as_ref().map_or(OUTSIDE_LOGIT, value)));
+        }
+        logits
+    }
+
+    fn check_coverage(&self, crop: &RectInImage) -> Result<(), CacheError> {
+        let (needed, stored) = (crop.intersection(&self.image_size.rect()), self.rect_in_image);
+        let is_finite = [crop.x0, crop.y0, crop.x1, crop.y1].iter().all(|edge| edge.is_finite());
+        let is_outside_image = needed.width() <= 0.0 || needed.height() <= 0.0;
+        let missing = [stored.x0 - needed.x0, stored.y0 - needed.y0, needed.x1 - stored.x1, needed.y1 - stored.y1];
+        if is_finite && (is_outside_image || missing.iter().all(|&pixels| pixels <= COVERAGE_TOLERANCE)) {
+            return Ok(());
+        }
+        let text = |r: RectInImage| format!("{:.1},{:.1}..{:.1},{:.1}", r.x0, r.y0, r.x1, r.y1);
+        let (needed, stored) = (text(needed), text(stored));
+        Err(CacheError::NotCovered { annotation_id: self.annotation_id, needed, stored })
+    }
+}
+
+/// Between which two stored samples a point lies, and how far it is from the first: 0 to 1.
+struct Tap {
+    low: usize,
+    high: usize,
+    fraction: f32,
+}
+
+impl Tap {
+    fn blend(&self, low: f32, high: f32) -> f32 {
+        low + (high - low) * self.fraction
+    }
+}
+
+/// Along one axis: the stored samples for each crop pixel; `None` for pixels whose centre is outside of the image.
+///
+/// Crop and stored area are given as (first edge, last edge, number of cells).
+fn taps(crop: (f64, f64, u32), stored: (f64, f64, u32), image_extent: u32) -> Vec<Option<Tap>> {
+    let extent = f64::from(image_extent);
+    let pixel = (crop.1 - crop.0) / f64::from(crop.2);
+    let cell = (stored.1 - stored.0) / f64::from(stored.2);
+    // Stored samples outside of the image are no answer of the teacher: only those inside take part.
+    let last = f64::from(stored.2 - 1);
+    let first_inside = (-stored.0 / cell - 0.5).ceil().clamp(0.0, last);
+    let last_inside = ((extent - stored.0) / cell - 0.5).floor().clamp(first_inside, last);
+    let tap = |idx: u32| {
+        let point = crop.0 + (f64::from(idx) + 0.5) * pixel;
+        if !(0.0..extent).contains(&point) {
+            return None;
+        }
+        let at = ((point - stored.0) / cell - 0.5).clamp(first_inside, last_inside);
+        let low = at.floor();
+        Some(Tap { low: low as usize, high: (low + 1.0).min(last_inside) as usize, fraction: (at - low) as f32 })
+    };
+    (0..crop.2).map(tap).collect()
+}
+
+/// First pixel whose centre lies in `[start, end)`, and the number of such pixels in an image of this extent.
+fn pixels_inside(start: f64, end: f64, image_extent: u32) -> (u32, u32) {
+    let extent = f64::from(image_extent);
+    let first = (start - 0.5).ceil().clamp(0.0, extent);
+    let beyond = (end - 0.5).ceil().clamp(first, extent);
+    (first as u32, (beyond - first) as u32)
+}
+
+/// Logit of a point outside of the image: as sure a "no" as a record with a step of 0.125 can hold.
+pub const OUTSIDE_LOGIT: f32 = -16.0;
+
+/// By how many pixels a crop may exceed a record's area: published prompt rules truncate edges to integers.
+pub const COVERAGE_TOLERANCE: f64 = 1.0;
