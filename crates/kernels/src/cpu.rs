@@ -1,0 +1,79 @@
+//! Run-time choice between builds of one loop for the instruction sets of the CPU.
+
+/// The instruction sets that kernels are built for, best last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Level {
+    /// What every CPU of the target has: SSE2 on x86-64, NEON on aarch64.
+    Baseline,
+    /// 256-bit vectors and fused multiply-add.
+    Avx2,
+    /// 512-bit vectors.
+    Avx512,
+}
+
+impl Level {
+    /// The best level of this CPU.
+    pub(crate) fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            if avx2 && is_x86_feature_detected!("avx512f") {
+                return Level::Avx512;
+            }
+            if avx2 {
+                return Level::Avx2;
+            }
+        }
+        Level::Baseline
+    }
+
+    /// All levels that this CPU can run.
+    #[cfg(test)]
+    pub(crate) fn available() -> impl Iterator<Item = Self> {
+        [Level::Baseline, Level::Avx2, Level::Avx512].into_iter().filter(|level| *level <= Level::detect())
+    }
+}
+
+/// `a * b + c`; in one rounding if `FUSED`, which only some instruction sets do without a library call.
+#[inline(always)]
+pub(crate) fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FUSED { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// Whether the baseline has a fused multiply-add.
+pub(crate) const BASELINE_FUSED: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
+
+/// Defines `fn name(level, arguments)` that runs `body::<FUSED, LANES>`, compiled once for each [`Level`].
+///
+/// `body` must be `#[inline(always)]`: it is vectorised by the compiler for the instruction set it is inlined into.
+macro_rules! for_each_level {
+    ($(#[$meta:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:ident) => {
+        $(#[$meta])*
+        #[allow(clippy::too_many_arguments)]
+        fn $name(level: crate::cpu::Level, $($arg: $ty),*) {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,fma")]
+                #[allow(clippy::too_many_arguments)]
+                fn avx2($($arg: $ty),*) {
+                    $body::<true, 8>($($arg),*)
+                }
+                #[target_feature(enable = "avx512f,avx2,fma")]
+                #[allow(clippy::too_many_arguments)]
+                fn avx512($($arg: $ty),*) {
+                    $body::<true, 16>($($arg),*)
+                }
+                // SAFETY: a level above the baseline comes only from `Level::detect`, which asked this CPU for the
+                // features, or from `Level::available`, which stays below it.
+                match level {
+                    crate::cpu::Level::Avx512 => return unsafe { avx512($($arg),*) },
+                    crate::cpu::Level::Avx2 => return unsafe { avx2($($arg),*) },
+                    crate::cpu::Level::Baseline => {}
+                }
+            }
+            let _ = level;
+            $body::<{ crate::cpu::BASELINE_FUSED }, 8>($($arg),*)
+        }
+    };
+}
+pub(crate) use for_each_level;

@@ -1,0 +1,21 @@
+//! CPU kernels of the student family: forward and backward of its operators over slices of `f32`.
+//!
+//! This crate never sees tensors, graphs or files, and no autodiff framework.
+//!
+//! Feature maps are NHWC: `[batch, height, width, channels]`, channels contiguous. Convolution weights keep
+//! PyTorch's order `[out, in / groups, kernel, kernel]`. Work is split by the number of threads of the current rayon
+//! pool and sums are taken in a fixed order: results are the same bits for the same number of threads and CPU.
+//! Every function panics if a slice has not the length that its shape says: a bug in the caller, not bad input.
+
+mod buffer;
+pub mod conv;
+mod cpu;
+pub mod depthwise;
+mod gather;
+mod matrix;
+pub mod norm;
+pub mod optimizer;
+pub mod pixelwise;
+#[cfg(test)]
+mod reference;
+mod vector;

@@ -1,0 +1,109 @@
+//! One pass of AdamW over flat parameters, and the norm of gradients.
+
+use rayon::prelude::*;
+
+use crate::buffer::part_len;
+use crate::cpu::{Level, for_each_level};
+
+/// Constants of [`adamw_step`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamW {
+    /// Step size.
+    pub learning_rate: f64,
+    /// Share of the old mean of gradients.
+    pub beta1: f64,
+    /// Share of the old mean of squared gradients.
+    pub beta2: f64,
+    /// Added to the root of the mean of squares.
+    pub epsilon: f64,
+    /// Share of the parameter, times the step size, taken off it.
+    pub weight_decay: f64,
+}
+
+/// Updates `parameters` and both moments in place. `step` counts from 1.
+///
+/// # Source
+/// Decoupled weight decay, arXiv 1711.05101, as `torch.optim.AdamW`: the epsilon is added after the bias correction.
+pub fn adamw_step(
+    config: &AdamW,
+    step: u64,
+    parameters: &mut [f32],
+    gradients: &[f32],
+    first_moments: &mut [f32],
+    second_moments: &mut [f32],
+) {
+    assert!(step > 0, "adamw_step: steps count from 1");
+    let len = parameters.len();
+    let lens = [gradients.len(), first_moments.len(), second_moments.len()];
+    assert_eq!(lens, [len; 3], "adamw_step: gradients, moments and parameters");
+    let exponent = i32::try_from(step).unwrap_or(i32::MAX);
+    let constants = Constants {
+        decay: (1.0 - config.learning_rate * config.weight_decay) as f32,
+        step_size: (config.learning_rate / (1.0 - config.beta1.powi(exponent))) as f32,
+        inverse_root: (1.0 / (1.0 - config.beta2.powi(exponent)).sqrt()) as f32,
+        beta1: config.beta1 as f32,
+        beta2: config.beta2 as f32,
+        new1: (1.0 - config.beta1) as f32,
+        new2: (1.0 - config.beta2) as f32,
+        epsilon: config.epsilon as f32,
+    };
+    let (level, part) = (Level::detect(), part_len(len, 2, 16384));
+    let moments = first_moments.par_chunks_mut(part).zip(second_moments.par_chunks_mut(part));
+    parameters.par_chunks_mut(part).zip(gradients.par_chunks(part)).zip(moments).for_each(
+        |((parameters, gradients), (first, second))| update(level, &constants, parameters, gradients, first, second),
+    );
+}
+
+/// Sum of the squares: its root is the norm to clip by.
+pub fn sum_of_squares(values: &[f32]) -> f64 {
+    let part = part_len(values.len(), 2, 16384);
+    let sums: Vec<f64> = values
+        .par_chunks(part)
+        .map(|values| {
+            let mut lanes = [0.0f64; 8];
+            for values in values.chunks(8) {
+                lanes.iter_mut().zip(values).for_each(|(sum, value)| *sum += f64::from(*value) * f64::from(*value));
+            }
+            lanes.iter().sum()
+        })
+        .collect();
+    sums.iter().sum()
+}
+
+struct Constants {
+    decay: f32,
+    step_size: f32,
+    inverse_root: f32,
+    beta1: f32,
+    beta2: f32,
+    new1: f32,
+    new2: f32,
+    epsilon: f32,
+}
+
+for_each_level! {
+    fn update(
+        constants: &Constants,
+        parameters: &mut [f32],
+        gradients: &[f32],
+        first: &mut [f32],
+        second: &mut [f32],
+    ) = update_body
+}
+
+#[inline(always)]
+fn update_body<const FUSED: bool, const LANES: usize>(
+    constants: &Constants,
+    parameters: &mut [f32],
+    gradients: &[f32],
+    first: &mut [f32],
+    second: &mut [f32],
+) {
+    let c = constants;
+    for (((parameter, gradient), first), second) in parameters.iter_mut().zip(gradients).zip(first).zip(second) {
+        *first = c.beta1 * *first + c.new1 * gradient;
+        *second = c.beta2 * *second + c.new2 * gradient * gradient;
+        let denominator = second.sqrt() * c.inverse_root + c.epsilon;
+        *parameter = *parameter * c.decay - c.step_size * *first / denominator;
+    }
+}

@@ -1,0 +1,253 @@
+//! Operators without weights: upsampling, sums, pooling, gates, and the change of layout.
+
+use std::mem::MaybeUninit;
+
+use rayon::prelude::*;
+
+use crate::buffer::{filled, part_len};
+
+/// Batch, rows, columns and channels of a feature map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MapShape {
+    /// Images.
+    pub batch: usize,
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+    /// Channels.
+    pub channels: usize,
+}
+
+impl MapShape {
+    /// Values of the feature map.
+    pub fn len(&self) -> usize {
+        self.batch * self.height * self.width * self.channels
+    }
+
+    /// Whether there is no value.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn image_len(&self) -> usize {
+        self.height * self.width * self.channels
+    }
+}
+
+/// Nearest upsampling by two of a feature map of the shape `small`.
+pub fn upsample_2x(small: &MapShape, input: &[f32]) -> Vec<f32> {
+    assert_eq!(input.len(), small.len(), "upsample_2x: input, {small:?}");
+    let (line_len, channels) = (small.width * small.channels, small.channels);
+    let lines = part_len(small.batch * small.height, 2, 1);
+    let run = |out: &mut [MaybeUninit<f32>]| {
+        out.par_chunks_mut(lines * 4 * line_len).zip(input.par_chunks(lines * line_len)).for_each(|(out, input)| {
+            for (pair, line) in out.chunks_exact_mut(4 * line_len).zip(input.chunks_exact(line_len)) {
+                for line_out in pair.chunks_exact_mut(2 * line_len) {
+                    for (two, pixel) in line_out.chunks_exact_mut(2 * channels).zip(line.chunks_exact(channels)) {
+                        let (left, right) = two.split_at_mut(channels);
+                        left.write_copy_of_slice(pixel);
+                        right.write_copy_of_slice(pixel);
+                    }
+                }
+            }
+        });
+    };
+    // SAFETY: each input line writes both pixels of both lines of its pair, and the pairs cover the output.
+    unsafe { filled(4 * small.len(), run) }
+}
+
+/// Gradient of the input of [`upsample_2x`]: the sum of the four output pixels.
+pub fn upsample_2x_backward(small: &MapShape, grad_output: &[f32]) -> Vec<f32> {
+    assert_eq!(grad_output.len(), 4 * small.len(), "upsample_2x: output gradient, {small:?}");
+    let (line_len, channels) = (small.width * small.channels, small.channels);
+    let lines = part_len(small.batch * small.height, 2, 1);
+    let run = |out: &mut [MaybeUninit<f32>]| {
+        let grads = grad_output.par_chunks(lines * 4 * line_len);
+        out.par_chunks_mut(lines * line_len).zip(grads).for_each(|(out, grads)| {
+            for (line, pair) in out.chunks_exact_mut(line_len).zip(grads.chunks_exact(4 * line_len)) {
+                let (above, below) = pair.split_at(2 * line_len);
+                let blocks = above.chunks_exact(2 * channels).zip(below.chunks_exact(2 * channels));
+                for (pixel, (above, below)) in line.chunks_exact_mut(channels).zip(blocks) {
+                    let ((a, b), (c, d)) = (above.split_at(channels), below.split_at(channels));
+                    for (out, ((a, b), (c, d))) in pixel.iter_mut().zip(a.iter().zip(b).zip(c.iter().zip(d))) {
+                        out.write((a + b) + (c + d));
+                    }
+                }
+            }
+        });
+    };
+    // SAFETY: the chunks cover the output; each of its pixels gets all channels from its block.
+    unsafe { filled(small.len(), run) }
+}
+
+/// Sum of two feature maps.
+pub fn add(a: &[f32], b: &[f32]) -> Vec<f32> {
+    both(a, b, |a, b| a + b)
+}
+
+/// Adds `b` to `a`.
+pub fn add_assign(a: &mut [f32], b: &[f32]) {
+    assert_eq!(a.len(), b.len(), "add: lengths");
+    let part = part_len(a.len(), 2, MIN_PART);
+    a.par_chunks_mut(part).zip(b.par_chunks(part)).for_each(|(a, b)| {
+        a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+    });
+}
+
+/// The greater of each value and 0.
+pub fn relu(input: &[f32]) -> Vec<f32> {
+    each(input, |value| if value < 0.0 { 0.0 } else { value })
+}
+
+/// Gradient of the input of [`relu`], from its input.
+pub fn relu_backward(input: &[f32], grad_output: &[f32]) -> Vec<f32> {
+    both(input, grad_output, |value, grad| if value > 0.0 { grad } else { 0.0 })
+}
+
+/// Logistic function.
+pub fn sigmoid(input: &[f32]) -> Vec<f32> {
+    each(input, |value| 1.0 / (1.0 + (-value).exp()))
+}
+
+/// Gradient of the input of [`sigmoid`], from its output.
+pub fn sigmoid_backward(output: &[f32], grad_output: &[f32]) -> Vec<f32> {
+    both(output, grad_output, |output, grad| grad * output * (1.0 - output))
+}
+
+/// Mean of each channel of each image, `[batch, channels]`.
+pub fn global_average_pool(shape: &MapShape, input: &[f32]) -> Vec<f32> {
+    assert_eq!(input.len(), shape.len(), "global_average_pool: input, {shape:?}");
+    let pixels = (shape.height * shape.width) as f64;
+    let means: Vec<Vec<f32>> = input
+        .par_chunks(shape.image_len())
+        .map(|image| {
+            image_sums(image, shape.channels, |value, _| value, &[]).map(|sum| (sum / pixels) as f32).collect()
+        })
+        .collect();
+    means.concat()
+}
+
+/// Gradient of the input of [`global_average_pool`].
+pub fn global_average_pool_backward(shape: &MapShape, grad_output: &[f32]) -> Vec<f32> {
+    assert_eq!(grad_output.len(), shape.batch * shape.channels, "global_average_pool: output gradient, {shape:?}");
+    let share = 1.0 / (shape.height * shape.width) as f32;
+    let run = |out: &mut [MaybeUninit<f32>]| {
+        let images = out.par_chunks_mut(shape.image_len()).zip(grad_output.par_chunks(shape.channels));
+        images.for_each(|(image, grads)| {
+            for pixel in image.chunks_exact_mut(shape.channels) {
+                pixel.iter_mut().zip(grads).for_each(|(out, grad)| {
+                    out.write(grad * share);
+                });
+            }
+        });
+    };
+    // SAFETY: an image is a whole number of pixels, and each pixel gets all its channels.
+    unsafe { filled(shape.len(), run) }
+}
+
+/// Each channel of each image times its value in `scale`, `[batch, channels]`.
+pub fn scale_channels(shape: &MapShape, input: &[f32], scale: &[f32]) -> Vec<f32> {
+    assert_eq!(input.len(), shape.len(), "scale_channels: input, {shape:?}");
+    assert_eq!(scale.len(), shape.batch * shape.channels, "scale_channels: scale, {shape:?}");
+    let run = |out: &mut [MaybeUninit<f32>]| {
+        let images = out.par_chunks_mut(shape.image_len()).zip(input.par_chunks(shape.image_len()));
+        images.zip(scale.par_chunks(shape.channels)).for_each(|((out, image), scale)| {
+            for (out, pixel) in out.chunks_exact_mut(shape.channels).zip(image.chunks_exact(shape.channels)) {
+                out.iter_mut().zip(pixel).zip(scale).for_each(|((out, value), scale)| {
+                    out.write(value * scale);
+                });
+            }
+        });
+    };
+    // SAFETY: an image is a whole number of pixels, and each pixel gets all its channels.
+    unsafe { filled(shape.len(), run) }
+}
+
+/// Gradient of the scale of [`scale_channels`]; that of its input is [`scale_channels`] of the output gradient.
+pub fn scale_channels_backward_scale(shape: &MapShape, input: &[f32], grad_output: &[f32]) -> Vec<f32> {
+    assert_eq!(input.len(), shape.len(), "scale_channels: input, {shape:?}");
+    assert_eq!(grad_output.len(), shape.len(), "scale_channels: output gradient, {shape:?}");
+    let images = input.par_chunks(shape.image_len()).zip(grad_output.par_chunks(shape.image_len()));
+    let product = |value: f32, grad: f32| value * grad;
+    let sums: Vec<Vec<f32>> = images
+        .map(|(image, grads)| image_sums(image, shape.channels, product, grads).map(|sum| sum as f32).collect())
+        .collect();
+    sums.concat()
+}
+
+/// `[batch, channels, height, width]` to `[batch, height, width, channels]`; `shape` names the sizes.
+pub fn nhwc_from_nchw(shape: &MapShape, input: &[f32]) -> Vec<f32> {
+    assert_eq!(input.len(), shape.len(), "nhwc_from_nchw: input, {shape:?}");
+    transposed_images(shape.image_len(), shape.channels, shape.height * shape.width, input)
+}
+
+/// `[batch, height, width, channels]` to `[batch, channels, height, width]`; `shape` names the sizes.
+pub fn nchw_from_nhwc(shape: &MapShape, input: &[f32]) -> Vec<f32> {
+    assert_eq!(input.len(), shape.len(), "nchw_from_nhwc: input, {shape:?}");
+    transposed_images(shape.image_len(), shape.height * shape.width, shape.channels, input)
+}
+
+/// Each image, `[rows, columns]`, transposed.
+fn transposed_images(image_len: usize, rows: usize, columns: usize, input: &[f32]) -> Vec<f32> {
+    let run = |out: &mut [MaybeUninit<f32>]| {
+        out.par_chunks_mut(image_len).zip(input.par_chunks(image_len)).for_each(|(out, image)| {
+            for (column, out) in out.chunks_exact_mut(rows).enumerate() {
+                for (row, out) in out.iter_mut().enumerate() {
+                    out.write(image[row * columns + column]);
+                }
+            }
+        });
+    };
+    // SAFETY: an image is `columns` chunks of `rows` values, all of which are written.
+    unsafe { filled(input.len(), run) }
+}
+
+/// Sums per channel over the pixels of one image of `term(value, other)`; `other` may be empty if it is not read.
+fn image_sums(
+    image: &[f32],
+    channels: usize,
+    term: impl Fn(f32, f32) -> f32,
+    other: &[f32],
+) -> impl Iterator<Item = f64> {
+    let mut sums = vec![0.0f64; channels];
+    for (pixel_idx, pixel) in image.chunks_exact(channels).enumerate() {
+        if other.is_empty() {
+            sums.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += f64::from(term(*value, 0.0)));
+        } else {
+            let other = &other[pixel_idx * channels..][..channels];
+            sums.iter_mut().zip(pixel).zip(other).for_each(|((sum, a), b)| *sum += f64::from(term(*a, *b)));
+        }
+    }
+    sums.into_iter()
+}
+
+fn each(input: &[f32], value: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
+    let part = part_len(input.len(), 2, MIN_PART);
+    let run = |out: &mut [MaybeUninit<f32>]| {
+        out.par_chunks_mut(part).zip(input.par_chunks(part)).for_each(|(out, input)| {
+            out.iter_mut().zip(input).for_each(|(out, input)| {
+                out.write(value(*input));
+            });
+        });
+    };
+    // SAFETY: the chunks of both cover both, and each value is written.
+    unsafe { filled(input.len(), run) }
+}
+
+fn both(a: &[f32], b: &[f32], value: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32> {
+    assert_eq!(a.len(), b.len(), "operator on two feature maps: lengths");
+    let part = part_len(a.len(), 2, MIN_PART);
+    let run = |out: &mut [MaybeUninit<f32>]| {
+        out.par_chunks_mut(part).zip(a.par_chunks(part)).zip(b.par_chunks(part)).for_each(|((out, a), b)| {
+            out.iter_mut().zip(a).zip(b).for_each(|((out, a), b)| {
+                out.write(value(*a, *b));
+            });
+        });
+    };
+    // SAFETY: the slices are equally long, the chunks cover them, and each value is written.
+    unsafe { filled(a.len(), run) }
+}
+
+/// Values per task below which a task costs more than it saves.
+const MIN_PART: usize = 8192;

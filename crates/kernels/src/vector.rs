@@ -1,0 +1,128 @@
+//! Vectors of single-precision values for the one loop that the compiler does not vectorise well by itself.
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
+use crate::cpu::{BASELINE_FUSED, multiply_add};
+
+/// A register of values.
+///
+/// # Safety
+/// Every function needs a CPU with the register's instructions; pointers must be valid for `LANES` values.
+pub(crate) trait Vector: Copy {
+    const LANES: usize;
+    unsafe fn splat(value: f32) -> Self;
+    unsafe fn load(from: *const f32) -> Self;
+    unsafe fn store(self, to: *mut f32);
+    unsafe fn add(self, other: Self) -> Self;
+    /// `self * factor + sum`.
+    unsafe fn multiply_add(self, factor: Self, sum: Self) -> Self;
+    /// The greater of each value and 0; NaN stays NaN.
+    unsafe fn positive(self) -> Self;
+}
+
+/// Four values, the register of SSE2 and NEON; vectorised by the compiler.
+#[derive(Clone, Copy)]
+pub(crate) struct Quad([f32; 4]);
+
+impl Vector for Quad {
+    const LANES: usize = 4;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        Self([value; 4])
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller promises four values.
+        Self(unsafe { from.cast::<[f32; 4]>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller promises room for four values.
+        unsafe { to.cast::<[f32; 4]>().write_unaligned(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        Self(std::array::from_fn(|lane| self.0[lane] + other.0[lane]))
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(self, factor: Self, sum: Self) -> Self {
+        let product = |lane: usize| multiply_add::<BASELINE_FUSED>(self.0[lane], factor.0[lane], sum.0[lane]);
+        Self(std::array::from_fn(product))
+    }
+
+    #[inline(always)]
+    unsafe fn positive(self) -> Self {
+        Self(self.0.map(|value| if value < 0.0 { 0.0 } else { value }))
+    }
+}
+
+/// Implements [`Vector`] by the intrinsics of one x86 instruction set.
+#[cfg(target_arch = "x86_64")]
+macro_rules! x86_vector {
+    ($register:ty, $lanes:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $fma:ident, $max:ident) => {
+        // SAFETY of all: the trait's contract is the intrinsics': the CPU's instructions, and valid pointers.
+        impl Vector for $register {
+            const LANES: usize = $lanes;
+
+            #[inline(always)]
+            unsafe fn splat(value: f32) -> Self {
+                unsafe { $splat(value) }
+            }
+
+            #[inline(always)]
+            unsafe fn load(from: *const f32) -> Self {
+                unsafe { $load(from) }
+            }
+
+            #[inline(always)]
+            unsafe fn store(self, to: *mut f32) {
+                unsafe { $store(to, self) }
+            }
+
+            #[inline(always)]
+            unsafe fn add(self, other: Self) -> Self {
+                unsafe { $add(self, other) }
+            }
+
+            #[inline(always)]
+            unsafe fn multiply_add(self, factor: Self, sum: Self) -> Self {
+                unsafe { $fma(self, factor, sum) }
+            }
+
+            #[inline(always)]
+            unsafe fn positive(self) -> Self {
+                // The instruction returns its second operand if either is NaN.
+                unsafe { $max($splat(0.0), self) }
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+x86_vector!(
+    __m256,
+    8,
+    _mm256_set1_ps,
+    _mm256_loadu_ps,
+    _mm256_storeu_ps,
+    _mm256_add_ps,
+    _mm256_fmadd_ps,
+    _mm256_max_ps
+);
+#[cfg(target_arch = "x86_64")]
+x86_vector!(
+    __m512,
+    16,
+    _mm512_set1_ps,
+    _mm512_loadu_ps,
+    _mm512_storeu_ps,
+    _mm512_add_ps,
+    _mm512_fmadd_ps,
+    _mm512_max_ps
+);
