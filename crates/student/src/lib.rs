@@ -1,0 +1,13 @@
+//! Students: configuration to graph to weights, and the forward pass.
+//!
+//! This crate never sees data sets, losses or file formats other than weights.
+
+pub mod fold;
+pub mod graph;
+pub mod init;
+pub mod ops;
+pub mod run;
+pub mod student;
+pub mod summary;
+pub mod unet;
+pub mod weights;

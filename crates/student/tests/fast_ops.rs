@@ -1,0 +1,210 @@
+//! The kernels' operators against burn's own ones, in value and gradient.
+
+use burn::tensor::{Device, Distribution, Tensor};
+use proptest::prelude::*;
+use sensei_student::graph::Conv;
+use sensei_student::ops::{self, portable};
+use sensei_student::student::Student;
+use sensei_student::unet::UnetConfig;
+use sensei_testing::relative_l2;
+
+mod paths;
+
+/// Relative distance of two operators' results in single precision.
+const OPERATOR: f64 = 1e-5;
+/// The same for gradients through a whole network, whose ReLUs may fall on either side of a value near zero.
+const NETWORK_GRADIENT: f64 = 2e-2;
+
+type Maps = Vec<Tensor<4>>;
+
+fn device() -> Device {
+    Device::flex().autodiff()
+}
+
+fn noise<const D: usize>(dims: [usize; D]) -> Tensor<D> {
+    Tensor::random(dims, Distribution::Uniform(-1.0, 1.0), &device()).require_grad()
+}
+
+fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_to_vec_as().expect("single-precision values")
+}
+
+fn assert_near(name: &str, got: &[f32], expected: &[f32], tolerance: f64) {
+    assert_eq!(got.len(), expected.len(), "{name}: length");
+    let distance = relative_l2(got, expected);
+    assert!(distance <= tolerance || expected.iter().chain(got).all(|v| v.abs() < 1e-5), "{name}: {distance:.2e}");
+}
+
+/// Compares outputs and, from a random gradient of the output, the gradients of `inputs` and `flat`.
+fn check(
+    inputs: Maps,
+    flat: Vec<Tensor<1>>,
+    fast: impl Fn(Maps, Vec<Tensor<1>>) -> Tensor<4>,
+    portable: impl Fn(Maps, Vec<Tensor<1>>) -> Tensor<4>,
+) {
+    let internal = inputs.iter().cloned().map(ops::to_internal).collect();
+    let got = ops::to_nchw(fast(internal, flat.clone()));
+    let expected = portable(inputs.clone(), flat.clone());
+    assert_eq!(got.dims(), expected.dims(), "output shape");
+    assert_near("output", &host(got.clone()), &host(expected.clone()), OPERATOR);
+    let towards = Tensor::<4>::random(got.dims(), Distribution::Uniform(-1.0, 1.0), &device());
+    let gradients = (got * towards.clone()).sum().backward();
+    let expected_gradients = (expected * towards).sum().backward();
+    for (idx, input) in inputs.iter().enumerate() {
+        let of = |gradients| host(input.grad(gradients).expect("a gradient of every map"));
+        assert_near(&format!("gradient of map {idx}"), &of(&gradients), &of(&expected_gradients), OPERATOR);
+    }
+    for (idx, values) in flat.iter().enumerate() {
+        let of = |gradients| host(values.grad(gradients).expect("a gradient of every weight"));
+        assert_near(&format!("gradient of weight {idx}"), &of(&gradients), &of(&expected_gradients), OPERATOR);
+    }
+}
+
+fn check_conv(batch: usize, height: usize, width: usize, conv: Conv, relu: bool) {
+    let x = noise([batch, conv.in_channels, height, width]);
+    let mut flat = vec![noise([conv.weight_shape().iter().product()])];
+    if conv.bias {
+        flat.push(noise([conv.out_channels]));
+    }
+    type Operator = fn(Tensor<4>, Tensor<4>, Option<Tensor<1>>, &Conv) -> Tensor<4>;
+    let run = |operator: Operator, mut maps: Maps, flat: Vec<Tensor<1>>| {
+        let weight = flat[0].clone().reshape(conv.weight_shape());
+        operator(maps.remove(0), weight, flat.get(1).cloned(), &conv)
+    };
+    let with_relu: Operator = |x, weight, bias, conv| portable::relu(portable::conv2d(x, weight, bias, conv));
+    let (fast, portable): (Operator, Operator) =
+        if relu { (ops::conv2d_relu, with_relu) } else { (ops::conv2d, portable::conv2d) };
+    check(vec![x], flat, |maps, flat| run(fast, maps, flat), |maps, flat| run(portable, maps, flat));
+}
+
+fn conv(in_channels: usize, out_channels: usize, kernel: usize) -> Conv {
+    Conv {
+        in_channels,
+        out_channels,
+        kernel,
+        stride: 1,
+        padding: kernel / 2,
+        dilation: 1,
+        groups: 1,
+        bias: false,
+        batch_norm: None,
+        relu: false,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn convolutions_agree(
+        (batch, height, width) in (1usize..4, 4usize..12, 4usize..12),
+        (in_channels, out_channels) in (1usize..9, 1usize..9),
+        (kernel, stride, padding, dilation) in (1usize..4, 1usize..3, 0usize..3, 1usize..3),
+        (bias, relu) in (any::<bool>(), any::<bool>()),
+    ) {
+        prop_assume!(height.min(width) + 2 * padding > dilation * (kernel - 1));
+        let conv = Conv { stride, padding, dilation, bias, ..conv(in_channels, out_channels, kernel) };
+        check_conv(batch, height, width, conv, relu);
+    }
+
+    #[test]
+    fn depthwise_convolutions_agree(
+        (batch, height, width, channels) in (1usize..4, 4usize..12, 4usize..12, 1usize..34),
+        (kernel, dilation) in (1usize..4, 1usize..3),
+        (bias, relu) in (any::<bool>(), any::<bool>()),
+    ) {
+        let padding = dilation * (kernel / 2);
+        let conv = Conv { padding, dilation, bias, groups: channels, ..conv(channels, channels, kernel) };
+        check_conv(batch, height, width, conv, relu);
+    }
+
+    #[test]
+    fn batch_norms_agree((batch, side, channels, relu) in (1usize..4, 2usize..9, 1usize..34, any::<bool>())) {
+        let (x, flat) = (noise([batch, channels, side, side]), vec![noise([channels]), noise([channels])]);
+        let run = |norm: fn(Tensor<4>, Tensor<1>, Tensor<1>, bool) -> ops::BatchNorm, mut maps: Maps, flat: &[Tensor<1>]| {
+            norm(maps.remove(0), flat[0].clone(), flat[1].clone(), relu)
+        };
+        let got = run(ops::batch_norm_train, vec![ops::to_internal(x.clone())], &flat);
+        let expected = run(portable::batch_norm_train, vec![x.clone()], &flat);
+        prop_assert_eq!(got.count, expected.count);
+        assert_near("mean", &host(got.mean), &host(expected.mean), OPERATOR);
+        assert_near("variance", &host(got.variance), &host(expected.variance), OPERATOR);
+        check(
+            vec![x],
+            flat,
+            |maps, flat| run(ops::batch_norm_train, maps, &flat).output,
+            |maps, flat| run(portable::batch_norm_train, maps, &flat).output,
+        );
+    }
+}
+
+#[test]
+fn convolutions_that_no_student_has_agree() {
+    check_conv(2, 7, 6, Conv { groups: 2, bias: true, ..conv(6, 4, 3) }, true);
+    check_conv(2, 7, 6, Conv { groups: 5, stride: 2, ..conv(5, 5, 3) }, false);
+    check_conv(1, 5, 5, Conv { groups: 3, padding: 3, ..conv(3, 3, 3) }, false);
+}
+
+#[test]
+fn operators_without_weights_agree() {
+    for dims in [[1, 1, 3, 5], [3, 18, 4, 4]] {
+        let [batch, channels, ..] = dims;
+        let two = || vec![noise(dims), noise(dims)];
+        let swap =
+            |add: fn(Tensor<4>, Tensor<4>) -> Tensor<4>| move |mut maps: Maps, _| add(maps.remove(0), maps.remove(0));
+        check(two(), vec![], swap(ops::add), swap(portable::add));
+        let one = |operator: fn(Tensor<4>) -> Tensor<4>| move |mut maps: Maps, _| operator(maps.remove(0));
+        check(vec![noise(dims)], vec![], one(ops::upsample_2x), one(portable::upsample_2x));
+        check(vec![noise(dims)], vec![], one(ops::global_average_pool), one(portable::global_average_pool));
+        check(vec![noise(dims)], vec![], one(ops::sigmoid), one(portable::sigmoid));
+        check(vec![noise(dims)], vec![], one(ops::relu), one(portable::relu));
+        let gate = || vec![noise(dims), noise([batch, channels, 1, 1])];
+        check(gate(), vec![], swap(ops::scale_channels), swap(portable::scale_channels));
+    }
+}
+
+#[test]
+fn a_map_that_is_read_again_is_not_added_to() {
+    let (x, y) = (noise([1, 2, 3, 3]).inner(), noise([1, 2, 3, 3]).inner());
+    let (before, sum) = (host(x.clone()), host(x.clone() + y.clone()));
+    assert_eq!(host(ops::add(x.clone(), y)), sum);
+    assert_eq!(host(x), before);
+}
+
+fn check_network(config: UnetConfig) {
+    let student = Student::new(config.graph().expect("a valid setting"), 7, &device());
+    let image = noise([2, 3, config.input_size, config.input_size]).inner();
+    let got = student.forward_train(image.clone()).mask_logits;
+    let expected = paths::portable_forward_train(&student, image);
+    assert_near("mask logits", &host(got.clone()), &host(expected.clone()), OPERATOR);
+    let gradients = got.square().mean().backward();
+    let expected_gradients = expected.square().mean().backward();
+    for parameter in student.parameters() {
+        let of = |gradients| host(parameter.values.grad(gradients).expect("a gradient of every parameter"));
+        assert_near(&parameter.name, &of(&gradients), &of(&expected_gradients), NETWORK_GRADIENT);
+    }
+}
+
+#[test]
+fn narrow_picosam2_agrees() {
+    let (encoder_channels, decoder_channels) = (vec![8, 12, 16, 24], vec![20, 12, 10, 5]);
+    check_network(UnetConfig {
+        input_size: 32,
+        encoder_channels,
+        bottleneck_channels: 20,
+        decoder_channels,
+        ..UnetConfig::picosam2()
+    });
+}
+
+#[test]
+fn narrow_picosam3_agrees() {
+    let (encoder_channels, decoder_channels) = (vec![8, 17, 16, 24], vec![20, 12, 10, 5]);
+    check_network(UnetConfig {
+        input_size: 48,
+        encoder_channels,
+        bottleneck_channels: 33,
+        decoder_channels,
+        ..UnetConfig::picosam3()
+    });
+}

@@ -1,0 +1,35 @@
+//! A student's training forward pass by burn's own operators, to compare the kernels with.
+
+use burn::tensor::Tensor;
+use sensei_student::graph::{Conv, Node, Op};
+use sensei_student::ops::portable;
+use sensei_student::run::run_graph;
+use sensei_student::student::Student;
+
+/// [`Student::forward_train`]'s mask logits, by burn's own operators only.
+pub fn portable_forward_train(student: &Student, image: Tensor<4>) -> Tensor<4> {
+    let flat = |name: String| {
+        let found = student.parameters().iter().find(|parameter| parameter.name == name);
+        found.unwrap_or_else(|| panic!("{name}: a parameter of the student")).values.clone()
+    };
+    let convolution = |node: &Node, conv: &Conv, x: Tensor<4>| {
+        let weight = flat(format!("{}.weight", node.name)).reshape(conv.weight_shape());
+        let bias = conv.bias.then(|| flat(format!("{}.bias", node.name)));
+        let y = portable::conv2d(x, weight, bias, conv);
+        let Some(norm) = &conv.batch_norm else { return y };
+        let (scale, shift) = (flat(format!("{norm}.weight")), flat(format!("{norm}.bias")));
+        portable::batch_norm_train(y, scale, shift, conv.relu).output
+    };
+    run_graph(student.graph(), image.autodiff(), |_, node, mut inputs| {
+        let x = inputs.remove(0);
+        match &node.op {
+            Op::Input => x,
+            Op::Conv(conv) => convolution(node, conv, x),
+            Op::UpsampleNearest2x => portable::upsample_2x(x),
+            Op::Add => portable::add(x, inputs.remove(0)),
+            Op::GlobalAveragePool => portable::global_average_pool(x),
+            Op::Sigmoid => portable::sigmoid(x),
+            Op::ScaleChannels => portable::scale_channels(x, inputs.remove(0)),
+        }
+    })
+}
