@@ -1,0 +1,124 @@
+//! Distances of masks, one number per sample.
+
+use burn::tensor::{Tensor, activation};
+
+/// Mask logits `[batch, 1, height, width]`: any real number, foreground above 0.
+#[derive(Debug, Clone)]
+pub struct MaskLogits(pub Tensor<4>);
+
+/// Mask probabilities `[batch, 1, height, width]` in `[0, 1]`; a true mask is one of zeros and ones.
+#[derive(Debug, Clone)]
+pub struct MaskProbs(pub Tensor<4>);
+
+impl MaskLogits {
+    /// Logits times `sharpness`, so that their probabilities are `sigma(sharpness * x)`.
+    pub fn sharpened(self, sharpness: f64) -> Self {
+        if sharpness == 1.0 { self } else { Self(self.0 * sharpness) }
+    }
+
+    /// Probabilities `sigma(x)`.
+    pub fn probs(self) -> MaskProbs {
+        MaskProbs(activation::sigmoid(self.0))
+    }
+}
+
+impl MaskProbs {
+    /// Sum over the pixels of each sample, `[batch]`: the area of the mask in pixels.
+    pub fn area(&self) -> Tensor<1> {
+        pixel_sum(self.0.clone())
+    }
+}
+
+/// Mean squared difference of the probabilities of each sample.
+///
+/// # Shapes
+/// - `student`, `teacher`: `[batch, 1, height, width]`
+/// - output: `[batch]`, not reduced, in `[0, 1]`
+/// # Panics
+/// If the shapes differ: a bug in the caller, not bad input.
+/// # Source
+/// PicoSAM2, `mse_dice_loss`, first term before its batch mean; PicoSAM3 the same on `sigma(5 x)`.
+pub fn mse_distance(student: MaskProbs, teacher: MaskProbs) -> Tensor<1> {
+    same_shape("mse_distance", &student.0, &teacher.0);
+    let difference = student.0 - teacher.0;
+    pixel_mean(difference.clone() * difference)
+}
+
+/// Soft Dice distance of each sample; 0 is a perfect match.
+///
+/// Two empty masks match: the smoothing term makes them 0.
+///
+/// # Shapes
+/// - `student`, `other` (the teacher's mask or the true one): `[batch, 1, height, width]`
+/// - output: `[batch]`, not reduced, in `[0, 1]`
+/// # Panics
+/// If the shapes differ: a bug in the caller, not bad input.
+/// # Source
+/// PicoSAM2, `mse_dice_loss` and `bce_dice_loss`, second term before its batch mean. V-Net squares the terms of the
+/// denominator; this does not.
+pub fn dice_distance(student: MaskProbs, other: MaskProbs) -> Tensor<1> {
+    let (student_area, other_area) = (student.area(), other.area());
+    dice_of_areas(student, student_area, other, other_area)
+}
+
+/// Mean binary cross-entropy of each sample's pixels, from logits.
+///
+/// # Shapes
+/// - `student`, `truth`: `[batch, 1, height, width]`
+/// - output: `[batch]`, not reduced, 0 or above
+/// # Panics
+/// If the shapes differ: a bug in the caller, not bad input.
+/// # Source
+/// PicoSAM2, `bce_dice_loss`, first term before its batch mean. Deviation: the published code takes PyTorch's
+/// `binary_cross_entropy` of probabilities, which clamps the logarithm at -100 and whose gradient vanishes where
+/// the probability rounds to 0 or 1 (logits beyond about 17 in `f32`). This works on logits, so a pixel that is surely
+/// wrong costs `|logit|` and pulls with its full gradient; elsewhere both are equal.
+pub fn bce_distance(student: MaskLogits, truth: MaskProbs) -> Tensor<1> {
+    same_shape("bce_distance", &student.0, &truth.0);
+    // -y log p - (1 - y) log(1 - p), with log(1 - p) = log p - x: one logarithm, no overflow at either end.
+    let log_probs = activation::log_sigmoid(student.0.clone());
+    pixel_mean((1.0 - truth.0) * student.0 - log_probs)
+}
+
+/// How far the predicted area falls short of the share `floor` of the true area: `relu(floor - area(p) / area(y))`.
+///
+/// A sample without true pixels has no area to reach: its shortfall is 0, and so is its gradient.
+///
+/// # Shapes
+/// - `student`, `truth`: `[batch, 1, height, width]`
+/// - output: `[batch]`, not reduced, in `[0, floor]`
+/// # Panics
+/// If the shapes differ: a bug in the caller, not bad input.
+/// # Source
+/// PicoSAM3, `area_loss` with floor 0.4, before its batch mean. Deviation: the published code divides by
+/// `area(y) + 1e-6`, so that an empty truth with an empty prediction costs up to 0.4 and pulls the prediction up.
+pub fn area_shortfall(student: MaskProbs, truth: MaskProbs, floor: f64) -> Tensor<1> {
+    same_shape("area_shortfall", &student.0, &truth.0);
+    shortfall_of_areas(student.area(), truth.area(), floor)
+}
+
+pub(crate) fn dice_of_areas(a: MaskProbs, a_area: Tensor<1>, b: MaskProbs, b_area: Tensor<1>) -> Tensor<1> {
+    same_shape("dice_distance", &a.0, &b.0);
+    let overlap = pixel_sum(a.0 * b.0);
+    1.0 - (overlap * 2.0 + SMOOTH) / (a_area + b_area + SMOOTH)
+}
+
+pub(crate) fn shortfall_of_areas(student: Tensor<1>, truth: Tensor<1>, floor: f64) -> Tensor<1> {
+    // The ratio is taken after the relu: an empty truth gives relu(-area) = 0 instead of a division by 0.
+    activation::relu(truth.clone() * floor - student) / (truth + SMOOTH)
+}
+
+fn pixel_sum(x: Tensor<4>) -> Tensor<1> {
+    x.flatten::<2>(1, 3).sum_dim(1).squeeze_dim::<1>(1)
+}
+
+fn pixel_mean(x: Tensor<4>) -> Tensor<1> {
+    x.flatten::<2>(1, 3).mean_dim(1).squeeze_dim::<1>(1)
+}
+
+fn same_shape(who: &str, student: &Tensor<4>, other: &Tensor<4>) {
+    assert_eq!(student.dims(), other.dims(), "{who}: shapes of the student's mask and of the other");
+}
+
+/// Keeps ratios of two empty masks finite, in pixels. Source: PicoSAM2 and PicoSAM3, all their ratios.
+const SMOOTH: f64 = 1e-6;

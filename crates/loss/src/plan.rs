@@ -1,0 +1,304 @@
+//! Which distances are minimised, and how teacher and truth are weighed.
+
+use burn::tensor::Tensor;
+
+use crate::distance::{MaskLogits, MaskProbs, bce_distance, dice_of_areas, mse_distance, shortfall_of_areas};
+
+/// The loss of one training stage.
+///
+/// `mean over samples of  alpha * (teacher terms) + (1 - alpha) * (truth terms) + (other terms)`, each term times its
+/// weight, with alpha from [`SampleWeighting`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct LossPlan {
+    sharpness: f64,
+    weighting: SampleWeighting,
+    terms: Vec<LossTerm>,
+}
+
+/// One distance and its weight.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LossTerm {
+    /// The distance.
+    pub kind: TermKind,
+    /// Its factor in the sum; 0 or above. A term of weight 0 is reported, not minimised.
+    pub weight: f64,
+}
+
+/// The distances there are. `p` are the student's probabilities, `t` the teacher's, `y` the true mask.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum TermKind {
+    /// Teacher term: [`mse_distance`] of `p` and `t`.
+    TeacherMse,
+    /// Teacher term: [`dice_distance`](crate::dice_distance) of `p` and `t`.
+    TeacherDice,
+    /// Truth term: [`bce_distance`] of `p` and `y`.
+    TruthBce,
+    /// Truth term: [`dice_distance`](crate::dice_distance) of `p` and `y`.
+    TruthDice,
+    /// Neither teacher nor truth term, so never scaled by alpha: [`area_shortfall`](crate::area_shortfall) of `p` and
+    /// `y`.
+    AreaShortfall {
+        /// Share of the true area below which a prediction is too small, in `(0, 1]`; PicoSAM3: 0.4.
+        floor: f64,
+    },
+}
+
+/// Alpha: how much of a sample's loss is the teacher's.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum SampleWeighting {
+    /// The teacher's predicted IoU of that sample: what the papers describe.
+    TeacherScorePerSample,
+    /// The mean of the teacher's predicted IoUs over the batch: what the published code computes, because its
+    /// distances are batch means already when they are multiplied by the scores.
+    TeacherScoreBatchMean,
+    /// The same for all samples, in `[0, 1]`.
+    Constant(f64),
+    /// 0, and the teacher is not asked: training on the truth alone. A plan with it has no teacher terms.
+    TruthOnly,
+}
+
+/// A loss that means nothing.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LossPlanError {
+    /// A number outside of its range.
+    #[error("{key}: expected {expected}, found {found}")]
+    Range {
+        /// What the number is.
+        key: &'static str,
+        /// Its range in words.
+        expected: &'static str,
+        /// The number.
+        found: f64,
+    },
+    /// A distance named twice.
+    #[error("{term}: expected once, found twice")]
+    Twice {
+        /// The term's name.
+        term: &'static str,
+    },
+    /// A teacher term in a plan that has no teacher.
+    #[error("{term}: expected no teacher terms, because the weighting is truth only")]
+    NoTeacher {
+        /// The term's name.
+        term: &'static str,
+    },
+    /// No term with a weight above 0.
+    #[error("terms: expected at least one with a weight above 0, found none")]
+    Nothing,
+}
+
+/// What the teacher said about a batch.
+#[derive(Debug, Clone)]
+pub struct TeacherTarget {
+    /// Mask logits, `[batch, 1, height, width]`.
+    pub logits: MaskLogits,
+    /// The IoU it expects of its masks, `[batch]`, in `[0, 1]` (the caller clamps and counts).
+    pub predicted_iou: Tensor<1>,
+}
+
+/// A batch's loss.
+pub struct LossOutput {
+    /// What to minimise: `[1]`.
+    pub total: Tensor<1>,
+    /// Each term of the plan, in its order: name and distances, `[batch]`, without weight and alpha. Detached from the
+    /// gradient. If `total` is not finite, one of these says which term and sample it was.
+    pub terms: Vec<(&'static str, Tensor<1>)>,
+}
+
+impl TermKind {
+    /// The name in configurations, logs and errors.
+    pub fn name(self) -> &'static str {
+        match self {
+            TermKind::TeacherMse => "teacher_mse",
+            TermKind::TeacherDice => "teacher_dice",
+            TermKind::TruthBce => "truth_bce",
+            TermKind::TruthDice => "truth_dice",
+            TermKind::AreaShortfall { .. } => "area_shortfall",
+        }
+    }
+
+    fn source(self) -> TermSource {
+        match self {
+            TermKind::TeacherMse | TermKind::TeacherDice => TermSource::Teacher,
+            TermKind::TruthBce | TermKind::TruthDice => TermSource::Truth,
+            TermKind::AreaShortfall { .. } => TermSource::Neither,
+        }
+    }
+}
+
+impl LossPlan {
+    /// A loss of these terms on `sigma(sharpness * logit)`.
+    ///
+    /// # Errors
+    /// If a number is out of range, a term comes twice, nothing is minimised, or a plan without teacher has teacher
+    /// terms.
+    pub fn new(sharpness: f64, weighting: SampleWeighting, terms: Vec<LossTerm>) -> Result<Self, LossPlanError> {
+        let range = |key, expected, found: f64, allowed: bool| match found.is_finite() && allowed {
+            true => Ok(()),
+            false => Err(LossPlanError::Range { key, expected, found }),
+        };
+        range("sharpness", "a finite number above 0", sharpness, sharpness > 0.0)?;
+        if let SampleWeighting::Constant(alpha) = weighting {
+            range("alpha", "0 to 1", alpha, (0.0..=1.0).contains(&alpha))?;
+        }
+        for (idx, term) in terms.iter().enumerate() {
+            let name = term.kind.name();
+            range(name, "a finite weight, 0 or above", term.weight, term.weight >= 0.0)?;
+            if let TermKind::AreaShortfall { floor } = term.kind {
+                range("area_shortfall floor", "above 0, at most 1", floor, floor > 0.0 && floor <= 1.0)?;
+            }
+            if terms[..idx].iter().any(|earlier| earlier.kind.name() == name) {
+                return Err(LossPlanError::Twice { term: name });
+            }
+            if weighting == SampleWeighting::TruthOnly && term.kind.source() == TermSource::Teacher {
+                return Err(LossPlanError::NoTeacher { term: name });
+            }
+        }
+        match terms.iter().any(|term| term.weight > 0.0) {
+            true => Ok(Self { sharpness, weighting, terms }),
+            false => Err(LossPlanError::Nothing),
+        }
+    }
+
+    /// PicoSAM2: `alpha (MSE + Dice)(p, t) + (1 - alpha) (BCE + Dice)(p, y)` on `sigma(x)`.
+    ///
+    /// # Source
+    /// pbonazzi/picosam2 `picosam2_model_distillation.py`; its alpha is [`SampleWeighting::TeacherScoreBatchMean`]. The
+    /// paper's text has other factors (1/2 before BCE and Dice) than its code; this is the code.
+    pub fn picosam2(weighting: SampleWeighting) -> Self {
+        let one = |kind| LossTerm { kind, weight: 1.0 };
+        let teacher = [TermKind::TeacherMse, TermKind::TeacherDice].map(one);
+        let truth = [TermKind::TruthBce, TermKind::TruthDice].map(one);
+        let terms = if weighting == SampleWeighting::TruthOnly { truth.to_vec() } else { [teacher, truth].concat() };
+        Self { sharpness: 1.0, weighting, terms }
+    }
+
+    /// PicoSAM3: PicoSAM2's terms on `sigma(5 x)`, plus `0.4 relu(0.4 - area(p) / area(y))`.
+    ///
+    /// # Source
+    /// picosam3 `model_compression/utils.py` and arXiv 2603.11917; its alpha is
+    /// [`SampleWeighting::TeacherScoreBatchMean`].
+    pub fn picosam3(weighting: SampleWeighting) -> Self {
+        let mut plan = Self { sharpness: 5.0, ..Self::picosam2(weighting) };
+        plan.terms.push(LossTerm { kind: TermKind::AreaShortfall { floor: 0.4 }, weight: 0.4 });
+        plan
+    }
+
+    /// The factor of the logits before the sigmoid.
+    pub fn sharpness(&self) -> f64 {
+        self.sharpness
+    }
+
+    /// Where alpha comes from.
+    pub fn weighting(&self) -> SampleWeighting {
+        self.weighting
+    }
+
+    /// The terms.
+    pub fn terms(&self) -> &[LossTerm] {
+        &self.terms
+    }
+
+    /// Whether [`distillation_loss`] needs a teacher's answers for this plan.
+    pub fn needs_teacher(&self) -> bool {
+        self.weighting != SampleWeighting::TruthOnly
+    }
+}
+
+/// The loss of one batch.
+///
+/// # Shapes
+/// - `student`, `teacher.logits`, `truth`: `[batch, 1, height, width]`
+/// - `total`: `[1]`; each term: `[batch]`
+/// # Panics
+/// If the shapes differ, or the plan needs a teacher and there is none: bugs in the caller, not bad input.
+pub fn distillation_loss(
+    plan: &LossPlan,
+    student: MaskLogits,
+    teacher: Option<&TeacherTarget>,
+    truth: MaskProbs,
+) -> LossOutput {
+    let teacher =
+        if plan.needs_teacher() { Some(teacher.expect("a plan with teacher terms has a teacher")) } else { None };
+    let batch = Batch::new(plan, student, teacher, truth);
+    let alpha = teacher.map(|teacher| alpha(plan.weighting, teacher.predicted_iou.clone()));
+
+    let mut sums: [Option<Tensor<1>>; 3] = [None, None, None];
+    let mut terms = Vec::with_capacity(plan.terms.len());
+    for term in &plan.terms {
+        let distance = batch.distance(term.kind);
+        terms.push((term.kind.name(), distance.clone().detach()));
+        if term.weight == 0.0 {
+            continue;
+        }
+        let weighted = if term.weight == 1.0 { distance } else { distance * term.weight };
+        let sum = &mut sums[term.kind.source() as usize];
+        *sum = Some(match sum.take() {
+            Some(sum) => sum + weighted,
+            None => weighted,
+        });
+    }
+    let [teacher_sum, truth_sum, other_sum] = sums;
+    let (teacher_sum, truth_sum) = match alpha {
+        Some(alpha) => (teacher_sum.map(|sum| sum * alpha.clone()), truth_sum.map(|sum| sum * (1.0 - alpha))),
+        None => (None, truth_sum),
+    };
+    let sum = [teacher_sum, truth_sum, other_sum].into_iter().flatten().reduce(|a, b| a + b);
+    let total = sum.expect("a plan minimises at least one term: LossPlan::new").mean();
+    LossOutput { total, terms }
+}
+
+/// The share of the teacher terms, `[batch]`; takes no gradient.
+fn alpha(weighting: SampleWeighting, predicted_iou: Tensor<1>) -> Tensor<1> {
+    let predicted_iou = predicted_iou.detach();
+    let [batch] = predicted_iou.dims();
+    match weighting {
+        SampleWeighting::TeacherScorePerSample => predicted_iou,
+        SampleWeighting::TeacherScoreBatchMean => predicted_iou.mean().expand([batch]),
+        SampleWeighting::Constant(alpha) => predicted_iou.full_like(alpha),
+        SampleWeighting::TruthOnly => predicted_iou.zeros_like(),
+    }
+}
+
+/// What the distances of one batch share, computed once: sigmoids and areas.
+struct Batch {
+    logits: MaskLogits,
+    probs: MaskProbs,
+    area: Tensor<1>,
+    teacher: Option<MaskProbs>,
+    truth: MaskProbs,
+}
+
+impl Batch {
+    fn new(plan: &LossPlan, student: MaskLogits, teacher: Option<&TeacherTarget>, truth: MaskProbs) -> Self {
+        let logits = student.sharpened(plan.sharpness);
+        let probs = logits.clone().probs();
+        let area = probs.area();
+        let teacher = teacher.map(|target| target.logits.clone().sharpened(plan.sharpness).probs());
+        Self { logits, probs, area, teacher, truth }
+    }
+
+    fn distance(&self, kind: TermKind) -> Tensor<1> {
+        let teacher = || self.teacher.clone().expect("a plan without teacher has no teacher terms: LossPlan::new");
+        let dice = |other: MaskProbs| {
+            let other_area = other.area();
+            dice_of_areas(self.probs.clone(), self.area.clone(), other, other_area)
+        };
+        match kind {
+            TermKind::TeacherMse => mse_distance(self.probs.clone(), teacher()),
+            TermKind::TeacherDice => dice(teacher()),
+            TermKind::TruthBce => bce_distance(self.logits.clone(), self.truth.clone()),
+            TermKind::TruthDice => dice(self.truth.clone()),
+            TermKind::AreaShortfall { floor } => shortfall_of_areas(self.area.clone(), self.truth.area(), floor),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum TermSource {
+    Teacher,
+    Truth,
+    Neither,
+}

@@ -1,0 +1,170 @@
+//! The losses against PyTorch in float64, values and gradients.
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use sensei_loss::{
+    LossOutput, LossPlan, LossPlanError, LossTerm, MaskLogits, MaskProbs, SampleWeighting, TeacherTarget, TermKind,
+    area_shortfall, bce_distance, dice_distance, distillation_loss, mse_distance,
+};
+use sensei_testing::{GoldenCase, Tolerance, assert_close, golden, relative_l2};
+
+/// f32 sums over 192 pixels against float64.
+const CLOSE: Tolerance = Tolerance { absolute: 2e-6, relative: 2e-6 };
+
+fn floats<const D: usize>(case: &GoldenCase, name: &str) -> Tensor<D> {
+    let device = Device::flex().autodiff();
+    Tensor::from_data(TensorData::new(case.f32s(name), case.shape(name)), (&device, DType::F32))
+}
+
+fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_to_vec::<f32>().expect("f32 tensors")
+}
+
+fn expected(case: &GoldenCase, name: &str) -> Vec<f32> {
+    case.f64s(name).into_iter().map(|value| value as f32).collect()
+}
+
+/// Total and gradient with respect to the student's logits.
+fn loss(case: &GoldenCase, plan: &LossPlan) -> (LossOutput, Vec<f32>) {
+    let student = floats::<4>(case, "student").require_grad();
+    let teacher = TeacherTarget { logits: MaskLogits(floats(case, "teacher")), predicted_iou: floats(case, "score") };
+    let teacher = plan.needs_teacher().then_some(&teacher);
+    let output = distillation_loss(plan, MaskLogits(student.clone()), teacher, MaskProbs(floats(case, "truth")));
+    let gradient = student.grad(&output.total.backward()).expect("the total depends on the student");
+    (output, values(gradient))
+}
+
+#[test]
+fn published_losses_and_their_gradients() {
+    let case = golden("loss/picosam");
+    for (weighting_name, weighting) in [
+        ("per_sample", SampleWeighting::TeacherScorePerSample),
+        ("batch_mean", SampleWeighting::TeacherScoreBatchMean),
+        ("constant", SampleWeighting::Constant(0.25)),
+        ("truth_only", SampleWeighting::TruthOnly),
+    ] {
+        for (name, plan) in [("picosam2", LossPlan::picosam2(weighting)), ("picosam3", LossPlan::picosam3(weighting))] {
+            let what = format!("{name}.{weighting_name}");
+            let (output, gradient) = loss(&case, &plan);
+            assert_close(&what, &values(output.total), &expected(&case, &format!("{what}.total")), CLOSE);
+            let expected_gradient = expected(&case, &format!("{what}.gradient"));
+            let distance = relative_l2(&gradient, &expected_gradient);
+            assert!(distance < 2e-6, "{what}: gradient differs by {distance:e}");
+            assert_eq!(output.terms.len(), plan.terms().len(), "{what}: every term is reported");
+            for (term, distances) in output.terms {
+                let what = format!("{name}.{term}");
+                assert_close(&what, &values(distances), &expected(&case, &what), CLOSE);
+            }
+        }
+    }
+}
+
+#[test]
+fn distances_on_their_own_are_those_of_the_loss() {
+    let case = golden("loss/picosam");
+    let logits = || MaskLogits(floats(&case, "student")).sharpened(5.0);
+    let probs = || logits().probs();
+    let teacher = || MaskLogits(floats(&case, "teacher")).sharpened(5.0).probs();
+    let truth = || MaskProbs(floats(&case, "truth"));
+    for (term, distance) in [
+        ("teacher_mse", mse_distance(probs(), teacher())),
+        ("teacher_dice", dice_distance(probs(), teacher())),
+        ("truth_bce", bce_distance(logits(), truth())),
+        ("truth_dice", dice_distance(probs(), truth())),
+        ("area_shortfall", area_shortfall(probs(), truth(), 0.4)),
+    ] {
+        assert_close(term, &values(distance), &expected(&case, &format!("picosam3.{term}")), CLOSE);
+    }
+}
+
+#[test]
+fn saturated_pixels_keep_value_and_gradient() {
+    let case = golden("loss/saturated");
+    let logits = floats::<4>(&case, "logits").require_grad();
+    let bce = bce_distance(MaskLogits(logits.clone()), MaskProbs(floats(&case, "truth")));
+    let gradient = logits.grad(&bce.clone().sum().backward()).expect("it depends on the logits");
+    assert_close("bce", &values(bce), &expected(&case, "bce"), Tolerance { absolute: 1e-6, relative: 1e-6 });
+    let gradient_tolerance = Tolerance { absolute: 2e-7, relative: 0.0 };
+    assert_close("gradient", &values(gradient), &expected(&case, "gradient"), gradient_tolerance);
+
+    // What the documentation says about the published form: capped at 100, and no gradient where it saturates.
+    let (clamped, clamped_gradient) = (case.f32s("clamped"), case.f32s("clamped_gradient"));
+    let wrong = case.f32s("logits").iter().zip(case.f32s("truth")).position(|(x, y)| *x == 50.0 && y == 0.0);
+    let wrong = wrong.expect("the case has a surely wrong pixel");
+    assert_eq!((clamped[wrong], clamped_gradient[wrong]), (100.0, 0.0));
+    assert_eq!((expected(&case, "bce")[wrong], expected(&case, "gradient")[wrong]), (50.0, 1.0));
+}
+
+#[test]
+fn an_empty_truth_has_no_area_to_reach() {
+    let device = Device::flex().autodiff();
+    // Nothing predicted, nothing true: the published form would pull this up with a slope of up to 2 per logit.
+    let logits = (Tensor::<4>::ones([1, 1, 4, 4], &device) * -60.0).require_grad();
+    let shortfall =
+        area_shortfall(MaskLogits(logits.clone()).probs(), MaskProbs(Tensor::zeros([1, 1, 4, 4], &device)), 0.4);
+    assert_eq!(values(shortfall.clone()), [0.0]);
+    assert_eq!(values(logits.grad(&shortfall.backward()).expect("tracked")), [0.0; 16]);
+}
+
+#[test]
+fn a_term_that_is_not_a_number_can_be_named() {
+    let case = golden("loss/picosam");
+    let mut teacher = case.f32s("teacher");
+    teacher[2 * 12 * 16] = f32::NAN;
+    let device = Device::flex().autodiff();
+    let teacher = TensorData::new(teacher, case.shape("teacher"));
+    let teacher = TeacherTarget {
+        logits: MaskLogits(Tensor::from_data(teacher, &device)),
+        predicted_iou: floats(&case, "score"),
+    };
+    let plan = LossPlan::picosam2(SampleWeighting::TeacherScorePerSample);
+    let student = MaskLogits(floats(&case, "student"));
+    let output = distillation_loss(&plan, student, Some(&teacher), MaskProbs(floats(&case, "truth")));
+    assert!(values(output.total)[0].is_nan());
+    let mut found = Vec::new();
+    for (name, distances) in output.terms {
+        let samples = values(distances).into_iter().enumerate();
+        found.extend(samples.filter(|(_, distance)| distance.is_nan()).map(|(sample_idx, _)| (name, sample_idx)));
+    }
+    assert_eq!(found, [("teacher_mse", 2), ("teacher_dice", 2)]);
+}
+
+#[test]
+fn a_reported_term_of_weight_zero_changes_nothing() {
+    let case = golden("loss/picosam");
+    let term = |kind, weight| LossTerm { kind, weight };
+    let bce = vec![term(TermKind::TruthBce, 2.0)];
+    let with_dice = vec![term(TermKind::TruthBce, 2.0), term(TermKind::TruthDice, 0.0)];
+    let plan = |terms| LossPlan::new(1.0, SampleWeighting::TruthOnly, terms).expect("a loss");
+    let (a, a_gradient) = loss(&case, &plan(bce));
+    let (b, b_gradient) = loss(&case, &plan(with_dice));
+    assert_eq!((values(a.total), a_gradient), (values(b.total), b_gradient));
+    assert_eq!((a.terms.len(), b.terms.len()), (1, 2));
+}
+
+#[test]
+fn losses_that_mean_nothing_are_refused() {
+    use SampleWeighting::{Constant, TeacherScorePerSample, TruthOnly};
+    let term = |kind, weight| LossTerm { kind, weight };
+    let check = |sharpness, weighting, terms: &[LossTerm], expected: &str| {
+        let error: LossPlanError = LossPlan::new(sharpness, weighting, terms.to_vec()).expect_err(expected);
+        assert_eq!(error.to_string(), expected);
+    };
+    let bce = term(TermKind::TruthBce, 1.0);
+    check(0.0, TruthOnly, &[bce], "sharpness: expected a finite number above 0, found 0");
+    check(f64::NAN, TruthOnly, &[bce], "sharpness: expected a finite number above 0, found NaN");
+    check(1.0, Constant(1.5), &[bce], "alpha: expected 0 to 1, found 1.5");
+    check(
+        1.0,
+        TruthOnly,
+        &[term(TermKind::TruthBce, -1.0)],
+        "truth_bce: expected a finite weight, 0 or above, found -1",
+    );
+    check(1.0, TruthOnly, &[bce, bce], "truth_bce: expected once, found twice");
+    let no_teacher = "teacher_mse: expected no teacher terms, because the weighting is truth only";
+    check(1.0, TruthOnly, &[term(TermKind::TeacherMse, 1.0)], no_teacher);
+    let floor = term(TermKind::AreaShortfall { floor: 0.0 }, 1.0);
+    check(1.0, TruthOnly, &[floor], "area_shortfall floor: expected above 0, at most 1, found 0");
+    let nothing = "terms: expected at least one with a weight above 0, found none";
+    check(1.0, TeacherScorePerSample, &[term(TermKind::TruthBce, 0.0)], nothing);
+    check(1.0, TeacherScorePerSample, &[], nothing);
+}
