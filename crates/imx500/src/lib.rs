@@ -1,0 +1,14 @@
+//! Integer models, their arithmetic, files and budget on Sony's IMX500.
+//!
+//! It never trains, calibrates or reads images: it takes finished integers, runs them as the chip does, and writes the
+//! files that the vendor's converter takes. Facts about the chip come from converter 3.19.2, observed as a black box.
+
+mod conv;
+pub mod converter;
+mod files;
+pub mod grid;
+pub mod interpreter;
+pub mod memory;
+pub mod model;
+pub mod model_file;
+pub mod onnx;

@@ -1,0 +1,193 @@
+//! What a network takes of the chip's memory, from its shapes alone.
+
+use crate::model::{ConvShape, Int8Model, Int8Op};
+
+/// The shapes of a network: what the budget depends on, known before any training.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkShape {
+    /// Inputs before readers; node 0 is the input, the last node the output.
+    pub nodes: Vec<NodeShape>,
+}
+
+/// One stored tensor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeShape {
+    /// Unique in the network.
+    pub name: String,
+    /// What makes it.
+    pub op: OpShape,
+    /// Indices of the nodes read.
+    pub inputs: Vec<usize>,
+    /// Channels, height, width.
+    pub shape: [usize; 3],
+    /// Bits of a stored value: 8, or 16 for the output.
+    pub bits: u8,
+}
+
+/// An operator without its numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpShape {
+    /// What the sensor delivers.
+    Input,
+    /// Convolution, with or without ReLU.
+    Conv {
+        /// Its geometry.
+        conv: ConvShape,
+        /// Whether a ReLU follows.
+        relu: bool,
+        /// 8, 4 or 2.
+        weight_bits: u8,
+    },
+    /// Nearest-neighbour upsampling by two.
+    UpsampleNearest2x,
+    /// Sum of two tensors.
+    Add,
+    /// Mean over height and width.
+    GlobalAveragePool,
+    /// Logistic function.
+    Sigmoid,
+    /// Product with one value per channel.
+    ScaleChannels,
+}
+
+/// Estimated memory in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryEstimate {
+    /// Weights, biases and rescales.
+    pub coefficients: u64,
+    /// Tensors, the kept input included.
+    pub runtime: u64,
+    /// What the chip keeps for itself.
+    pub reserved: u64,
+    /// What the chip has.
+    pub limit: u64,
+}
+
+impl MemoryEstimate {
+    /// Coefficients, runtime and reserve.
+    pub fn total(&self) -> u64 {
+        self.coefficients + self.runtime + self.reserved
+    }
+
+    /// Whether the chip has that much.
+    pub fn fits(&self) -> bool {
+        self.total() <= self.limit
+    }
+}
+
+/// Bytes of the chip's memory.
+pub const MEMORY_LIMIT: u64 = 8_388_480;
+
+impl From<&Int8Model> for NetworkShape {
+    fn from(model: &Int8Model) -> Self {
+        let op = |op: &Int8Op| match op {
+            Int8Op::Input => OpShape::Input,
+            Int8Op::Conv(conv) => {
+                OpShape::Conv { conv: *conv.shape(), relu: conv.relu(), weight_bits: conv.weight_bits() }
+            }
+            Int8Op::UpsampleNearest2x => OpShape::UpsampleNearest2x,
+            Int8Op::Add => OpShape::Add,
+            Int8Op::GlobalAveragePool => OpShape::GlobalAveragePool,
+            Int8Op::Sigmoid => OpShape::Sigmoid,
+            Int8Op::ScaleChannels => OpShape::ScaleChannels,
+        };
+        let nodes = model.nodes().iter().map(|node| NodeShape {
+            name: node.name.clone(),
+            op: op(&node.op),
+            inputs: node.inputs.clone(),
+            shape: node.shape,
+            bits: node.grid.bits(),
+        });
+        Self { nodes: nodes.collect() }
+    }
+}
+
+/// Estimates what the converter will report for a network of the student family that keeps its input tensor.
+///
+/// Fitted to converter 3.19.2; `docs/results/imx500-memory.md` compares it with reports. Networks whose first
+/// convolution is dense are stored in another layout at their start, which is not modelled.
+///
+/// # Panics
+/// If a node reads one that does not exist.
+pub fn memory_estimate(network: &NetworkShape) -> MemoryEstimate {
+    MemoryEstimate {
+        coefficients: coefficients(network),
+        runtime: runtime(network),
+        reserved: 1024,
+        limit: MEMORY_LIMIT,
+    }
+}
+
+/// Weights with both channel counts padded, or per channel an even-sided square of taps for depthwise; 4 bytes of bias
+/// and 2 of mantissa and shift per padded output channel; 512 bytes of table where two tensors are added.
+fn coefficients(network: &NetworkShape) -> u64 {
+    let bytes = |node: &NodeShape| match node.op {
+        OpShape::Conv { conv, weight_bits, .. } => {
+            let outputs = padded(conv.out_channels);
+            let values = if conv.groups == conv.in_channels && conv.groups == conv.out_channels {
+                outputs * conv.kernel.next_multiple_of(2).pow(2)
+            } else if conv.stride == 2 && conv.kernel > 1 && conv.in_channels <= 32 {
+                // Turned into half as many taps a side on four times the channels.
+                outputs * padded(4 * conv.in_channels) * conv.kernel.div_ceil(2).pow(2)
+            } else {
+                outputs * padded(conv.in_channels / conv.groups) * conv.kernel.pow(2)
+            };
+            values * usize::from(weight_bits) / 8 + 6 * outputs
+        }
+        OpShape::Add | OpShape::Sigmoid => 512,
+        OpShape::ScaleChannels => 32,
+        OpShape::Input | OpShape::UpsampleNearest2x | OpShape::GlobalAveragePool => 0,
+    };
+    COEFFICIENT_ALIGNMENT + network.nodes.iter().map(|node| bytes(node) as u64).sum::<u64>()
+}
+
+/// The kept input, and the largest sum of tensors that are alive together. A convolution whose only reader is an
+/// addition is computed within it and never stored.
+fn runtime(network: &NetworkShape) -> u64 {
+    let nodes = &network.nodes;
+    let mut readers: Vec<Vec<usize>> = vec![vec![]; nodes.len()];
+    for (idx, node) in nodes.iter().enumerate() {
+        node.inputs.iter().for_each(|&input| readers[input].push(idx));
+    }
+    // The last convolution before an addition is the one that is fused into it.
+    let mut fused_into: Vec<Option<usize>> = vec![None; nodes.len()];
+    for (idx, node) in nodes.iter().enumerate().filter(|(_, node)| node.op == OpShape::Add) {
+        let fits =
+            |&input: &usize| matches!(nodes[input].op, OpShape::Conv { relu: false, .. }) && readers[input] == [idx];
+        if let Some(input) = node.inputs.iter().copied().filter(fits).max() {
+            fused_into[input] = Some(idx);
+        }
+    }
+    // A fused convolution's inputs are read when the addition runs.
+    let runs_at = |idx: usize| fused_into[idx].unwrap_or(idx);
+    let last_use = |idx: usize| readers[idx].iter().map(|&reader| runs_at(reader)).max().unwrap_or(idx);
+    let live_at = |now: usize| {
+        let live = (0..=now).filter(|&idx| fused_into[idx].is_none() && last_use(idx) >= now);
+        let bytes = live.map(|idx| stored(&nodes[idx])).sum::<usize>();
+        // What the allocation loses grows with the channels of the tensor being made.
+        bytes + ALLOCATION_PER_32_CHANNELS * padded(nodes[now].shape[0]) / 32
+    };
+    let peak = (0..nodes.len()).filter(|&idx| fused_into[idx].is_none()).map(live_at).max().unwrap_or(0);
+    let kept_input = nodes.first().map_or(0, |input| input.shape.iter().product::<usize>() + KEPT_INPUT);
+    (peak + kept_input) as u64
+}
+
+/// Bytes of a stored tensor: channels padded to 32, or, from fewer channels out of a dense convolution, the width.
+fn stored(node: &NodeShape) -> usize {
+    let [channels, height, width] = node.shape;
+    let by_channel = padded(channels) * height * width;
+    let is_dense = matches!(node.op, OpShape::Conv { conv, .. } if conv.groups == 1) || node.op == OpShape::Add;
+    let bytes = if is_dense && channels < 32 { by_channel.min(channels * height * padded(width)) } else { by_channel };
+    bytes * usize::from(node.bits) / 8
+}
+
+fn padded(count: usize) -> usize {
+    count.next_multiple_of(32)
+}
+
+/// Fitted: 320 to 896 bytes in nine reports.
+const COEFFICIENT_ALIGNMENT: u64 = 384;
+/// Fitted: 8,256 bytes at 64 channels, 12,384 at 96.
+const ALLOCATION_PER_32_CHANNELS: usize = 4128;
+/// Fitted: what keeping an input of 64, 96 or 128 pixels takes beyond its values.
+const KEPT_INPUT: usize = 4096;

@@ -1,0 +1,269 @@
+//! Models that must be refused, and the interpreter against sums written out plainly.
+
+use sensei_imx500::grid::{ActivationGrid, WeightThreshold};
+use sensei_imx500::interpreter::{IntTensor, Interpreter};
+use sensei_imx500::model::{ConvShape, FloatConv, Int8Conv, Int8Model, Int8Node, Int8Op, ModelError};
+
+mod sample;
+use sample::{Random, SMALL3};
+
+const SHAPE: ConvShape =
+    ConvShape { in_channels: 3, out_channels: 5, kernel: 3, stride: 1, padding: 1, dilation: 1, groups: 1 };
+
+fn grid(bits: u8, signed: bool, exponent: i32) -> ActivationGrid {
+    ActivationGrid::new(bits, signed, exponent).expect("a grid")
+}
+
+fn node(name: &str, op: Int8Op, inputs: &[usize], shape: [usize; 3], grid: ActivationGrid) -> Int8Node {
+    Int8Node { name: name.into(), op, inputs: inputs.to_vec(), shape, grid }
+}
+
+fn image(shape: [usize; 3]) -> Int8Node {
+    node("input", Int8Op::Input, &[], shape, ActivationGrid::SIGNED_PIXELS)
+}
+
+fn random_conv(shape: ConvShape, relu: bool, bits: u8, random: &mut Random) -> Int8Conv {
+    let limit = 1_i64 << (bits - 1);
+    let weight = |random: &mut Random| (random.bits() as i64).rem_euclid(2 * limit) - limit;
+    let weights = (0..shape.n_weights()).map(|_| weight(random) as i8).collect();
+    let bias = (0..shape.out_channels).map(|_| (random.bits() % 20_000) as i32 - 10_000).collect();
+    let threshold = |random: &mut Random| WeightThreshold::new(128 + (random.bits() % 128) as u8, -2);
+    let thresholds = (0..shape.out_channels).map(|_| threshold(random).expect("on the grid")).collect();
+    Int8Conv::from_integers("conv", shape, relu, weights, bias, thresholds, bits).expect("fitting lengths")
+}
+
+/// The definition in docs/formats/int8-model.md, in integers only.
+fn plain_conv(conv: &Int8Conv, input: &IntTensor, output: ActivationGrid) -> Vec<i16> {
+    let shape = conv.shape();
+    let [_, height, width] = input.shape;
+    let (out_h, out_w) = (shape.output_size(height), shape.output_size(width));
+    let (in_group, out_group) = (shape.in_channels / shape.groups, shape.out_channels / shape.groups);
+    let mut values = vec![];
+    for (out, (mantissa, shift)) in conv.rescale(input.grid, output).into_iter().enumerate() {
+        for (y, x) in (0..out_h).flat_map(|y| (0..out_w).map(move |x| (y, x))) {
+            let mut sum = i64::from(conv.bias()[out]);
+            for (c, (ky, kx)) in (0..in_group)
+                .flat_map(|c| (0..shape.kernel.pow(2)).map(move |k| (c, (k / shape.kernel, k % shape.kernel))))
+            {
+                let at = |position: usize, tap: usize| {
+                    (position * shape.stride + tap * shape.dilation) as i64 - shape.padding as i64
+                };
+                let (row, column) = (at(y, ky), at(x, kx));
+                if (0..height as i64).contains(&row) && (0..width as i64).contains(&column) {
+                    let channel = out / out_group * in_group + c;
+                    let q = input.values[(channel * height + row as usize) * width + column as usize];
+                    let weight = conv.weights()[((out * in_group + c) * shape.kernel + ky) * shape.kernel + kx];
+                    sum += i64::from(q) * i64::from(weight);
+                }
+            }
+            let low = if conv.relu() { 0 } else { i64::from(output.qmin()) };
+            let rounded = shift_half_even(sum * i64::from(mantissa), shift);
+            values.push(rounded.clamp(low, i64::from(output.qmax())) as i16);
+        }
+    }
+    values
+}
+
+fn shift_half_even(value: i64, shift: i32) -> i64 {
+    if shift <= 0 {
+        return value << -shift;
+    }
+    let (floor, half) = (value >> shift, 1_i64 << (shift - 1));
+    let rest = value - (floor << shift);
+    floor + i64::from(rest > half || (rest == half && floor % 2 != 0))
+}
+
+#[test]
+fn convolutions_of_all_geometries_equal_plain_sums() {
+    let mut random = Random(3);
+    let check = |shape: ConvShape, size: [usize; 2], relu, bits, output: ActivationGrid, random: &mut Random| {
+        let conv = random_conv(shape, relu, bits, random);
+        let in_shape = [shape.in_channels, size[0], size[1]];
+        let out_shape = [shape.out_channels, shape.output_size(size[0]), shape.output_size(size[1])];
+        let op = Int8Op::Conv(conv.clone());
+        let model = Int8Model::new("conv", vec![image(in_shape), node("conv", op, &[0], out_shape, output)]);
+        let model = model.expect("a valid network");
+        let values = (0..in_shape.iter().product()).map(|_| i16::from(random.bits() as i8)).collect();
+        let input = IntTensor { shape: in_shape, grid: ActivationGrid::SIGNED_PIXELS, values };
+        let got = Interpreter::new(&model).run(&input.values).expect("the right input");
+        assert_eq!(got.shape, out_shape);
+        assert_eq!(got.values, plain_conv(&conv, &input, output), "{shape:?} {size:?} relu {relu} bits {bits}");
+    };
+    let out = grid(8, true, 2);
+    check(SHAPE, [9, 7], false, 8, out, &mut random);
+    check(SHAPE, [9, 7], true, 8, grid(8, false, 2), &mut random);
+    check(ConvShape { stride: 2, ..SHAPE }, [9, 8], true, 8, out, &mut random);
+    check(ConvShape { stride: 3, padding: 0, ..SHAPE }, [11, 9], false, 4, out, &mut random);
+    check(ConvShape { dilation: 2, padding: 2, ..SHAPE }, [6, 7], false, 2, out, &mut random);
+    check(
+        ConvShape { kernel: 1, padding: 0, in_channels: 40, out_channels: 33, ..SHAPE },
+        [5, 6],
+        true,
+        8,
+        out,
+        &mut random,
+    );
+    check(
+        ConvShape { kernel: 5, padding: 2, in_channels: 17, out_channels: 16, ..SHAPE },
+        [6, 6],
+        false,
+        8,
+        out,
+        &mut random,
+    );
+    check(ConvShape { in_channels: 20, out_channels: 20, groups: 20, ..SHAPE }, [7, 5], true, 8, out, &mut random);
+    check(
+        ConvShape { in_channels: 8, out_channels: 8, groups: 8, stride: 2, ..SHAPE },
+        [7, 5],
+        false,
+        8,
+        out,
+        &mut random,
+    );
+    check(
+        ConvShape { in_channels: 8, out_channels: 8, groups: 8, dilation: 2, padding: 2, ..SHAPE },
+        [7, 9],
+        false,
+        8,
+        out,
+        &mut random,
+    );
+    check(ConvShape { in_channels: 6, out_channels: 9, groups: 3, ..SHAPE }, [5, 5], false, 8, out, &mut random);
+    check(ConvShape { in_channels: 6, out_channels: 12, groups: 6, ..SHAPE }, [5, 5], false, 8, out, &mut random);
+    check(SHAPE, [1, 1], false, 8, out, &mut random);
+    for exponent in [-24, -12, 10, 24] {
+        check(SHAPE, [4, 4], false, 8, grid(8, true, exponent), &mut random);
+        check(SHAPE, [4, 4], false, 8, grid(16, true, exponent), &mut random);
+    }
+}
+
+#[test]
+fn rounding_ties_go_to_even_and_ends_clamp() {
+    let threshold = WeightThreshold::new(128, 0).expect("on the grid");
+    let shape = ConvShape { in_channels: 1, out_channels: 1, kernel: 1, padding: 0, ..SHAPE };
+    // Weight 64/128 and equal steps: every output is half its input.
+    let conv = Int8Conv::from_integers("conv", shape, false, vec![64], vec![0], vec![threshold], 8).expect("fits");
+    let output = node("conv", Int8Op::Conv(conv), &[0], [1, 1, 6], ActivationGrid::SIGNED_PIXELS);
+    let model = Int8Model::new("half", vec![image([1, 1, 6]), output]).expect("a valid network");
+    let got = Interpreter::new(&model).run(&[1, 3, 5, -1, -3, -128]).expect("the right input");
+    assert_eq!(got.values, [0, 2, 2, 0, -2, -64]);
+}
+
+#[test]
+fn batches_and_single_runs_agree() {
+    let model = SMALL3.model();
+    let interpreter = Interpreter::new(&model);
+    let first = interpreter.from_pixels(&SMALL3.pixels()).expect("its size");
+    let second: Vec<i16> = first.iter().rev().copied().collect();
+    let batch = interpreter.run_batch(&[first.clone(), second.clone()]).expect("the right inputs");
+    let single = [first, second].map(|input| interpreter.run(&input).expect("the right input"));
+    assert_eq!(batch, single);
+    assert_ne!(batch[0].values, batch[1].values);
+    assert_eq!(batch[0].dequantize()[0], f32::from(batch[0].values[0]) * 16.0 / 32768.0);
+}
+
+#[test]
+fn inputs_that_do_not_fit_are_refused() {
+    let model = SMALL3.model();
+    let interpreter = Interpreter::new(&model);
+    assert!(matches!(interpreter.run(&[0; 5]), Err(ModelError::Input { .. })));
+    assert!(matches!(interpreter.run(&vec![128; 3 * 32 * 32]), Err(ModelError::Input { .. })), "128 is off the grid");
+    assert!(matches!(interpreter.from_pixels(&[0; 5]), Err(ModelError::Input { .. })));
+    assert!(interpreter.run_node(1, &[]).is_err());
+}
+
+#[test]
+fn floats_are_quantized_as_the_onnx_operator_does() {
+    let shape = ConvShape { in_channels: 1, out_channels: 1, kernel: 2, padding: 0, ..SHAPE };
+    let threshold = vec![WeightThreshold::new(128, 0).expect("on the grid")];
+    let weights = [0.5 / 128.0, 1.5 / 128.0, 0.999, -1.02];
+    let floats = FloatConv { weights: &weights, bias: &[0.3] };
+    let input = ActivationGrid::SIGNED_PIXELS;
+    let (conv, clipped) = Int8Conv::quantize("conv", shape, false, floats, threshold, 8, input).expect("fits");
+    assert_eq!(conv.weights(), [0, 2, 127, -128]);
+    assert_eq!(clipped.weights, 1, "0.999 is within half a step of the end, -1.02 is not");
+    assert_eq!(conv.bias(), [4915], "0.3 * 2^14 = 4915.2");
+    assert_eq!(conv.float_weights(), [0.0, 2.0 / 128.0, 127.0 / 128.0, -1.0]);
+    assert_eq!(conv.float_bias(input), [4915.0 / 16384.0]);
+}
+
+#[test]
+fn floats_that_are_no_numbers_or_too_large_are_refused_by_place() {
+    let shape = ConvShape { in_channels: 1, out_channels: 2, kernel: 1, padding: 0, ..SHAPE };
+    let thresholds = vec![WeightThreshold::at_least(0.0).expect("the smallest"); 2];
+    let quantize = |weights: [f32; 2], bias: [f32; 2]| {
+        let floats = FloatConv { weights: &weights, bias: &bias };
+        Int8Conv::quantize("head", shape, false, floats, thresholds.clone(), 8, ActivationGrid::SIGNED_PIXELS)
+            .map(|_| ())
+            .map_err(|error| error.to_string())
+    };
+    assert_eq!(quantize([0.0, f32::NAN], [0.0; 2]), Err("head: weights[1] is NaN, expected a finite number".into()));
+    assert_eq!(quantize([0.0; 2], [f32::INFINITY, 0.0]), Err("head: bias[0] is inf, expected a finite number".into()));
+    let overflow = quantize([0.0; 2], [0.0, 1.0]).expect_err("2^38 accumulator steps");
+    assert!(overflow.starts_with("head: channel 1 can reach 274877906944 in its accumulator"), "{overflow}");
+}
+
+#[test]
+fn networks_that_cannot_run_exactly_are_refused() {
+    let refuse = |nodes: Vec<Int8Node>, words: &str| {
+        let error = Int8Model::new("net", nodes).expect_err(words).to_string();
+        assert!(error.contains(words), "expected {words:?} in {error:?}");
+    };
+    let mut random = Random(1);
+    let conv = random_conv(SHAPE, false, 8, &mut random);
+    let out = grid(8, true, 1);
+    let conv_node = |shape, grid| node("conv", Int8Op::Conv(conv.clone()), &[0], shape, grid);
+    let add = |inputs: &[usize], grid| node("add", Int8Op::Add, inputs, [3, 4, 4], grid);
+
+    refuse(vec![image([3, 4, 4])], "2 to 4096 nodes");
+    refuse(vec![image([3, 4, 4]), conv_node([5, 4, 3], out)], "conv: shape: expected [5, 4, 4], found [5, 4, 3]");
+    refuse(vec![image([2, 4, 4]), conv_node([5, 4, 4], out)], "conv: in_channels: expected 2, found 3");
+    refuse(vec![image([3, 4, 4]), add(&[0, 1], out)], "add reading node 1");
+    refuse(vec![image([3, 4, 4]), add(&[0], out)], "number of inputs: expected 2, found 1");
+    refuse(vec![image([3, 4, 4]), conv_node([5, 4, 4], out), add(&[0, 0], out)], "conv read by none");
+    refuse(vec![image([3, 4, 4]), node("input", Int8Op::Add, &[0, 0], [3, 4, 4], out)], "\"input\" twice");
+    refuse(vec![image([3, 4, 4]), node("a/b", Int8Op::Add, &[0, 0], [3, 4, 4], out)], "without `/`");
+    refuse(vec![add(&[], out), add(&[0, 0], out)], "twice");
+    let up = node("up", Int8Op::UpsampleNearest2x, &[0], [3, 8, 8], out);
+    refuse(vec![image([3, 4, 4]), up], "up: grid: expected its input's");
+    let wide = node("wide", Int8Op::Add, &[0, 0], [3, 4, 4], grid(16, true, 1));
+    refuse(vec![image([3, 4, 4]), wide, add(&[1, 1], out)], "wide: bits of an inner tensor: expected 8, found 16");
+    let coarse = node("coarse", Int8Op::Add, &[0, 0], [3, 4, 4], grid(8, true, 24));
+    let fine = node("fine", Int8Op::Add, &[0, 0], [3, 4, 4], grid(8, true, -24));
+    refuse(vec![image([3, 4, 4]), coarse, fine, add(&[1, 2], out)], "add: grids");
+    let gate = node("gate", Int8Op::ScaleChannels, &[0, 0], [3, 4, 4], out);
+    refuse(vec![image([3, 4, 4]), gate], "shape of the second input: expected [3, 1, 1], found [3, 4, 4]");
+    let huge = node("input", Int8Op::Input, &[], [8192, 8192, 8192], ActivationGrid::SIGNED_PIXELS);
+    refuse(vec![huge, add(&[0, 0], out)], "input: shape");
+    refuse(vec![image([3, 0, 4]), add(&[0, 0], out)], "input: shape");
+
+    let shape = ConvShape { in_channels: 3, out_channels: 1, kernel: 1, padding: 0, ..SHAPE };
+    let threshold = vec![WeightThreshold::new(128, 0).expect("on the grid")];
+    let bias = vec![i32::MAX - 100];
+    let conv = Int8Conv::from_integers("top", shape, false, vec![1, 0, 0], bias, threshold, 8).expect("fits");
+    let top = node("top", Int8Op::Conv(conv), &[0], [1, 4, 4], out);
+    refuse(vec![image([3, 4, 4]), top], "top: channel 0 can reach 2147483675 in its accumulator");
+    assert!(Int8Model::new("a name", vec![image([3, 4, 4]), add(&[0, 0], out)]).is_err());
+    assert!(Int8Model::new("name", vec![image([3, 4, 4]), add(&[0, 0], out)]).is_ok());
+}
+
+#[test]
+fn convolutions_the_chip_does_not_have_are_refused() {
+    let refuse = |shape: ConvShape, bits: u8, words: &str| {
+        let (n, channels) = (shape.n_weights(), shape.out_channels);
+        let thresholds = vec![WeightThreshold::new(128, 0).expect("on the grid"); channels];
+        let result = Int8Conv::from_integers("conv", shape, false, vec![0; n], vec![0; channels], thresholds, bits);
+        let error = result.expect_err(words).to_string();
+        assert!(error.contains(words), "expected {words:?} in {error:?}");
+    };
+    refuse(SHAPE, 3, "weight bits: expected 8, 4 or 2, found 3");
+    refuse(ConvShape { padding: 3, ..SHAPE }, 8, "padding: expected less than the kernel's extent 3, found 3");
+    refuse(ConvShape { stride: 0, ..SHAPE }, 8, "stride: expected 1 to 31, found 0");
+    refuse(ConvShape { groups: 2, ..SHAPE }, 8, "groups: expected a divisor of 3 and 5, found 2");
+    let thresholds = vec![WeightThreshold::new(128, 0).expect("on the grid"); 5];
+    let result = Int8Conv::from_integers("conv", SHAPE, false, vec![8; 135], vec![0; 5], thresholds.clone(), 4);
+    let error = result.expect_err("8 needs five bits").to_string();
+    assert_eq!(error, "conv: weight: expected -8 to 7, found 8");
+    let result = Int8Conv::from_integers("conv", SHAPE, false, vec![0; 134], vec![0; 5], thresholds, 8);
+    assert_eq!(result.expect_err("one short").to_string(), "conv: number of weights: expected 135, found 134");
+}

@@ -1,0 +1,182 @@
+//! Networks of the student family with random weights from integers only: the same bytes on every machine.
+#![allow(dead_code, reason = "shared by several tests and an example; none uses all of it")]
+
+use sensei_imx500::grid::{ActivationGrid, WeightThreshold};
+use sensei_imx500::model::{ConvShape, FloatConv, Int8Conv, Int8Model, Int8Node, Int8Op};
+
+/// Widths and options, as `sensei_student::unet::UnetConfig` has them, and bits.
+pub struct Sample {
+    pub name: &'static str,
+    pub size: usize,
+    pub encoder: &'static [usize],
+    pub bottleneck: usize,
+    pub decoder: &'static [usize],
+    /// Dilated bottleneck block, channel gate and depthwise head.
+    pub is_picosam3: bool,
+    /// Bits of the stride-2 convolutions' weights.
+    pub dense_bits: u8,
+    pub output_bits: u8,
+    pub input: ActivationGrid,
+}
+
+pub const PICOSAM2: Sample = Sample {
+    name: "picosam2",
+    size: 96,
+    encoder: &[48, 96, 160, 256],
+    bottleneck: 320,
+    decoder: &[192, 128, 80, 40],
+    is_picosam3: false,
+    dense_bits: 8,
+    output_bits: 8,
+    input: ActivationGrid::SIGNED_PIXELS,
+};
+pub const PICOSAM3: Sample = Sample { name: "picosam3", is_picosam3: true, ..PICOSAM2 };
+/// What the golden cases hold: every operator, odd widths.
+pub const SMALL2: Sample = Sample {
+    name: "small2",
+    size: 32,
+    encoder: &[8, 12, 20, 32],
+    bottleneck: 40,
+    decoder: &[24, 16, 12, 6],
+    input: ActivationGrid::UNSIGNED_PIXELS,
+    ..PICOSAM2
+};
+/// The same with gate and head, 4-bit weights and a 16-bit output.
+pub const SMALL3: Sample = Sample {
+    name: "small3",
+    is_picosam3: true,
+    dense_bits: 4,
+    output_bits: 16,
+    input: ActivationGrid::SIGNED_PIXELS,
+    ..SMALL2
+};
+
+/// A stream of bits that needs no library and no floating-point function (splitmix64).
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    }
+
+    /// Uniform in [-1, 1).
+    pub fn unit(&mut self) -> f64 {
+        (self.bits() >> 11) as f64 / f64::from(1 << 26) / f64::from(1 << 26) - 1.0
+    }
+}
+
+struct Builder {
+    nodes: Vec<Int8Node>,
+    random: Random,
+}
+
+#[derive(Clone, Copy)]
+struct Layer {
+    out: usize,
+    kernel: usize,
+    stride: usize,
+    dilation: usize,
+    depthwise: bool,
+    relu: bool,
+    bits: u8,
+}
+
+const POINT: Layer = Layer { out: 0, kernel: 1, stride: 1, dilation: 1, depthwise: false, relu: false, bits: 8 };
+
+impl Builder {
+    fn push(&mut self, name: &str, op: Int8Op, inputs: Vec<usize>, shape: [usize; 3], grid: ActivationGrid) -> usize {
+        self.nodes.push(Int8Node { name: name.into(), op, inputs, shape, grid });
+        self.nodes.len() - 1
+    }
+
+    fn conv(&mut self, name: &str, input: usize, layer: Layer, grid: ActivationGrid) -> usize {
+        let Int8Node { shape: [channels, height, width], grid: input_grid, .. } = self.nodes[input];
+        let (out_channels, groups) = if layer.depthwise { (channels, channels) } else { (layer.out, 1) };
+        let shape = ConvShape {
+            in_channels: channels,
+            out_channels,
+            kernel: layer.kernel,
+            stride: layer.stride,
+            padding: layer.kernel / 2 * layer.dilation,
+            dilation: layer.dilation,
+            groups,
+        };
+        // Uniform on +-a has variance a^2/3; ReLU layers want 2/fan_in, others 1/fan_in.
+        let gain = if layer.relu { 6.0 } else { 3.0 };
+        let reach = (gain / shape.weights_per_channel() as f64).sqrt();
+        let weights: Vec<f32> = (0..shape.n_weights()).map(|_| (self.random.unit() * reach) as f32).collect();
+        let bias: Vec<f32> = (0..out_channels).map(|_| (self.random.unit() * 0.2) as f32).collect();
+        let channels = weights.chunks(shape.weights_per_channel()).zip(&bias);
+        let thresholds = channels.map(|(weights, &bias)| {
+            let largest = weights.iter().fold(0.0_f32, |largest, weight| largest.max(weight.abs()));
+            WeightThreshold::for_channel(f64::from(largest), f64::from(bias), input_grid, layer.bits).expect("in range")
+        });
+        let thresholds = thresholds.collect();
+        let floats = FloatConv { weights: &weights, bias: &bias };
+        let (conv, _) = Int8Conv::quantize(name, shape, layer.relu, floats, thresholds, layer.bits, input_grid)
+            .expect("fitting lengths");
+        let out_shape = [out_channels, shape.output_size(height), shape.output_size(width)];
+        self.push(name, Int8Op::Conv(conv), vec![input], out_shape, grid)
+    }
+
+    fn depthwise_block(&mut self, name: &str, input: usize, out: usize, dilation: usize) -> usize {
+        let depthwise = Layer { kernel: 3, dilation, depthwise: true, relu: true, ..POINT };
+        let x = self.conv(&format!("{name}.0"), input, depthwise, grid(8, false, 3));
+        self.conv(&format!("{name}.3"), x, Layer { out, relu: true, ..POINT }, grid(8, false, 3))
+    }
+}
+
+fn grid(bits: u8, signed: bool, exponent: i32) -> ActivationGrid {
+    ActivationGrid::new(bits, signed, exponent).expect("a grid")
+}
+
+impl Sample {
+    pub fn model(&self) -> Int8Model {
+        let mut b = Builder { nodes: vec![], random: Random(self.size as u64) };
+        let mut x = b.push("input", Int8Op::Input, vec![], [3, self.size, self.size], self.input);
+        let mut skips = vec![];
+        for (idx, &width) in self.encoder.iter().enumerate() {
+            let features = b.depthwise_block(&format!("encoder_stage{}", idx + 1), x, width, 1);
+            skips.push(features);
+            let down = Layer { out: width, kernel: 3, stride: 2, bits: self.dense_bits, ..POINT };
+            x = b.conv(&format!("down{}", idx + 1), features, down, grid(8, true, 3));
+        }
+        x = b.depthwise_block("bottleneck", x, self.bottleneck, 1);
+        if self.is_picosam3 {
+            x = b.depthwise_block("bottleneck2", x, self.bottleneck, 2);
+        }
+        for (idx, (&width, skip)) in self.decoder.iter().zip(skips.into_iter().rev()).enumerate() {
+            let Int8Node { shape: [c, h, w], grid: g, .. } = b.nodes[x];
+            let up = b.push(&format!("up{}.0", idx + 1), Int8Op::UpsampleNearest2x, vec![x], [c, 2 * h, 2 * w], g);
+            let up = b.depthwise_block(&format!("up{}.1", idx + 1), up, width, 1);
+            let skip = b.conv(&format!("skip_conn{}", idx + 1), skip, Layer { out: width, ..POINT }, grid(8, true, 2));
+            let shape = b.nodes[up].shape;
+            x = b.push(&format!("add{}", idx + 1), Int8Op::Add, vec![up, skip], shape, grid(8, true, 3));
+        }
+        if self.is_picosam3 {
+            let shape @ [c, ..] = b.nodes[x].shape;
+            let mean = b.push("eca.avg_pool", Int8Op::GlobalAveragePool, vec![x], [c, 1, 1], grid(8, true, 1));
+            let gate = b.conv("eca.conv1x1", mean, Layer { out: c, ..POINT }, grid(8, true, 2));
+            let gate = b.push("eca.sigmoid", Int8Op::Sigmoid, vec![gate], [c, 1, 1], grid(8, false, 0));
+            x = b.push("eca", Int8Op::ScaleChannels, vec![x, gate], shape, grid(8, true, 2));
+            let head = Layer { kernel: 3, depthwise: true, relu: true, ..POINT };
+            x = b.conv("refine.0", x, head, grid(8, false, 3));
+        }
+        b.conv("head", x, Layer { out: 1, ..POINT }, grid(self.output_bits, true, 4));
+        Int8Model::new(self.name, b.nodes).expect("a valid network")
+    }
+
+    /// Pixels with some structure: `[size, size, 3]`.
+    pub fn pixels(&self) -> Vec<u8> {
+        let mut random = Random(77);
+        let mut pixel = |idx: usize| {
+            let (y, x, c) = (idx / 3 / self.size, idx / 3 % self.size, idx % 3);
+            let wave = (x * (c + 2) + y * 3) * 96 / self.size;
+            ((wave as u64 + random.bits() % 48) % 256) as u8
+        };
+        (0..self.size * self.size * 3).map(&mut pixel).collect()
+    }
+}
