@@ -1,0 +1,276 @@
+//! Grids for every tensor of a float network, from images.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::Tensor;
+use sensei_imx500::grid::{ActivationGrid, WeightThreshold};
+use sensei_imx500::model::{FloatConv, Int8Conv};
+use sensei_student::graph::{Conv, LayerGraph, Op};
+use sensei_student::ops;
+use sensei_student::run::run_graph;
+
+use crate::error::QuantError;
+use crate::fake_quant::FakeQuantStudent;
+use crate::folded::{FoldedStudent, check_finite, check_images, host_values, weight_tensor};
+use crate::histogram::Histogram;
+use crate::lower::{conv_shape, lower};
+use crate::thresholds::{ThresholdSearch, activation_grid, weight_threshold};
+
+/// How grids are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CalibrationConfig {
+    /// For activations and weights.
+    pub method: ThresholdSearch,
+    /// 8, 4 or 2, for all convolutions.
+    pub weight_bits: u8,
+    /// 8 or 16: width of the network's output, the mask logits.
+    pub output_bits: u8,
+    /// Whether each channel's bias takes up the mean error that its weights' rounding makes on the images.
+    pub bias_correction: bool,
+}
+
+/// Grids of a network and what they cut off. Entry `i` of `nodes` is node `i`; `convs` has each convolution.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Calibration {
+    /// Every tensor.
+    pub nodes: Vec<NodeCalibration>,
+    /// Every convolution, by node index.
+    pub convs: BTreeMap<usize, ConvCalibration>,
+    /// Images seen.
+    pub n_images: usize,
+}
+
+/// The grid of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NodeCalibration {
+    /// What its integers mean.
+    pub grid: ActivationGrid,
+    /// Smallest value of the float network.
+    pub min: f32,
+    /// Largest value of the float network.
+    pub max: f32,
+    /// Values seen.
+    pub values: u64,
+    /// Values of the quantized network, on the same images, that the grid cuts off (a ReLU's work is not counted).
+    pub saturated: u64,
+}
+
+/// The grid of a convolution's weights.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConvCalibration {
+    /// One per output channel.
+    pub thresholds: Vec<WeightThreshold>,
+    /// 8, 4 or 2.
+    pub weight_bits: u8,
+    /// One per output channel, corrected if asked for.
+    pub bias: Vec<f32>,
+    /// Weights that their grid cuts off by more than half a step.
+    pub clipped_weights: usize,
+    /// Channels whose threshold was raised so that their bias fits the accumulator.
+    pub raised_channels: usize,
+}
+
+/// Finds the grids of a network: one pass over the images in floats to see the values, one on the grids to count what
+/// they cut off. Deterministic: the same images in the same batches give the same calibration.
+///
+/// The rules of the chip: the input is signed with threshold 1, exactly; ReLU makes a tensor unsigned, other
+/// convolutions and sums are signed; an upsampled tensor shares its input's grid; a mean has its input's sign, a scaled
+/// tensor that of its first input; a sigmoid is unsigned with threshold 1.
+///
+/// # Shapes
+/// - `batches`: each `[batch, 3, height, width]`, values `(pixel - 128) / 128`
+/// # Errors
+/// If there are no images or they have another size, an output is not finite, or a threshold is beyond the chip's.
+pub fn calibrate(
+    student: &FoldedStudent,
+    batches: &[Tensor<4>],
+    config: &CalibrationConfig,
+) -> Result<Calibration, QuantError> {
+    let graph = student.graph();
+    let sizes = batches.iter().map(|batch| check_images(graph, batch));
+    let n_images = sizes.sum::<Result<usize, QuantError>>()?;
+    if n_images == 0 {
+        return Err(QuantError::NoImages);
+    }
+    let mut convs = BTreeMap::new();
+    let mut errors = BTreeMap::new();
+    for (idx, node) in graph.nodes().iter().enumerate() {
+        let Op::Conv(conv) = &node.op else { continue };
+        let (calibrated, error) = calibrate_weights(student, idx, conv, config)?;
+        convs.insert(idx, calibrated);
+        if config.bias_correction {
+            errors.insert(idx, WeightError { weight: error, sum: vec![0.0; conv.out_channels] });
+        }
+    }
+
+    let mut seen = vec![Histogram::default(); graph.nodes().len()];
+    for batch in batches {
+        observe_batch(student, batch, &mut seen, &mut errors)?;
+    }
+    let grids = grids(graph, &seen, config)?;
+
+    for (&idx, conv) in &mut convs {
+        let node = &graph.nodes()[idx];
+        if let Some(error) = errors.get(&idx) {
+            let per_channel = (n_images * node.shape[1] * node.shape[2]) as f64;
+            for (bias, sum) in conv.bias.iter_mut().zip(&error.sum) {
+                *bias = (f64::from(*bias) + sum / per_channel) as f32;
+            }
+        }
+        for (threshold, bias) in conv.thresholds.iter_mut().zip(&conv.bias) {
+            let input = grids[node.inputs[0]];
+            let raised = WeightThreshold::for_channel(threshold.value(), f64::from(*bias), input, conv.weight_bits)
+                .map_err(|source| QuantError::Grid { node: node.name.clone(), source })?;
+            conv.raised_channels += usize::from(raised != *threshold);
+            *threshold = raised;
+        }
+    }
+    let nodes = grids.iter().zip(&seen).map(|(&grid, seen)| NodeCalibration {
+        grid,
+        min: seen.min(),
+        max: seen.max(),
+        values: seen.count(),
+        saturated: 0,
+    });
+    let mut calibration = Calibration { nodes: nodes.collect(), convs, n_images };
+    count_saturated(student, batches, &mut calibration)?;
+    Ok(calibration)
+}
+
+/// How many of a node's values, before rounding, its grid cuts off by more than half a step; what a ReLU cuts off is
+/// its work and is not counted.
+pub(crate) fn saturated(values: &[f32], grid: ActivationGrid, relu: bool) -> u64 {
+    let low = if relu { f64::NEG_INFINITY } else { (f64::from(grid.qmin()) - 0.5) * grid.step() };
+    let high = (f64::from(grid.qmax()) + 0.5) * grid.step();
+    values.iter().filter(|&&value| f64::from(value) < low || f64::from(value) > high).count() as u64
+}
+
+/// What rounding takes from a convolution's weights, and the sum over images and pixels of what that adds to each
+/// channel of its output.
+struct WeightError {
+    weight: Tensor<4>,
+    sum: Vec<f64>,
+}
+
+/// Thresholds of a convolution, and its weights minus their rounded values.
+fn calibrate_weights(
+    student: &FoldedStudent,
+    idx: usize,
+    conv: &Conv,
+    config: &CalibrationConfig,
+) -> Result<(ConvCalibration, Tensor<4>), QuantError> {
+    let (node, folded) = (&student.graph().nodes()[idx], &student.weights()[&idx]);
+    let (shape, weights) = (conv_shape(conv), &folded.weight.values);
+    let thresholds = weights
+        .chunks_exact(shape.weights_per_channel())
+        .map(|channel| weight_threshold(channel, config.weight_bits, config.method))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|source| QuantError::Grid { node: node.name.clone(), source })?;
+    let no_bias = vec![0.0; conv.out_channels];
+    let (int8, clipped) = Int8Conv::quantize(
+        &node.name,
+        shape,
+        conv.relu,
+        FloatConv { weights, bias: &no_bias },
+        thresholds.clone(),
+        config.weight_bits,
+        ActivationGrid::SIGNED_PIXELS,
+    )?;
+    let errors = weights.iter().zip(int8.float_weights()).map(|(weight, rounded)| weight - rounded).collect();
+    let calibrated = ConvCalibration {
+        thresholds,
+        weight_bits: config.weight_bits,
+        bias: folded.bias.clone(),
+        clipped_weights: clipped.weights,
+        raised_channels: 0,
+    };
+    Ok((calibrated, weight_tensor(errors, conv, student.device())))
+}
+
+/// Runs the float network on one batch, counting every node's values and adding up the weight errors' effect.
+fn observe_batch(
+    student: &FoldedStudent,
+    batch: &Tensor<4>,
+    seen: &mut [Histogram],
+    errors: &mut BTreeMap<usize, WeightError>,
+) -> Result<(), QuantError> {
+    let nodes = student.graph().nodes();
+    let mut failed = None;
+    let mut observe = |idx: usize, output: &Tensor<4>| {
+        let values = host_values(output.clone());
+        match check_finite(&nodes[idx].name, "output", &values) {
+            Ok(()) => seen[idx].observe(&values),
+            Err(error) => failed = failed.take().or(Some(error)),
+        }
+    };
+    let input = ops::to_internal(batch.clone().inner());
+    observe(0, &input);
+    run_graph(student.graph(), input, |idx, node, inputs| {
+        if let (Some(error), Op::Conv(conv)) = (errors.get_mut(&idx), &node.op) {
+            let difference = ops::to_nchw(ops::conv2d(inputs[0].clone(), error.weight.clone(), None, conv));
+            let [n_images, channels, height, width] = difference.dims();
+            let pixels = height * width;
+            let values = host_values(ops::to_internal(difference));
+            for (row, values) in values.chunks_exact(pixels).enumerate().take(n_images * channels) {
+                error.sum[row % channels] += values.iter().map(|&value| f64::from(value)).sum::<f64>();
+            }
+        }
+        let output = student.node_output(idx, node, inputs);
+        observe(idx, &output);
+        output
+    });
+    failed.map_or(Ok(()), Err)
+}
+
+/// The grid of every node, by the rules of [`calibrate`].
+fn grids(
+    graph: &LayerGraph,
+    seen: &[Histogram],
+    config: &CalibrationConfig,
+) -> Result<Vec<ActivationGrid>, QuantError> {
+    let last = graph.nodes().len() - 1;
+    let mut grids: Vec<ActivationGrid> = Vec::with_capacity(seen.len());
+    for (idx, node) in graph.nodes().iter().enumerate() {
+        let input = |slot: usize| grids[node.inputs[slot]];
+        let signed = match &node.op {
+            Op::Input => {
+                grids.push(ActivationGrid::SIGNED_PIXELS);
+                continue;
+            }
+            Op::UpsampleNearest2x => {
+                grids.push(input(0));
+                continue;
+            }
+            Op::Conv(conv) => !conv.relu,
+            Op::Add => true,
+            Op::Sigmoid => false,
+            Op::GlobalAveragePool | Op::ScaleChannels => input(0).signed(),
+        };
+        let bits = if idx == last { config.output_bits } else { 8 };
+        let grid = match &node.op {
+            Op::Sigmoid => ActivationGrid::new(bits, signed, 0),
+            _ => activation_grid(&seen[idx], bits, signed, config.method),
+        };
+        grids.push(grid.map_err(|source| QuantError::Grid { node: node.name.clone(), source })?);
+    }
+    Ok(grids)
+}
+
+/// Runs the quantized network on the images.
+fn count_saturated(
+    student: &FoldedStudent,
+    batches: &[Tensor<4>],
+    calibration: &mut Calibration,
+) -> Result<(), QuantError> {
+    let graph = student.graph();
+    let model = lower(student, calibration, "calibration")?;
+    let quantized = FakeQuantStudent::new(graph, model, student.device())?;
+    for batch in batches {
+        quantized.forward_observed(batch.clone(), |idx, real, _| {
+            let relu = matches!(&graph.nodes()[idx].op, Op::Conv(conv) if conv.relu);
+            let node = &mut calibration.nodes[idx];
+            node.saturated += saturated(&host_values(real.clone()), node.grid, relu);
+        });
+    }
+    Ok(())
+}

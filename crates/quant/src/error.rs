@@ -1,0 +1,62 @@
+//! What can keep a student off the chip's grid.
+
+use sensei_imx500::grid::GridError;
+use sensei_imx500::model::ModelError;
+use sensei_student::weights::WeightsError;
+
+/// A student or calibration data that cannot be quantized.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum QuantError {
+    /// The weights are not those of the network, or not finite.
+    #[error(transparent)]
+    Weights(Box<WeightsError>),
+    /// The integer model breaks a rule of the chip.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A number that is infinite or not a number, where it first appears.
+    #[error("{node}: {what}: expected finite numbers, found {found} at {idx}")]
+    NotFinite {
+        /// The node's name.
+        node: String,
+        /// Folded weights, folded bias or output.
+        what: &'static str,
+        /// Flat index of the first one.
+        idx: usize,
+        /// The number.
+        found: f32,
+    },
+    /// A threshold that the chip's grid does not have.
+    #[error("{node}: {source}")]
+    Grid {
+        /// The node's name.
+        node: String,
+        /// Which one.
+        source: GridError,
+    },
+    /// Nothing to calibrate on.
+    #[error("calibration: expected at least one image, found none")]
+    NoImages,
+    /// Images of another size than the network's input.
+    #[error("image batch: expected [batch, {}, {}, {}], found {found:?}", expected[0], expected[1], expected[2])]
+    ImageShape {
+        /// Channels, height, width of the network's input.
+        expected: [usize; 3],
+        /// Dimensions given.
+        found: [usize; 4],
+    },
+    /// An integer model of another network.
+    #[error("{model}: expected the nodes of the network it is compared with, found others from node {node_idx} on")]
+    OtherNetwork {
+        /// The integer model's name.
+        model: String,
+        /// First node that differs.
+        node_idx: usize,
+    },
+}
+
+impl From<WeightsError> for QuantError {
+    fn from(error: WeightsError) -> Self {
+        Self::Weights(Box::new(error))
+    }
+}

@@ -1,0 +1,135 @@
+//! The integer network in floating point: what it computes on a device, and what training can see of rounding.
+
+use burn::tensor::{Device, Tensor};
+use sensei_imx500::grid::ActivationGrid;
+use sensei_imx500::model::{Int8Conv, Int8Model, Int8Op};
+use sensei_student::graph::{Conv, LayerGraph, Op};
+use sensei_student::ops;
+use sensei_student::run::run_graph;
+use sensei_student::student::without_weights;
+
+use crate::error::QuantError;
+use crate::folded::{bias_tensor, weight_tensor};
+use crate::lower::is_lowered_from;
+
+/// Each value's nearest one on the grid, ties to even; beyond the grid's ends, the end.
+///
+/// The gradient is passed straight through where the nearest integer is on the grid, and is 0 where the value is cut
+/// off. The output is exactly on the grid, with a gradient and without.
+///
+/// # Source
+/// Straight-through estimator as in PyTorch's `fake_quantize_per_tensor_affine`.
+pub fn fake_quantize<const D: usize>(x: Tensor<D>, grid: ActivationGrid) -> Tensor<D> {
+    let steps = (x.clone().detach() * (1.0 / grid.step())).round();
+    let on_grid = steps.clone().clamp(f64::from(grid.qmin()), f64::from(grid.qmax()));
+    let output = on_grid.clone() * grid.step();
+    if !x.is_tracked() {
+        return output;
+    }
+    // `x - x` is 0 with the gradient of `x`: added to the output it changes no value, unlike `x + (output - x)`.
+    let cut_off = steps.not_equal(on_grid);
+    output + (x.clone() - x.detach()).mask_fill(cut_off, 0.0)
+}
+
+/// An [`Int8Model`] computed in 32-bit floats on a device.
+///
+/// Convolutions add up `activation * integer weight`, multiples of the input's step, and are scaled by the channel's
+/// weight step afterwards. As long as a sum stays below 2^24 of those steps it is exact, in any order of addition.
+/// What is left that can differ from the integers is one rounding to 32 bits where that scale, a mean's division, a
+/// sigmoid or a sum of two grids ends close to the middle of two integers:
+/// [`compare_layers`](crate::compare::compare_layers) counts those.
+pub struct FakeQuantStudent {
+    graph: LayerGraph,
+    model: Int8Model,
+    convs: Vec<Option<IntegerConv>>,
+}
+
+/// A convolution whose weights are integers.
+struct IntegerConv {
+    weight: Tensor<4>,
+    /// In units of the output before `scale`.
+    bias: Tensor<1>,
+    /// Weight step of each channel, `[1, channels, 1, 1]`.
+    scale: Tensor<4>,
+}
+
+impl FakeQuantStudent {
+    /// Puts a model on a device; the device's autodiff is not used.
+    ///
+    /// # Errors
+    /// If the model is not one of this network.
+    pub fn new(graph: &LayerGraph, model: Int8Model, device: &Device) -> Result<Self, QuantError> {
+        if let Err(node_idx) = is_lowered_from(&model, graph) {
+            return Err(QuantError::OtherNetwork { model: model.name().into(), node_idx });
+        }
+        let device = device.clone().inner();
+        let nodes = model.nodes();
+        let conv = |idx: usize| match (&nodes[idx].op, &graph.nodes()[idx].op) {
+            (Int8Op::Conv(int8), Op::Conv(conv)) => {
+                Some(IntegerConv::new(int8, conv, nodes[nodes[idx].inputs[0]].grid, &device))
+            }
+            _ => None,
+        };
+        let convs = (0..nodes.len()).map(conv).collect();
+        Ok(Self { graph: graph.clone(), convs, model })
+    }
+
+    /// The integers it stands for.
+    pub fn model(&self) -> &Int8Model {
+        &self.model
+    }
+
+    /// Mask logits on the output's grid.
+    ///
+    /// # Shapes
+    /// - `image`: `[batch, 3, height, width]`, values `(pixel - 128) / 128`
+    /// - output: `[batch, 1, height, width]`
+    pub fn forward(&self, image: Tensor<4>) -> Tensor<4> {
+        self.forward_observed(image, |_, _, _| ())
+    }
+
+    /// [`FakeQuantStudent::forward`], showing `observe` every node's output before and after its rounding, in the
+    /// layout of [`sensei_student::ops`].
+    pub fn forward_observed(
+        &self,
+        image: Tensor<4>,
+        mut observe: impl FnMut(usize, &Tensor<4>, &Tensor<4>),
+    ) -> Tensor<4> {
+        let [batch, ..] = image.dims();
+        let mut round = |idx: usize, real: Tensor<4>| {
+            let rounded = fake_quantize(real.clone(), self.model.nodes()[idx].grid);
+            observe(idx, &real, &rounded);
+            rounded
+        };
+        let input = round(0, ops::to_internal(image.inner()));
+        let output = run_graph(&self.graph, input, |idx, node, inputs| {
+            let real = match (&self.convs[idx], &node.op) {
+                (Some(integers), Op::Conv(conv)) => integers.apply(inputs, conv, batch),
+                (_, op) => without_weights(op, inputs),
+            };
+            round(idx, real)
+        });
+        ops::to_nchw(output)
+    }
+}
+
+impl IntegerConv {
+    fn new(int8: &Int8Conv, conv: &Conv, input: ActivationGrid, device: &Device) -> Self {
+        let weights = int8.weights().iter().map(|&q| f32::from(q)).collect();
+        let bias: Vec<f32> = int8.bias().iter().map(|&q| (f64::from(q) * input.step()) as f32).collect();
+        let scale: Vec<f32> = int8.thresholds().iter().map(|t| t.step(int8.weight_bits()) as f32).collect();
+        Self {
+            weight: weight_tensor(weights, conv, device),
+            bias: bias_tensor(&bias, device),
+            scale: bias_tensor(&scale, device).reshape([1, conv.out_channels, 1, 1]),
+        }
+    }
+
+    /// The ReLU is in the rounding: a node with ReLU has a grid that starts at 0.
+    fn apply(&self, inputs: Vec<Tensor<4>>, conv: &Conv, batch: usize) -> Tensor<4> {
+        let [x] = <[_; 1]>::try_from(inputs).expect("a convolution has one input");
+        let sums = ops::conv2d(x, self.weight.clone(), Some(self.bias.clone()), conv);
+        let scale = self.scale.clone().expand([batch, conv.out_channels, 1, 1]);
+        ops::scale_channels(sums, ops::to_internal(scale))
+    }
+}

@@ -1,0 +1,13 @@
+//! From a float student to the chip's grid: folding, thresholds, fake-quant, lowering.
+//!
+//! It never reads or writes files and never knows a device by name: the grids, and what integers mean on them, are
+//! `sensei-imx500`'s.
+
+pub mod calibration;
+pub mod compare;
+pub mod error;
+pub mod fake_quant;
+pub mod folded;
+pub mod histogram;
+pub mod lower;
+pub mod thresholds;

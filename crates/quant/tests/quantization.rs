@@ -1,0 +1,272 @@
+//! Float, fake-quant and integer networks of one student, held to each other.
+
+mod fixture;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use fixture::{MSE, calibrated, folded, images, small_config, small_graph, weights};
+use sensei_imx500::memory::NetworkShape;
+use sensei_imx500::model::Int8Op;
+use sensei_quant::calibration::{CalibrationConfig, calibrate};
+use sensei_quant::compare::{LayerReport, compare_layers};
+use sensei_quant::error::QuantError;
+use sensei_quant::fake_quant::{FakeQuantStudent, fake_quantize};
+use sensei_quant::folded::FoldedStudent;
+use sensei_quant::lower::{lower, network_shape};
+use sensei_quant::thresholds::ThresholdSearch;
+use sensei_student::graph::{Conv, GraphBuilder, Op};
+use sensei_student::student::Student;
+use sensei_student::unet::UnetConfig;
+use sensei_testing::{golden, relative_l2};
+
+/// Noise of a third of the signal. Untrained networks add up their rounding undamped: 12 to 20 dB are usual here.
+const NOT_LOST_DB: f64 = 10.0;
+
+fn values(tensor: Tensor<4>) -> Vec<f32> {
+    tensor.into_data().try_to_vec::<f32>().expect("f32 tensors")
+}
+
+fn quantized(student: &FoldedStudent, config: &CalibrationConfig) -> FakeQuantStudent {
+    let model = lower(student, &calibrated(student, config), "student").expect("a network that the chip holds");
+    FakeQuantStudent::new(student.graph(), model, &Device::flex()).expect("a model of this network")
+}
+
+/// On images that calibration has not seen.
+fn report(student: &FoldedStudent, config: &CalibrationConfig, n_images: usize) -> LayerReport {
+    let images = images(n_images, student.graph().input_size(), 77);
+    compare_layers(student, &quantized(student, config), &images).expect("one network")
+}
+
+fn output_sqnr(report: &LayerReport) -> f64 {
+    report.layers.last().expect("networks have nodes").sqnr_db
+}
+
+#[test]
+fn folding_keeps_the_network() {
+    let graph = small_graph();
+    let weights = weights(&graph, 3);
+    let student = Student::from_weights(graph.clone(), &weights, &Device::flex()).expect("weights of this network");
+    let images = images(2, 32, 5);
+    let expected = values(student.forward_eval(images.clone()));
+    let folded = FoldedStudent::new(&graph, &weights, &Device::flex()).expect("finite weights");
+    let got = values(folded.forward(images, |_, output| output));
+    assert!(relative_l2(&got, &expected) < 1e-5);
+}
+
+#[test]
+fn every_integer_layer_is_its_fake_quant_layer() {
+    for method in [ThresholdSearch::MinMax, ThresholdSearch::Mse] {
+        for (weight_bits, output_bits) in [(8, 8), (8, 16), (4, 8)] {
+            let config = CalibrationConfig { method, weight_bits, output_bits, bias_correction: true };
+            let report = report(&folded(&small_graph(), 8), &config, 4);
+            let divergent = report.first_divergent(1e-5).map(|layer| &layer.name);
+            assert_eq!(divergent, None, "{config:?}\n{}", report.table());
+        }
+    }
+}
+
+#[test]
+fn every_integer_layer_of_the_published_networks_is_its_fake_quant_layer() {
+    for config in [UnetConfig::picosam2(), UnetConfig::picosam3()] {
+        let graph = config.graph().expect("a valid setting");
+        let student = folded(&graph, 2);
+        let calibration = calibrate(&student, &[images(2, 96, 1)], &MSE).expect("ordinary images");
+        let model = lower(&student, &calibration, "student").expect("a network that the chip holds");
+        let fake = FakeQuantStudent::new(&graph, model, &Device::flex()).expect("a model of this network");
+        let report = compare_layers(&student, &fake, &images(1, 96, 9)).expect("one network");
+        assert_eq!(report.first_divergent(1e-5).map(|layer| &layer.name), None, "{}", report.table());
+        assert!(output_sqnr(&report) > NOT_LOST_DB, "{}", report.table());
+    }
+}
+
+#[test]
+fn int8_logits_are_close_to_float_ones() {
+    let student = folded(&small_graph(), 8);
+    let report = report(&student, &MSE, 4);
+    assert!(output_sqnr(&report) > NOT_LOST_DB, "{}", report.table());
+    assert_eq!(report.first_below(NOT_LOST_DB).map(|layer| &layer.name), None, "{}", report.table());
+    let first = report.first_below(200.0).expect("the first convolution rounds, so it loses something");
+    assert_eq!(first.name, "encoder_stage1.0");
+}
+
+#[test]
+fn least_squares_and_more_bits_each_bring_the_logits_closer() {
+    let student = folded(&small_graph(), 8);
+    let images = images(4, 32, 1);
+    let sqnr = |method, weight_bits| {
+        let config = CalibrationConfig { method, weight_bits, output_bits: 16, bias_correction: true };
+        let calibration = calibrate(&student, std::slice::from_ref(&images), &config).expect("ordinary images");
+        let model = lower(&student, &calibration, "student").expect("a network that the chip holds");
+        let fake = FakeQuantStudent::new(student.graph(), model, &Device::flex()).expect("a model of this network");
+        output_sqnr(&compare_layers(&student, &fake, &images).expect("one network"))
+    };
+    let best = sqnr(ThresholdSearch::Mse, 8);
+    let (covering, four_bits) = (sqnr(ThresholdSearch::MinMax, 8), sqnr(ThresholdSearch::Mse, 4));
+    assert!(best > covering && best > four_bits, "{best} dB, {covering} dB, {four_bits} dB");
+}
+
+#[test]
+fn sixteen_bits_hold_the_logits_better_than_eight() {
+    let student = folded(&small_graph(), 8);
+    let (narrow, wide) =
+        (report(&student, &MSE, 2), report(&student, &CalibrationConfig { output_bits: 16, ..MSE }, 2));
+    assert!(output_sqnr(&wide) > output_sqnr(&narrow));
+}
+
+#[test]
+fn bias_correction_removes_the_mean_error_of_a_convolution() {
+    // One convolution of the sensor's values, which are on the grid, into 16 bits: what is lost is the weights'.
+    let mut graph = GraphBuilder::new(3, 16);
+    let conv = Conv {
+        in_channels: 3,
+        out_channels: 6,
+        kernel: 3,
+        stride: 1,
+        padding: 1,
+        dilation: 1,
+        groups: 1,
+        bias: true,
+        batch_norm: None,
+        relu: false,
+    };
+    graph.conv("conv", 0, conv);
+    let student = folded(&graph.finish(), 8);
+    let images = images(3, 16, 1);
+    let mean_error = |bias_correction| {
+        let config = CalibrationConfig { weight_bits: 4, output_bits: 16, bias_correction, ..MSE };
+        let calibration = calibrate(&student, std::slice::from_ref(&images), &config).expect("ordinary images");
+        let model = lower(&student, &calibration, "student").expect("a network that the chip holds");
+        let fake = FakeQuantStudent::new(student.graph(), model, &Device::flex()).expect("a model of this network");
+        let error = fake.forward(images.clone()) - student.forward(images.clone(), |_, output| output);
+        let means = values(error.mean_dims(&[0, 2, 3]));
+        means.into_iter().fold(0.0_f32, |max, mean| max.max(mean.abs()))
+    };
+    let (with, without) = (mean_error(true), mean_error(false));
+    assert!(with < 0.02 * without, "mean error with correction {with:e}, without {without:e}");
+}
+
+#[test]
+fn grids_follow_the_rules_of_the_chip() {
+    let student = folded(&small_graph(), 8);
+    let calibration = calibrated(&student, &MSE);
+    let nodes = student.graph().nodes();
+    for (idx, node) in nodes.iter().enumerate() {
+        let grid = calibration.nodes[idx].grid;
+        let input = |slot: usize| calibration.nodes[node.inputs[slot]].grid;
+        let expected_sign = match &node.op {
+            Op::Input => {
+                assert_eq!((grid.step(), grid.qmin()), (1.0 / 128.0, -128));
+                true
+            }
+            Op::Conv(conv) => !conv.relu,
+            Op::Add => true,
+            Op::Sigmoid => {
+                assert_eq!(grid.threshold(), 1.0);
+                false
+            }
+            Op::UpsampleNearest2x => {
+                assert_eq!(grid, input(0));
+                input(0).signed()
+            }
+            Op::GlobalAveragePool | Op::ScaleChannels => input(0).signed(),
+        };
+        assert_eq!((grid.signed(), grid.bits()), (expected_sign, 8), "{}", node.name);
+    }
+    let model = lower(&student, &calibration, "student").expect("a network that the chip holds");
+    assert_eq!(network_shape(student.graph(), 8, 8), NetworkShape::from(&model));
+}
+
+#[test]
+fn calibration_is_deterministic_and_counts_what_is_cut_off() {
+    let student = folded(&small_graph(), 8);
+    let first = calibrated(&student, &MSE);
+    assert_eq!(first, calibrated(&student, &MSE));
+    assert_eq!(first.n_images, 5);
+    assert_eq!(first.nodes[0].values, 5 * 3 * 32 * 32);
+
+    // The comparison counts the same values on the same images.
+    let all = Tensor::cat(vec![images(3, 32, 1), images(2, 32, 2)], 0);
+    let model = lower(&student, &first, "student").expect("a network that the chip holds");
+    let fake = FakeQuantStudent::new(student.graph(), model, &Device::flex()).expect("a model of this network");
+    let report = compare_layers(&student, &fake, &all).expect("one network");
+    let counted: Vec<u64> = first.nodes.iter().map(|node| node.saturated).collect();
+    assert_eq!(counted, report.layers.iter().map(|layer| layer.saturated).collect::<Vec<_>>());
+    assert!(counted.iter().sum::<u64>() > 0, "least squares cuts something off");
+    assert_eq!(counted[0], 0, "the sensor's values are all on the grid");
+}
+
+#[test]
+fn fake_quantize_rounds_and_differentiates_as_pytorch_does() {
+    let case = golden("quant/fake_quantize");
+    for (name, log2_threshold, signed) in [("signed", 1, true), ("unsigned", 2, false)] {
+        let grid = sensei_imx500::grid::ActivationGrid::new(8, signed, log2_threshold).expect("a grid");
+        let tensor = |what: &str, device: &Device| {
+            Tensor::<1>::from_data(TensorData::from(case.f32s(&format!("{name}.{what}")).as_slice()), device)
+        };
+        let host = |tensor: Tensor<1>| tensor.into_data().try_to_vec::<f32>().expect("f32 tensors");
+        let device = Device::flex().autodiff();
+        let x = tensor("x", &device).require_grad();
+        let y = fake_quantize(x.clone(), grid);
+        let gradients = (y.clone() * tensor("weight", &device)).sum().backward();
+        assert_eq!(host(y), case.f32s(&format!("{name}.y")), "{name}");
+        let gradient = host(x.grad(&gradients).expect("x is a leaf"));
+        assert_eq!(gradient, case.f32s(&format!("{name}.gradient")), "{name}");
+        let without = fake_quantize(tensor("x", &Device::flex()), grid);
+        assert_eq!(host(without), case.f32s(&format!("{name}.y")), "{name} without gradients");
+    }
+}
+
+#[test]
+fn a_dead_channel_is_quantized_like_any_other() {
+    let graph = small_graph();
+    let mut weights = weights(&graph, 8);
+    let weight = weights.get_mut("down1.weight").expect("the network has it");
+    weight.values[..8 * 9].fill(0.0);
+    let student = FoldedStudent::new(&graph, &weights, &Device::flex()).expect("finite weights");
+    let report = report(&student, &MSE, 2);
+    assert_eq!(report.first_divergent(1e-5).map(|layer| &layer.name), None, "{}", report.table());
+    let model = lower(&student, &calibrated(&student, &MSE), "student").expect("a network that the chip holds");
+    let down1 = model.nodes().iter().find(|node| node.name == "down1").expect("the network has it");
+    let Int8Op::Conv(conv) = &down1.op else { panic!("down1 is a convolution") };
+    assert!(conv.weights()[..8 * 9].iter().all(|&weight| weight == 0));
+}
+
+#[test]
+fn what_cannot_be_quantized_is_named() {
+    let graph = small_graph();
+    let fold = |change: fn(&mut f32)| {
+        let mut weights = weights(&graph, 8);
+        change(&mut weights.get_mut("down2.weight").expect("the network has it").values[5]);
+        FoldedStudent::new(&graph, &weights, &Device::flex())
+    };
+    for (change, name) in [((|w| *w = f32::NAN) as fn(&mut f32), "down2"), (|w| *w = f32::INFINITY, "down2")] {
+        let error = fold(change).err().expect("not a finite weight").to_string();
+        assert!(error.contains(name), "{error}");
+    }
+    let huge = fold(|w| *w = 1e9).expect("finite");
+    let error = calibrate(&huge, &[images(1, 32, 1)], &MSE).expect_err("beyond every grid").to_string();
+    assert!(error.starts_with("down2: "), "{error}");
+
+    // A variance of 0 with a huge scale: finite before folding, not after.
+    let mut overflow = weights(&graph, 8);
+    overflow.get_mut("encoder_stage1.1.weight").expect("the network has it").values[0] = 3e38;
+    overflow.get_mut("encoder_stage1.1.running_var").expect("the network has it").values[0] = 0.0;
+    let error = FoldedStudent::new(&graph, &overflow, &Device::flex()).err().expect("overflow");
+    assert!(matches!(&error, QuantError::NotFinite { node, .. } if node == "encoder_stage1.0"), "{error}");
+
+    let student = folded(&graph, 8);
+    let bad = |batches: &[Tensor<4>], config| calibrate(&student, batches, &config).expect_err("bad input").to_string();
+    assert_eq!(bad(&[], MSE), "calibration: expected at least one image, found none");
+    let expected = "image batch: expected [batch, 3, 32, 32], found [1, 3, 16, 16]";
+    assert_eq!(bad(&[images(1, 16, 1)], MSE), expected);
+    let nan = images(1, 32, 1) * f32::NAN;
+    assert!(bad(&[nan], MSE).starts_with("input: output: expected finite numbers, found NaN at 0"));
+    let three_bits = bad(&[images(1, 32, 1)], CalibrationConfig { weight_bits: 3, ..MSE });
+    assert_eq!(three_bits, "encoder_stage1.0: weight bits: expected 8, 4 or 2, found 3");
+    let odd_output = bad(&[images(1, 32, 1)], CalibrationConfig { output_bits: 12, ..MSE });
+    assert!(odd_output.starts_with("refine.3: "), "{odd_output}");
+
+    let other = UnetConfig { encoder_channels: vec![8, 16], ..small_config() }.graph().expect("a valid setting");
+    let model = lower(&student, &calibrated(&student, &MSE), "student").expect("a network that the chip holds");
+    let error = FakeQuantStudent::new(&other, model, &Device::flex()).err().expect("another network");
+    assert!(matches!(error, QuantError::OtherNetwork { node_idx: 5, .. }), "{error}");
+}
