@@ -1,0 +1,18 @@
+//! Scores of promptable masks: one definition each, floors, intervals, reports.
+//!
+//! Predictors arrive as closures, and every number is defined on a page of its own, `docs/metrics.md`. Never here: models,
+//! prompt rules, printing, and any number without its protocol.
+
+pub mod bootstrap;
+pub mod evaluate;
+#[cfg(test)]
+mod fixtures;
+pub mod floors;
+mod glyphs;
+pub mod metric;
+pub mod overlay;
+pub mod paired;
+pub mod protocol;
+pub mod report;
+pub mod score;
+mod table;
