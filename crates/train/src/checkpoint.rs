@@ -1,0 +1,267 @@
+//! A training run between two steps, in one file that is either whole or not there.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use sensei_student::graph::LayerGraph;
+use sensei_student::student::Student;
+use sensei_student::weights::{HostTensor, NamedWeights};
+use serde::{Deserialize, Serialize};
+
+use crate::error::TrainError;
+use crate::optimizer::{AdamW, AdamWConfig, Ema, Moments, flat, host};
+
+/// What a checkpoint belongs to; a run resumes only from its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointHeader {
+    /// Version of this layout: 1.
+    pub format: u32,
+    /// Optimiser steps taken.
+    pub step: u64,
+    /// Digest of everything in the plan that changes the weights.
+    pub plan_digest: String,
+    /// Digest of the student's graph.
+    pub graph_digest: String,
+}
+
+/// The state of a run after a step.
+pub struct TrainState {
+    /// Steps taken.
+    pub step: u64,
+    /// The student with its running statistics.
+    pub student: Student,
+    /// Moments of the optimiser.
+    pub optimizer: AdamW,
+    /// Moving average, if the plan has one.
+    pub ema: Option<Ema>,
+}
+
+impl TrainState {
+    /// The state before the first step.
+    pub fn new(student: Student, optimizer: AdamWConfig, ema_decay: Option<f64>) -> Self {
+        let ema = ema_decay.map(|decay| Ema::new(decay, student.parameters()));
+        Self { step: 0, optimizer: AdamW::new(optimizer, student.parameters()), ema, student }
+    }
+
+    /// The weights that the run results in: the moving average where there is one, else the student's own.
+    pub fn result(&self) -> NamedWeights {
+        let mut weights = self.student.to_weights();
+        if let Some(ema) = &self.ema {
+            for (parameter, average) in self.student.parameters().iter().zip(ema.averages()) {
+                if let Some(tensor) = weights.get_mut(&parameter.name) {
+                    tensor.values = host(average.clone());
+                }
+            }
+        }
+        weights
+    }
+
+    /// Digest over every bit that training goes on from: student, moments and average.
+    pub fn digest(&self) -> String {
+        weights_digest(&self.tensors())
+    }
+
+    /// Writes `step-NNNNNNNN.safetensors` into `dir`: under another name first, then renamed.
+    ///
+    /// # Errors
+    /// If the file cannot be written; nothing is left under its name then.
+    pub fn save(&self, dir: &Path, plan_digest: &str) -> Result<PathBuf, TrainError> {
+        let (path, partial) = (dir.join(file_name(self.step)), dir.join("partial.tmp"));
+        let header = CheckpointHeader {
+            format: 1,
+            step: self.step,
+            plan_digest: plan_digest.into(),
+            graph_digest: self.student.graph().digest(),
+        };
+        let header = serde_json::to_string(&header).expect("a struct of strings and numbers is JSON");
+        let bytes = serialize(&self.tensors(), &header)
+            .map_err(|problem| TrainError::BrokenCheckpoint { path: path.clone(), problem })?;
+        let cannot = |action| {
+            let path = path.clone();
+            move |source| TrainError::Io { path, action, source }
+        };
+        fs::create_dir_all(dir).map_err(cannot("create the folder of"))?;
+        let mut file = fs::File::create(&partial).map_err(cannot("write"))?;
+        let written = file.write_all(&bytes).and_then(|()| file.sync_all());
+        if let Err(source) = written.and_then(|()| fs::rename(&partial, &path)) {
+            // The cause is reported; what is left of the partial file is not worth a second error.
+            let _ = fs::remove_file(&partial);
+            return Err(cannot("write")(source));
+        }
+        Ok(path)
+    }
+
+    /// Reads a checkpoint of this plan and this student.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is broken, or belongs to another plan or student.
+    pub fn load(
+        path: &Path,
+        graph: LayerGraph,
+        device: &Device,
+        plan_digest: &str,
+        optimizer: AdamWConfig,
+        ema_decay: Option<f64>,
+    ) -> Result<Self, TrainError> {
+        let (header, mut tensors) = read(path)?;
+        let broken = |problem: String| TrainError::BrokenCheckpoint { path: path.to_path_buf(), problem };
+        for (what, expected, found) in [
+            ("student", graph.digest(), &header.graph_digest),
+            ("plan", plan_digest.to_string(), &header.plan_digest),
+        ] {
+            if expected != *found {
+                let (path, found) = (path.to_path_buf(), found.clone());
+                return Err(TrainError::OtherCheckpoint { path, what, expected, found });
+            }
+        }
+        let student = Student::from_weights(graph, &take(&mut tensors, "student."), device)?;
+        let inner = device.clone().inner();
+        let mut of = |prefix: &str| -> Result<Vec<_>, TrainError> {
+            let mut tensors = take(&mut tensors, prefix);
+            let each = student.parameters().iter().map(|parameter| {
+                let tensor = tensors.remove(&parameter.name);
+                let tensor = tensor.ok_or_else(|| broken(format!("no tensor {prefix}{}", parameter.name)))?;
+                let (expected, found) = (parameter.values.dims()[0], tensor.values.len());
+                if expected != found {
+                    let name = &parameter.name;
+                    return Err(broken(format!("{prefix}{name}: expected {expected} values, found {found}")));
+                }
+                Ok(flat(tensor.values, &inner))
+            });
+            each.collect()
+        };
+        let (first, second) = (of("first_moment.")?, of("second_moment.")?);
+        let moments = first.into_iter().zip(second).map(|(first, second)| Moments { first, second }).collect();
+        let ema = match ema_decay {
+            Some(decay) => Some(Ema::resume(decay, of("average.")?)),
+            None => None,
+        };
+        if let Some(name) = tensors.keys().next() {
+            return Err(broken(format!("unexpected tensor {name}")));
+        }
+        Ok(Self { step: header.step, optimizer: AdamW::resume(optimizer, header.step, moments), student, ema })
+    }
+
+    fn tensors(&self) -> NamedWeights {
+        let mut tensors = NamedWeights::new();
+        for (name, tensor) in self.student.to_weights() {
+            tensors.insert(format!("student.{name}"), tensor);
+        }
+        let mut push = |prefix: &str, name: &str, values: Vec<f32>| {
+            tensors.insert(format!("{prefix}{name}"), HostTensor { shape: vec![values.len()], values });
+        };
+        for (parameter, moments) in self.student.parameters().iter().zip(self.optimizer.moments()) {
+            push("first_moment.", &parameter.name, host(moments.first.clone()));
+            push("second_moment.", &parameter.name, host(moments.second.clone()));
+        }
+        if let Some(ema) = &self.ema {
+            for (parameter, average) in self.student.parameters().iter().zip(ema.averages()) {
+                push("average.", &parameter.name, host(average.clone()));
+            }
+        }
+        tensors
+    }
+}
+
+/// 64 hex digits that two sets of tensors share only if names, shapes and bits are the same: BLAKE3.
+pub fn weights_digest(weights: &NamedWeights) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for (name, tensor) in weights {
+        hasher.update(format!("{name} {:?}\n", tensor.shape).as_bytes());
+        for value in &tensor.values {
+            hasher.update(&value.to_le_bytes());
+        }
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+/// The checkpoint with the most steps in a folder, if there is one.
+///
+/// # Errors
+/// If the folder is there but cannot be listed.
+pub fn latest(dir: &Path) -> Result<Option<PathBuf>, TrainError> {
+    Ok(list(dir)?.pop())
+}
+
+/// Removes all but the `keep` newest checkpoints.
+///
+/// # Errors
+/// If the folder cannot be listed or a file not removed.
+pub fn prune(dir: &Path, keep: usize) -> Result<(), TrainError> {
+    let mut paths = list(dir)?;
+    paths.truncate(paths.len().saturating_sub(keep));
+    for path in paths {
+        fs::remove_file(&path).map_err(|source| TrainError::Io { path, action: "remove", source })?;
+    }
+    Ok(())
+}
+
+fn list(dir: &Path) -> Result<Vec<PathBuf>, TrainError> {
+    if !dir.exists() {
+        return Ok(vec![]);
+    }
+    let cannot = |source| TrainError::Io { path: dir.to_path_buf(), action: "list", source };
+    let mut paths = vec![];
+    for entry in fs::read_dir(dir).map_err(cannot)? {
+        let path = entry.map_err(cannot)?.path();
+        if path.extension().is_some_and(|extension| extension == "safetensors") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn file_name(step: u64) -> String {
+    format!("step-{step:08}.safetensors")
+}
+
+/// Moves the tensors of one prefix out, without the prefix.
+fn take(tensors: &mut NamedWeights, prefix: &str) -> NamedWeights {
+    let names: Vec<String> = tensors.keys().filter(|name| name.starts_with(prefix)).cloned().collect();
+    let found = names.into_iter().filter_map(|name| tensors.remove(&name).map(|tensor| (name, tensor)));
+    found.map(|(name, tensor)| (name[prefix.len()..].to_string(), tensor)).collect()
+}
+
+fn serialize(tensors: &NamedWeights, header: &str) -> Result<Vec<u8>, String> {
+    let bytes: BTreeMap<&str, Vec<u8>> = tensors
+        .iter()
+        .map(|(name, tensor)| (name.as_str(), tensor.values.iter().flat_map(|value| value.to_le_bytes()).collect()))
+        .collect();
+    let mut views = Vec::with_capacity(tensors.len());
+    for (name, tensor) in tensors {
+        let view = TensorView::new(Dtype::F32, tensor.shape.clone(), &bytes[name.as_str()]);
+        views.push((name.as_str(), view.map_err(|error| format!("{name}: {error}"))?));
+    }
+    let metadata = [("sensei_checkpoint".to_string(), header.to_string())].into();
+    safetensors::serialize(views, Some(metadata)).map_err(|error| error.to_string())
+}
+
+fn read(path: &Path) -> Result<(CheckpointHeader, NamedWeights), TrainError> {
+    let cannot = |source| TrainError::Io { path: path.to_path_buf(), action: "read", source };
+    let broken = |problem: String| TrainError::BrokenCheckpoint { path: path.to_path_buf(), problem };
+    let bytes = fs::read(path).map_err(cannot)?;
+    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| broken(error.to_string()))?;
+    let header = metadata.metadata().as_ref().and_then(|map| map.get("sensei_checkpoint"));
+    let header = header.ok_or_else(|| broken("no sensei_checkpoint entry in its metadata".into()))?;
+    let header: CheckpointHeader = serde_json::from_str(header).map_err(|error| broken(error.to_string()))?;
+    if header.format != 1 {
+        return Err(broken(format!("expected format 1, found {}", header.format)));
+    }
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| broken(error.to_string()))?;
+    let mut tensors = NamedWeights::new();
+    for (name, view) in file.tensors() {
+        if view.dtype() != Dtype::F32 {
+            return Err(broken(format!("{name}: expected F32, found {:?}", view.dtype())));
+        }
+        let values = view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        tensors.insert(name, HostTensor { shape: view.shape().to_vec(), values });
+    }
+    Ok((header, tensors))
+}

@@ -1,0 +1,239 @@
+//! The loop.
+
+use std::path::Path;
+
+use burn::tensor::{Device, Tensor};
+use sensei_loss::{LossOutput, MaskLogits, MaskProbs, distillation_loss};
+use sensei_student::student::Student;
+use sensei_student::weights::NamedWeights;
+
+use crate::checkpoint::{TrainState, latest, prune, weights_digest};
+use crate::error::TrainError;
+use crate::event::Event;
+use crate::loader::{HostBatch, with_batches};
+use crate::optimizer::{clip_global_norm, host};
+use crate::plan::{StagePlan, TrainPlan};
+use crate::source::SampleSource;
+
+/// What a run does besides changing weights.
+pub struct RunOptions<'a> {
+    /// Where checkpoints go; looked into for the newest one when `resume` is set.
+    pub checkpoint_dir: &'a Path,
+    /// Digest of everything that changes the weights; a checkpoint of another one is refused.
+    pub plan_digest: &'a str,
+    /// Go on from the newest checkpoint, or start if there is none.
+    pub resume: bool,
+    /// Steps between checkpoints; the last step always has one.
+    pub checkpoint_every_steps: u64,
+    /// Newest checkpoints kept.
+    pub keep_checkpoints: usize,
+    /// Threads that prepare samples. Does not change the result.
+    pub data_threads: usize,
+}
+
+/// The caller's side of a run.
+pub trait Observer {
+    /// Called for each event, in order.
+    fn event(&mut self, event: &Event);
+
+    /// Asked after each step; true saves a checkpoint and ends the run.
+    fn should_stop(&mut self) -> bool;
+
+    /// Asked after each epoch with the weights the run would result in; the mean IoU in the crop and the number of
+    /// instances scored, if this epoch is to be scored.
+    ///
+    /// # Errors
+    /// Whatever makes scoring fail; it ends the run.
+    fn validate(
+        &mut self,
+        weights: &NamedWeights,
+        epoch: u64,
+    ) -> Result<Option<(f64, usize)>, Box<dyn std::error::Error + Send + Sync>>;
+}
+
+/// The result of a run.
+pub struct Fitted {
+    /// The resulting weights.
+    pub weights: NamedWeights,
+    /// Digest over student, moments and average: equal digests mean equal runs.
+    pub state_digest: String,
+    /// Steps taken.
+    pub step: u64,
+    /// True if the run was asked to stop before its last step.
+    pub stopped: bool,
+}
+
+/// Trains a student that lives on a device with gradients, from `initial` on or from the newest checkpoint.
+///
+/// The result is a function of plan, initial weights, samples and number of threads alone: a run that is stopped or killed and
+/// resumed ends with the bits of one that was not.
+///
+/// # Errors
+/// If a sample cannot be had, a loss or gradient is not finite, or a checkpoint cannot be read or written.
+pub fn fit(
+    plan: &TrainPlan,
+    initial: Student,
+    source: &SampleSource,
+    options: &RunOptions,
+    observer: &mut dyn Observer,
+) -> Result<Fitted, TrainError> {
+    let device = initial.device().clone();
+    let n_samples = source.instances.len();
+    let total_steps = plan.total_steps(n_samples);
+    let checkpoint = if options.resume { latest(options.checkpoint_dir)? } else { None };
+    let (optimizer, ema_decay) = (plan.optimizer, plan.ema_decay);
+    let mut state = match checkpoint {
+        Some(path) => {
+            TrainState::load(&path, initial.graph().clone(), &device, options.plan_digest, optimizer, ema_decay)?
+        }
+        None => TrainState::new(initial, optimizer, ema_decay),
+    };
+    observer.event(&Event::Started { step: state.step, total_steps, n_samples });
+
+    let mut epoch_losses = Vec::new();
+    let mut stopped = false;
+    with_batches(plan, source, state.step, options.data_threads, |batches| {
+        while let Some(position) = plan.position(state.step, n_samples) {
+            let stage = &plan.stages[position.stage_idx];
+            let steps_per_epoch = plan.steps_per_epoch(n_samples);
+            let n_left = n_samples - position.step_in_epoch as usize * plan.samples_per_step();
+            let n_batches = n_left.min(plan.samples_per_step()).div_ceil(plan.batch_size);
+            let batches: Vec<HostBatch> = batches.take(n_batches).collect::<Result<_, _>>()?;
+            if batches.len() != n_batches {
+                return Err(TrainError::LoaderGone);
+            }
+            let learning_rate = stage.schedule.learning_rate(position.step_in_stage, stage.epochs * steps_per_epoch);
+            let report = step(&mut state, &batches, stage, plan, learning_rate, &device)?;
+            epoch_losses.push(report.loss);
+            observer.event(&Event::Step {
+                step: state.step,
+                total_steps,
+                stage: stage.name.clone(),
+                epoch: position.epoch,
+                loss: report.loss,
+                terms: report.terms,
+                learning_rate,
+                gradient_norm: report.gradient_norm,
+                n_samples: batches.iter().map(|batch| batch.annotation_ids.len()).sum(),
+                clamped_teacher_scores: batches.iter().map(|batch| batch.clamped_teacher_scores).sum(),
+            });
+            let epoch_ended = position.step_in_epoch + 1 == steps_per_epoch;
+            if epoch_ended {
+                let mean_loss = epoch_losses.iter().sum::<f64>() / epoch_losses.len() as f64;
+                epoch_losses.clear();
+                observer.event(&Event::Epoch { step: state.step, epoch: position.epoch, mean_loss });
+            }
+            stopped = state.step < total_steps && observer.should_stop();
+            if stopped || state.step == total_steps || state.step.is_multiple_of(options.checkpoint_every_steps) {
+                let path = state.save(options.checkpoint_dir, options.plan_digest)?;
+                observer.event(&Event::Checkpoint { step: state.step, path });
+                prune(options.checkpoint_dir, options.keep_checkpoints)?;
+            }
+            if epoch_ended && !stopped {
+                let scored = observer.validate(&state.result(), position.epoch);
+                let scored = scored.map_err(|source| TrainError::Validation { source })?;
+                if let Some((mean_iou_in_crop, n_instances)) = scored {
+                    let (step, epoch) = (state.step, position.epoch);
+                    observer.event(&Event::Validation { step, epoch, mean_iou_in_crop, n_instances });
+                }
+            }
+            if stopped {
+                break;
+            }
+        }
+        Ok(())
+    })?;
+
+    let weights = state.result();
+    observer.event(&Event::Ended { step: state.step, stopped, weights_digest: weights_digest(&weights) });
+    Ok(Fitted { weights, state_digest: state.digest(), step: state.step, stopped })
+}
+
+struct StepReport {
+    loss: f64,
+    terms: Vec<(String, f64)>,
+    gradient_norm: f64,
+}
+
+/// One optimiser step over its batches.
+fn step(
+    state: &mut TrainState,
+    batches: &[HostBatch],
+    stage: &StagePlan,
+    plan: &TrainPlan,
+    learning_rate: f64,
+    device: &Device,
+) -> Result<StepReport, TrainError> {
+    let n_samples: usize = batches.iter().map(|batch| batch.annotation_ids.len()).sum();
+    let ids = || batches.iter().flat_map(|batch| batch.annotation_ids.iter().copied()).collect::<Vec<_>>();
+    let mut gradients: Vec<Tensor<1>> = Vec::new();
+    let (mut loss, mut terms) = (0.0, Vec::<(String, f64)>::new());
+    for batch in batches {
+        let share = batch.annotation_ids.len() as f64 / n_samples as f64;
+        let forward = state.student.forward_train(batch.input_tensor(device));
+        let teacher = batch.teacher_target(device);
+        let output = distillation_loss(
+            &stage.loss,
+            MaskLogits(forward.mask_logits),
+            teacher.as_ref(),
+            MaskProbs(batch.truth_tensor(device)),
+        );
+        let values = read_loss(&output, state.step, &batch.annotation_ids)?;
+        loss += share * values.total;
+        for (idx, (name, value)) in values.terms.into_iter().enumerate() {
+            match terms.get_mut(idx) {
+                Some((_, sum)) => *sum += share * value,
+                None => terms.push((name, share * value)),
+            }
+        }
+        let total = if batches.len() == 1 { output.total } else { output.total * share };
+        let mut found = total.backward();
+        for (idx, parameter) in state.student.parameters().iter().enumerate() {
+            let gradient = parameter.values.grad_remove(&mut found);
+            let gradient = gradient.unwrap_or_else(|| parameter.values.clone().inner().zeros_like());
+            match gradients.get_mut(idx) {
+                Some(sum) => *sum = sum.clone() + gradient,
+                None => gradients.push(gradient),
+            }
+        }
+        state.student.update_running_stats(&forward.batch_stats);
+    }
+    let gradient_norm = clip_global_norm(&mut gradients, plan.clip_gradient_norm);
+    if !gradient_norm.is_finite() {
+        let named = state.student.parameters().iter().zip(&gradients);
+        let culprit = named.map(|(p, g)| (&p.name, host(g.clone().sum())[0])).find(|(_, sum)| !sum.is_finite());
+        let what = culprit.map_or("gradient norm".into(), |(name, _)| format!("gradient of {name}"));
+        return Err(TrainError::NotFinite { step: state.step, what, value: gradient_norm, annotation_ids: ids() });
+    }
+    state.optimizer.step(state.student.parameters_mut(), gradients, learning_rate);
+    if let Some(ema) = &mut state.ema {
+        ema.update(state.student.parameters());
+    }
+    state.step += 1;
+    Ok(StepReport { loss, terms, gradient_norm })
+}
+
+struct LossValues {
+    total: f64,
+    terms: Vec<(String, f64)>,
+}
+
+/// Reads loss and terms from the device; the first one that is not finite is an error with its name and samples.
+fn read_loss(output: &LossOutput, step: u64, annotation_ids: &[u64]) -> Result<LossValues, TrainError> {
+    let mut terms = Vec::with_capacity(output.terms.len());
+    for (name, per_sample) in &output.terms {
+        let per_sample = host(per_sample.clone().inner());
+        if let Some(at) = per_sample.iter().position(|value| !value.is_finite()) {
+            let (what, value) = (format!("loss term {name}"), f64::from(per_sample[at]));
+            return Err(TrainError::NotFinite { step, what, value, annotation_ids: vec![annotation_ids[at]] });
+        }
+        let mean = per_sample.iter().copied().map(f64::from).sum::<f64>() / per_sample.len() as f64;
+        terms.push((name.to_string(), mean));
+    }
+    let total = f64::from(host(output.total.clone().inner())[0]);
+    if !total.is_finite() {
+        let (what, annotation_ids) = ("loss".to_string(), annotation_ids.to_vec());
+        return Err(TrainError::NotFinite { step, what, value: total, annotation_ids });
+    }
+    Ok(LossValues { total, terms })
+}

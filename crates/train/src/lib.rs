@@ -1,0 +1,15 @@
+//! The training loop: stages, optimiser, schedules, checkpoints, events.
+//!
+//! It owns no formula of another crate, reads no TOML, prints nothing and asks no clock: plans, callbacks and devices
+//! arrive as arguments.
+
+pub mod checkpoint;
+pub mod error;
+pub mod event;
+pub mod fit;
+pub mod loader;
+pub mod optimizer;
+pub mod plan;
+pub mod predict;
+pub mod schedule;
+pub mod source;

@@ -1,0 +1,106 @@
+//! The predictors that are scored, and the samples they are scored on.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use rayon::prelude::*;
+use sensei_eval::evaluate::{Candidate, EvalItem, Predictor};
+use sensei_eval::score::{EvalSample, Prediction};
+use sensei_imx500::interpreter::Interpreter;
+use sensei_imx500::model::ModelError;
+
+use crate::error::TrainError;
+use crate::loader::push_input;
+use crate::source::{Sample, SampleSource};
+
+/// What predictors read of a sample.
+#[derive(Debug, Clone)]
+pub struct EvalInput {
+    /// RGB pixels of the crop, `[grid, grid, 3]`.
+    pub pixels: Vec<u8>,
+    /// The teacher's mask logits, `[grid, grid]`.
+    pub teacher_logits: Option<Vec<f32>>,
+}
+
+/// The given instances as they are scored, loaded in parallel `batch` at a time, and those that the source leaves out.
+pub fn candidates<'a>(
+    source: &'a SampleSource,
+    instances: &'a [usize],
+    batch: usize,
+) -> impl Iterator<Item = Result<Candidate<EvalInput>, TrainError>> + 'a {
+    let load = |&idx: &usize| Ok(Candidate::Item(eval_item(source, idx, source.sample(idx)?)));
+    let items = instances.chunks(batch).flat_map(move |chunk| chunk.par_iter().map(load).collect::<Vec<_>>());
+    items.chain(source.left_out.iter().map(|left_out| Ok(Candidate::LeftOut(*left_out))))
+}
+
+/// A sample as the scorer wants it.
+pub fn eval_item(source: &SampleSource, instance_idx: usize, sample: Sample) -> EvalItem<EvalInput> {
+    let instance = &source.dataset.instances[instance_idx];
+    let image = &source.dataset.images[instance.image_idx];
+    let teacher_logits = sample.teacher.map(|teacher| teacher.logits);
+    EvalItem {
+        sample: EvalSample {
+            annotation_id: instance.id,
+            image_id: image.id,
+            category_id: instance.category_id,
+            area: instance.area,
+            bbox: instance.bbox,
+            image_size: image.size,
+            geometry: sample.geometry,
+            truth_in_image: sample.truth_in_image,
+            truth_in_crop: sample.truth,
+        },
+        input: EvalInput { pixels: sample.pixels, teacher_logits },
+    }
+}
+
+/// The network input of a batch, `[batch, 3, grid, grid]`.
+pub fn input_tensor(items: &[EvalItem<EvalInput>], device: &Device) -> Tensor<4> {
+    let grid = items[0].sample.geometry.grid as usize;
+    let mut values = Vec::with_capacity(items.len() * 3 * grid * grid);
+    for item in items {
+        push_input(&item.input.pixels, &mut values);
+    }
+    Tensor::from_data(TensorData::new(values, [items.len(), 3, grid, grid]), device)
+}
+
+/// The teacher, from the cache.
+pub fn teacher<'a>() -> Predictor<'a, EvalInput, TrainError> {
+    let answer = |item: &EvalItem<EvalInput>| {
+        let logits = item.input.teacher_logits.clone();
+        logits.map(Prediction::CropLogits).ok_or_else(|| TrainError::Predict {
+            predictor: "teacher",
+            source: format!("annotation {}: the sample has no teacher answer", item.sample.annotation_id).into(),
+        })
+    };
+    Predictor { name: "teacher".into(), predict: Box::new(move |items| items.iter().map(answer).collect()) }
+}
+
+/// A network in floating point, fake-quantized or not: a function from `[batch, 3, grid, grid]` to mask logits
+/// `[batch, 1, grid, grid]`.
+pub fn network<'a>(
+    name: &str,
+    device: &'a Device,
+    mut forward: impl FnMut(Tensor<4>) -> Tensor<4> + 'a,
+) -> Predictor<'a, EvalInput, TrainError> {
+    let predict = move |items: &[EvalItem<EvalInput>]| {
+        let logits = forward(input_tensor(items, device)).into_data();
+        let logits: Vec<f32> = logits
+            .try_to_vec()
+            .map_err(|error| TrainError::Predict { predictor: "network", source: format!("{error:?}").into() })?;
+        let per_item = logits.chunks_exact(logits.len() / items.len());
+        Ok(per_item.map(|logits| Prediction::CropLogits(logits.to_vec())).collect())
+    };
+    Predictor { name: name.into(), predict: Box::new(predict) }
+}
+
+/// The integer network: what the chip computes.
+pub fn integer_network<'a>(interpreter: &'a Interpreter<'a>) -> Predictor<'a, EvalInput, TrainError> {
+    let answer = |item: &EvalItem<EvalInput>| -> Result<Prediction, ModelError> {
+        let input = interpreter.from_pixels(&item.input.pixels)?;
+        Ok(Prediction::CropLogits(interpreter.run(&input)?.dequantize()))
+    };
+    let predict = move |items: &[EvalItem<EvalInput>]| {
+        let answers = items.par_iter().map(answer).collect::<Result<_, _>>();
+        answers.map_err(|error| TrainError::Predict { predictor: "int8", source: error.into() })
+    };
+    Predictor { name: "int8".into(), predict: Box::new(predict) }
+}

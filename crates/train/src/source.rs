@@ -1,0 +1,227 @@
+//! From an annotation to what the student sees and is compared with.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use rayon::prelude::*;
+use sensei_data::augment::{Augmentation, draw, sample_rng};
+use sensei_data::crop::{CropGeometry, crop_image, crop_mask};
+use sensei_data::dataset::Dataset;
+use sensei_data::image_file::{EncodedImage, ImageLimits, read_image};
+use sensei_data::prompt::{PromptError, PromptRule};
+use sensei_data::rle::Rle;
+use sensei_eval::evaluate::{LeftOut, LeftOutReason};
+use sensei_teacher::cache::Cache;
+use sensei_teacher::record::TeacherRecord;
+
+use crate::error::TrainError;
+
+/// One split: its annotations, its images, the prompt rule and, where there is one, the teacher's answers.
+pub struct SampleSource {
+    /// Annotations and where the images lie.
+    pub dataset: Dataset,
+    /// Answers of the teacher, by annotation.
+    pub teacher: Option<Cache>,
+    /// How a prompt and its crop come from an annotation.
+    pub prompt: PromptRule,
+    /// What an image file may cost.
+    pub limits: ImageLimits,
+    /// The instances used, as indices into the data set, in the order of the annotation file.
+    pub instances: Vec<usize>,
+    /// The instances left out and why, in the order of the annotation file.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// Which instances a split uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InstanceChoice {
+    /// All but crowd regions and those without a prompt; a missing teacher answer is an error when it is needed.
+    All,
+    /// Of these, those that the cache has an answer for.
+    Cached,
+}
+
+/// What the student sees of an instance, and what it is compared with; all at the side of the student's input.
+pub struct Sample {
+    /// The annotation.
+    pub annotation_id: u64,
+    /// Where the crop lies in the image.
+    pub geometry: CropGeometry,
+    /// RGB pixels, `[grid, grid, 3]`.
+    pub pixels: Vec<u8>,
+    /// The annotated mask, 0 or 1, `[grid, grid]`.
+    pub truth: Vec<u8>,
+    /// The annotated mask in the image.
+    pub truth_in_image: Rle,
+    /// The teacher's mask logits, `[grid, grid]`, if there is a teacher.
+    pub teacher: Option<TeacherTarget>,
+}
+
+/// The teacher's answer, cut to a sample's crop.
+pub struct TeacherTarget {
+    /// Mask logits, `[grid, grid]`.
+    pub logits: Vec<f32>,
+    /// Its predicted IoU, in `[0, 1]`.
+    pub weight: f32,
+    /// Whether the predicted IoU had to be clamped into that range.
+    pub weight_clamped: bool,
+}
+
+impl SampleSource {
+    /// Selects the instances of a split.
+    ///
+    /// # Errors
+    /// If a mask cannot be read, or nothing is left.
+    pub fn new(
+        dataset: Dataset,
+        teacher: Option<Cache>,
+        prompt: PromptRule,
+        limits: ImageLimits,
+        choice: InstanceChoice,
+    ) -> Result<Self, TrainError> {
+        let mut source = Self { dataset, teacher, prompt, limits, instances: vec![], left_out: vec![] };
+        let reason = |idx: usize| source.reason_to_leave_out(idx, choice);
+        let n_instances = source.dataset.instances.len();
+        let reasons: Vec<_> = (0..n_instances).into_par_iter().map(reason).collect::<Result<_, _>>()?;
+        for (idx, reason) in reasons.into_iter().enumerate() {
+            match reason {
+                Some(reason) => source.left_out.push(LeftOut { annotation_id: source.annotation_id(idx), reason }),
+                None => source.instances.push(idx),
+            }
+        }
+        if source.instances.is_empty() {
+            let path = source.dataset.annotations_path.clone();
+            return Err(TrainError::NoSamples { path, n_instances, left_out: source.left_out_by_reason() });
+        }
+        Ok(source)
+    }
+
+    /// How many instances are left out for each reason.
+    pub fn left_out_by_reason(&self) -> BTreeMap<LeftOutReason, usize> {
+        let mut counts = BTreeMap::new();
+        for left_out in &self.left_out {
+            *counts.entry(left_out.reason).or_default() += 1;
+        }
+        counts
+    }
+
+    /// The annotation of an instance.
+    pub fn annotation_id(&self, instance_idx: usize) -> u64 {
+        self.dataset.instances[instance_idx].id
+    }
+
+    /// The first used instance that the cache has no answer for, if any.
+    pub fn first_without_teacher(&self) -> Option<u64> {
+        let ids = self.instances.iter().map(|&idx| self.annotation_id(idx));
+        ids.into_iter().find(|&id| !self.teacher.as_ref().is_some_and(|cache| cache.contains(id)))
+    }
+
+    /// The annotated mask of an instance in its crop, 0 or 1, `[grid, grid]`, without reading the image.
+    ///
+    /// # Errors
+    /// If the mask cannot be read or there is no prompt.
+    pub fn truth_in_crop(&self, instance_idx: usize) -> Result<Vec<u8>, TrainError> {
+        let truth = self.mask(instance_idx)?;
+        Ok(crop_mask(&truth.to_mask(), &self.geometry(instance_idx, &truth)?))
+    }
+
+    /// The sample as it is scored: no augmentation.
+    ///
+    /// # Errors
+    /// If image, mask, prompt or teacher answer cannot be had.
+    pub fn sample(&self, instance_idx: usize) -> Result<Sample, TrainError> {
+        let truth_in_image = self.mask(instance_idx)?;
+        let geometry = self.geometry(instance_idx, &truth_in_image)?;
+        self.cut(instance_idx, truth_in_image, geometry)
+    }
+
+    /// The sample as it is trained on in an epoch; a function of the seed, the epoch and the annotation alone.
+    ///
+    /// # Errors
+    /// If image, mask, prompt or teacher answer cannot be had.
+    pub fn augmented_sample(
+        &self,
+        instance_idx: usize,
+        augmentation: &Augmentation,
+        seed: u64,
+        epoch: u64,
+    ) -> Result<Sample, TrainError> {
+        let truth_in_image = self.mask(instance_idx)?;
+        let geometry = self.geometry(instance_idx, &truth_in_image)?;
+        let draw = draw(augmentation, &mut sample_rng(seed, epoch, self.annotation_id(instance_idx)));
+        let mut sample = self.cut(instance_idx, truth_in_image, draw.jittered(&geometry))?;
+        draw.photometric(&mut sample.pixels);
+        let logits = sample.teacher.as_mut().map_or(&mut [][..], |teacher| &mut teacher.logits);
+        draw.flip_together(geometry.grid, &mut sample.pixels, &mut sample.truth, logits);
+        Ok(sample)
+    }
+
+    fn reason_to_leave_out(&self, idx: usize, choice: InstanceChoice) -> Result<Option<LeftOutReason>, TrainError> {
+        if self.dataset.instances[idx].is_crowd {
+            return Ok(Some(LeftOutReason::Crowd));
+        }
+        match self.geometry(idx, &self.mask(idx)?) {
+            Ok(_) => {}
+            Err(TrainError::Prompt { source: PromptError::EmptyMask, .. }) => return Ok(Some(LeftOutReason::EmptyTruth)),
+            Err(TrainError::Prompt { .. }) => return Ok(Some(LeftOutReason::DegenerateRoi)),
+            Err(error) => return Err(error),
+        }
+        let cached = || self.teacher.as_ref().is_some_and(|cache| cache.contains(self.annotation_id(idx)));
+        Ok((choice == InstanceChoice::Cached && !cached()).then_some(LeftOutReason::NoTeacherRecord))
+    }
+
+    fn mask(&self, instance_idx: usize) -> Result<Rle, TrainError> {
+        let annotation_id = self.annotation_id(instance_idx);
+        self.dataset.mask(instance_idx).map_err(|source| TrainError::Mask { annotation_id, source })
+    }
+
+    fn geometry(&self, instance_idx: usize, truth: &Rle) -> Result<CropGeometry, TrainError> {
+        let instance = &self.dataset.instances[instance_idx];
+        let size = self.dataset.images[instance.image_idx].size;
+        let geometry = self.prompt.geometry(instance.bbox, size, &truth.to_mask());
+        geometry.map_err(|source| TrainError::Prompt { annotation_id: instance.id, source })
+    }
+
+    fn cut(&self, instance_idx: usize, truth_in_image: Rle, geometry: CropGeometry) -> Result<Sample, TrainError> {
+        let instance = &self.dataset.instances[instance_idx];
+        let annotation_id = instance.id;
+        let path = self.dataset.image_path(instance.image_idx);
+        let EncodedImage { image, digest } =
+            read_image(&path, &self.limits).map_err(|source| TrainError::Image { annotation_id, source })?;
+        let annotated_size = self.dataset.images[instance.image_idx].size;
+        if image.size != annotated_size {
+            let (expected, found) = (annotated_size.to_string(), image.size.to_string());
+            return Err(TrainError::ImageSize { path, expected, found });
+        }
+        let teacher = match &self.teacher {
+            Some(cache) => Some(self.target(cache, annotation_id, &path, digest, &geometry)?),
+            None => None,
+        };
+        let truth = crop_mask(&truth_in_image.to_mask(), &geometry);
+        let pixels = crop_image(&image, &geometry);
+        Ok(Sample { annotation_id, geometry, pixels, truth, truth_in_image, teacher })
+    }
+
+    fn target(
+        &self,
+        cache: &Cache,
+        annotation_id: u64,
+        image_path: &PathBuf,
+        image_digest: [u8; 32],
+        geometry: &CropGeometry,
+    ) -> Result<TeacherTarget, TrainError> {
+        let cannot = |source| TrainError::Teacher { annotation_id, source };
+        let record: TeacherRecord = cache.get(annotation_id).map_err(cannot)?;
+        if record.image_digest != image_digest {
+            let (expected, found) = (hex(&record.image_digest), hex(&image_digest));
+            return Err(TrainError::OtherImage { path: image_path.clone(), expected, found });
+        }
+        let (weight, weight_clamped) = record.weight();
+        Ok(TeacherTarget { logits: record.logits_in_crop(geometry).map_err(cannot)?, weight, weight_clamped })
+    }
+}
+
+/// Digest bytes as text.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
