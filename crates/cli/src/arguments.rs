@@ -1,0 +1,202 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Distils tiny promptable-segmentation students for Sony's IMX500, from a config file to a deployment package.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Do everything a configuration asks for: data, teacher cache, training, int8, scores, export, report
+    Run(RunArguments),
+    /// Print what a run would do and cost, and check budgets and inputs; train nothing
+    Plan {
+        /// The configuration
+        config: PathBuf,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Make, check and fetch data sets
+    #[command(subcommand)]
+    Data(DataCommand),
+    /// Build and examine caches of teacher answers
+    #[command(subcommand)]
+    Teacher(TeacherCommand),
+    /// Only train: checkpoints and student.safetensors
+    Train(RunArguments),
+    /// Score a finished run again, or other weights by its protocol
+    Eval {
+        /// A run folder
+        run: PathBuf,
+        /// Weights to score instead of the run's: .safetensors, or a PyTorch .pt/.pth of tensors only
+        #[arg(long)]
+        weights: Option<PathBuf>,
+        /// Says that these weights were trained on ImageNet-normalised images: their normalisation is folded into the
+        /// first convolution
+        #[arg(long, requires = "weights")]
+        imagenet_normalised: bool,
+        /// Where the report goes; default: eval/ in the run folder, or eval-WEIGHTS/ with --weights
+        #[arg(long)]
+        out: Option<PathBuf>,
+        #[command(flatten)]
+        machine: Machine,
+    },
+    /// Choose thresholds on training images and write the int8 model of a run
+    Quantize {
+        /// A run folder
+        run: PathBuf,
+        #[command(flatten)]
+        machine: Machine,
+    },
+    /// Write the deployment package of a run: ONNX, int8 model, memory, manifest; with a converter, packerOut.zip
+    Export {
+        /// A run folder
+        run: PathBuf,
+        /// The vendor's imxconv-pt, see scripts/imx500/setup.sh
+        #[arg(long)]
+        converter: Option<PathBuf>,
+    },
+    /// Compare two runs instance by instance: exit code 0 pass, 1 fail, 3 cannot tell
+    Gate {
+        /// The run, or report.json, that is the standard
+        baseline: PathBuf,
+        /// The run, or report.json, that is judged
+        candidate: PathBuf,
+        /// Row of the tables that is compared
+        #[arg(long, default_value = "int8")]
+        predictor: String,
+        /// The drop of the mean IoU in the crop that is still accepted, in points (hundredths)
+        #[arg(long, default_value_t = 0.5)]
+        max_drop: f64,
+    },
+    /// Explain a file: teacher cache, int8 model, ONNX, weights, checkpoint or report
+    Inspect {
+        /// The file or cache folder
+        file: PathBuf,
+    },
+    /// Write report.html of a run
+    Report {
+        /// A run folder
+        run: PathBuf,
+    },
+}
+
+/// A run from a configuration.
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    /// The configuration
+    pub config: PathBuf,
+    #[command(flatten)]
+    pub place: Place,
+    /// Go on with a run that was stopped or killed
+    #[arg(long)]
+    pub resume: bool,
+    #[command(flatten)]
+    pub machine: Machine,
+}
+
+/// Where results go.
+#[derive(Debug, Args)]
+pub struct Place {
+    /// Folder of all runs; the run's own folder in it is named after the configuration
+    #[arg(long, default_value = "runs")]
+    pub runs: PathBuf,
+    /// Name of the run's folder, if not the configuration's
+    #[arg(long)]
+    pub name: Option<String>,
+}
+
+/// What computes.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Machine {
+    /// Where tensors live
+    #[arg(long, value_enum, default_value_t = DeviceName::Flex)]
+    pub device: DeviceName,
+    /// Threads of the computation; results are the same bits for the same number. 0: one per core
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+}
+
+/// The devices of this build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DeviceName {
+    /// The CPU
+    Flex,
+}
+
+/// Data set tools.
+#[derive(Debug, Subcommand)]
+pub enum DataCommand {
+    /// Render the synthetic scenes of the quickstart
+    Synth {
+        /// A folder that does not exist yet or is empty
+        out: PathBuf,
+    },
+    /// Count what is in a data set and find what is broken
+    Check {
+        /// The annotation file
+        annotations: PathBuf,
+        /// The folder of its images
+        images: PathBuf,
+        /// How the annotation file is written
+        #[arg(long, value_enum, default_value_t = AnnotationFormat::Coco)]
+        format: AnnotationFormat,
+        /// Decode every image too
+        #[arg(long)]
+        decode: bool,
+    },
+    /// Download a data set: resumes, checks sizes and checksums, unpacks
+    Fetch {
+        /// What to download, see datasets/
+        manifest: PathBuf,
+        /// Where it goes
+        out: PathBuf,
+    },
+}
+
+/// How annotation files are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AnnotationFormat {
+    /// COCO instances
+    Coco,
+    /// LVIS v0.5 or v1
+    Lvis,
+}
+
+/// Teacher cache tools.
+#[derive(Debug, Subcommand)]
+pub enum TeacherCommand {
+    /// Make a cache from a dump, see docs/formats/teacher-dump.md
+    Import {
+        /// The dump: a folder of scripts/teacher/export.py, or a single file
+        dump: PathBuf,
+        /// The annotation file the teacher was asked about
+        annotations: PathBuf,
+        /// The folder of its images
+        images: PathBuf,
+        /// The new cache
+        out: PathBuf,
+        /// How the annotation file is written
+        #[arg(long, value_enum, default_value_t = AnnotationFormat::Coco)]
+        format: AnnotationFormat,
+    },
+    /// Read every byte of a cache and check it
+    Verify {
+        /// The cache
+        cache: PathBuf,
+    },
+    /// Summarise a cache
+    Stats {
+        /// The cache
+        cache: PathBuf,
+    },
+}

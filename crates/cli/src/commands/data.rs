@@ -1,0 +1,101 @@
+//! `data synth`, `data check`, `data fetch`.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use sensei_data::check::check;
+use sensei_data::dataset::Dataset;
+use sensei_data::fetch::{FetchOptions, FetchProgress, Manifest, fetch};
+use sensei_data::synth::{SynthConfig, write_synth};
+
+use crate::arguments::{AnnotationFormat, DataCommand};
+use crate::progress::say;
+use crate::usage;
+
+/// Does it.
+pub fn execute(command: DataCommand) -> anyhow::Result<()> {
+    match command {
+        DataCommand::Synth { out } => synth(&out),
+        DataCommand::Check { annotations, images, format, decode } => check_data(&annotations, &images, format, decode),
+        DataCommand::Fetch { manifest, out } => fetch_data(&manifest, &out),
+    }
+}
+
+/// Opens an annotation file.
+pub fn load(annotations: &Path, images: &Path, format: AnnotationFormat) -> anyhow::Result<Dataset> {
+    Ok(match format {
+        AnnotationFormat::Coco => Dataset::load_coco(annotations, images)?,
+        AnnotationFormat::Lvis => Dataset::load_lvis(annotations, images)?,
+    })
+}
+
+fn synth(out: &Path) -> anyhow::Result<()> {
+    let report = write_synth(out, &SynthConfig::quickstart())?;
+    say(&format!(
+        "{}: {} + {} scenes, {} + {} objects (train + val); {} objects were too hidden to keep",
+        out.display(),
+        report.n_train_images,
+        report.n_val_images,
+        report.n_train_objects,
+        report.n_val_objects,
+        report.n_dropped
+    ));
+    Ok(())
+}
+
+fn check_data(annotations: &Path, images: &Path, format: AnnotationFormat, decode: bool) -> anyhow::Result<()> {
+    let report = check(&load(annotations, images, format)?, decode);
+    for (what, n) in [
+        ("images", report.n_images),
+        ("  without instances", report.n_images_without_instances),
+        ("  missing files", report.n_missing_files),
+        ("  decoded", report.n_decoded_images),
+        ("  broken", report.n_broken_images),
+        ("  of another size than annotated", report.n_wrong_sizes),
+        ("instances", report.n_instances),
+        ("  small (area below 32 x 32)", report.n_small),
+        ("  medium", report.n_medium),
+        ("  large (area from 96 x 96)", report.n_large),
+        ("  of several polygons", report.n_multi_part),
+        ("  without a pixel", report.n_empty_masks),
+        ("  box without area", report.n_boxes_without_area),
+        ("  box beyond the image", report.n_boxes_outside),
+        ("  box off its mask", report.n_boxes_off_mask),
+        ("crowd regions", report.n_crowd),
+        ("run-length encoded", report.n_run_length_encoded),
+        ("categories", report.n_categories),
+    ] {
+        say(&format!("{what:<36} {n:>9}"));
+    }
+    say(&format!("digest {}", report.digest));
+    report.problems.iter().for_each(|problem| say(problem));
+    if report.n_problems > 0 {
+        bail!("{}: expected no problems, found {}", annotations.display(), report.n_problems);
+    }
+    Ok(())
+}
+
+fn fetch_data(manifest: &Path, out: &Path) -> anyhow::Result<()> {
+    let text = fs::read_to_string(manifest)
+        .with_context(|| format!("{}: cannot read the manifest", manifest.display()))
+        .map_err(usage)?;
+    let manifest: Manifest = toml::from_str(&text)
+        .map_err(|error| usage(anyhow::anyhow!("{}: {}", manifest.display(), error.message().trim())))?;
+    let options = FetchOptions { keep_archives: false, proxy_url: std::env::var("https_proxy").ok() };
+    let style = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes}, {bytes_per_sec}, ETA {eta}");
+    let bar = ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    for archive in &manifest.archives {
+        let mut show = |progress: FetchProgress| {
+            bar.set_length(progress.total_bytes);
+            bar.set_position(progress.done_bytes);
+            bar.set_message(format!("{}: {:?}", archive.file_name, progress.step));
+        };
+        let report = fetch(archive, out, &options, &mut show)?;
+        let done = if report.already_done { "was there already" } else { "fetched and checked" };
+        bar.suspend(|| say(&format!("{}: {done}", archive.file_name)));
+    }
+    bar.finish_and_clear();
+    Ok(())
+}

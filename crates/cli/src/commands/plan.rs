@@ -1,0 +1,55 @@
+//! `plan`: what a run would do and cost.
+
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+use sensei_imx500::memory::{MemoryEstimate, memory_estimate};
+use sensei_quant::lower::network_shape;
+use sensei_student::summary::summary;
+
+use crate::arguments::Place;
+use crate::config::{RunPlan, load_plan};
+use crate::phases::data::{Split, check_disjoint, open};
+use crate::phases::export::memory_line;
+use crate::progress::say;
+use crate::usage;
+
+/// Prints the plan of a configuration and checks what can be checked without training.
+pub fn plan(config: &Path, place: &Place) -> anyhow::Result<()> {
+    let plan = load_plan(config).map_err(usage)?;
+    say(&plan.resolved_toml);
+    say(&summary(&plan.graph));
+    let estimate = check_budget(&plan).map_err(usage)?;
+    say(&format!("memory on the chip, estimated: {}", memory_line(&estimate)));
+    let runs = std::path::absolute(&place.runs).with_context(|| format!("{}: no such folder", place.runs.display()))?;
+    let (train, val) = (open(&plan, Split::Train, &runs)?, open(&plan, Split::Val, &runs)?);
+    check_disjoint(&train, &val)?;
+    let (per_epoch, total) =
+        (plan.train.steps_per_epoch(train.instances.len()), plan.train.total_steps(train.instances.len()));
+    let macs = plan.graph.macs() as f64 * 3.0 * (total as f64) * plan.train.samples_per_step() as f64;
+    say(&format!(
+        "training: {total} steps, {per_epoch} an epoch, {} samples a step, about {:.1} TMAC with gradients",
+        plan.train.samples_per_step(),
+        macs / 1e12
+    ));
+    say(&format!("plan digest {}", plan.train_digest));
+    Ok(())
+}
+
+/// Refuses a network that the chip has no memory for, before it is trained.
+///
+/// # Errors
+/// If it does not fit, with what to change.
+pub fn check_budget(plan: &RunPlan) -> anyhow::Result<MemoryEstimate> {
+    let estimate = memory_estimate(&network_shape(&plan.graph, 8, 8));
+    ensure!(
+        estimate.fits(),
+        "[student]: expected at most {} bytes on the chip, estimated {} ({} of weights, {} of tensors): make the input \
+         or the widest stages smaller",
+        estimate.limit,
+        estimate.total(),
+        estimate.coefficients,
+        estimate.runtime
+    );
+    Ok(estimate)
+}

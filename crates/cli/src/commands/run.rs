@@ -1,0 +1,188 @@
+//! `run`, `train`, `eval`, `quantize`, `export`, `report`: everything around a run folder.
+
+use std::path::Path;
+
+use anyhow::Context;
+use sensei_student::fold::fold_input_normalization;
+use sensei_student::weights::{NamedWeights, read_weights};
+use sensei_teacher::key::CacheKey;
+use sensei_train::checkpoint::weights_digest;
+use sensei_train::source::SampleSource;
+
+use crate::arguments::{Machine, RunArguments};
+use crate::commands::device;
+use crate::commands::plan::check_budget;
+use crate::config::{RunPlan, load_plan};
+use crate::html;
+use crate::phases::data::{Split, check_disjoint, open};
+use crate::phases::evaluate::{Networks, score};
+use crate::phases::export::{Origin, int8_model};
+use crate::phases::train::{train, trained_weights};
+use crate::phases::{export as exporting, quantize as quantizing};
+use crate::progress::{say, stop_flag};
+use crate::run_folder::{RunFolder, write_whole};
+use crate::usage;
+
+/// The whole line.
+pub fn run(arguments: &RunArguments) -> anyhow::Result<()> {
+    let Some(trained) = prepare_and_train(arguments)? else { return Ok(()) };
+    let Trained { plan, folder, train, val, device, weights } = trained;
+    let quantized = quantizing::quantize(&plan, &weights, &train, &device)?;
+    quantizing::save(&quantized, &folder)?;
+    // What is scored is what was written, read back.
+    let (weights, model) = (trained_weights(&plan, &folder)?, int8_model(&folder)?);
+    let networks = Networks { weights: &weights, int8: Some(&model) };
+    let scores = score(&plan, &networks, &train, &val, &device, &folder.eval())?;
+    let origin = origin(&train, &val, &weights);
+    let converter = plan.export.converter.as_deref();
+    exporting::export(&plan, &folder, &model, Some(&origin), Some(&scores), converter)?;
+    report(folder.root())
+}
+
+/// Data, teacher cache and training.
+pub fn train_only(arguments: &RunArguments) -> anyhow::Result<()> {
+    prepare_and_train(arguments).map(|_| ())
+}
+
+/// Scores the run's own networks, or other weights by the run's protocol.
+pub fn eval(
+    run: &Path,
+    weights: Option<&Path>,
+    imagenet_normalised: bool,
+    out: Option<&Path>,
+    machine: Machine,
+) -> anyhow::Result<()> {
+    let (plan, folder) = open_run(run)?;
+    let device = device(machine)?;
+    let (train, val) = splits(&plan, runs_of(&folder))?;
+    let Some(path) = weights else {
+        let (weights, model) = (trained_weights(&plan, &folder)?, int8_model(&folder)?);
+        let networks = Networks { weights: &weights, int8: Some(&model) };
+        let out = out.map_or_else(|| folder.eval(), Path::to_path_buf);
+        score(&plan, &networks, &train, &val, &device, &out)?;
+        return Ok(());
+    };
+    let file = read_weights(path)?;
+    if !file.converted.is_empty() {
+        say(&format!("{}: {} tensors were converted to 32-bit floats", path.display(), file.converted.len()));
+    }
+    let mut weights = file.for_graph(&plan.graph)?;
+    if imagenet_normalised {
+        let (folded, note) = fold_input_normalization(&plan.graph, &weights, IMAGENET_MEAN, IMAGENET_STD)?;
+        say(&format!(
+            "normalisation folded into {}; {} of {} output pixels read padding and differ by at most {:.3}",
+            note.conv, note.border_pixels, note.pixels, note.max_difference
+        ));
+        weights = folded;
+    }
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let out = out.map_or_else(|| folder.root().join(format!("eval-{stem}")), Path::to_path_buf);
+    score(&plan, &Networks { weights: &weights, int8: None }, &train, &val, &device, &out)?;
+    say(&format!("weights digest {}", weights_digest(&weights)));
+    Ok(())
+}
+
+/// The int8 model of a trained run.
+pub fn quantize(run: &Path, machine: Machine) -> anyhow::Result<()> {
+    let (plan, folder) = open_run(run)?;
+    let device = device(machine)?;
+    let weights = trained_weights(&plan, &folder)?;
+    let train = open(&plan, Split::Train, runs_of(&folder))?;
+    let quantized = quantizing::quantize(&plan, &weights, &train, &device)?;
+    quantizing::save(&quantized, &folder)?;
+    say(&quantized.layers.table());
+    Ok(())
+}
+
+/// The package of a quantized run.
+pub fn export(run: &Path, converter: Option<&Path>) -> anyhow::Result<()> {
+    let (plan, folder) = open_run(run)?;
+    let model = int8_model(&folder)?;
+    let (train, val) = splits(&plan, runs_of(&folder))?;
+    let origin = origin(&train, &val, &trained_weights(&plan, &folder)?);
+    let scores_file = folder.eval().join("report.json");
+    let scores = match scores_file.exists() {
+        true => Some(sensei_eval::report::EvalReport::read(&scores_file)?),
+        false => None,
+    };
+    let converter = converter.or(plan.export.converter.as_deref());
+    exporting::export(&plan, &folder, &model, Some(&origin), scores.as_ref(), converter)?;
+    Ok(())
+}
+
+/// The page for people.
+pub fn report(run: &Path) -> anyhow::Result<()> {
+    let folder = RunFolder::open(run)?;
+    let page = html::page(&folder)?;
+    write_whole(&folder.report(), page.as_bytes())?;
+    say(&format!("report: {}", folder.report().display()));
+    Ok(())
+}
+
+struct Trained {
+    plan: RunPlan,
+    folder: RunFolder,
+    train: SampleSource,
+    val: SampleSource,
+    device: burn::tensor::Device,
+    weights: NamedWeights,
+}
+
+/// Everything up to the trained weights; `None` if the run was asked to stop before.
+fn prepare_and_train(arguments: &RunArguments) -> anyhow::Result<Option<Trained>> {
+    let mut plan = load_plan(&arguments.config).map_err(usage)?;
+    if let Some(name) = &arguments.place.name {
+        plan.name.clone_from(name);
+    }
+    check_budget(&plan).map_err(usage)?;
+    let device = device(arguments.machine)?;
+    let runs = std::path::absolute(&arguments.place.runs)
+        .with_context(|| format!("{}: no such folder", arguments.place.runs.display()))?;
+    let root = runs.join(&plan.name);
+    if root.exists() && !arguments.resume {
+        // Before anything costly happens.
+        RunFolder::create(root.clone(), false)?;
+    }
+    let (train_split, val_split) = splits(&plan, &runs)?;
+    let folder = RunFolder::create(root, arguments.resume)?;
+    write_whole(&folder.plan_toml(), plan.resolved_toml.as_bytes())?;
+    let stop = stop_flag()?;
+    let fitted = train(&plan, &folder, &train_split, &val_split, &device, arguments.resume, stop)?;
+    if fitted.stopped {
+        return Ok(None);
+    }
+    Ok(Some(Trained { plan, folder, train: train_split, val: val_split, device, weights: fitted.weights }))
+}
+
+fn open_run(run: &Path) -> anyhow::Result<(RunPlan, RunFolder)> {
+    let run = std::path::absolute(run).with_context(|| format!("{}: no such folder", run.display()))?;
+    let folder = RunFolder::open(&run).map_err(usage)?;
+    let plan = load_plan(&folder.plan_toml()).map_err(usage)?;
+    Ok((plan, folder))
+}
+
+/// The folder that holds all runs, where shared inputs are.
+fn runs_of(folder: &RunFolder) -> &Path {
+    folder.root().parent().unwrap_or(Path::new("."))
+}
+
+fn splits(plan: &RunPlan, runs: &Path) -> anyhow::Result<(SampleSource, SampleSource)> {
+    let (train, val) = (open(plan, Split::Train, runs)?, open(plan, Split::Val, runs)?);
+    check_disjoint(&train, &val)?;
+    Ok((train, val))
+}
+
+fn origin(train: &SampleSource, val: &SampleSource, weights: &NamedWeights) -> Origin {
+    let data = |source: &SampleSource| blake3::Hash::from_bytes(source.dataset.digest).to_hex().to_string();
+    let key = |key: &CacheKey| blake3::Hash::from_bytes(key.digest()).to_hex().to_string();
+    Origin {
+        train_data: data(train),
+        val_data: data(val),
+        teacher: train.teacher.as_ref().map(|cache| key(&cache.manifest().key)),
+        weights: weights_digest(weights),
+    }
+}
+
+/// The normalisation of most published weights: mean and standard deviation of `pixel / 255`, red, green, blue.
+const IMAGENET_MEAN: [f64; 3] = [0.485, 0.456, 0.406];
+const IMAGENET_STD: [f64; 3] = [0.229, 0.224, 0.225];

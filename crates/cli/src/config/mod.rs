@@ -1,0 +1,6 @@
+//! From a TOML file to a plan: the only place that knows how configurations are spelt.
+
+mod file;
+mod plan;
+
+pub use plan::{DataPlan, RunPlan, TeacherAnswers, load_plan};

@@ -1,0 +1,413 @@
+//! What a run will do: paths absolute, choices resolved, ranges checked.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use sensei_data::augment::Augmentation;
+use sensei_data::prompt::{Border, PromptRule};
+use sensei_data::synth::SynthConfig;
+use sensei_loss::{LossPlan, LossTerm, SampleWeighting, TermKind};
+use sensei_quant::thresholds::ThresholdSearch;
+use sensei_student::graph::LayerGraph;
+use sensei_student::unet::UnetConfig;
+use sensei_train::optimizer::AdamWConfig;
+use sensei_train::plan::{StagePlan, TrainPlan};
+use sensei_train::schedule::{Decay, Schedule};
+use sensei_train::source::InstanceChoice;
+
+use super::file::{
+    AnswersToml, AugmentationToml, BorderToml, DataToml, DecayToml, InstancesToml, PromptToml, RunToml, ScenesToml,
+    SearchToml, SplitToml, StageToml, StudentToml, TeacherToml, TermToml, TrainToml, WeightingToml,
+};
+
+/// A configuration, resolved.
+pub struct RunPlan {
+    /// Stem of the configuration file; names the run and the network.
+    pub name: String,
+    /// Where annotations and images come from.
+    pub data: DataPlan,
+    /// Which instances are used.
+    pub instances: InstanceChoice,
+    /// How prompts are made.
+    pub prompt: PromptRule,
+    /// Where the teacher's answers come from, if there is a teacher.
+    pub teacher: Option<TeacherPlan>,
+    /// The student's network.
+    pub graph: LayerGraph,
+    /// What training does.
+    pub train: TrainPlan,
+    /// Weights that training starts from, instead of random ones.
+    pub initial_weights: Option<PathBuf>,
+    /// How scores are summarised.
+    pub eval: EvalPlan,
+    /// How the student is quantized.
+    pub quantize: QuantizePlan,
+    /// How it is exported.
+    pub export: ExportPlan,
+    /// What changes the log and the files, but no number.
+    pub logging: LoggingPlan,
+    /// The configuration with absolute paths, as TOML.
+    pub resolved_toml: String,
+    /// Digest of the keys that change the weights (`[eval]`, `[quantize]`, `[export]`, `[logging]` do not).
+    pub train_digest: String,
+}
+
+/// Where the two splits come from.
+pub enum DataPlan {
+    /// COCO files.
+    Coco { train: SplitPlan, val: SplitPlan },
+    /// LVIS files.
+    Lvis { train: SplitPlan, val: SplitPlan },
+    /// Scenes rendered by this program.
+    Synthetic(SynthConfig),
+}
+
+/// One split.
+#[derive(Debug, Clone)]
+pub struct SplitPlan {
+    /// The JSON file.
+    pub annotations: PathBuf,
+    /// The folder that its file names are in.
+    pub images: PathBuf,
+}
+
+/// The teacher's answers for both splits.
+pub struct TeacherPlan {
+    /// Digest of its weights; a cache of another teacher is refused.
+    pub digest: String,
+    /// How an image became its input, in the words of the cache.
+    pub preprocessing: String,
+    /// What it was asked, in the words of the cache.
+    pub prompt: String,
+    /// Answers for the training split.
+    pub train: TeacherAnswers,
+    /// Answers for the validation split.
+    pub val: TeacherAnswers,
+}
+
+/// Where answers lie.
+pub enum TeacherAnswers {
+    /// In a cache.
+    Cache(PathBuf),
+    /// In a dump, to be imported.
+    Dump(PathBuf),
+}
+
+/// How scores are summarised.
+#[derive(Debug, Clone, Copy)]
+pub struct EvalPlan {
+    /// Resamples of the bootstrap.
+    pub bootstrap_resamples: usize,
+    /// Its seed.
+    pub bootstrap_seed: u64,
+    /// Instances per forward pass.
+    pub batch_size: usize,
+    /// Instances on the overlay sheet.
+    pub overlays: usize,
+}
+
+/// How the student is quantized.
+#[derive(Debug, Clone, Copy)]
+pub struct QuantizePlan {
+    /// Training instances that thresholds are chosen on.
+    pub calibration_instances: usize,
+    /// How thresholds are chosen.
+    pub threshold_search: ThresholdSearch,
+    /// Whether biases are corrected for the mean error of the rounded weights.
+    pub bias_correction: bool,
+}
+
+/// How the student is exported.
+pub struct ExportPlan {
+    /// The vendor's converter; without it, export ends with the ONNX file.
+    pub converter: Option<PathBuf>,
+    /// Lets the chip reuse the input tensor's memory; the camera cannot return it then.
+    pub no_input_persistency: bool,
+}
+
+/// What changes the log and the files, but no number.
+#[derive(Debug, Clone, Copy)]
+pub struct LoggingPlan {
+    /// Steps between events on the screen and in the log.
+    pub log_every_steps: u64,
+    /// Steps between checkpoints.
+    pub checkpoint_every_steps: u64,
+    /// Newest checkpoints kept.
+    pub keep_checkpoints: usize,
+    /// Epochs between scores during training; 0 for none.
+    pub validate_every_epochs: u64,
+    /// Validation instances scored then.
+    pub validate_instances: usize,
+    /// Threads that prepare samples.
+    pub data_threads: usize,
+}
+
+/// Reads and resolves a configuration. Relative paths are relative to the file's folder.
+///
+/// # Errors
+/// If the file cannot be read, has an unknown, missing or wrong key, or a number out of range.
+pub fn load_plan(path: &Path) -> anyhow::Result<RunPlan> {
+    let text = fs::read_to_string(path).with_context(|| format!("{}: cannot read the configuration", path.display()))?;
+    let mut file: RunToml = toml::from_str(&text).map_err(|error| one_line(path, &text, &error))?;
+    let folder = std::path::absolute(path).ok().and_then(|path| path.parent().map(Path::to_path_buf));
+    let folder = folder.with_context(|| format!("{}: expected a file in a folder", path.display()))?;
+    make_absolute(&mut file, &folder);
+    let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    // A run folder keeps its configuration as plan.toml; the run is named after the folder then.
+    let name = match (name.as_str(), folder.file_name()) {
+        ("plan", Some(run)) => run.to_string_lossy().into_owned(),
+        _ => name,
+    };
+    resolve(file, name).with_context(|| format!("{}", path.display()))
+}
+
+/// A parser's message on one line, with the place in the file.
+fn one_line(path: &Path, text: &str, error: &toml::de::Error) -> anyhow::Error {
+    let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+    let message = error.message().trim().replace('\n', "; ");
+    anyhow::anyhow!("{}:{line}: {message}", path.display())
+}
+
+fn make_absolute(file: &mut RunToml, folder: &Path) {
+    let mut fix = |path: &mut PathBuf| *path = normal(&folder.join(&*path));
+    if let DataToml::Coco { train, val, .. } | DataToml::Lvis { train, val, .. } = &mut file.data {
+        for SplitToml { annotations, images } in [train, val] {
+            fix(annotations);
+            fix(images);
+        }
+    }
+    if let Some(TeacherToml { train, val, .. }) = &mut file.teacher {
+        for AnswersToml::Cache(path) | AnswersToml::Dump(path) in [train, val] {
+            fix(path);
+        }
+    }
+    file.train.initial_weights.as_mut().map(&mut fix);
+    if let Some(converter) = &mut file.export.converter
+        && converter.components().count() > 1
+    {
+        fix(converter);
+    }
+}
+
+/// The path without `a/..` detours, so that messages stay short. Links are not followed.
+fn normal(path: &Path) -> PathBuf {
+    let mut result = PathBuf::new();
+    for component in path.components() {
+        match component {
+            std::path::Component::ParentDir => {
+                result.pop();
+            }
+            std::path::Component::CurDir => {}
+            other => result.push(other),
+        }
+    }
+    result
+}
+
+fn resolve(file: RunToml, name: String) -> anyhow::Result<RunPlan> {
+    let resolved_toml = toml::to_string(&file).context("cannot write the resolved configuration")?;
+    let trained_by = (&file.seed, &file.data, &file.prompt, &file.teacher, &file.student, &file.train);
+    let canonical = serde_json::to_vec(&trained_by).context("cannot digest the configuration")?;
+    let train_digest = blake3::hash(&canonical).to_hex().to_string();
+
+    let unet = unet(&file.student);
+    let graph = unet.graph().context("[student]")?;
+    let grid = u32::try_from(unet.input_size).context("[student] input_size")?;
+    let instances = match &file.data {
+        DataToml::Coco { instances, .. } | DataToml::Lvis { instances, .. } | DataToml::Synthetic { instances, .. } => {
+            *instances
+        }
+    };
+    let train = train(&file.train, file.seed)?;
+    if file.teacher.is_none() {
+        ensure!(matches!(instances, InstancesToml::All), "[data] instances: \"cached\" needs a [teacher]");
+        let wants_teacher = train.stages.iter().find(|stage| stage.loss.needs_teacher());
+        if let Some(stage) = wants_teacher {
+            bail!("[train] stage {:?}: its loss needs a [teacher], found none", stage.name);
+        }
+    }
+    let eval = EvalPlan {
+        bootstrap_resamples: in_range("[eval] bootstrap_resamples", file.eval.bootstrap_resamples, 100, 10_000_000)?,
+        bootstrap_seed: file.eval.bootstrap_seed,
+        batch_size: in_range("[eval] batch_size", file.eval.batch_size, 1, 4096)?,
+        overlays: in_range("[eval] overlays", file.eval.overlays, 0, 1000)?,
+    };
+    let calibration = file.quantize.calibration_instances;
+    Ok(RunPlan {
+        name,
+        data: data(file.data),
+        instances: match instances {
+            InstancesToml::All => InstanceChoice::All,
+            InstancesToml::Cached => InstanceChoice::Cached,
+        },
+        prompt: prompt(&file.prompt, grid)?,
+        teacher: file.teacher.map(|teacher| TeacherPlan {
+            digest: teacher.digest,
+            preprocessing: teacher.preprocessing,
+            prompt: teacher.prompt,
+            train: answers(teacher.train),
+            val: answers(teacher.val),
+        }),
+        graph,
+        train,
+        initial_weights: file.train.initial_weights,
+        eval,
+        quantize: QuantizePlan {
+            calibration_instances: in_range("[quantize] calibration_instances", calibration, 1, 1_000_000)?,
+            threshold_search: match file.quantize.threshold_search {
+                SearchToml::MinMax => ThresholdSearch::MinMax,
+                SearchToml::Mse => ThresholdSearch::Mse,
+            },
+            bias_correction: file.quantize.bias_correction,
+        },
+        export: ExportPlan {
+            converter: file.export.converter,
+            no_input_persistency: file.export.no_input_persistency,
+        },
+        logging: LoggingPlan {
+            log_every_steps: in_range("[logging] log_every_steps", file.logging.log_every_steps, 1, u64::MAX)?,
+            checkpoint_every_steps: in_range(
+                "[logging] checkpoint_every_steps",
+                file.logging.checkpoint_every_steps,
+                1,
+                u64::MAX,
+            )?,
+            keep_checkpoints: in_range("[logging] keep_checkpoints", file.logging.keep_checkpoints, 1, 1000)?,
+            validate_every_epochs: file.logging.validate_every_epochs,
+            validate_instances: in_range("[logging] validate_instances", file.logging.validate_instances, 1, 1 << 20)?,
+            data_threads: in_range("[logging] data_threads", file.logging.data_threads, 1, 256)?,
+        },
+        resolved_toml,
+        train_digest,
+    })
+}
+
+fn unet(student: &StudentToml) -> UnetConfig {
+    match student {
+        StudentToml::Picosam2 {} => UnetConfig::picosam2(),
+        StudentToml::Picosam3 {} => UnetConfig::picosam3(),
+        StudentToml::Unet {
+            input_size,
+            encoder_channels,
+            bottleneck_channels,
+            decoder_channels,
+            dilated_bottleneck,
+            channel_gate,
+            refine_head,
+        } => UnetConfig {
+            input_size: *input_size,
+            encoder_channels: encoder_channels.clone(),
+            bottleneck_channels: *bottleneck_channels,
+            decoder_channels: decoder_channels.clone(),
+            dilated_bottleneck: *dilated_bottleneck,
+            channel_gate: *channel_gate,
+            refine_head: *refine_head,
+        },
+    }
+}
+
+fn data(data: DataToml) -> DataPlan {
+    let split = |split: SplitToml| SplitPlan { annotations: split.annotations, images: split.images };
+    match data {
+        DataToml::Coco { train, val, .. } => DataPlan::Coco { train: split(train), val: split(val) },
+        DataToml::Lvis { train, val, .. } => DataPlan::Lvis { train: split(train), val: split(val) },
+        DataToml::Synthetic { scenes: ScenesToml::Quickstart, .. } => DataPlan::Synthetic(SynthConfig::quickstart()),
+    }
+}
+
+fn answers(answers: AnswersToml) -> TeacherAnswers {
+    match answers {
+        AnswersToml::Cache(path) => TeacherAnswers::Cache(path),
+        AnswersToml::Dump(path) => TeacherAnswers::Dump(path),
+    }
+}
+
+fn prompt(prompt: &PromptToml, grid: u32) -> anyhow::Result<PromptRule> {
+    let border = |border: &BorderToml| match border {
+        BorderToml::Reference => Border::Reference,
+        BorderToml::Corrected => Border::Corrected,
+    };
+    Ok(match prompt {
+        PromptToml::CenterWindow { border: at } => PromptRule::CenterWindow { grid, border: border(at) },
+        PromptToml::Roi { border: at, padding } => {
+            let padding = in_range("[prompt] padding", *padding, 0.0, 4.0)?;
+            PromptRule::Roi { padding, grid, border: border(at) }
+        }
+    })
+}
+
+fn train(train: &TrainToml, seed: u64) -> anyhow::Result<TrainPlan> {
+    ensure!(!train.stage.is_empty(), "[[train.stage]]: expected at least one stage, found none");
+    let optimizer = &train.optimizer;
+    Ok(TrainPlan {
+        seed,
+        batch_size: in_range("[train] batch_size", train.batch_size, 1, 4096)?,
+        accumulate_batches: in_range("[train] accumulate_batches", train.accumulate_batches, 1, 1024)?,
+        optimizer: AdamWConfig {
+            beta1: in_range("[train.optimizer] beta1", optimizer.beta1, 0.0, 0.999_999)?,
+            beta2: in_range("[train.optimizer] beta2", optimizer.beta2, 0.0, 0.999_999_9)?,
+            epsilon: in_range("[train.optimizer] epsilon", optimizer.epsilon, 1e-12, 1.0)?,
+            weight_decay: in_range("[train.optimizer] weight_decay", optimizer.weight_decay, 0.0, 10.0)?,
+        },
+        clip_gradient_norm: optional_in_range("[train] clip_gradient_norm", train.clip_gradient_norm, 1e-6, 1e6)?,
+        ema_decay: optional_in_range("[train] ema_decay", train.ema_decay, 0.0, 0.999_999)?,
+        stages: train.stage.iter().map(stage).collect::<Result<_, _>>()?,
+    })
+}
+
+fn stage(stage: &StageToml) -> anyhow::Result<StagePlan> {
+    let within = || format!("[[train.stage]] {:?}", stage.name);
+    let weighting = match stage.loss.weighting {
+        WeightingToml::TeacherScorePerSample => SampleWeighting::TeacherScorePerSample,
+        WeightingToml::TeacherScoreBatchMean => SampleWeighting::TeacherScoreBatchMean,
+        WeightingToml::Constant(alpha) => SampleWeighting::Constant(alpha),
+        WeightingToml::TruthOnly => SampleWeighting::TruthOnly,
+    };
+    let term = |term: &TermToml| match *term {
+        TermToml::TeacherMse { weight } => LossTerm { kind: TermKind::TeacherMse, weight },
+        TermToml::TeacherDice { weight } => LossTerm { kind: TermKind::TeacherDice, weight },
+        TermToml::TruthBce { weight } => LossTerm { kind: TermKind::TruthBce, weight },
+        TermToml::TruthDice { weight } => LossTerm { kind: TermKind::TruthDice, weight },
+        TermToml::AreaShortfall { weight, floor } => LossTerm { kind: TermKind::AreaShortfall { floor }, weight },
+    };
+    let terms = stage.loss.terms.iter().map(term).collect();
+    let learning_rate = |key, value| in_range(key, value, 0.0, 10.0);
+    Ok(StagePlan {
+        name: stage.name.clone(),
+        epochs: in_range("epochs", stage.epochs, 1, 1_000_000).with_context(within)?,
+        schedule: Schedule {
+            learning_rate: learning_rate("learning_rate", stage.learning_rate).with_context(within)?,
+            warmup_steps: stage.warmup_steps,
+            decay: match stage.decay {
+                DecayToml::Constant {} => Decay::Constant,
+                DecayToml::Cosine { final_learning_rate: last } => {
+                    Decay::Cosine { final_learning_rate: learning_rate("final_learning_rate", last).with_context(within)? }
+                }
+            },
+        },
+        loss: LossPlan::new(stage.loss.sharpness, weighting, terms).with_context(within)?,
+        augmentation: augmentation(&stage.augmentation).with_context(within)?,
+    })
+}
+
+fn augmentation(augmentation: &AugmentationToml) -> anyhow::Result<Augmentation> {
+    Ok(Augmentation {
+        flip_probability: in_range("flip_probability", augmentation.flip_probability, 0.0, 1.0)?,
+        roi_shift: in_range("roi_shift", augmentation.roi_shift, 0.0, 0.5)?,
+        roi_scale: in_range("roi_scale", augmentation.roi_scale, 0.0, 0.9)?,
+        brightness: in_range("brightness", augmentation.brightness, 0.0, 0.9)?,
+        contrast: in_range("contrast", augmentation.contrast, 0.0, 0.9)?,
+        saturation: in_range("saturation", augmentation.saturation, 0.0, 0.9)?,
+    })
+}
+
+/// The value if it lies in `[low, high]`; NaN does not.
+fn in_range<T: PartialOrd + std::fmt::Display>(key: &str, value: T, low: T, high: T) -> anyhow::Result<T> {
+    ensure!(value >= low && value <= high, "{key}: expected {low} to {high}, found {value}");
+    Ok(value)
+}
+
+fn optional_in_range(key: &str, value: Option<f64>, low: f64, high: f64) -> anyhow::Result<Option<f64>> {
+    value.map(|value| in_range(key, value, low, high)).transpose()
+}

@@ -1,0 +1,158 @@
+//! The deployment package of a run.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use sensei_eval::report::EvalReport;
+use sensei_imx500::converter::{ConvertOptions, Converter};
+use sensei_imx500::memory::{MemoryEstimate, NetworkShape, memory_estimate};
+use sensei_imx500::model::Int8Model;
+use sensei_imx500::model_file::{read_model, write_model};
+use sensei_imx500::onnx::write_onnx;
+use serde_json::json;
+
+use crate::config::RunPlan;
+use crate::progress::say;
+use crate::run_folder::{RunFolder, write_whole};
+
+/// Digests of what made a student, for the package's manifest.
+pub struct Origin {
+    /// Annotation file of the training split.
+    pub train_data: String,
+    /// Annotation file of the validation split.
+    pub val_data: String,
+    /// Key of the teacher's cache of the training split.
+    pub teacher: Option<String>,
+    /// The trained weights.
+    pub weights: String,
+}
+
+/// Writes the package: ONNX, int8 model, memory, manifest and, with a converter, its `packerOut.zip`. It appears under
+/// its name when it is complete.
+///
+/// # Errors
+/// If the model does not fit the chip, the converter refuses it, or a file cannot be written.
+pub fn export(
+    plan: &RunPlan,
+    folder: &RunFolder,
+    model: &Int8Model,
+    origin: Option<&Origin>,
+    scores: Option<&EvalReport>,
+    converter: Option<&Path>,
+) -> anyhow::Result<PathBuf> {
+    let package = folder.package();
+    let partial = folder.root().join("package.partial");
+    if partial.exists() {
+        fs::remove_dir_all(&partial).with_context(|| format!("{}: cannot remove", partial.display()))?;
+    }
+    fs::create_dir_all(&partial).with_context(|| format!("{}: cannot make the folder", partial.display()))?;
+
+    let estimate = memory_estimate(&NetworkShape::from(model));
+    say(&format!("memory estimate: {}", memory_line(&estimate)));
+    ensure!(
+        estimate.fits(),
+        "{}: expected at most {} bytes on the chip, estimated {}",
+        model.name(),
+        estimate.limit,
+        estimate.total()
+    );
+    let mut metadata = BTreeMap::from([("sensei.plan".to_string(), plan.train_digest.clone())]);
+    if let Some(origin) = origin {
+        metadata.insert("sensei.weights".to_string(), origin.weights.clone());
+    }
+    let onnx = partial.join(format!("{}.onnx", model.name()));
+    let onnx_bytes = write_onnx(model, &metadata);
+    write_whole(&onnx, &onnx_bytes)?;
+    write_model(&partial.join(format!("{}.s8m", model.name())), model)?;
+
+    let mut manifest = json!({
+        "format": 1,
+        "network": model.name(),
+        "sensei_version": env!("CARGO_PKG_VERSION"),
+        "plan_digest": plan.train_digest,
+        "int8_model_digest": blake3::Hash::from_bytes(model.digest()).to_hex().to_string(),
+        "onnx_digest": blake3::hash(&onnx_bytes).to_hex().to_string(),
+        "memory_estimate": memory_json(&estimate),
+        "input": "int8, pixel - 128, channels x height x width",
+        "output": "mask logits; foreground where greater than 0",
+    });
+    if let Some(origin) = origin {
+        manifest["train_data_digest"] = json!(origin.train_data);
+        manifest["val_data_digest"] = json!(origin.val_data);
+        manifest["teacher_key_digest"] = json!(origin.teacher);
+        manifest["weights_digest"] = json!(origin.weights);
+    }
+    if let Some(scores) = scores {
+        manifest["protocol"] = json!(scores.protocol);
+        manifest["protocol_hash"] = json!(scores.protocol_hash);
+        let summary = |name: &str| scores.predictor(name).ok().map(|predictor| json!(predictor.groups));
+        manifest["scores"] = json!({ "float": summary("float"), "int8": summary("int8") });
+    }
+    if let Some(program) = converter {
+        let converter = Converter::find(Some(program), &std::env::var_os("PATH").unwrap_or_default())?;
+        let options = ConvertOptions { time_limit: CONVERTER_TIME_LIMIT, memory_report_only: false };
+        say("running the vendor's converter (minutes)");
+        let conversion = converter.convert(&onnx, &partial.join("imx500"), &options, &|| false)?;
+        let report = conversion.memory;
+        let difference = 100.0 * (estimate.total() as f64 / report.total() as f64 - 1.0);
+        say(&format!(
+            "converter: accepted in {:.0} s; coefficients {} B, runtime {} B, total {} B; our estimate is {difference:+.2} %",
+            conversion.duration.as_secs_f64(),
+            report.coefficients,
+            report.runtime,
+            report.total()
+        ));
+        manifest["converter_memory"] = json!({
+            "coefficients": report.coefficients,
+            "runtime": report.runtime,
+            "reserved": report.reserved,
+            "limit": report.limit,
+        });
+        if let Some(zip) = &conversion.packer_out {
+            let bytes = fs::read(zip).with_context(|| format!("{}: cannot read", zip.display()))?;
+            manifest["packer_out_digest"] = json!(blake3::hash(&bytes).to_hex().to_string());
+        }
+    }
+    write_whole(&partial.join("manifest.json"), &serde_json::to_vec_pretty(&manifest)?)?;
+    if package.exists() {
+        fs::remove_dir_all(&package).with_context(|| format!("{}: cannot replace", package.display()))?;
+    }
+    fs::rename(&partial, &package).with_context(|| format!("{}: cannot write", package.display()))?;
+    say(&format!("package: {}", package.display()));
+    Ok(package)
+}
+
+/// The int8 model of a run, read back from its file: what is scored is what ships.
+///
+/// # Errors
+/// If it has none yet, or the file is broken.
+pub fn int8_model(folder: &RunFolder) -> anyhow::Result<Int8Model> {
+    read_model(&folder.int8()).context("the run has no int8 model")
+}
+
+/// Memory in words.
+pub fn memory_line(estimate: &MemoryEstimate) -> String {
+    format!(
+        "coefficients {} B, runtime {} B, total {} of {} B ({:.1} %)",
+        estimate.coefficients,
+        estimate.runtime,
+        estimate.total(),
+        estimate.limit,
+        100.0 * estimate.total() as f64 / estimate.limit as f64
+    )
+}
+
+fn memory_json(estimate: &MemoryEstimate) -> serde_json::Value {
+    json!({
+        "coefficients": estimate.coefficients,
+        "runtime": estimate.runtime,
+        "reserved": estimate.reserved,
+        "limit": estimate.limit,
+    })
+}
+
+/// PicoSAM2 takes about 90 s on two cores.
+const CONVERTER_TIME_LIMIT: Duration = Duration::from_secs(30 * 60);

@@ -1,0 +1,7 @@
+//! What a run does, one file a phase; each leaves its result in the run folder.
+
+pub mod data;
+pub mod evaluate;
+pub mod export;
+pub mod quantize;
+pub mod train;

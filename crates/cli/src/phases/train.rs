@@ -1,0 +1,94 @@
+//! Training of a run.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::Context;
+use burn::tensor::Device;
+use sensei_data::sampling::subset;
+use sensei_eval::evaluate::evaluate;
+use sensei_eval::metric::Metric;
+use sensei_student::student::Student;
+use sensei_student::weights::{NamedWeights, read_weights, write_weights};
+use sensei_train::checkpoint::weights_digest;
+use sensei_train::error::TrainError;
+use sensei_train::fit::{Fitted, RunOptions, fit};
+use sensei_train::predict::{candidates, network};
+use sensei_train::source::SampleSource;
+
+use crate::config::RunPlan;
+use crate::progress::{TrainProgress, Validate, say, warn};
+use crate::run_folder::RunFolder;
+
+/// Trains, or goes on training, and writes the student's weights.
+///
+/// # Errors
+/// Whatever ends the training early, other than being asked to.
+pub fn train(
+    plan: &RunPlan,
+    folder: &RunFolder,
+    train: &SampleSource,
+    val: &SampleSource,
+    device: &Device,
+    resume: bool,
+    stop: Arc<AtomicBool>,
+) -> anyhow::Result<Fitted> {
+    let initial = initial_student(plan, device)?;
+    let chosen = subset(val.instances.len(), plan.logging.validate_instances.min(val.instances.len()), 0);
+    let chosen: Vec<usize> = chosen.into_iter().map(|at| val.instances[at as usize]).collect();
+    let batch = plan.eval.batch_size;
+    let validate: Validate = Box::new(|weights: &NamedWeights| {
+        let student = Student::from_weights(plan.graph.clone(), weights, device)?;
+        let mut predictors = [network("float", device, |image| student.forward_eval(image))];
+        let items = candidates(val, &chosen, batch).take(chosen.len());
+        let evaluation = evaluate::<_, TrainError>(items, &mut predictors, batch)?;
+        let scores = &evaluation.scores[0].instances;
+        Ok((Metric::MeanIouInCrop.of(scores).unwrap_or(0.0), scores.len()))
+    });
+    let logging = &plan.logging;
+    let mut progress =
+        TrainProgress::new(&folder.events(), logging.log_every_steps, logging.validate_every_epochs, validate, stop)?;
+    let options = RunOptions {
+        checkpoint_dir: &folder.checkpoints(),
+        plan_digest: &plan.train_digest,
+        resume,
+        checkpoint_every_steps: logging.checkpoint_every_steps,
+        keep_checkpoints: logging.keep_checkpoints,
+        data_threads: logging.data_threads,
+    };
+    let fitted = fit(&plan.train, initial, train, &options, &mut progress)?;
+    if let Some(error) = progress.log_failure() {
+        warn(&format!("{}: the log is incomplete: {error}", folder.events().display()));
+    }
+    if fitted.stopped {
+        say(&format!("stopped after step {}; --resume goes on from here", fitted.step));
+        return Ok(fitted);
+    }
+    let metadata = [
+        ("sensei.graph".to_string(), plan.graph.digest()),
+        ("sensei.plan".to_string(), plan.train_digest.clone()),
+    ];
+    write_weights(&folder.student(), &fitted.weights, &metadata.into())?;
+    say(&format!("weights digest {} (state {})", weights_digest(&fitted.weights), fitted.state_digest));
+    Ok(fitted)
+}
+
+/// The trained weights of a run.
+///
+/// # Errors
+/// If it has none yet, or they are of another network.
+pub fn trained_weights(plan: &RunPlan, folder: &RunFolder) -> anyhow::Result<NamedWeights> {
+    let file = read_weights(&folder.student()).context("the run has no trained student")?;
+    Ok(file.for_graph(&plan.graph)?)
+}
+
+fn initial_student(plan: &RunPlan, device: &Device) -> anyhow::Result<Student> {
+    let device = device.clone().autodiff();
+    match &plan.initial_weights {
+        Some(path) => {
+            let weights = read_weights(path)?.for_graph(&plan.graph)?;
+            Ok(Student::from_weights(plan.graph.clone(), &weights, &device)?)
+        }
+        None => Ok(Student::new(plan.graph.clone(), plan.train.seed, &device)),
+    }
+}

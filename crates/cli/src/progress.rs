@@ -1,0 +1,170 @@
+//! Bars on the screen and lines in `events.jsonl`.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
+use sensei_student::weights::NamedWeights;
+use sensei_train::event::Event;
+use sensei_train::fit::Observer;
+use serde::Serialize;
+
+/// Scores weights after an epoch: the mean IoU in the crop and the number of instances.
+pub type Validate<'a> = Box<dyn FnMut(&NamedWeights) -> anyhow::Result<(f64, usize)> + 'a>;
+
+/// Shows a training run and logs it.
+pub struct TrainProgress<'a> {
+    bar: ProgressBar,
+    log: File,
+    log_every_steps: u64,
+    validate_every_epochs: u64,
+    validate: Validate<'a>,
+    stop: Arc<AtomicBool>,
+    started: Instant,
+    n_samples_done: usize,
+    log_failed: Option<std::io::Error>,
+}
+
+#[derive(Serialize)]
+struct LogLine<'a> {
+    unix_time: f64,
+    images_per_second: Option<f64>,
+    #[serde(flatten)]
+    event: &'a Event,
+}
+
+impl<'a> TrainProgress<'a> {
+    /// Appends to the log at `events`.
+    ///
+    /// # Errors
+    /// If the log cannot be opened.
+    pub fn new(
+        events: &Path,
+        log_every_steps: u64,
+        validate_every_epochs: u64,
+        validate: Validate<'a>,
+        stop: Arc<AtomicBool>,
+    ) -> anyhow::Result<Self> {
+        let log = OpenOptions::new().create(true).append(true).open(events);
+        let log = log.with_context(|| format!("{}: cannot open for writing", events.display()))?;
+        let style = "{prefix} {bar:30} {pos}/{len} steps, ETA {eta}, {msg}";
+        let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = ProgressBar::new(0).with_style(style).with_prefix("train");
+        let started = Instant::now();
+        let (n_samples_done, log_failed) = (0, None);
+        Ok(Self {
+            bar,
+            log,
+            log_every_steps,
+            validate_every_epochs,
+            validate,
+            stop,
+            started,
+            n_samples_done,
+            log_failed,
+        })
+    }
+
+    /// The first failure to write the log, if there was one: the run goes on without it, and says so at its end.
+    pub fn log_failure(&mut self) -> Option<std::io::Error> {
+        self.log_failed.take()
+    }
+
+    fn log(&mut self, event: &Event) {
+        let unix_time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64();
+        let line = LogLine { unix_time, images_per_second: self.images_per_second(), event };
+        let written = serde_json::to_string(&line).map_err(std::io::Error::other);
+        if let Err(error) = written.and_then(|line| writeln!(self.log, "{line}")) {
+            self.log_failed.get_or_insert(error);
+        }
+    }
+
+    fn images_per_second(&self) -> Option<f64> {
+        (self.n_samples_done > 0).then(|| self.n_samples_done as f64 / self.started.elapsed().as_secs_f64())
+    }
+}
+
+impl Observer for TrainProgress<'_> {
+    fn event(&mut self, event: &Event) {
+        match event {
+            Event::Started { step, total_steps, .. } => {
+                self.bar.set_length(*total_steps);
+                self.bar.set_position(*step);
+                self.bar.reset_eta();
+                self.started = Instant::now();
+                self.log(event);
+            }
+            Event::Step { step, total_steps, loss, n_samples, .. } => {
+                self.n_samples_done += n_samples;
+                self.bar.set_position(*step);
+                let rate = self.images_per_second().unwrap_or(0.0);
+                self.bar.set_message(format!("loss {loss:.4}, {rate:.1} img/s"));
+                if step.is_multiple_of(self.log_every_steps) || step == total_steps {
+                    self.log(event);
+                    if self.bar.is_hidden() {
+                        say(&format!("step {step}/{total_steps}: loss {loss:.4}, {rate:.1} img/s"));
+                    }
+                }
+            }
+            Event::Validation { epoch, mean_iou_in_crop, n_instances, .. } => {
+                self.log(event);
+                let line = format!("epoch {epoch}: mean IoU in the crop {mean_iou_in_crop:.4} over {n_instances} instances");
+                self.bar.suspend(|| say(&line));
+            }
+            Event::Ended { .. } => {
+                self.log(event);
+                self.bar.finish();
+            }
+            Event::Epoch { .. } | Event::Checkpoint { .. } => self.log(event),
+        }
+    }
+
+    fn should_stop(&mut self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn validate(
+        &mut self,
+        weights: &NamedWeights,
+        epoch: u64,
+    ) -> Result<Option<(f64, usize)>, Box<dyn std::error::Error + Send + Sync>> {
+        if self.validate_every_epochs == 0 || !(epoch + 1).is_multiple_of(self.validate_every_epochs) {
+            return Ok(None);
+        }
+        Ok(Some((self.validate)(weights)?))
+    }
+}
+
+/// A flag that the first Ctrl-C (or SIGTERM) sets; the second ends the program at once.
+///
+/// # Errors
+/// If the signals cannot be caught.
+pub fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        warn("stopping after this step; once more to stop at once");
+    })
+    .context("cannot catch Ctrl-C")?;
+    Ok(stop)
+}
+
+/// Prints a line of the program's results.
+#[expect(clippy::print_stdout, reason = "what the user asked for goes to standard output")]
+pub fn say(line: &str) {
+    println!("{line}");
+}
+
+/// Prints a line about the program's doings.
+#[expect(clippy::print_stderr, reason = "notes do not belong among results")]
+pub fn warn(line: &str) {
+    eprintln!("{line}");
+}
