@@ -131,10 +131,10 @@ def sample(low_res, xs, ys, scale):
     return rows[:, x] * (1 - fx) + rows[:, x + 1] * fx
 
 
-def context_crop(low_res, scale, bbox, size, context_scale, grid):
+def context_crop(low_res, scale, bbox, size, context_scale, min_side, grid):
     """The logits around a box as int8 steps [grid, grid], their rectangle in the image, and how many saturated."""
     x, y, w, h = bbox
-    side = context_scale * ROI_SCALE * max(w, h)
+    side = max(context_scale * ROI_SCALE * max(w, h), min_side)
     x0, y0 = x + w / 2 - side / 2, y + h / 2 - side / 2
     offsets = (np.arange(grid) + 0.5) * (side / grid)
     xs, ys = x0 + offsets, y0 + offsets
@@ -196,7 +196,7 @@ def export_shard(teacher, images, annotations, args, report):
         boxes = np.float64([a["bbox"] for a in annotations[image["id"]]])
         boxes[:, 2:] += boxes[:, :2]
         for annotation, (low_res, score) in zip(annotations[image["id"]], teacher.masks(boxes), strict=True):
-            crop = context_crop(low_res, scale, annotation["bbox"], rgb.size, args.context_scale, args.grid)
+            crop = context_crop(low_res, scale, annotation["bbox"], rgb.size, args.context_scale, args.min_side, args.grid)
             n_clipped += crop[2]
             columns["annotation_id"].append(annotation["id"])
             columns["image_id"].append(image["id"])
@@ -249,12 +249,14 @@ def describe_run(teacher, args):
     files = [{"name": os.path.basename(f), "bytes": os.path.getsize(f), "sha256": sha256_of(f)} for f in teacher.files]
     lines = [f["sha256"] for f in files] + ([args.model_config] if args.model_config else [])
     digest = hashlib.sha256("".join(line + "\n" for line in lines).encode()).hexdigest()
+    at_least = f", at least {args.min_side} pixels" if args.min_side > 0 else ""
+    context = f"context {args.context_scale} x {ROI_SCALE} x longer side{at_least}, grid {args.grid}"
     return {
         "format": FORMAT,
         "version": VERSION,
         "teacher": {"name": args.name, "licence": args.licence, "digest": digest, "files": files},
         "preprocessing": teacher.preprocessing,
-        "prompt": f"{teacher.prompt}; context {args.context_scale} x {ROI_SCALE} x longer side, grid {args.grid}",
+        "prompt": f"{teacher.prompt}; {context}",
         "grid": args.grid,
         "logit_step": LOGIT_STEP,
         "dataset": {"annotations": args.annotations.name, "sha256": sha256_of(args.annotations)},
@@ -332,6 +334,8 @@ def parse_arguments():
     parser.add_argument("--model-config", help="sam2: such as configs/sam2.1/sam2.1_hiera_t.yaml")
     parser.add_argument("--device", default="cpu", help="sam2: torch device")
     parser.add_argument("--context-scale", type=float, default=2.0, help="side of the crop / side of the padded box")
+    parser.add_argument("--min-side", type=float, default=0.0,
+                        help="smallest side of the crop in image pixels; 192 for PicoSAM2's 96-pixel window")
     parser.add_argument("--grid", type=int, default=128, help="samples along a side of the crop")
     parser.add_argument("--images-per-shard", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)

@@ -29,12 +29,16 @@ pub fn page(folder: &RunFolder) -> anyhow::Result<String> {
     }
     let layers = folder.layers().with_extension("txt");
     if layers.exists() {
-        section(&mut body, "Float, fake-quant and integers, layer by layer", &format!("<pre>{}</pre>", escape(&read(&layers)?)));
+        section(
+            &mut body,
+            "Float, fake-quant and integers, layer by layer",
+            &format!("<pre>{}</pre>", escape(&read(&layers)?)),
+        );
     }
     let manifest = folder.package().join("manifest.json");
     if manifest.exists() {
-        let manifest: Value = serde_json::from_str(&read(&manifest)?)
-            .with_context(|| format!("{}: not JSON", manifest.display()))?;
+        let manifest: Value =
+            serde_json::from_str(&read(&manifest)?).with_context(|| format!("{}: not JSON", manifest.display()))?;
         let mut rows = String::new();
         for (key, value) in manifest.as_object().into_iter().flatten().filter(|(key, _)| *key != "scores") {
             let value = value.as_str().map_or_else(|| value.to_string(), String::from);

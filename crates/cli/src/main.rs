@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use arguments::Arguments;
+use progress::{output_failure, warn};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -36,14 +37,31 @@ pub fn usage(error: impl Into<anyhow::Error>) -> anyhow::Error {
     anyhow::Error::new(UsageError(error.into()))
 }
 
-#[expect(clippy::print_stderr, reason = "the one place where errors are reported")]
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match commands::execute(arguments) {
+    let done = commands::execute(arguments).and_then(|code| match output_failure() {
+        Some(error) => Err(anyhow::anyhow!("standard output: cannot write: {error}")),
+        None => Ok(code),
+    });
+    match done {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            warn(&format!("error: {}", one_line(&error)));
             ExitCode::from(if error.is::<UsageError>() { 2 } else { 1 })
         }
     }
+}
+
+/// An error and its causes on one line. Some libraries' messages repeat their cause or have several lines.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string().lines().map(str::trim).collect::<Vec<_>>().join("; ");
+        if line.is_empty() {
+            line = cause;
+        } else if !line.ends_with(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
 }

@@ -3,8 +3,8 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
@@ -76,7 +76,8 @@ impl<'a> TrainProgress<'a> {
     }
 
     fn log(&mut self, event: &Event) {
-        let unix_time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64();
+        let unix_time =
+            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64();
         let line = LogLine { unix_time, images_per_second: self.images_per_second(), event };
         let written = serde_json::to_string(&line).map_err(std::io::Error::other);
         if let Err(error) = written.and_then(|line| writeln!(self.log, "{line}")) {
@@ -113,7 +114,8 @@ impl Observer for TrainProgress<'_> {
             }
             Event::Validation { epoch, mean_iou_in_crop, n_instances, .. } => {
                 self.log(event);
-                let line = format!("epoch {epoch}: mean IoU in the crop {mean_iou_in_crop:.4} over {n_instances} instances");
+                let line =
+                    format!("epoch {epoch}: mean IoU in the crop {mean_iou_in_crop:.4} over {n_instances} instances");
                 self.bar.suspend(|| say(&line));
             }
             Event::Ended { .. } => {
@@ -157,14 +159,24 @@ pub fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-/// Prints a line of the program's results.
-#[expect(clippy::print_stdout, reason = "what the user asked for goes to standard output")]
+/// Prints a line of the program's results. A failure does not end a run, whose results are in files; it is told at the
+/// end, see [`output_failure`].
 pub fn say(line: &str) {
-    println!("{line}");
+    if let Err(error) = writeln!(std::io::stdout(), "{line}") {
+        // Only the first one is kept.
+        let _ = OUTPUT_FAILURE.set(error);
+    }
 }
 
+/// The first failure to print results, if there was one; a reader that has gone away is none.
+pub fn output_failure() -> Option<&'static std::io::Error> {
+    OUTPUT_FAILURE.get().filter(|error| error.kind() != std::io::ErrorKind::BrokenPipe)
+}
+
+static OUTPUT_FAILURE: OnceLock<std::io::Error> = OnceLock::new();
+
 /// Prints a line about the program's doings.
-#[expect(clippy::print_stderr, reason = "notes do not belong among results")]
 pub fn warn(line: &str) {
-    eprintln!("{line}");
+    // There is nowhere left to tell that this fails.
+    let _ = writeln!(std::io::stderr(), "{line}");
 }

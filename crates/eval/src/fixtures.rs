@@ -33,7 +33,7 @@ pub(crate) fn instance(annotation_id: u64, image_id: u64, stratum: Stratum, over
 /// `n_images` images with one to five instances each, of all strata, with IoU between `quality` and 1.
 pub(crate) fn run(predictor: &str, n_images: u64, quality: f64, seed: u64) -> PredictorScores {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut uniform = |n: u64| u64::from(rng.next_u32()) * n >> 32;
+    let mut uniform = |n: u64| (u64::from(rng.next_u32()) * n) >> 32;
     let mut instances = Vec::new();
     for image_id in 0..n_images {
         for nth in 0..=image_id % 5 {

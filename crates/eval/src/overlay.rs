@@ -33,7 +33,7 @@ pub struct OverlayMask<'a> {
 }
 
 /// One row of panels, every crop pixel drawn as `scale * scale` pixels: prompt box, truth (green), then each prediction
-/// (orange) with the truth's contour (white).
+/// (magenta) with the truth's contour (white).
 ///
 /// # Panics
 /// If crop or masks are not on the geometry's grid, or `scale` is 0.
@@ -199,7 +199,7 @@ const BACKGROUND: u8 = 24;
 const WHITE: [u8; 3] = [255, 255, 255];
 const BOX_COLOUR: [u8; 3] = [255, 220, 0];
 const TRUTH_COLOUR: [u8; 3] = [0, 200, 80];
-const PREDICTION_COLOUR: [u8; 3] = [255, 120, 0];
+const PREDICTION_COLOUR: [u8; 3] = [255, 0, 200];
 
 #[cfg(test)]
 mod tests {
@@ -240,7 +240,7 @@ mod tests {
         assert_eq!((in_panel(1, 0, 9), in_panel(1, 15, 9), in_panel(1, 16, 9)), (TRUTH_COLOUR, TRUTH_COLOUR, [100; 3]));
         assert_eq!(in_panel(1, 5, 9), [60, 140, 92], "three parts picture, two parts green");
         assert_eq!((in_panel(2, 20, 8), in_panel(2, 23, 11)), (PREDICTION_COLOUR, PREDICTION_COLOUR));
-        assert_eq!((in_panel(2, 21, 9), in_panel(2, 24, 9)), ([162, 108, 60], [100; 3]));
+        assert_eq!((in_panel(2, 21, 9), in_panel(2, 24, 9)), ([162, 60, 140], [100; 3]));
         assert_eq!(in_panel(2, 15, 9), WHITE, "the truth's contour");
         assert_eq!(at(&row, 4 + 32, 18), [BACKGROUND; 3], "between panels");
     }

@@ -298,6 +298,7 @@ struct Line<'a> {
 impl Line<'_> {
     /// Writes lanes `lane..lane + LANES` of the pixels `pixel..pixel + PIXELS`.
     #[inline(always)]
+    #[allow(clippy::needless_range_loop, reason = "constant indices keep the sums in registers")]
     fn write_pixels<const FUSED: bool, const LANES: usize, const PIXELS: usize>(
         &self,
         pixel: usize,

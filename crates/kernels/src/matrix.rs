@@ -258,6 +258,7 @@ impl Block {
     /// # Safety
     /// As [`Block::run`].
     #[inline(always)]
+    #[allow(clippy::needless_range_loop, reason = "constant indices keep the sums in registers")]
     unsafe fn sums<V: Vector, const ROWS: usize, const VECTORS: usize>(
         &self,
         a: *const f32,

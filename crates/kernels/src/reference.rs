@@ -248,11 +248,11 @@ fn variance_survives_a_mean_far_from_zero() {
     let ones = vec![1.0; channels];
     let norm = Norm { scale: &ones, shift: &vec![0.0; channels], epsilon: 1e-5, relu: false };
     let got = norm::forward(&norm, &input).variance;
-    for channel in 0..channels {
+    for (channel, got) in got.into_iter().enumerate() {
         let values: Vec<f64> = input.iter().skip(channel).step_by(channels).map(|value| f64::from(*value)).collect();
         let mean = values.iter().sum::<f64>() / 4000.0;
         let expected = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / 4000.0;
-        assert!((f64::from(got[channel]) / expected - 1.0).abs() < 1e-4, "{} {expected}", got[channel]);
+        assert!((f64::from(got) / expected - 1.0).abs() < 1e-4, "{got} {expected}");
     }
 }
 

@@ -88,7 +88,7 @@ fn small() -> (LayerGraph, GoldenCase) {
         decoder_channels: vec![24, 16, 12, 8],
         ..UnetConfig::picosam3()
     };
-    (config.graph().unwrap(), golden("student/picosam3_small"))
+    (config.graph().expect("a valid setting"), golden("student/picosam3_small"))
 }
 
 fn weights(graph: &LayerGraph, case: &GoldenCase) -> NamedWeights {
@@ -106,5 +106,5 @@ fn tensor(values: &[f32], shape: [usize; 4]) -> Tensor<4> {
 }
 
 fn values(tensor: Tensor<4>) -> Vec<f32> {
-    tensor.try_to_vec_as::<f32>().unwrap()
+    tensor.try_to_vec_as::<f32>().expect("a tensor that its device can read back")
 }

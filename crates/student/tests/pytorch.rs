@@ -61,8 +61,9 @@ fn check_small(case: &str, flavour: UnetConfig) {
         ..flavour
     }
     .graph()
-    .unwrap();
-    let mut student = Student::from_weights(graph, &weights_under(&case, "weight/"), &device()).unwrap();
+    .expect("a valid setting");
+    let weights = weights_under(&case, "weight/");
+    let mut student = Student::from_weights(graph, &weights, &device()).expect("the weights of this network");
     let (input, target) = (image(&case, "input"), image(&case, "target"));
 
     let gradients = check_forward(&case, &student, input.clone(), target);
@@ -80,8 +81,9 @@ fn check_small(case: &str, flavour: UnetConfig) {
 
 fn check_full(case: &str, config: UnetConfig) {
     let case = golden(case);
-    let graph = config.graph().unwrap();
-    let student = Student::from_weights(graph.clone(), &formula_weights(&graph), &device()).unwrap();
+    let graph = config.graph().expect("a valid setting");
+    let weights = formula_weights(&graph);
+    let student = Student::from_weights(graph.clone(), &weights, &device()).expect("the weights of this network");
     let (input, target) = formula_images(2, graph.input_size());
     for (name, gradient) in check_forward(&case, &student, input, target) {
         let length = gradient.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
@@ -126,7 +128,7 @@ fn device() -> Device {
 }
 
 fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.try_to_vec_as::<f32>().unwrap()
+    tensor.try_to_vec_as::<f32>().expect("a tensor that its device can read back")
 }
 
 fn image(case: &GoldenCase, name: &str) -> Tensor<4> {
@@ -161,7 +163,7 @@ fn formula_images(batch: usize, size: usize) -> (Tensor<4>, Tensor<4>) {
     let (mut image, mut target) = (vec![], vec![]);
     for b in 0..batch {
         for (c, y, x) in (0..3).flat_map(|c| (0..size).flat_map(move |y| (0..size).map(move |x| (c, y, x)))) {
-            let noise = (noise.next().unwrap() * 64.0).floor() as usize;
+            let noise = (noise.next().expect("as many as pixels") * 64.0).floor() as usize;
             let pixel = ((c + 2) * x + (3 - c + 2 * b) * y + noise) % 256;
             image.push((pixel as f32 - 128.0) / 128.0);
         }

@@ -263,7 +263,7 @@ fn small() -> (UnetConfig, LayerGraph) {
         decoder_channels: vec![24, 16, 12, 8],
         ..UnetConfig::picosam3()
     };
-    let graph = config.graph().unwrap();
+    let graph = config.graph().expect("a valid setting");
     (config, graph)
 }
 

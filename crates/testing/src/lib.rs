@@ -55,7 +55,11 @@ impl GoldenCase {
 
     /// Shape of a tensor.
     pub fn shape(&self, name: &str) -> Vec<usize> {
-        self.open().tensor(name).unwrap_or_else(|error| panic!("{}: {name}: {error}", self.path.display())).shape().to_vec()
+        self.open()
+            .tensor(name)
+            .unwrap_or_else(|error| panic!("{}: {name}: {error}", self.path.display()))
+            .shape()
+            .to_vec()
     }
 
     /// Values of a 32-bit float tensor.

@@ -28,6 +28,8 @@ pub struct CheckpointHeader {
     pub plan_digest: String,
     /// Digest of the student's graph.
     pub graph_digest: String,
+    /// [`TrainState::digest`]: a file with a flipped bit is refused.
+    pub state_digest: String,
 }
 
 /// The state of a run after a step.
@@ -62,9 +64,9 @@ impl TrainState {
         weights
     }
 
-    /// Digest over every bit that training goes on from: student, moments and average.
+    /// Digest over every bit that training goes on from: step, student, moments and average.
     pub fn digest(&self) -> String {
-        weights_digest(&self.tensors())
+        state_digest(self.step, &self.tensors())
     }
 
     /// Writes `step-NNNNNNNN.safetensors` into `dir`: under another name first, then renamed.
@@ -73,14 +75,16 @@ impl TrainState {
     /// If the file cannot be written; nothing is left under its name then.
     pub fn save(&self, dir: &Path, plan_digest: &str) -> Result<PathBuf, TrainError> {
         let (path, partial) = (dir.join(file_name(self.step)), dir.join("partial.tmp"));
+        let tensors = self.tensors();
         let header = CheckpointHeader {
             format: 1,
             step: self.step,
             plan_digest: plan_digest.into(),
             graph_digest: self.student.graph().digest(),
+            state_digest: state_digest(self.step, &tensors),
         };
         let header = serde_json::to_string(&header).expect("a struct of strings and numbers is JSON");
-        let bytes = serialize(&self.tensors(), &header)
+        let bytes = serialize(&tensors, &header)
             .map_err(|problem| TrainError::BrokenCheckpoint { path: path.clone(), problem })?;
         let cannot = |action| {
             let path = path.clone();
@@ -111,17 +115,18 @@ impl TrainState {
     ) -> Result<Self, TrainError> {
         let (header, mut tensors) = read(path)?;
         let broken = |problem: String| TrainError::BrokenCheckpoint { path: path.to_path_buf(), problem };
-        for (what, expected, found) in [
-            ("student", graph.digest(), &header.graph_digest),
-            ("plan", plan_digest.to_string(), &header.plan_digest),
-        ] {
+        for (what, expected, found) in
+            [("student", graph.digest(), &header.graph_digest), ("plan", plan_digest.to_string(), &header.plan_digest)]
+        {
             if expected != *found {
                 let (path, found) = (path.to_path_buf(), found.clone());
                 return Err(TrainError::OtherCheckpoint { path, what, expected, found });
             }
         }
-        let student = Student::from_weights(graph, &take(&mut tensors, "student."), device)?;
+        let student = Student::from_weights(graph, &take(&mut tensors, "student."), device);
+        let student = student.map_err(|error| broken(format!("student: {error}")))?;
         let inner = device.clone().inner();
+        let mut left_over = None;
         let mut of = |prefix: &str| -> Result<Vec<_>, TrainError> {
             let mut tensors = take(&mut tensors, prefix);
             let each = student.parameters().iter().map(|parameter| {
@@ -134,7 +139,9 @@ impl TrainState {
                 }
                 Ok(flat(tensor.values, &inner))
             });
-            each.collect()
+            let found = each.collect::<Result<_, _>>()?;
+            left_over = left_over.take().or_else(|| tensors.into_keys().next().map(|name| format!("{prefix}{name}")));
+            Ok(found)
         };
         let (first, second) = (of("first_moment.")?, of("second_moment.")?);
         let moments = first.into_iter().zip(second).map(|(first, second)| Moments { first, second }).collect();
@@ -142,7 +149,7 @@ impl TrainState {
             Some(decay) => Some(Ema::resume(decay, of("average.")?)),
             None => None,
         };
-        if let Some(name) = tensors.keys().next() {
+        if let Some(name) = left_over.or_else(|| tensors.into_keys().next()) {
             return Err(broken(format!("unexpected tensor {name}")));
         }
         Ok(Self { step: header.step, optimizer: AdamW::resume(optimizer, header.step, moments), student, ema })
@@ -179,6 +186,10 @@ pub fn weights_digest(weights: &NamedWeights) -> String {
         }
     }
     hasher.finalize().to_hex().to_string()
+}
+
+fn state_digest(step: u64, tensors: &NamedWeights) -> String {
+    blake3::hash(format!("step {step} {}", weights_digest(tensors)).as_bytes()).to_hex().to_string()
 }
 
 /// The checkpoint with the most steps in a folder, if there is one.
@@ -262,6 +273,10 @@ fn read(path: &Path) -> Result<(CheckpointHeader, NamedWeights), TrainError> {
         }
         let values = view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
         tensors.insert(name, HostTensor { shape: view.shape().to_vec(), values });
+    }
+    let found = state_digest(header.step, &tensors);
+    if found != header.state_digest {
+        return Err(broken(format!("damaged: expected a state of digest {}, found {found}", header.state_digest)));
     }
     Ok((header, tensors))
 }

@@ -77,6 +77,18 @@ pub enum TrainError {
         /// Why they are left out.
         left_out: BTreeMap<LeftOutReason, usize>,
     },
+    /// A batch from which a batch norm of the student could not take a variance.
+    #[error(
+        "batch_size: the last of {n_samples} samples are a batch of {found}, this student needs at least {expected} in each"
+    )]
+    BatchTooSmall {
+        /// Fewest samples of a batch, see `LayerGraph::min_train_batch`.
+        expected: usize,
+        /// Samples in the smallest batch of an epoch.
+        found: usize,
+        /// Training samples.
+        n_samples: usize,
+    },
     /// A loss or a gradient is not a finite number.
     #[error("step {step}: {what} is {value}; samples {annotation_ids:?}")]
     NotFinite {

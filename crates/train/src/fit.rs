@@ -69,7 +69,8 @@ pub struct Fitted {
 /// resumed ends with the bits of one that was not.
 ///
 /// # Errors
-/// If a sample cannot be had, a loss or gradient is not finite, or a checkpoint cannot be read or written.
+/// If a sample cannot be had, a batch is too small for a batch norm, a loss or gradient is not finite, or a checkpoint
+/// cannot be read or written.
 pub fn fit(
     plan: &TrainPlan,
     initial: Student,
@@ -80,6 +81,7 @@ pub fn fit(
     let device = initial.device().clone();
     let n_samples = source.instances.len();
     let total_steps = plan.total_steps(n_samples);
+    plan.check_batches(initial.graph(), n_samples)?;
     let checkpoint = if options.resume { latest(options.checkpoint_dir)? } else { None };
     let (optimizer, ema_decay) = (plan.optimizer, plan.ema_decay);
     let mut state = match checkpoint {

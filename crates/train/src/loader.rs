@@ -133,9 +133,8 @@ fn batches_of_step(
     let first = position.step_in_epoch as usize * plan.samples_per_step();
     let of_step = &order[first..n_samples.min(first + plan.samples_per_step())];
     let augmentation = &plan.stages[position.stage_idx].augmentation;
-    let load = |&at: &u32| {
-        source.augmented_sample(source.instances[at as usize], augmentation, plan.seed, position.epoch)
-    };
+    let load =
+        |&at: &u32| source.augmented_sample(source.instances[at as usize], augmentation, plan.seed, position.epoch);
     let batch = |of_batch: &[u32]| {
         let samples = pool.install(|| of_batch.par_iter().map(load).collect::<Result<Vec<_>, _>>())?;
         Ok(HostBatch::new(&samples))

@@ -140,3 +140,78 @@ pub fn flat(values: Vec<f32>, device: &burn::tensor::Device) -> Tensor<1> {
     let n = values.len();
     Tensor::from_data(TensorData::new(values, [n]), device)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+    use sensei_student::graph::TensorRole;
+    use sensei_testing::{Tolerance, assert_close};
+
+    /// One rounding of a 32-bit float.
+    const ROUNDED: Tolerance = Tolerance { absolute: 0.0, relative: 1.2e-7 };
+
+    fn tensor(values: &[f32]) -> Tensor<1> {
+        flat(values.to_vec(), &Device::flex())
+    }
+
+    fn parameter(values: &[f32]) -> Parameter {
+        let leaf = flat(values.to_vec(), &Device::flex().autodiff()).require_grad();
+        Parameter { name: "x".into(), role: TensorRole::Weight, shape: vec![values.len()], values: leaf }
+    }
+
+    #[test]
+    fn norm_is_over_all_tensors_and_larger_ones_are_scaled_to_the_bound() {
+        // 3-4-12 and 84: the norm is 85.
+        let gradients = || vec![tensor(&[3.0, -4.0]), tensor(&[12.0]), tensor(&[84.0])];
+        let check = |max_norm: Option<f64>, factor: f32| {
+            let mut clipped = gradients();
+            assert_eq!(clip_global_norm(&mut clipped, max_norm), 85.0);
+            let clipped: Vec<f32> = clipped.into_iter().flat_map(host).collect();
+            let expected = [3.0, -4.0, 12.0, 84.0].map(|value: f32| value * factor);
+            assert_close("clipped", &clipped, &expected, Tolerance { absolute: 0.0, relative: 2e-7 });
+        };
+        check(None, 1.0);
+        check(Some(1e6), 1.0);
+        check(Some(85.0), 1.0);
+        check(Some(17.0), 0.2);
+        check(Some(0.85), 0.01);
+    }
+
+    #[test]
+    fn zero_gradient_stays_zero() {
+        let mut gradients = vec![tensor(&[0.0, 0.0])];
+        assert_eq!(clip_global_norm(&mut gradients, Some(1e-6)), 0.0);
+        assert_eq!(host(gradients.remove(0)), [0.0, 0.0]);
+    }
+
+    #[test]
+    fn one_nan_makes_the_norm_nan() {
+        let mut gradients = vec![tensor(&[1.0]), tensor(&[f32::NAN, 1.0])];
+        assert!(clip_global_norm(&mut gradients, Some(1.0)).is_nan());
+    }
+
+    #[test]
+    fn average_moves_by_its_share_of_the_difference() {
+        let mut ema = Ema::new(0.75, &[parameter(&[1.0, -8.0])]);
+        assert_eq!(host(ema.averages()[0].clone()), [1.0, -8.0]);
+        ema.update(&[parameter(&[5.0, 0.0])]);
+        assert_eq!(host(ema.averages()[0].clone()), [2.0, -6.0]);
+        ema.update(&[parameter(&[-2.0, 2.0])]);
+        assert_eq!(host(ema.averages()[0].clone()), [1.0, -4.0]);
+    }
+
+    #[test]
+    fn first_steps_are_those_computed_by_hand() {
+        let config = AdamWConfig { beta1: 0.5, beta2: 0.75, epsilon: 1.0, weight_decay: 0.5 };
+        let mut parameters = [parameter(&[2.0, -1.0])];
+        let mut adamw = AdamW::new(config, &parameters);
+        // m = 2, v = 4; both corrected: 4 and 16; decay 1 - 0.1 * 0.5: 2 * 0.95 - 0.1 * 4 / (4 + 1).
+        adamw.step(&mut parameters, vec![tensor(&[4.0, 0.0])], 0.1);
+        assert_close("step 1", &host(parameters[0].values.clone().inner()), &[1.82, -0.95], ROUNDED);
+        // m = 1, v = 3; corrected by 0.75 and 0.4375: 4 / 3 and root 2.618615: 1.82 * 0.95 - 0.1 * (4 / 3) / 3.618615.
+        adamw.step(&mut parameters, vec![tensor(&[0.0, 0.0])], 0.1);
+        assert_close("step 2", &host(parameters[0].values.clone().inner()), &[1.692_153_6, -0.9025], ROUNDED);
+        assert!(parameters[0].values.is_require_grad(), "the new values are leaves of the next step");
+    }
+}

@@ -2,7 +2,9 @@
 
 use sensei_data::augment::Augmentation;
 use sensei_loss::LossPlan;
+use sensei_student::graph::LayerGraph;
 
+use crate::error::TrainError;
 use crate::optimizer::AdamWConfig;
 use crate::schedule::Schedule;
 
@@ -59,6 +61,26 @@ impl TrainPlan {
         self.batch_size * self.accumulate_batches
     }
 
+    /// Samples of the smallest batch of an epoch over `n_samples`.
+    pub fn smallest_batch(&self, n_samples: usize) -> usize {
+        match n_samples % self.batch_size {
+            0 => self.batch_size,
+            rest => rest,
+        }
+    }
+
+    /// Refuses batches in which a batch norm of the student would see a single value, which has no variance.
+    ///
+    /// # Errors
+    /// If the smallest batch of an epoch is below the student's least.
+    pub fn check_batches(&self, graph: &LayerGraph, n_samples: usize) -> Result<(), TrainError> {
+        let (expected, found) = (graph.min_train_batch(), self.smallest_batch(n_samples));
+        if found < expected {
+            return Err(TrainError::BatchTooSmall { expected, found, n_samples });
+        }
+        Ok(())
+    }
+
     /// Optimiser steps of one epoch over `n_samples`.
     pub fn steps_per_epoch(&self, n_samples: usize) -> u64 {
         n_samples.div_ceil(self.samples_per_step()) as u64
@@ -83,5 +105,73 @@ impl TrainPlan {
             first_epoch += stage.epochs;
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::Decay;
+    use sensei_loss::{LossTerm, SampleWeighting, TermKind};
+
+    /// Batches of 2, two a step, over stages of these epochs.
+    fn plan(epochs: &[u64]) -> TrainPlan {
+        let terms = vec![LossTerm { kind: TermKind::TruthBce, weight: 1.0 }];
+        let loss = LossPlan::new(1.0, SampleWeighting::TruthOnly, terms).expect("a valid loss");
+        let stage = |&epochs: &u64| StagePlan {
+            name: String::new(),
+            epochs,
+            schedule: Schedule { learning_rate: 1e-3, warmup_steps: 0, decay: Decay::Constant },
+            loss: loss.clone(),
+            augmentation: Augmentation::NONE,
+        };
+        TrainPlan {
+            seed: 0,
+            batch_size: 2,
+            accumulate_batches: 2,
+            optimizer: AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 },
+            clip_gradient_norm: None,
+            ema_decay: None,
+            stages: epochs.iter().map(stage).collect(),
+        }
+    }
+
+    #[test]
+    fn steps_walk_through_epochs_and_stages() {
+        // 9 samples are steps of 4, 4 and 1.
+        let plan = plan(&[2, 1]);
+        assert_eq!((plan.samples_per_step(), plan.steps_per_epoch(9), plan.total_steps(9)), (4, 3, 9));
+        let walked: Vec<_> = (0..9).filter_map(|step| plan.position(step, 9)).collect();
+        let expected = [
+            (0, 0, 0, 0),
+            (0, 0, 1, 1),
+            (0, 0, 2, 2),
+            (0, 1, 3, 0),
+            (0, 1, 4, 1),
+            (0, 1, 5, 2),
+            (1, 2, 0, 0),
+            (1, 2, 1, 1),
+            (1, 2, 2, 2),
+        ];
+        let expected = expected.map(|(stage_idx, epoch, step_in_stage, step_in_epoch)| Position {
+            stage_idx,
+            epoch,
+            step_in_stage,
+            step_in_epoch,
+        });
+        assert_eq!(walked, expected);
+        assert_eq!((plan.position(9, 9), plan.position(u64::MAX, 9)), (None, None));
+    }
+
+    #[test]
+    fn no_samples_and_no_stages_have_no_steps() {
+        assert_eq!(plan(&[3]).position(0, 0), None);
+        assert_eq!(plan(&[]).position(0, 9), None);
+    }
+
+    #[test]
+    fn smallest_batch_is_the_last() {
+        let smallest = [1, 2, 3, 4, 7, 8].map(|n_samples| plan(&[1]).smallest_batch(n_samples));
+        assert_eq!(smallest, [1, 2, 1, 2, 1, 2]);
     }
 }

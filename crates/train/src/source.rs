@@ -8,7 +8,7 @@ use sensei_data::augment::{Augmentation, draw, sample_rng};
 use sensei_data::crop::{CropGeometry, crop_image, crop_mask};
 use sensei_data::dataset::Dataset;
 use sensei_data::image_file::{EncodedImage, ImageLimits, read_image};
-use sensei_data::prompt::{PromptError, PromptRule};
+use sensei_data::prompt::PromptRule;
 use sensei_data::rle::Rle;
 use sensei_eval::evaluate::{LeftOut, LeftOutReason};
 use sensei_teacher::cache::Cache;
@@ -162,8 +162,7 @@ impl SampleSource {
         }
         match self.geometry(idx, &self.mask(idx)?) {
             Ok(_) => {}
-            Err(TrainError::Prompt { source: PromptError::EmptyMask, .. }) => return Ok(Some(LeftOutReason::EmptyTruth)),
-            Err(TrainError::Prompt { .. }) => return Ok(Some(LeftOutReason::DegenerateRoi)),
+            Err(TrainError::Prompt { source, .. }) => return Ok(Some(source.into())),
             Err(error) => return Err(error),
         }
         let cached = || self.teacher.as_ref().is_some_and(|cache| cache.contains(self.annotation_id(idx)));

@@ -27,7 +27,7 @@ and input come from `formula`, which the reader of the case repeats, so they are
     grad_norm/NAME [1]     Euclidean length of the gradient      f64
     grad_sample/NAME       its values at flat indices i * n // m, i < m = min(64, n)   f32 (rounded)
 
-`picosam3_small/checkpoint*.pt`, `hostile/*.pt`: see `write_checkpoints` and `write_hostile`.
+`picosam3_small/*.pt` (state_dict, wrapped, halved_views), `hostile/*.pt`: see `write_checkpoints`, `write_hostile`.
 """
 
 import io

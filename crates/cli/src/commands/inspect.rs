@@ -49,7 +49,9 @@ pub fn inspect(path: &Path) -> anyhow::Result<()> {
             }
         }
         Some("json") => say(&EvalReport::read(path)?.table()),
-        _ => bail!("{}: expected .s8m, .onnx, .safetensors, .pt, .pth or .json, found {}", path.display(), start(path)?),
+        _ => {
+            bail!("{}: expected .s8m, .onnx, .safetensors, .pt, .pth or .json, found {}", path.display(), start(path)?)
+        }
     }
     Ok(())
 }
@@ -69,7 +71,13 @@ fn show_model(model: &Int8Model) {
             Int8Op::ScaleChannels => "scale".into(),
         };
         let sign = if node.grid.signed() { "signed" } else { "unsigned" };
-        say(&format!("{:<20} {:?} {sign} {} bit, threshold {}; {op}", node.name, node.shape, node.grid.bits(), node.grid.threshold()));
+        say(&format!(
+            "{:<20} {:?} {sign} {} bit, threshold {}; {op}",
+            node.name,
+            node.shape,
+            node.grid.bits(),
+            node.grid.threshold()
+        ));
     }
 }
 

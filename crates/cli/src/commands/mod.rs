@@ -3,7 +3,7 @@
 mod data;
 mod gate;
 mod inspect;
-mod plan;
+pub mod plan;
 mod run;
 mod teacher;
 

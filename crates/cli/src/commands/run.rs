@@ -15,7 +15,7 @@ use crate::commands::plan::check_budget;
 use crate::config::{RunPlan, load_plan};
 use crate::html;
 use crate::phases::data::{Split, check_disjoint, open};
-use crate::phases::evaluate::{Networks, score};
+use crate::phases::evaluate::{Networks, score, scores_of};
 use crate::phases::export::{Origin, int8_model};
 use crate::phases::train::{train, trained_weights};
 use crate::phases::{export as exporting, quantize as quantizing};
@@ -100,11 +100,7 @@ pub fn export(run: &Path, converter: Option<&Path>) -> anyhow::Result<()> {
     let model = int8_model(&folder)?;
     let (train, val) = splits(&plan, runs_of(&folder))?;
     let origin = origin(&train, &val, &trained_weights(&plan, &folder)?);
-    let scores_file = folder.eval().join("report.json");
-    let scores = match scores_file.exists() {
-        true => Some(sensei_eval::report::EvalReport::read(&scores_file)?),
-        false => None,
-    };
+    let scores = scores_of(&folder.eval(), &model)?;
     let converter = converter.or(plan.export.converter.as_deref());
     exporting::export(&plan, &folder, &model, Some(&origin), scores.as_ref(), converter)?;
     Ok(())
@@ -144,7 +140,9 @@ fn prepare_and_train(arguments: &RunArguments) -> anyhow::Result<Option<Trained>
         RunFolder::create(root.clone(), false)?;
     }
     let (train_split, val_split) = splits(&plan, &runs)?;
+    plan.train.check_batches(&plan.graph, train_split.instances.len()).map_err(usage)?;
     let folder = RunFolder::create(root, arguments.resume)?;
+    check_same_plan(&folder, &plan)?;
     write_whole(&folder.plan_toml(), plan.resolved_toml.as_bytes())?;
     let stop = stop_flag()?;
     let fitted = train(&plan, &folder, &train_split, &val_split, &device, arguments.resume, stop)?;
@@ -152,6 +150,31 @@ fn prepare_and_train(arguments: &RunArguments) -> anyhow::Result<Option<Trained>
         return Ok(None);
     }
     Ok(Some(Trained { plan, folder, train: train_split, val: val_split, device, weights: fitted.weights }))
+}
+
+/// Refuses to resume a run with a configuration that would have trained other weights.
+fn check_same_plan(folder: &RunFolder, plan: &RunPlan) -> anyhow::Result<()> {
+    let file = folder.plan_toml();
+    if file.exists() {
+        let before = load_plan(&file).map_err(usage)?.train_digest;
+        if before != plan.train_digest {
+            let (file, now) = (file.display(), &plan.train_digest);
+            return Err(usage(anyhow::anyhow!("{file}: expected a run of plan {now}, found one of plan {before}")));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses to go on with a run under a configuration that would have trained other weights.
+fn check_same_plan(plan: &RunPlan, folder: &RunFolder) -> anyhow::Result<()> {
+    let path = folder.plan_toml();
+    let started = load_plan(&path).map_err(usage)?.train_digest;
+    if started != plan.train_digest {
+        let advice = "the configuration has changed since the run was started; use --name for another run";
+        let expected = &plan.train_digest;
+        return Err(usage(anyhow::anyhow!("{}: expected plan {expected}, found {started}: {advice}", path.display())));
+    }
+    Ok(())
 }
 
 fn open_run(run: &Path) -> anyhow::Result<(RunPlan, RunFolder)> {

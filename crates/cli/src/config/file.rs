@@ -219,8 +219,6 @@ pub enum SearchToml {
 pub struct ExportToml {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub converter: Option<PathBuf>,
-    #[serde(default)]
-    pub no_input_persistency: bool,
 }
 
 #[derive(Debug, Deserialize, Serialize)]

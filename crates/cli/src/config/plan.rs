@@ -122,8 +122,6 @@ pub struct QuantizePlan {
 pub struct ExportPlan {
     /// The vendor's converter; without it, export ends with the ONNX file.
     pub converter: Option<PathBuf>,
-    /// Lets the chip reuse the input tensor's memory; the camera cannot return it then.
-    pub no_input_persistency: bool,
 }
 
 /// What changes the log and the files, but no number.
@@ -148,7 +146,8 @@ pub struct LoggingPlan {
 /// # Errors
 /// If the file cannot be read, has an unknown, missing or wrong key, or a number out of range.
 pub fn load_plan(path: &Path) -> anyhow::Result<RunPlan> {
-    let text = fs::read_to_string(path).with_context(|| format!("{}: cannot read the configuration", path.display()))?;
+    let text =
+        fs::read_to_string(path).with_context(|| format!("{}: cannot read the configuration", path.display()))?;
     let mut file: RunToml = toml::from_str(&text).map_err(|error| one_line(path, &text, &error))?;
     let folder = std::path::absolute(path).ok().and_then(|path| path.parent().map(Path::to_path_buf));
     let folder = folder.with_context(|| format!("{}: expected a file in a folder", path.display()))?;
@@ -261,10 +260,7 @@ fn resolve(file: RunToml, name: String) -> anyhow::Result<RunPlan> {
             },
             bias_correction: file.quantize.bias_correction,
         },
-        export: ExportPlan {
-            converter: file.export.converter,
-            no_input_persistency: file.export.no_input_persistency,
-        },
+        export: ExportPlan { converter: file.export.converter },
         logging: LoggingPlan {
             log_every_steps: in_range("[logging] log_every_steps", file.logging.log_every_steps, 1, u64::MAX)?,
             checkpoint_every_steps: in_range(
@@ -381,9 +377,9 @@ fn stage(stage: &StageToml) -> anyhow::Result<StagePlan> {
             warmup_steps: stage.warmup_steps,
             decay: match stage.decay {
                 DecayToml::Constant {} => Decay::Constant,
-                DecayToml::Cosine { final_learning_rate: last } => {
-                    Decay::Cosine { final_learning_rate: learning_rate("final_learning_rate", last).with_context(within)? }
-                }
+                DecayToml::Cosine { final_learning_rate: last } => Decay::Cosine {
+                    final_learning_rate: learning_rate("final_learning_rate", last).with_context(within)?,
+                },
             },
         },
         loss: LossPlan::new(stage.loss.sharpness, weighting, terms).with_context(within)?,
@@ -410,4 +406,38 @@ fn in_range<T: PartialOrd + std::fmt::Display>(key: &str, value: T, low: T, high
 
 fn optional_in_range(key: &str, value: Option<f64>, low: f64, high: f64) -> anyhow::Result<Option<f64>> {
     value.map(|value| in_range(key, value, low, high)).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shipped_configuration_loads() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+        let mut n_loaded = 0;
+        for entry in fs::read_dir(&folder).expect("the repository's configurations") {
+            let path = entry.expect("an entry").path();
+            if path.extension().is_some_and(|extension| extension == "toml") {
+                let plan = load_plan(&path).unwrap_or_else(|error| panic!("{error:#}"));
+                assert_eq!(Some(plan.name.as_str()), path.file_stem().and_then(|stem| stem.to_str()));
+                crate::commands::plan::check_budget(&plan).unwrap_or_else(|error| panic!("{}: {error:#}", plan.name));
+                n_loaded += 1;
+            }
+        }
+        assert!(n_loaded > 0, "{}: no configurations", folder.display());
+    }
+
+    /// A run folder's plan.toml is the configuration, also when it is read again.
+    #[test]
+    fn resolved_configuration_is_the_same_plan() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/coco-sample-picosam3.toml");
+        let plan = load_plan(&shipped).unwrap_or_else(|error| panic!("{error:#}"));
+        let path = folder.path().join("plan.toml");
+        fs::write(&path, &plan.resolved_toml).expect("a writable folder");
+        let again = load_plan(&path).unwrap_or_else(|error| panic!("{error:#}"));
+        assert_eq!((again.train_digest, again.resolved_toml), (plan.train_digest, plan.resolved_toml));
+        assert_eq!(Some(again.name.as_str()), folder.path().file_name().and_then(|name| name.to_str()));
+    }
 }

@@ -1,6 +1,7 @@
 //! Data sets and teacher caches of a run, opened and checked.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use sensei_data::dataset::Dataset;
@@ -69,19 +70,24 @@ pub fn open(plan: &RunPlan, split: Split, runs: &Path) -> anyhow::Result<SampleS
     Ok(source)
 }
 
-/// Refuses splits that share an image.
+/// Refuses splits that share an image: the same file, or the same id and file name in two folders.
 ///
 /// # Errors
-/// If an image id or a file name is in both.
+/// If there is such an image.
 pub fn check_disjoint(train: &SampleSource, val: &SampleSource) -> anyhow::Result<()> {
-    let ids: std::collections::BTreeSet<u64> = train.dataset.images.iter().map(|image| image.id).collect();
-    let shared: Vec<u64> = val.dataset.images.iter().map(|image| image.id).filter(|id| ids.contains(id)).collect();
+    let names = |source: &SampleSource| -> Vec<(PathBuf, (u64, String))> {
+        let images = source.dataset.images.iter().enumerate();
+        images.map(|(idx, image)| (source.dataset.image_path(idx), (image.id, image.file_name.clone()))).collect()
+    };
+    let (files, ids): (BTreeSet<PathBuf>, BTreeSet<(u64, String)>) = names(train).into_iter().unzip();
+    let mut shared = names(val);
+    shared.retain(|(file, id)| files.contains(file) || ids.contains(id));
     ensure!(
-        shared.is_empty() || std::ptr::eq(train, val),
-        "{}: expected no image of the training split, found {} (first: image {})",
+        shared.is_empty(),
+        "{}: expected no image of the training split, found {} (first: {})",
         val.dataset.annotations_path.display(),
         shared.len(),
-        shared[0]
+        shared[0].0.display()
     );
     Ok(())
 }
@@ -106,7 +112,7 @@ fn dataset(plan: &RunPlan, split: Split, runs: &Path) -> anyhow::Result<Dataset>
 }
 
 /// The folder of rendered scenes; rendered now if it is not there. It only ever exists complete.
-fn scenes(config: &SynthConfig, runs: &Path) -> anyhow::Result<std::path::PathBuf> {
+fn scenes(config: &SynthConfig, runs: &Path) -> anyhow::Result<PathBuf> {
     let digest = blake3::hash(format!("{config:?}").as_bytes()).to_hex();
     let folder = runs.join("synthetic").join(&digest[..16]);
     if !folder.exists() {

@@ -25,7 +25,7 @@ use sensei_train::predict::{EvalInput, candidates, eval_item, integer_network, n
 use sensei_train::source::SampleSource;
 
 use crate::config::{DataPlan, RunPlan};
-use crate::progress::say;
+use crate::progress::{say, warn};
 use crate::run_folder::write_whole;
 
 /// What is scored besides floors and teacher.
@@ -80,8 +80,10 @@ pub fn score(
     }
     let report = EvalReport::new(protocol(plan, val), evaluation, bootstrap, &differences)?;
 
+    let digest = networks.int8.map(|model| blake3::Hash::from_bytes(model.digest()).to_hex().to_string());
     fs::create_dir_all(out).with_context(|| format!("{}: cannot make the folder", out.display()))?;
-    report.write(&out.join("report.json"))?;
+    report.write(&out.join(REPORT))?;
+    write_whole(&out.join(SCORED_MODEL), digest.unwrap_or_default().as_bytes())?;
     write_whole(&out.join("table.txt"), report.table().as_bytes())?;
     if plan.eval.overlays > 0 {
         let sheet = overlays(plan, val, &mut predictors[n_before_networks..])?;
@@ -89,6 +91,24 @@ pub fn score(
     }
     say(&report.table());
     Ok(report)
+}
+
+/// The scores of an int8 model, if `folder` has a report and it is of this model; says so if it is of another.
+///
+/// # Errors
+/// If the report is broken.
+pub fn scores_of(folder: &Path, model: &Int8Model) -> anyhow::Result<Option<EvalReport>> {
+    let file = folder.join(REPORT);
+    if !file.exists() {
+        return Ok(None);
+    }
+    let expected = blake3::Hash::from_bytes(model.digest()).to_hex().to_string();
+    let found = fs::read_to_string(folder.join(SCORED_MODEL)).unwrap_or_default();
+    if expected != found {
+        warn(&format!("{}: scores of another int8 model, left out; `sensei eval` makes new ones", file.display()));
+        return Ok(None);
+    }
+    Ok(Some(EvalReport::read(&file)?))
 }
 
 /// What fixes the scores of this run.
@@ -132,10 +152,7 @@ fn floors<'a>(plan: &RunPlan, train: &SampleSource) -> anyhow::Result<Vec<Predic
     ])
 }
 
-fn floor<'a>(
-    name: &str,
-    answer: impl Fn(&EvalSample) -> Prediction + 'a,
-) -> Predictor<'a, EvalInput, TrainError> {
+fn floor<'a>(name: &str, answer: impl Fn(&EvalSample) -> Prediction + 'a) -> Predictor<'a, EvalInput, TrainError> {
     let predict = move |items: &[EvalItem<EvalInput>]| Ok(items.iter().map(|item| answer(&item.sample)).collect());
     Predictor { name: name.into(), predict: Box::new(predict) }
 }
@@ -179,3 +196,8 @@ fn overlays(
 
 /// Training instances that the constant masks are fitted to.
 const FLOOR_INSTANCES: usize = 4096;
+
+const REPORT: &str = "report.json";
+
+/// Beside the report: the digest of the int8 model in it.
+const SCORED_MODEL: &str = "int8-model-digest.txt";

@@ -64,10 +64,8 @@ pub fn train(
         say(&format!("stopped after step {}; --resume goes on from here", fitted.step));
         return Ok(fitted);
     }
-    let metadata = [
-        ("sensei.graph".to_string(), plan.graph.digest()),
-        ("sensei.plan".to_string(), plan.train_digest.clone()),
-    ];
+    let metadata =
+        [("sensei.graph".to_string(), plan.graph.digest()), ("sensei.plan".to_string(), plan.train_digest.clone())];
     write_weights(&folder.student(), &fitted.weights, &metadata.into())?;
     say(&format!("weights digest {} (state {})", weights_digest(&fitted.weights), fitted.state_digest));
     Ok(fitted)

@@ -147,6 +147,9 @@ pub(super) fn read_checkpoint(bytes: &[u8]) -> Result<Checkpoint, CheckpointErro
     Ok(Checkpoint { tensors, ignored })
 }
 
+/// Keys and values of a dictionary.
+type Entries = Vec<(String, ValueId)>;
+
 struct Archive<'a> {
     zip: ZipArchive<Cursor<&'a [u8]>>,
     /// What `data.pkl` and all other members begin with: `archive/`.
@@ -200,7 +203,7 @@ impl<'a> Archive<'a> {
 }
 
 /// The entries of the dictionary of tensors, and the names of what lies beside it.
-fn state_dict(pickle: &Pickle) -> Result<(Vec<(String, ValueId)>, Vec<String>), CheckpointError> {
+fn state_dict(pickle: &Pickle) -> Result<(Entries, Vec<String>), CheckpointError> {
     let root = entries(pickle, pickle.root, "the whole")?;
     let is_tensor = |id: &ValueId| matches!(pickle.values[*id], Value::Tensor(_));
     if root.iter().any(|(_, id)| is_tensor(id)) {
@@ -219,7 +222,7 @@ fn state_dict(pickle: &Pickle) -> Result<(Vec<(String, ValueId)>, Vec<String>), 
     Err(CheckpointError::Value { name: "the whole".into(), expected, found: format!("the keys [{found}]") })
 }
 
-fn entries(pickle: &Pickle, id: ValueId, name: &str) -> Result<Vec<(String, ValueId)>, CheckpointError> {
+fn entries(pickle: &Pickle, id: ValueId, name: &str) -> Result<Entries, CheckpointError> {
     let wrong = |expected, found: &str| CheckpointError::Value { name: name.into(), expected, found: found.into() };
     let Value::Dict(dict) = &pickle.values[id] else {
         return Err(wrong("a dictionary", pickle.values[id].kind()));

@@ -1,0 +1,188 @@
+//! Broken data sets: exit code 1, the file and what is wrong with it, no weights and no checkpoint.
+
+use std::fs;
+use std::path::Path;
+
+use sensei_data::geometry::Size;
+use sensei_data::image_file::{RgbImage, encode_png};
+use serde_json::json;
+
+use crate::Place;
+
+const ANNOTATIONS: &str = "scenes/annotations/instances_train.json";
+const IMAGE: &str = "scenes/images/train_000001.png";
+
+/// An annotation file that is refused before a run folder is made.
+fn check_annotations(edit: impl FnOnce(&mut serde_json::Value), words: &[&str]) {
+    let place = Place::new();
+    place.annotations(edit);
+    place.refuses(&["train", "tiny.toml"], 1, &[&[ANNOTATIONS], words].concat());
+    place.refuses(&["data", "check", ANNOTATIONS, "scenes/images"], 1, words);
+    assert!(!place.path("runs").exists());
+}
+
+/// An image file that is refused when it is needed.
+fn check_image(bytes: &[u8], words: &[&str]) {
+    let place = Place::new();
+    fs::write(place.path(IMAGE), bytes).unwrap();
+    place.refuses(&["train", "tiny.toml"], 1, &[&["sample ", IMAGE], words].concat());
+    let run = place.path("runs/tiny");
+    assert!(!run.join("student.safetensors").exists() && !run.join("checkpoints").exists());
+    let check = ["data", "check", ANNOTATIONS, "scenes/images", "--decode"];
+    place.refuses(&check, 1, &[ANNOTATIONS, "expected no problems, found 1"]);
+    let (out, _) = crate::text(&place.command(&check).output().unwrap());
+    assert!(out.contains(IMAGE) && words.iter().all(|word| out.contains(word)), "{out}");
+}
+
+#[test]
+fn whole_data_set_is_accepted() {
+    let place = Place::new();
+    let out = place.does(&["data", "check", ANNOTATIONS, "scenes/images", "--decode"]);
+    assert!(out.contains("digest "), "{out}");
+    place.does(&["plan", "tiny.toml"]);
+}
+
+#[test]
+fn missing_data_set() {
+    let place = Place::new();
+    place.config("other.toml", &[("instances_train.json", "none.json")]);
+    place.refuses(
+        &["train", "other.toml"],
+        1,
+        &["scenes/annotations/none.json: cannot read annotations", "No such file"],
+    );
+    place.refuses(&["plan", "other.toml"], 1, &["none.json"]);
+    assert!(!place.path("runs").exists());
+}
+
+#[test]
+fn missing_image() {
+    let place = Place::new();
+    fs::remove_file(place.path(IMAGE)).unwrap();
+    place.refuses(&["train", "tiny.toml"], 1, &["sample ", IMAGE, "cannot read image", "No such file"]);
+}
+
+#[test]
+fn category_that_is_not_in_the_list() {
+    check_annotations(
+        |file| file["annotations"][2]["category_id"] = json!(77),
+        &["annotation 3: category 77 is not in the list of 4 categories"],
+    );
+}
+
+#[test]
+fn annotation_without_its_image() {
+    check_annotations(
+        |file| file["annotations"][2]["image_id"] = json!(99),
+        &["annotation 3: image 99 is not in the list of 5 images"],
+    );
+}
+
+#[test]
+fn annotation_files_that_are_none() {
+    check_annotations(|file| *file = json!([1]), &["not a COCO or LVIS annotation file"]);
+    check_annotations(|file| _ = file.as_object_mut().unwrap().remove("images"), &["missing field `images`"]);
+    check_annotations(|file| file["annotations"][0]["bbox"] = json!([1, 2]), &["not a COCO or LVIS annotation file"]);
+    check_annotations(
+        |file| file["annotations"][1]["id"] = json!(1),
+        &["expected unique annotation ids, found 1 twice"],
+    );
+    let no_size = |file: &mut serde_json::Value| file["images"][0]["width"] = json!(0);
+    check_annotations(no_size, &["image 1: expected width and height", "found 0 x 64"]);
+}
+
+#[test]
+fn runs_that_are_no_mask() {
+    check_annotations(|file| file["annotations"][0]["segmentation"]["counts"] = json!([1, 2, 3]), &["annotation 1: "]);
+}
+
+#[test]
+fn image_annotated_as_20_000_by_20_000() {
+    let huge = |file: &mut serde_json::Value| {
+        file["images"][0]["width"] = json!(20_000);
+        file["images"][0]["height"] = json!(20_000);
+    };
+    check_annotations(huge, &["image 1: expected width and height", "found 20000 x 20000"]);
+}
+
+#[test]
+fn image_file_of_20_000_by_20_000() {
+    // A PNG of one pixel whose header, checksum included, says otherwise.
+    let mut bytes = one_pixel();
+    let side = 20_000u32.to_be_bytes();
+    bytes[16..24].copy_from_slice(&[side, side].concat());
+    let checksum = crc32(&bytes[12..29]).to_be_bytes();
+    bytes[29..33].copy_from_slice(&checksum);
+    check_image(&bytes, &["expected at most 67108864 pixels, found 20000 x 20000 = 400000000"]);
+}
+
+#[test]
+fn image_file_of_one_pixel() {
+    let place = Place::new();
+    fs::write(place.path(IMAGE), one_pixel()).unwrap();
+    place.refuses(&["train", "tiny.toml"], 1, &[IMAGE, "annotated as 64 x 64, decoded as 1 x 1"]);
+    // All images of one pixel, and annotated so: no region is large enough for a prompt.
+    place.annotations(|file| {
+        for image in file["images"].as_array_mut().unwrap() {
+            (image["width"], image["height"]) = (json!(1), json!(1));
+        }
+        for annotation in file["annotations"].as_array_mut().unwrap() {
+            annotation["bbox"] = json!([0, 0, 1, 1]);
+            annotation["segmentation"] = json!({ "size": [1, 1], "counts": [0, 1] });
+        }
+    });
+    place.refuses(
+        &["train", "tiny.toml", "--name", "b"],
+        1,
+        &[ANNOTATIONS, "expected instances to use, found none of"],
+    );
+    assert!(!place.path("runs/b").exists());
+}
+
+#[test]
+fn cut_png() {
+    let place = Place::new();
+    let bytes = fs::read(place.path(IMAGE)).unwrap();
+    check_image(&bytes[..bytes.len() / 2], &["cannot decode PNG"]);
+    check_image(&bytes[..20], &["cannot decode PNG"]);
+}
+
+#[test]
+fn cut_jpeg() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/decode/images/rgb_420.jpg");
+    let bytes = fs::read(golden).unwrap();
+    check_image(&bytes[..bytes.len() / 2], &["cannot decode JPEG"]);
+    check_image(&bytes[..20], &["cannot decode JPEG"]);
+}
+
+#[test]
+fn files_that_are_no_images() {
+    check_image(b"", &["expected a JPEG or PNG file"]);
+    check_image(b"GIF89a", &["expected a JPEG or PNG file, found one that starts with"]);
+}
+
+#[test]
+fn splits_that_share_an_image() {
+    let place = Place::new();
+    place.annotations(|file| file["images"][4]["id"] = json!(6));
+    // The fifth image's annotations have gone astray with it; that is found first, so they move along.
+    place.annotations(|file| {
+        for annotation in file["annotations"].as_array_mut().unwrap() {
+            if annotation["image_id"] == 5 {
+                annotation["image_id"] = json!(6);
+            }
+        }
+    });
+    let words = ["instances_val.json: expected no image of the training split, found 1 (first: image 6)"];
+    place.refuses(&["train", "tiny.toml"], 1, &words);
+}
+
+fn one_pixel() -> Vec<u8> {
+    encode_png(&RgbImage { size: Size { width: 1, height: 1 }, pixels: vec![1, 2, 3] })
+}
+
+/// PNG's checksum, bit by bit.
+fn crc32(bytes: &[u8]) -> u32 {
+    let shift = |crc: u32, _: u32| if crc & 1 == 1 { 0xedb8_8320 ^ (crc >> 1) } else { crc >> 1 };
+    !bytes.iter().fold(!0, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), shift))
+}

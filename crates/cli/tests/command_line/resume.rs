@@ -1,0 +1,126 @@
+//! Runs that exist, that were killed, stopped, changed, or belong to another student.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use crate::{Place, files_below, weights_digest};
+
+/// Enough steps to be killed in: 5 a second would still do.
+const LONG: &[(&str, &str)] =
+    &[("epochs = 2", "epochs = 150"), ("[eval]", "[logging]\ncheckpoint_every_steps = 7\n\n[eval]")];
+
+/// Starts a training and sends it a signal when it has written a checkpoint. Returns its exit code, if it had one.
+fn interrupted(place: &Place, name: &str, signal: &str) -> Option<i32> {
+    let mut command = place.command(&["train", "tiny.toml", "--name", name]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let run = place.path("runs").join(name);
+    while !files_below(&run.join("checkpoints")).iter().any(|path| path.extension().unwrap() == "safetensors") {
+        assert!(child.try_wait().unwrap().is_none(), "the training has ended before its first checkpoint");
+        sleep(Duration::from_millis(5));
+    }
+    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+    let code = child.wait().unwrap().code();
+    assert!(!run.join("student.safetensors").exists(), "the training was to be interrupted before its end");
+    code
+}
+
+/// The first steps in a run's log: one for each start.
+fn starts(run: &Path) -> Vec<u64> {
+    let log = fs::read_to_string(run.join("events.jsonl")).unwrap();
+    let events = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    events.filter(|event| event["event"] == "started").map(|event| event["step"].as_u64().unwrap()).collect()
+}
+
+#[test]
+fn killed_and_stopped_runs_end_as_the_straight_run() {
+    let place = Place::new();
+    place.config("tiny.toml", LONG);
+    let out = place.does(&["train", "tiny.toml", "--name", "straight"]);
+    let digest = weights_digest(&out);
+    let weights = fs::read(place.path("runs/straight/student.safetensors")).unwrap();
+
+    assert_eq!(interrupted(&place, "killed", "-KILL"), None);
+    assert_eq!(interrupted(&place, "stopped", "-TERM"), Some(0), "asked to stop, it saves and ends well");
+    for name in ["killed", "stopped"] {
+        let out = place.does(&["train", "tiny.toml", "--name", name, "--resume"]);
+        assert_eq!(weights_digest(&out), digest, "{name}");
+        let run = place.path("runs").join(name);
+        assert!(fs::read(run.join("student.safetensors")).unwrap() == weights, "{name}: the same bytes");
+        assert!(matches!(starts(&run)[..], [0, later] if later >= 7), "{name}: {:?}", starts(&run));
+    }
+}
+
+#[test]
+fn equal_runs_are_equal_and_other_seeds_are_not() {
+    let place = Place::new();
+    let digest = |name: &str| {
+        let out = place.does(&["train", "tiny.toml", "--name", name]);
+        weights_digest(&out).to_string()
+    };
+    let (first, second) = (digest("first"), digest("second"));
+    assert_eq!(first, second);
+    place.config("tiny.toml", &[("seed = 3", "seed = 4")]);
+    assert_ne!(digest("third"), first);
+}
+
+#[test]
+fn run_folder_that_exists_is_not_touched() {
+    let place = Place::new();
+    place.does(&["train", "tiny.toml"]);
+    let contents =
+        || files_below(&place.path("runs")).into_iter().map(|path| (fs::read(&path).ok(), path)).collect::<Vec<_>>();
+    let before = contents();
+    let words = ["runs/tiny: expected no such run yet, found one", "--resume", "--name"];
+    place.refuses(&["train", "tiny.toml"], 2, &words);
+    place.refuses(&["run", "tiny.toml"], 2, &words);
+    assert!(contents() == before);
+    fs::write(place.path("runs/file"), "").unwrap();
+    place.refuses(&["train", "tiny.toml", "--name", "file"], 2, &["runs/file: expected no such run yet, found one"]);
+}
+
+#[test]
+fn changed_configuration_is_not_resumed() {
+    let place = Place::new();
+    place.does(&["train", "tiny.toml"]);
+    let plan = fs::read(place.path("runs/tiny/plan.toml")).unwrap();
+    place.config("tiny.toml", &[("learning_rate = 1e-2", "learning_rate = 2e-2")]);
+    place.refuses(&["train", "tiny.toml", "--resume"], 2, &["runs/tiny/plan.toml: expected plan ", ", found "]);
+    assert!(fs::read(place.path("runs/tiny/plan.toml")).unwrap() == plan, "the run's own configuration stays");
+    // What does not change the weights may change.
+    place.config("tiny.toml", &[("bootstrap_resamples = 200", "bootstrap_resamples = 300")]);
+    place.does(&["train", "tiny.toml", "--resume"]);
+}
+
+#[test]
+fn checkpoint_of_another_student() {
+    let place = Place::new();
+    place.does(&["train", "tiny.toml"]);
+    place.config("other.toml", &[("bottleneck_channels = 8", "bottleneck_channels = 10")]);
+    let theirs = files_below(&place.path("runs/tiny/checkpoints")).pop().unwrap();
+    let ours = place.path("runs/other/checkpoints").join(theirs.file_name().unwrap());
+    fs::create_dir_all(ours.parent().unwrap()).unwrap();
+    fs::copy(&theirs, &ours).unwrap();
+    let name = ours.file_name().unwrap().to_string_lossy().into_owned();
+    place.refuses(&["train", "other.toml", "--resume"], 1, &[&name, "checkpoint of student ", ", this run has "]);
+    assert!(!place.path("runs/other/student.safetensors").exists());
+
+    let bytes = fs::read(&theirs).unwrap();
+    fs::write(&theirs, &bytes[..bytes.len() / 2]).unwrap();
+    place.refuses(&["train", "tiny.toml", "--resume"], 1, &["runs/tiny/checkpoints", &name]);
+}
+
+#[test]
+fn weights_of_another_student() {
+    let place = Place::new();
+    place.does(&["train", "tiny.toml"]);
+    let start = "initial_weights = \"runs/tiny/student.safetensors\"\naccumulate_batches";
+    let other = [("bottleneck_channels = 8", "bottleneck_channels = 10"), ("accumulate_batches", start)];
+    place.config("other.toml", &other);
+    place.refuses(&["train", "other.toml"], 1, &["runs/tiny/student.safetensors: ", "expected", "found"]);
+    place.config("same.toml", &other[1..]);
+    place.does(&["train", "same.toml"]);
+    place.refuses(&["quantize", "runs/other"], 1, &["runs/other/student.safetensors", "No such file"]);
+}

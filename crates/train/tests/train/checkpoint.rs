@@ -1,0 +1,275 @@
+//! A run goes on from its own whole checkpoint or not at all.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use sensei_student::graph::LayerGraph;
+use sensei_student::student::Student;
+use sensei_student::unet::UnetConfig;
+use sensei_student::weights::{HostTensor, NamedWeights};
+use sensei_train::checkpoint::{CheckpointHeader, TrainState, latest, prune, weights_digest};
+use sensei_train::error::TrainError;
+
+use crate::{Fixture, Run, device, graph, listed, plan, student, text};
+
+/// A checkpoint after three steps.
+struct Saved {
+    fixture: Fixture,
+    path: PathBuf,
+}
+
+impl Saved {
+    fn new() -> Self {
+        let fixture = Fixture::new();
+        let dir = fixture.checkpoints("run");
+        Run { stop_after: 3, ..Run::new(&dir) }.fit(&plan(), student(), &fixture.source).unwrap();
+        let path = latest(&dir).unwrap().unwrap();
+        assert_eq!(path, dir.join("step-00000003.safetensors"));
+        Self { fixture, path }
+    }
+
+    fn load_as(&self, graph: LayerGraph, plan_digest: &str, ema_decay: Option<f64>) -> Result<TrainState, TrainError> {
+        TrainState::load(&self.path, graph, &device(), plan_digest, plan().optimizer, ema_decay)
+    }
+
+    fn load(&self) -> Result<TrainState, TrainError> {
+        self.load_as(graph(), "plan", plan().ema_decay)
+    }
+
+    /// The checkpoint must be refused as broken, on one line with its path and these words.
+    fn is_broken(&self, words: &[&str]) {
+        let Err(error) = self.load() else { panic!("expected an error of {words:?}") };
+        let line = text(&error);
+        assert!(matches!(error, TrainError::BrokenCheckpoint { .. }), "{line}");
+        assert!(line.starts_with(&format!("{}: ", self.path.display())) && !line.contains('\n'), "{line}");
+        assert!(words.iter().all(|word| line.contains(word)), "{words:?}: {line}");
+    }
+
+    /// Rewrites the file with other tensors and a digest that fits them.
+    fn edit(&self, edit: impl FnOnce(&mut NamedWeights)) {
+        let bytes = fs::read(&self.path).unwrap();
+        let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
+        let header = &metadata.metadata().as_ref().unwrap()["sensei_checkpoint"];
+        let mut header: CheckpointHeader = serde_json::from_str(header).unwrap();
+        let mut tensors: NamedWeights =
+            SafeTensors::deserialize(&bytes).unwrap().tensors().into_iter().map(host_tensor).collect();
+        edit(&mut tensors);
+        let state = format!("step {} {}", header.step, weights_digest(&tensors));
+        header.state_digest = blake3::hash(state.as_bytes()).to_hex().to_string();
+        write(&self.path, &tensors, &serde_json::to_string(&header).unwrap());
+    }
+}
+
+fn host_tensor((name, view): (String, TensorView)) -> (String, HostTensor) {
+    let values = view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    (name, HostTensor { shape: view.shape().to_vec(), values })
+}
+
+fn write(path: &Path, tensors: &NamedWeights, header: &str) {
+    let bytes = |tensor: &HostTensor| tensor.values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
+    let tensors: Vec<(&String, &HostTensor, Vec<u8>)> =
+        tensors.iter().map(|(name, tensor)| (name, tensor, bytes(tensor))).collect();
+    let views = tensors
+        .iter()
+        .map(|(name, tensor, bytes)| (*name, TensorView::new(Dtype::F32, tensor.shape.clone(), bytes).unwrap()));
+    let metadata = [("sensei_checkpoint".to_string(), header.to_string())].into();
+    fs::write(path, safetensors::serialize(views, Some(metadata)).unwrap()).unwrap();
+}
+
+#[test]
+fn whole_checkpoint_comes_back() {
+    let saved = Saved::new();
+    let before = fs::read(&saved.path).unwrap();
+    let state = saved.load().unwrap();
+    assert_eq!(state.step, 3);
+    let again = state.save(&saved.fixture.checkpoints("again"), "plan").unwrap();
+    assert!(fs::read(again).unwrap() == before, "the same bytes");
+    saved.edit(|_| {});
+    assert!(fs::read(&saved.path).unwrap() == before, "the tests' own writer changes nothing either");
+}
+
+#[test]
+fn checkpoint_of_another_student_is_refused() {
+    let saved = Saved::new();
+    let config = UnetConfig {
+        input_size: 32,
+        encoder_channels: vec![4, 6],
+        bottleneck_channels: 9,
+        decoder_channels: vec![6, 4],
+        ..UnetConfig::picosam3()
+    };
+    let other = config.graph().unwrap();
+    let Err(error) = saved.load_as(other.clone(), "plan", plan().ema_decay) else { panic!("expected an error") };
+    let expected = format!(
+        "{}: checkpoint of student {}, this run has {}",
+        saved.path.display(),
+        graph().digest(),
+        other.digest()
+    );
+    assert_eq!(text(&error), expected);
+    assert!(matches!(error, TrainError::OtherCheckpoint { what: "student", .. }));
+    // `fit` finds the same and changes nothing.
+    let dir = saved.fixture.checkpoints("run");
+    let before = fs::read(&saved.path).unwrap();
+    let fitted = Run::resumed(&dir).fit(&plan(), Student::new(other, 0, &device()), &saved.fixture.source);
+    assert!(matches!(fitted.err(), Some(TrainError::OtherCheckpoint { what: "student", .. })));
+    assert_eq!(listed(&dir), ["step-00000003.safetensors"]);
+    assert!(fs::read(&saved.path).unwrap() == before);
+}
+
+#[test]
+fn checkpoint_of_another_plan_is_refused() {
+    let saved = Saved::new();
+    let Err(error) = saved.load_as(graph(), "other", plan().ema_decay) else { panic!("expected an error") };
+    let expected = format!("{}: checkpoint of plan plan, this run has other", saved.path.display());
+    assert_eq!(text(&error), expected);
+    assert!(matches!(error, TrainError::OtherCheckpoint { what: "plan", .. }));
+}
+
+#[test]
+fn cut_checkpoint_is_refused() {
+    let saved = Saved::new();
+    let bytes = fs::read(&saved.path).unwrap();
+    let lengths = (0..64).chain((64..bytes.len()).step_by(997)).chain([bytes.len() - 1]);
+    for length in lengths {
+        fs::write(&saved.path, &bytes[..length]).unwrap();
+        saved.is_broken(&[]);
+    }
+    fs::write(&saved.path, [bytes.as_slice(), b"x"].concat()).unwrap();
+    saved.is_broken(&[]);
+    fs::write(&saved.path, &bytes).unwrap();
+    saved.load().unwrap();
+}
+
+#[test]
+fn flipped_bit_is_refused_wherever_it_is() {
+    let saved = Saved::new();
+    let bytes = fs::read(&saved.path).unwrap();
+    for at in (0..bytes.len()).step_by(101) {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 1 << (at % 8);
+        fs::write(&saved.path, flipped).unwrap();
+        let Err(error) = saved.load() else { panic!("byte {at}: expected an error") };
+        assert!(text(&error).starts_with(&format!("{}: ", saved.path.display())), "{}", text(&error));
+    }
+    let mut flipped = bytes.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    fs::write(&saved.path, flipped).unwrap();
+    saved.is_broken(&["damaged: expected a state of digest"]);
+}
+
+#[test]
+fn step_of_the_header_is_covered_by_the_digest() {
+    let saved = Saved::new();
+    let bytes = fs::read(&saved.path).unwrap();
+    let (from, to) = (br#"\"step\":3"#, br#"\"step\":2"#);
+    let at = bytes.windows(from.len()).position(|window| window == from).unwrap();
+    let edited = [&bytes[..at], to, &bytes[at + from.len()..]].concat();
+    fs::write(&saved.path, edited).unwrap();
+    saved.is_broken(&["damaged: expected a state of digest"]);
+}
+
+#[test]
+fn missing_tensor_is_named() {
+    for (name, words) in [
+        ("student.down1.weight", "down1.weight: expected a tensor of shape [4, 4, 3, 3], found none"),
+        ("first_moment.refine.3.bias", "no tensor first_moment.refine.3.bias"),
+        ("second_moment.eca.conv1x1.weight", "no tensor second_moment.eca.conv1x1.weight"),
+        ("average.down2.weight", "no tensor average.down2.weight"),
+    ] {
+        let saved = Saved::new();
+        saved.edit(|tensors| assert!(tensors.remove(name).is_some(), "{name}"));
+        saved.is_broken(&[words]);
+    }
+}
+
+#[test]
+fn extra_tensor_is_named() {
+    for name in ["student.extra", "first_moment.extra", "second_moment.extra", "average.extra", "extra"] {
+        let saved = Saved::new();
+        let extra = HostTensor { shape: vec![1], values: vec![0.0] };
+        saved.edit(|tensors| _ = tensors.insert(name.into(), extra));
+        saved.is_broken(&["extra", "expected"]);
+    }
+    // A moving average that this plan does not have.
+    let saved = Saved::new();
+    let Err(error) = saved.load_as(graph(), "plan", None) else { panic!("expected an error") };
+    assert!(text(&error).contains("unexpected tensor average."), "{}", text(&error));
+}
+
+#[test]
+fn tensor_of_another_size_or_without_a_number_is_named() {
+    let cases: [(&str, fn(&mut HostTensor), &str); 3] = [
+        (
+            "first_moment.down1.weight",
+            |t| *t = HostTensor { shape: vec![2], values: vec![0.0; 2] },
+            "expected 144 values, found 2",
+        ),
+        ("student.down1.weight", |t| t.shape = vec![144], "expected shape [4, 4, 3, 3], found [144]"),
+        ("student.down1.weight", |t| t.values[0] = f32::NAN, "expected a finite 32-bit float, found NaN"),
+    ];
+    for (name, edit, words) in cases {
+        let saved = Saved::new();
+        saved.edit(|tensors| edit(tensors.get_mut(name).unwrap()));
+        saved.is_broken(&["down1.weight", words]);
+    }
+}
+
+#[test]
+fn file_without_our_header_is_refused() {
+    let saved = Saved::new();
+    let none = NamedWeights::new();
+    write(&saved.path, &none, "{}");
+    saved.is_broken(&["missing field"]);
+    let header = CheckpointHeader {
+        format: 2,
+        step: 0,
+        plan_digest: "plan".into(),
+        graph_digest: graph().digest(),
+        state_digest: String::new(),
+    };
+    write(&saved.path, &none, &serde_json::to_string(&header).unwrap());
+    saved.is_broken(&["expected format 1, found 2"]);
+    fs::write(&saved.path, safetensors::serialize(Vec::<(&str, TensorView)>::new(), None).unwrap()).unwrap();
+    saved.is_broken(&["no sensei_checkpoint entry"]);
+}
+
+#[test]
+fn folder_that_cannot_be_written_leaves_no_checkpoint() {
+    let fixture = Fixture::new();
+    // A file where the folder should be; a folder where the unfinished file should be; one at the final name.
+    let blocked = fixture.checkpoints("blocked");
+    fs::write(&blocked, "a file").unwrap();
+    let taken = fixture.checkpoints("taken");
+    fs::create_dir_all(taken.join("partial.tmp")).unwrap();
+    let occupied = fixture.checkpoints("occupied");
+    fs::create_dir_all(occupied.join("step-00000002.safetensors")).unwrap();
+    for dir in [&blocked, &taken, &occupied] {
+        let Err(error) = Run { stop_after: 2, ..Run::new(dir) }.fit(&plan(), student(), &fixture.source) else {
+            panic!("{}: expected an error", dir.display())
+        };
+        let line = text(&error);
+        let path = dir.join("step-00000002.safetensors");
+        assert!(matches!(error, TrainError::Io { .. }), "{line}");
+        assert!(line.starts_with(&format!("{}: cannot ", path.display())) && !line.contains('\n'), "{line}");
+        assert!(!path.is_file() && !dir.join("partial.tmp").is_file());
+    }
+    assert_eq!(fs::read(&blocked).unwrap(), b"a file");
+}
+
+#[test]
+fn prune_keeps_the_newest_and_nothing_else_is_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    for step in ["00000004", "00000012", "00000008", "00000100", "00000020"] {
+        fs::write(dir.path().join(format!("step-{step}.safetensors")), step).unwrap();
+    }
+    fs::write(dir.path().join("notes.txt"), "").unwrap();
+    prune(dir.path(), 2).unwrap();
+    assert_eq!(listed(dir.path()), ["notes.txt", "step-00000020.safetensors", "step-00000100.safetensors"]);
+    assert_eq!(latest(dir.path()).unwrap(), Some(dir.path().join("step-00000100.safetensors")));
+    prune(dir.path(), 5).unwrap();
+    assert_eq!(listed(dir.path()).len(), 3);
+    assert_eq!(latest(&dir.path().join("none")).unwrap(), None);
+}

@@ -1,0 +1,76 @@
+//! Ten AdamW steps against PyTorch's in 64 bits.
+//!
+//! Tolerances: AdamW divides each gradient by its own size, so what is near 0 and rounds to the other side of it moves
+//! by a whole learning rate. Each value may therefore be off by two learning rates of the ten it can move, and all
+//! values of a tensor together by 1e-4 of its length.
+
+use burn::tensor::{Tensor, TensorData};
+use sensei_loss::{LossPlan, LossTerm, MaskLogits, MaskProbs, SampleWeighting, TermKind, distillation_loss};
+use sensei_student::student::Student;
+use sensei_student::unet::UnetConfig;
+use sensei_student::weights::{HostTensor, NamedWeights};
+use sensei_testing::{GoldenCase, Tolerance, assert_close, golden, relative_l2};
+use sensei_train::optimizer::{AdamW, AdamWConfig, host};
+
+use crate::device;
+
+const LEARNING_RATE: f64 = 3e-4;
+const LOSS: f64 = 1e-5;
+const WEIGHT: Tolerance = Tolerance { absolute: 2.0 * LEARNING_RATE, relative: 0.0 };
+const TENSOR: f64 = 1e-4;
+
+#[test]
+fn picosam2_takes_pytorch_s_ten_steps() {
+    check("student/picosam2_small", UnetConfig::picosam2());
+}
+
+#[test]
+fn picosam3_takes_pytorch_s_ten_steps() {
+    check("student/picosam3_small", UnetConfig::picosam3());
+}
+
+fn check(case: &str, flavour: UnetConfig) {
+    let case = golden(case);
+    let config = UnetConfig {
+        input_size: 32,
+        encoder_channels: vec![8, 12, 16, 24],
+        bottleneck_channels: 32,
+        decoder_channels: vec![24, 16, 12, 8],
+        ..flavour
+    };
+    let weights = weights_under(&case, "weight/");
+    let mut student = Student::from_weights(config.graph().unwrap(), &weights, &device()).unwrap();
+    let terms = [TermKind::TruthBce, TermKind::TruthDice].map(|kind| LossTerm { kind, weight: 1.0 });
+    let plan = LossPlan::new(1.0, SampleWeighting::TruthOnly, terms.to_vec()).unwrap();
+    let optimizer = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
+    let mut adamw = AdamW::new(optimizer, student.parameters());
+    for (step, expected) in case.f64s("adamw/loss").into_iter().enumerate() {
+        let forward = student.forward_train(picture(&case, "input"));
+        let target = MaskProbs(picture(&case, "target"));
+        let loss = distillation_loss(&plan, MaskLogits(forward.mask_logits), None, target).total;
+        let got = f64::from(host(loss.clone().inner())[0]);
+        assert!((got - expected).abs() <= LOSS * expected, "loss of step {step}: {got} against {expected}");
+        let mut found = loss.backward();
+        let gradients = student.parameters().iter().map(|p| p.values.grad_remove(&mut found).unwrap()).collect();
+        student.update_running_stats(&forward.batch_stats);
+        adamw.step(student.parameters_mut(), gradients, LEARNING_RATE);
+    }
+    let got = student.to_weights();
+    let expected = weights_under(&case, "adamw/weight/");
+    assert_eq!(got.len(), expected.len());
+    for (name, expected) in expected {
+        assert_close(&name, &got[&name].values, &expected.values, WEIGHT);
+        let distance = relative_l2(&got[&name].values, &expected.values);
+        assert!(distance <= TENSOR, "{name}: relative distance {distance:.2e}");
+    }
+}
+
+fn picture(case: &GoldenCase, name: &str) -> Tensor<4> {
+    Tensor::from_data(TensorData::new(case.f32s(name), case.shape(name)), &device())
+}
+
+fn weights_under(case: &GoldenCase, folder: &str) -> NamedWeights {
+    let names = case.names();
+    let named = names.iter().filter_map(|name| Some((name, name.strip_prefix(folder)?)));
+    named.map(|(name, bare)| (bare.into(), HostTensor { shape: case.shape(name), values: case.f32s(name) })).collect()
+}

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Samples a second of the data path on one thread (decode, crop, augment, cached target) against the images a second of
+# a PicoSAM2 training step on all cores: the first has to be at least three times the second.
+#
+# usage: scripts/bench/data.sh [SHARED]     SHARED: the folder with data/, default ../shared
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+shared=${1:-../shared}/data
+cargo build --release --workspace --examples 2>/dev/null
+bench=target/release/examples/bench
+grep -m1 'model name' /proc/cpuinfo || true
+echo "cores $(nproc), load $(cut -d' ' -f1 /proc/loadavg)"
+data=$("$bench" data "$shared/coco/annotations/instances_train.json" "$shared/coco/images/train" \
+    "$shared/teacher_cache/roi96_box_train.safetensors" 986 | awk '{print $2}')
+step=$("$bench" step "$(nproc)" 8 9 | awk '{print $2}')
+awk -v d="$data" -v s="$step" 'BEGIN {
+    rate = 8000 / s
+    printf "data path %.1f samples/s on one thread; training step %.1f images/s; ratio %.1f\n", d, rate, d / rate }'
