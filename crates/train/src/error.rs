@@ -125,8 +125,7 @@ pub enum TrainError {
     #[error("the weights do not fit the student")]
     Weights {
         /// Which and why.
-        #[from]
-        source: WeightsError,
+        source: Box<WeightsError>,
     },
     /// A prediction that cannot be scored.
     #[error(transparent)]
@@ -158,4 +157,10 @@ pub enum TrainError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+impl From<WeightsError> for TrainError {
+    fn from(source: WeightsError) -> Self {
+        TrainError::Weights { source: Box::new(source) }
+    }
 }

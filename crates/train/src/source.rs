@@ -1,7 +1,7 @@
 //! From an annotation to what the student sees and is compared with.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 
 use rayon::prelude::*;
 use sensei_data::augment::{Augmentation, draw, sample_rng};
@@ -205,7 +205,7 @@ impl SampleSource {
         &self,
         cache: &Cache,
         annotation_id: u64,
-        image_path: &PathBuf,
+        image_path: &Path,
         image_digest: [u8; 32],
         geometry: &CropGeometry,
     ) -> Result<TeacherTarget, TrainError> {
@@ -213,7 +213,7 @@ impl SampleSource {
         let record: TeacherRecord = cache.get(annotation_id).map_err(cannot)?;
         if record.image_digest != image_digest {
             let (expected, found) = (hex(&record.image_digest), hex(&image_digest));
-            return Err(TrainError::OtherImage { path: image_path.clone(), expected, found });
+            return Err(TrainError::OtherImage { path: image_path.to_path_buf(), expected, found });
         }
         let (weight, weight_clamped) = record.weight();
         Ok(TeacherTarget { logits: record.logits_in_crop(geometry).map_err(cannot)?, weight, weight_clamped })

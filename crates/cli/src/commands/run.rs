@@ -165,18 +165,6 @@ fn check_same_plan(folder: &RunFolder, plan: &RunPlan) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses to go on with a run under a configuration that would have trained other weights.
-fn check_same_plan(plan: &RunPlan, folder: &RunFolder) -> anyhow::Result<()> {
-    let path = folder.plan_toml();
-    let started = load_plan(&path).map_err(usage)?.train_digest;
-    if started != plan.train_digest {
-        let advice = "the configuration has changed since the run was started; use --name for another run";
-        let expected = &plan.train_digest;
-        return Err(usage(anyhow::anyhow!("{}: expected plan {expected}, found {started}: {advice}", path.display())));
-    }
-    Ok(())
-}
-
 fn open_run(run: &Path) -> anyhow::Result<(RunPlan, RunFolder)> {
     let run = std::path::absolute(run).with_context(|| format!("{}: no such folder", run.display()))?;
     let folder = RunFolder::open(&run).map_err(usage)?;

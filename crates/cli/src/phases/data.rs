@@ -58,7 +58,7 @@ pub fn open(plan: &RunPlan, split: Split, runs: &Path) -> anyhow::Result<SampleS
         None => None,
     };
     let limits = ImageLimits::default();
-    let source = SampleSource::new(dataset, teacher, plan.prompt.clone(), limits, plan.instances)?;
+    let source = SampleSource::new(dataset, teacher, plan.prompt, limits, plan.instances)?;
     let used = source.instances.len();
     say(&format!("{}: {used} instances; left out: {:?}", split.name(), source.left_out_by_reason()));
     if plan.teacher.is_some()

@@ -201,7 +201,8 @@ fn extra_tensor_is_named() {
 
 #[test]
 fn tensor_of_another_size_or_without_a_number_is_named() {
-    let cases: [(&str, fn(&mut HostTensor), &str); 3] = [
+    type Edit = fn(&mut HostTensor);
+    let cases: [(&str, Edit, &str); 3] = [
         (
             "first_moment.down1.weight",
             |t| *t = HostTensor { shape: vec![2], values: vec![0.0; 2] },
