@@ -19,7 +19,7 @@ pub fn plan(config: &Path, place: &Place) -> anyhow::Result<()> {
     let plan = load_plan(config).map_err(usage)?;
     say(&plan.resolved_toml);
     say(&summary(&plan.graph));
-    let estimate = check_budget(&plan).map_err(usage)?;
+    let estimate = check_budget(&plan).with_context(|| config.display().to_string()).map_err(usage)?;
     say(&format!("memory on the chip, estimated: {}", memory_line(&estimate)));
     let runs = std::path::absolute(&place.runs).with_context(|| format!("{}: no such folder", place.runs.display()))?;
     let (train, val) = (open(&plan, Split::Train, &runs)?, open(&plan, Split::Val, &runs)?);

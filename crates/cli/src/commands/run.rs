@@ -130,7 +130,7 @@ fn prepare_and_train(arguments: &RunArguments) -> anyhow::Result<Option<Trained>
     if let Some(name) = &arguments.place.name {
         plan.name.clone_from(name);
     }
-    check_budget(&plan).map_err(usage)?;
+    check_budget(&plan).with_context(|| arguments.config.display().to_string()).map_err(usage)?;
     let device = device(arguments.machine)?;
     let runs = std::path::absolute(&arguments.place.runs)
         .with_context(|| format!("{}: no such folder", arguments.place.runs.display()))?;
@@ -140,7 +140,8 @@ fn prepare_and_train(arguments: &RunArguments) -> anyhow::Result<Option<Trained>
         RunFolder::create(root.clone(), false)?;
     }
     let (train_split, val_split) = splits(&plan, &runs)?;
-    plan.train.check_batches(&plan.graph, train_split.instances.len()).map_err(usage)?;
+    let batches = plan.train.check_batches(&plan.graph, train_split.instances.len());
+    batches.with_context(|| arguments.config.display().to_string()).map_err(usage)?;
     let folder = RunFolder::create(root, arguments.resume)?;
     check_same_plan(&folder, &plan)?;
     write_whole(&folder.plan_toml(), plan.resolved_toml.as_bytes())?;

@@ -169,24 +169,23 @@ fn one_line(path: &Path, text: &str, error: &toml::de::Error) -> anyhow::Error {
 }
 
 fn make_absolute(file: &mut RunToml, folder: &Path) {
-    let mut fix = |path: &mut PathBuf| *path = normal(&folder.join(&*path));
+    for_each_path(file, |path| *path = normal(&folder.join(&*path)));
+}
+
+fn for_each_path(file: &mut RunToml, mut change: impl FnMut(&mut PathBuf)) {
     if let DataToml::Coco { train, val, .. } | DataToml::Lvis { train, val, .. } = &mut file.data {
         for SplitToml { annotations, images } in [train, val] {
-            fix(annotations);
-            fix(images);
+            change(annotations);
+            change(images);
         }
     }
     if let Some(TeacherToml { train, val, .. }) = &mut file.teacher {
         for AnswersToml::Cache(path) | AnswersToml::Dump(path) in [train, val] {
-            fix(path);
+            change(path);
         }
     }
-    file.train.initial_weights.as_mut().map(&mut fix);
-    if let Some(converter) = &mut file.export.converter
-        && converter.components().count() > 1
-    {
-        fix(converter);
-    }
+    file.train.initial_weights.as_mut().map(&mut change);
+    file.export.converter.as_mut().map(&mut change);
 }
 
 /// The path without `a/..` detours, so that messages stay short. Links are not followed.
@@ -206,9 +205,7 @@ fn normal(path: &Path) -> PathBuf {
 
 fn resolve(file: RunToml, name: String) -> anyhow::Result<RunPlan> {
     let resolved_toml = toml::to_string(&file).context("cannot write the resolved configuration")?;
-    let trained_by = (&file.seed, &file.data, &file.prompt, &file.teacher, &file.student, &file.train);
-    let canonical = serde_json::to_vec(&trained_by).context("cannot digest the configuration")?;
-    let train_digest = blake3::hash(&canonical).to_hex().to_string();
+    let train_digest = train_digest(&resolved_toml)?;
 
     let unet = unet(&file.student);
     let graph = unet.graph().context("[student]")?;
@@ -277,6 +274,15 @@ fn resolve(file: RunToml, name: String) -> anyhow::Result<RunPlan> {
         resolved_toml,
         train_digest,
     })
+}
+
+/// Digest of the keys that change the weights. Paths do not: what the files hold is digested when they are opened.
+fn train_digest(resolved_toml: &str) -> anyhow::Result<String> {
+    let mut file: RunToml = toml::from_str(resolved_toml).context("cannot digest the configuration")?;
+    for_each_path(&mut file, |path| path.clear());
+    let trained_by = (&file.seed, &file.data, &file.prompt, &file.teacher, &file.student, &file.train);
+    let canonical = serde_json::to_vec(&trained_by).context("cannot digest the configuration")?;
+    Ok(blake3::hash(&canonical).to_hex().to_string())
 }
 
 fn unet(student: &StudentToml) -> UnetConfig {

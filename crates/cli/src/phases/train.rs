@@ -34,6 +34,7 @@ pub fn train(
     stop: Arc<AtomicBool>,
 ) -> anyhow::Result<Fitted> {
     let initial = initial_student(plan, device)?;
+    let digest = run_digest(plan, &initial, train);
     let chosen = subset(val.instances.len(), plan.logging.validate_instances.min(val.instances.len()), 0);
     let chosen: Vec<usize> = chosen.into_iter().map(|at| val.instances[at as usize]).collect();
     let batch = plan.eval.batch_size;
@@ -50,7 +51,7 @@ pub fn train(
         TrainProgress::new(&folder.events(), logging.log_every_steps, logging.validate_every_epochs, validate, stop)?;
     let options = RunOptions {
         checkpoint_dir: &folder.checkpoints(),
-        plan_digest: &plan.train_digest,
+        plan_digest: &digest,
         resume,
         checkpoint_every_steps: logging.checkpoint_every_steps,
         keep_checkpoints: logging.keep_checkpoints,
@@ -78,6 +79,18 @@ pub fn train(
 pub fn trained_weights(plan: &RunPlan, folder: &RunFolder) -> anyhow::Result<NamedWeights> {
     let file = read_weights(&folder.student()).context("the run has no trained student")?;
     Ok(file.for_graph(&plan.graph)?)
+}
+
+/// Digest of everything that decides the trained weights: configuration, first weights, annotations, teacher.
+fn run_digest(plan: &RunPlan, initial: &Student, train: &SampleSource) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(plan.train_digest.as_bytes());
+    hasher.update(weights_digest(&initial.to_weights()).as_bytes());
+    hasher.update(&train.dataset.digest);
+    if let Some(cache) = &train.teacher {
+        hasher.update(&cache.manifest().key.digest());
+    }
+    hasher.finalize().to_hex().to_string()
 }
 
 fn initial_student(plan: &RunPlan, device: &Device) -> anyhow::Result<Student> {

@@ -64,6 +64,16 @@ fn numbers_out_of_range() {
     ]);
 }
 
+/// Found only when the samples have been counted.
+#[test]
+fn batch_too_small_for_a_batch_norm() {
+    let place = Place::new();
+    let edits = [("input_size = 32", "input_size = 4"), ("batch_size = 2", "batch_size = 1")];
+    place.config("tiny.toml", &edits);
+    place.refuses(&["train", "tiny.toml"], 2, &["tiny.toml: batch_size: ", "a batch of 1", "at least 2"]);
+    assert!(!place.path("runs/tiny").exists());
+}
+
 #[test]
 fn teacher_that_is_needed_and_not_there() {
     check(&[
@@ -118,7 +128,8 @@ fn folders_and_files_that_are_not_there() {
         &["tiny.toml: expected .s8m, ", "found a file that starts with \"\\nseed"],
     );
     place.refuses(&["inspect", "scenes"], 1, &["scenes: expected a file or a teacher cache"]);
-    place.refuses(&["gate", "none.json", "none.json"], 1, &["none.json", "No such file"]);
+    // 1 is for a candidate that is worse.
+    place.refuses(&["gate", "none.json", "none.json"], 2, &["none.json", "No such file"]);
     place.refuses(
         &["teacher", "verify", "empty"],
         1,

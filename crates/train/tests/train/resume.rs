@@ -3,11 +3,11 @@
 use sensei_train::checkpoint::weights_digest;
 use sensei_train::event::Event;
 
-use crate::{Fixture, Ran, Run, graph, listed, plan, student};
+use crate::{Fixture, N_STEPS, Ran, Run, graph, listed, plan, student};
 
 fn assert_same(got: &Ran, expected: &Ran) {
     let (got, expected) = (&got.fitted, &expected.fitted);
-    assert_eq!((got.step, got.stopped), (16, false));
+    assert_eq!((got.step, got.stopped), (N_STEPS, false));
     assert_eq!(got.state_digest, expected.state_digest);
     assert_eq!(weights_digest(&got.weights), weights_digest(&expected.weights));
 }
@@ -17,9 +17,9 @@ fn stopped_in_an_epoch_and_resumed_is_the_straight_run() {
     let fixture = Fixture::new();
     let straight = Run::new(&fixture.checkpoints("straight")).fit(&plan(), student(), &fixture.source).unwrap();
     assert_same(&straight, &straight);
-    assert_eq!(listed(&fixture.checkpoints("straight")), ["step-00000016.safetensors"]);
-    // Steps 1 to 4 are the first epoch, 9 is the first of the second stage.
-    for stop_after in [1, 2, 4, 6, 9, 15] {
+    assert_eq!(listed(&fixture.checkpoints("straight")), ["step-00000012.safetensors"]);
+    // Steps 1 to 3 are the first epoch, 7 is the first of the second stage.
+    for stop_after in [1, 2, 3, 5, 7, 11] {
         let dir = fixture.checkpoints(&format!("stopped-{stop_after}"));
         let stopped = Run { stop_after, ..Run::new(&dir) }.fit(&plan(), student(), &fixture.source).unwrap();
         assert_eq!((stopped.fitted.step, stopped.fitted.stopped), (stop_after, true));
@@ -37,12 +37,12 @@ fn stopped_in_an_epoch_and_resumed_is_the_straight_run() {
 fn killed_while_it_writes_a_checkpoint_and_resumed_is_the_straight_run() {
     let fixture = Fixture::new();
     let (straight, killed) = (fixture.checkpoints("straight"), fixture.checkpoints("killed"));
-    let every = |dir| Run { checkpoint_every_steps: 3, keep_checkpoints: 100, ..Run::new(dir) };
+    let every = |dir| Run { checkpoint_every_steps: 5, keep_checkpoints: 100, ..Run::new(dir) };
     let straight_run = every(&straight).fit(&plan(), student(), &fixture.source).unwrap();
-    assert_eq!(listed(&straight).len(), 6, "{:?}", listed(&straight));
+    assert_eq!(listed(&straight).len(), 3, "{:?}", listed(&straight));
     std::fs::create_dir(&killed).unwrap();
-    std::fs::copy(straight.join("step-00000003.safetensors"), killed.join("step-00000003.safetensors")).unwrap();
-    let next = std::fs::read(straight.join("step-00000006.safetensors")).unwrap();
+    std::fs::copy(straight.join("step-00000005.safetensors"), killed.join("step-00000005.safetensors")).unwrap();
+    let next = std::fs::read(straight.join("step-00000010.safetensors")).unwrap();
     std::fs::write(killed.join("partial.tmp"), &next[..next.len() / 2]).unwrap();
     let resumed = Run { resume: true, ..every(&killed) }.fit(&plan(), student(), &fixture.source).unwrap();
     assert_same(&resumed, &straight_run);
