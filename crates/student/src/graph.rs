@@ -130,29 +130,12 @@ impl LayerGraph {
 
     /// Every named tensor, in node order; within a node as PyTorch lists them.
     pub fn tensors(&self) -> Vec<TensorSpec> {
-        let mut specs = Vec::new();
-        for node in &self.nodes {
-            let Op::Conv(conv) = &node.op else { continue };
-            let mut push = |name: String, shape: Vec<usize>, role| specs.push(TensorSpec { name, shape, role });
-            let channels = vec![conv.out_channels];
-            push(format!("{}.weight", node.name), conv.weight_shape().to_vec(), TensorRole::Weight);
-            if conv.bias {
-                push(format!("{}.bias", node.name), channels.clone(), TensorRole::Bias);
-            }
-            if let Some(norm) = &conv.batch_norm {
-                push(format!("{norm}.weight"), channels.clone(), TensorRole::NormScale);
-                push(format!("{norm}.bias"), channels.clone(), TensorRole::NormShift);
-                push(format!("{norm}.running_mean"), channels.clone(), TensorRole::RunningMean);
-                push(format!("{norm}.running_var"), channels, TensorRole::RunningVariance);
-            }
-        }
-        specs
+        self.nodes.iter().flat_map(Node::tensors).collect()
     }
 
     /// Number of trained values.
     pub fn parameters(&self) -> usize {
-        let trained = self.tensors().into_iter().filter(|spec| spec.role.is_trained());
-        trained.map(|spec| spec.shape.iter().product::<usize>()).sum()
+        self.nodes.iter().map(Node::parameters).sum()
     }
 
     /// Multiply-accumulates of the convolutions for one image. Batch norm, upsampling and additions are not
