@@ -1,7 +1,11 @@
 //! The kernels' operators against burn's own ones, in value and gradient.
 
-use burn::tensor::{Device, Distribution, Tensor};
+use std::cell::RefCell;
+
+use burn::tensor::{Device, Tensor, TensorData};
 use proptest::prelude::*;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
 use sensei_student::graph::Conv;
 use sensei_student::ops::{self, portable};
 use sensei_student::student::Student;
@@ -21,8 +25,22 @@ fn device() -> Device {
     Device::flex().autodiff()
 }
 
+thread_local! {
+    /// One stream a test: burn's own generator is shared by all threads, and what a test draws from it would depend on the
+    /// others.
+    static RNG: RefCell<ChaCha8Rng> = RefCell::new(ChaCha8Rng::seed_from_u64(1));
+}
+
+/// Uniform in [-1, 1).
+fn uniform<const D: usize>(dims: [usize; D]) -> Tensor<D> {
+    let value = |rng: &mut ChaCha8Rng| (rng.next_u32() as f64 / f64::from(1u32 << 31) - 1.0) as f32;
+    let n_values = dims.iter().product();
+    let values: Vec<f32> = RNG.with_borrow_mut(|rng| (0..n_values).map(|_| value(rng)).collect());
+    Tensor::from_data(TensorData::new(values, dims), &device())
+}
+
 fn noise<const D: usize>(dims: [usize; D]) -> Tensor<D> {
-    Tensor::random(dims, Distribution::Uniform(-1.0, 1.0), &device()).require_grad()
+    uniform(dims).require_grad()
 }
 
 fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
@@ -47,7 +65,7 @@ fn check(
     let expected = portable(inputs.clone(), flat.clone());
     assert_eq!(got.dims(), expected.dims(), "output shape");
     assert_near("output", &host(got.clone()), &host(expected.clone()), OPERATOR);
-    let towards = Tensor::<4>::random(got.dims(), Distribution::Uniform(-1.0, 1.0), &device());
+    let towards = uniform(got.dims());
     let gradients = (got * towards.clone()).sum().backward();
     let expected_gradients = (expected * towards).sum().backward();
     for (idx, input) in inputs.iter().enumerate() {
