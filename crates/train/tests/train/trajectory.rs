@@ -1,9 +1,8 @@
 //! Ten AdamW steps against PyTorch's in 64 bits.
 //!
-//! Tolerances: PyTorch's own 32-bit run differs from its 64-bit run by 1e-7 in the loss as long as no value lands on the
-//! other side of a ReLU. Once one does (by chance in one of these cases and not in the other), it differs by 2.9e-4 in the loss,
-//! and by 0.042 of what ten steps move all weights. So the first losses have to agree closely, the later ones and the movement of
-//! the weights three times as far. The formula itself is held to numbers by hand in `optimizer.rs`.
+//! No value of these steps comes near a ReLU's kink in 64 bits (`tests/golden/student/make.py`), so rounding is all that
+//! may differ. PyTorch's own 32-bit run differs by 1.2e-7 in the losses,
+//! 5.5e-5 in what ten steps move all weights and 1.2e-6 in the running statistics; twice to four times that is allowed here.
 
 use burn::tensor::{Tensor, TensorData};
 use sensei_loss::{LossPlan, LossTerm, MaskLogits, MaskProbs, SampleWeighting, TermKind, distillation_loss};
@@ -16,10 +15,9 @@ use sensei_train::optimizer::{AdamW, AdamWConfig, host};
 use crate::device;
 
 const LEARNING_RATE: f64 = 3e-4;
-const LOSS_BEFORE_KINKS: f64 = 1e-6;
-const LOSS: f64 = 1e-3;
-const MOVEMENT: f64 = 0.12;
-const STATISTIC: f64 = 5e-3;
+const LOSS: f64 = 5e-7;
+const MOVEMENT: f64 = 1.5e-4;
+const STATISTIC: f64 = 3e-6;
 
 #[test]
 fn picosam2_takes_pytorch_s_ten_steps() {
@@ -47,12 +45,11 @@ fn check(case: &str, flavour: UnetConfig) {
     let optimizer = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
     let mut adamw = AdamW::new(optimizer, student.parameters());
     for (step, expected) in case.f64s("adamw/loss").into_iter().enumerate() {
-        let forward = student.forward_train(picture(&case, "input"));
+        let forward = student.forward_train(picture(&case, "adamw/input"));
         let target = MaskProbs(picture(&case, "target"));
         let loss = distillation_loss(&plan, MaskLogits(forward.mask_logits), None, target).total;
         let got = f64::from(host(loss.clone().inner())[0]);
-        let tolerance = if step < 3 { LOSS_BEFORE_KINKS } else { LOSS };
-        assert!((got - expected).abs() <= tolerance * expected, "loss of step {step}: {got} against {expected}");
+        assert!((got - expected).abs() <= LOSS * expected, "loss of step {step}: {got} against {expected}");
         let mut found = loss.backward();
         let gradients = student.parameters().iter().map(|p| p.values.grad_remove(&mut found).unwrap()).collect();
         student.update_running_stats(&forward.batch_stats);
