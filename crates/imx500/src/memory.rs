@@ -1,6 +1,6 @@
 //! What a network takes of the chip's memory, from its shapes alone.
 
-use crate::model::{ConvShape, Int8Model, Int8Op};
+use crate::model::{ConvShape, Int8Conv, Int8Model, Int8Op};
 
 /// The shapes of a network: what the budget depends on, known before any training.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,29 +25,17 @@ pub struct NodeShape {
 }
 
 /// An operator without its numbers.
+pub type OpShape = Int8Op<ConvKind>;
+
+/// A convolution without its numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OpShape {
-    /// What the sensor delivers.
-    Input,
-    /// Convolution, with or without ReLU.
-    Conv {
-        /// Its geometry.
-        conv: ConvShape,
-        /// Whether a ReLU follows.
-        relu: bool,
-        /// 8, 4 or 2.
-        weight_bits: u8,
-    },
-    /// Nearest-neighbour upsampling by two.
-    UpsampleNearest2x,
-    /// Sum of two tensors.
-    Add,
-    /// Mean over height and width.
-    GlobalAveragePool,
-    /// Logistic function.
-    Sigmoid,
-    /// Product with one value per channel.
-    ScaleChannels,
+pub struct ConvKind {
+    /// Its geometry.
+    pub shape: ConvShape,
+    /// Whether a ReLU follows.
+    pub relu: bool,
+    /// 8, 4 or 2.
+    pub weight_bits: u8,
 }
 
 /// Estimated memory in bytes.
@@ -80,20 +68,11 @@ pub const MEMORY_LIMIT: u64 = 8_388_480;
 
 impl From<&Int8Model> for NetworkShape {
     fn from(model: &Int8Model) -> Self {
-        let op = |op: &Int8Op| match op {
-            Int8Op::Input => OpShape::Input,
-            Int8Op::Conv(conv) => {
-                OpShape::Conv { conv: *conv.shape(), relu: conv.relu(), weight_bits: conv.weight_bits() }
-            }
-            Int8Op::UpsampleNearest2x => OpShape::UpsampleNearest2x,
-            Int8Op::Add => OpShape::Add,
-            Int8Op::GlobalAveragePool => OpShape::GlobalAveragePool,
-            Int8Op::Sigmoid => OpShape::Sigmoid,
-            Int8Op::ScaleChannels => OpShape::ScaleChannels,
-        };
+        let kind =
+            |conv: &Int8Conv| ConvKind { shape: *conv.shape(), relu: conv.relu(), weight_bits: conv.weight_bits() };
         let nodes = model.nodes().iter().map(|node| NodeShape {
             name: node.name.clone(),
-            op: op(&node.op),
+            op: node.op.map_conv(kind),
             inputs: node.inputs.clone(),
             shape: node.shape,
             bits: node.grid.bits(),
@@ -122,7 +101,7 @@ pub fn memory_estimate(network: &NetworkShape) -> MemoryEstimate {
 /// and 2 of mantissa and shift per padded output channel; 512 bytes of table where two tensors are added.
 fn coefficients(network: &NetworkShape) -> u64 {
     let bytes = |node: &NodeShape| match node.op {
-        OpShape::Conv { conv, weight_bits, .. } => {
+        OpShape::Conv(ConvKind { shape: conv, weight_bits, .. }) => {
             let outputs = padded(conv.out_channels);
             let values = if conv.groups == conv.in_channels && conv.groups == conv.out_channels {
                 outputs * conv.kernel.next_multiple_of(2).pow(2)
@@ -152,8 +131,9 @@ fn runtime(network: &NetworkShape) -> u64 {
     // The last convolution before an addition is the one that is fused into it.
     let mut fused_into: Vec<Option<usize>> = vec![None; nodes.len()];
     for (idx, node) in nodes.iter().enumerate().filter(|(_, node)| node.op == OpShape::Add) {
-        let fits =
-            |&input: &usize| matches!(nodes[input].op, OpShape::Conv { relu: false, .. }) && readers[input] == [idx];
+        let fits = |&input: &usize| {
+            matches!(nodes[input].op, OpShape::Conv(ConvKind { relu: false, .. })) && readers[input] == [idx]
+        };
         if let Some(input) = node.inputs.iter().copied().filter(fits).max() {
             fused_into[input] = Some(idx);
         }
@@ -176,7 +156,7 @@ fn runtime(network: &NetworkShape) -> u64 {
 fn stored(node: &NodeShape) -> usize {
     let [channels, height, width] = node.shape;
     let by_channel = padded(channels) * height * width;
-    let is_dense = matches!(node.op, OpShape::Conv { conv, .. } if conv.groups == 1) || node.op == OpShape::Add;
+    let is_dense = matches!(node.op, OpShape::Conv(conv) if conv.shape.groups == 1) || node.op == OpShape::Add;
     let bytes = if is_dense && channels < 32 { by_channel.min(channels * height * padded(width)) } else { by_channel };
     bytes * usize::from(node.bits) / 8
 }

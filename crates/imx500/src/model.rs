@@ -1,6 +1,7 @@
 //! The int8 model: everything the chip's arithmetic depends on, and nothing else.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 
 use crate::grid::{ActivationGrid, GridError, WeightThreshold};
 
@@ -27,12 +28,14 @@ pub struct Int8Node {
 }
 
 /// The operators, each ending in one rounding to the node's grid (half to even) and a clamp to its ends.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Int8Op {
+///
+/// `C` is what is known of a convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Int8Op<C = Int8Conv> {
     /// What the sensor delivers.
     Input,
     /// Convolution and bias in 32-bit integers, rescale by eight-bit mantissa and shift, ReLU in the clamp.
-    Conv(Int8Conv),
+    Conv(C),
     /// Nearest-neighbour upsampling by two; same grid as its input.
     UpsampleNearest2x,
     /// Sum of two tensors of one shape.
@@ -43,6 +46,30 @@ pub enum Int8Op {
     Sigmoid,
     /// First input `[channels, height, width]` times the second, `[channels, 1, 1]`.
     ScaleChannels,
+}
+
+impl<C> Int8Op<C> {
+    /// The same operator with something else known of a convolution.
+    pub fn map_conv<D>(&self, conv: impl FnOnce(&C) -> D) -> Int8Op<D> {
+        let Ok(op) = self.try_map_conv(|known| Ok::<_, Infallible>(conv(known)));
+        op
+    }
+
+    /// [`map_conv`](Self::map_conv) that may fail.
+    ///
+    /// # Errors
+    /// Those of `conv`.
+    pub fn try_map_conv<D, E>(&self, conv: impl FnOnce(&C) -> Result<D, E>) -> Result<Int8Op<D>, E> {
+        Ok(match self {
+            Int8Op::Input => Int8Op::Input,
+            Int8Op::Conv(known) => Int8Op::Conv(conv(known)?),
+            Int8Op::UpsampleNearest2x => Int8Op::UpsampleNearest2x,
+            Int8Op::Add => Int8Op::Add,
+            Int8Op::GlobalAveragePool => Int8Op::GlobalAveragePool,
+            Int8Op::Sigmoid => Int8Op::Sigmoid,
+            Int8Op::ScaleChannels => Int8Op::ScaleChannels,
+        })
+    }
 }
 
 /// Geometry of a square convolution with symmetric zero padding.
