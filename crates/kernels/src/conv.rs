@@ -181,7 +181,7 @@ pub fn backward_weight(shape: &ConvShape, input: &[f32], grad_output: &[f32]) ->
                 let taps = tap_values(shape, &gather, input, start..start + n_rows, &mut scratch);
                 panels.repack([n_rows, columns], taps, |row| row * columns, 1);
                 let grads = Rows { values: grads, rows: channels, row_step: 1, inner_step: channels };
-                panels.multiply_and_add(grads, &mut sum);
+                panels.multiply_and_add(grads, Finish::NOTHING, &mut sum);
             }
             sum
         })
@@ -317,7 +317,7 @@ fn tap_values<'a>(
     taps
 }
 
-fn sum_in_order(parts: Vec<Vec<f32>>) -> Vec<f32> {
+pub(crate) fn sum_in_order(parts: Vec<Vec<f32>>) -> Vec<f32> {
     let mut parts = parts.into_iter();
     let mut total = parts.next().expect("an image has at least one pixel");
     for part in parts {
@@ -329,19 +329,19 @@ fn sum_in_order(parts: Vec<Vec<f32>>) -> Vec<f32> {
 }
 
 /// A slice of values as one that need not be read before it is written.
-fn as_uninit(values: &mut [f32]) -> &mut [MaybeUninit<f32>] {
+pub(crate) fn as_uninit(values: &mut [f32]) -> &mut [MaybeUninit<f32>] {
     // SAFETY: both types have the same layout. The callers only write values, never `MaybeUninit::uninit`.
     unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len()) }
 }
 
 /// Rows of taps at a time: about the half of a second-level cache.
-fn tile_rows(columns: usize) -> usize {
+pub(crate) fn tile_rows(columns: usize) -> usize {
     (TILE_VALUES / columns).clamp(MIN_TILE_ROWS, 1020) / MIN_TILE_ROWS * MIN_TILE_ROWS
 }
 
 const TILE_VALUES: usize = 64 * 1024;
 /// A multiple of the rows that each instruction set multiplies at once.
 const MIN_TILE_ROWS: usize = 60;
-const WEIGHT_TILE_ROWS: usize = 192;
-const TASKS_PER_THREAD: usize = 2;
-const MIN_ROWS_PER_TASK: usize = 64;
+pub(crate) const WEIGHT_TILE_ROWS: usize = 192;
+pub(crate) const TASKS_PER_THREAD: usize = 2;
+pub(crate) const MIN_ROWS_PER_TASK: usize = 64;

@@ -1,12 +1,12 @@
 //! Depthwise convolutions of stride 1: each channel with its own k x k taps.
 
 use std::mem::MaybeUninit;
-use std::ops::Range;
 
 use rayon::prelude::*;
 
 use crate::buffer::filled;
 use crate::cpu::{Level, for_each_level, multiply_add};
+use crate::norm::InputGradient;
 
 /// Sizes of a depthwise convolution with stride 1, square taps and symmetric zero padding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +53,17 @@ impl DepthwiseShape {
         self.channels * self.kernel * self.kernel
     }
 
+    /// The convolution of the output's gradient whose output is the input's gradient.
+    pub(crate) fn turned(&self) -> Self {
+        let (height, width, padding) = (self.out_height(), self.out_width(), self.reach() - self.padding);
+        Self { height, width, padding, ..*self }
+    }
+
+    /// Values of a line of the output.
+    pub(crate) fn out_line_len(&self) -> usize {
+        self.out_width() * self.channels
+    }
+
     /// Distance between the first and the last tap.
     fn reach(&self) -> usize {
         self.dilation * (self.kernel - 1)
@@ -88,77 +99,151 @@ fn forward_at(
     bias: Option<&[f32]>,
     relu: bool,
 ) -> Vec<f32> {
-    shape.check();
     assert_eq!(input.len(), shape.input_len(), "depthwise: input, {shape:?}");
-    assert_eq!(weight.len(), shape.weight_len(), "depthwise: weight, {shape:?}");
-    let lanes = Lanes::new(shape);
-    let weight = lanes.spread_taps(shape, |channel, tap| weight[channel * shape.kernel * shape.kernel + tap]);
-    let bias = match bias {
-        Some(bias) => {
-            assert_eq!(bias.len(), shape.channels, "depthwise: bias, {shape:?}");
-            bias.iter().copied().cycle().take(lanes.width).collect()
-        }
-        None => vec![0.0; lanes.width],
-    };
-    let line_len = shape.out_width() * shape.channels;
-    let band = band_lines(shape);
+    let kernel = Kernel::new(shape, weight, bias, relu);
+    let image_len = shape.height * shape.width * shape.channels;
     let run = |out: &mut [MaybeUninit<f32>]| {
-        let images = out.par_chunks_mut(shape.out_height() * line_len).enumerate();
-        images.for_each(|(image, out)| {
-            let input = &input[image * shape.height * shape.width * shape.channels..];
-            out.par_chunks_mut(band * line_len).enumerate().for_each(|(idx, out)| {
-                forward_band(level, shape, &lanes, input, &weight, &bias, relu, idx * band, out);
-            });
+        let (band, line_len) = (band_lines(shape), shape.out_line_len());
+        map_bands(shape.out_height() * line_len, band * line_len, out, |image, band_idx, out| {
+            let (first, source) = (band_idx * band, Source::Map(&input[image * image_len..][..image_len]));
+            let mut ring = Ring::new(level, shape, source, first);
+            kernel.write_lines(level, &mut ring, first, out, |_| {});
         });
     };
-    // SAFETY: the bands cover the output, and `forward_band` writes all pixels and channels of each of its lines.
+    // SAFETY: the bands cover the output, and `write_lines` writes all of each.
     unsafe { filled(shape.output_len(), run) }
 }
 
 fn backward_input_at(level: Level, shape: &DepthwiseShape, weight: &[f32], grad_output: &[f32]) -> Vec<f32> {
     shape.check();
     assert_eq!(grad_output.len(), shape.output_len(), "depthwise: output gradient, {shape:?}");
-    assert_eq!(weight.len(), shape.weight_len(), "depthwise: weight, {shape:?}");
-    let turned = DepthwiseShape {
-        height: shape.out_height(),
-        width: shape.out_width(),
-        padding: shape.reach() - shape.padding,
-        ..*shape
-    };
-    let taps = shape.kernel * shape.kernel;
-    let weight: Vec<f32> = weight.chunks_exact(taps).flat_map(|taps| taps.iter().rev().copied()).collect();
-    forward_at(level, &turned, grad_output, &weight, None, false)
+    forward_at(level, &shape.turned(), grad_output, &turned_taps(shape, weight), None, false)
 }
 
 fn backward_weight_at(level: Level, shape: &DepthwiseShape, input: &[f32], grad_output: &[f32]) -> Vec<f32> {
     shape.check();
     assert_eq!(input.len(), shape.input_len(), "depthwise: input, {shape:?}");
     assert_eq!(grad_output.len(), shape.output_len(), "depthwise: output gradient, {shape:?}");
-    let lanes = Lanes::new(shape);
-    let (band, taps) = (band_lines(shape), shape.kernel * shape.kernel);
-    let (image_len, line_len) = (shape.height * shape.width * shape.channels, shape.out_width() * shape.channels);
+    let (band, image_len) = (band_lines(shape), shape.height * shape.width * shape.channels);
     let bands = shape.out_height().div_ceil(band);
-    let sums: Vec<Vec<f32>> = (0..shape.batch * bands)
+    let sums: Vec<WeightSums> = (0..shape.batch * bands)
         .into_par_iter()
         .map(|idx| {
-            let (image, band_idx) = (idx / bands, idx % bands);
-            let lines = band_idx * band..((band_idx + 1) * band).min(shape.out_height());
-            let input = &input[image * image_len..][..image_len];
-            let first = (image * shape.out_height() + lines.start) * line_len;
-            let grads = &grad_output[first..][..lines.len() * line_len];
-            let mut sums = vec![0.0; taps * lanes.width];
-            weight_band(level, shape, &lanes, input, grads, lines, &mut sums);
+            let (image, first) = (idx / bands, idx % bands * band);
+            let n_lines = band.min(shape.out_height() - first);
+            let grads = &grad_output[(image * shape.out_height() + first) * shape.out_line_len()..];
+            let source = Source::Map(&input[image * image_len..][..image_len]);
+            let mut ring = Ring::new(level, shape, source, first);
+            let mut sums = WeightSums::new(shape);
+            for (line, grads) in grads.chunks_exact(shape.out_line_len()).take(n_lines).enumerate() {
+                ring.advance(first + line);
+                sums.add(level, &ring, grads);
+            }
             sums
         })
         .collect();
-    let mut totals = vec![0.0f64; taps * shape.channels];
-    for sums in sums {
-        for (idx, value) in sums.into_iter().enumerate() {
-            let (tap, lane) = (idx / lanes.width, idx % lanes.width);
-            totals[(lane % shape.channels) * taps + tap] += f64::from(value);
+    WeightSums::total(shape, sums)
+}
+
+/// Calls `run(image, band, values)` for every band of `band_len` values of every image of `out`, in parallel; its
+/// results in order.
+pub(crate) fn map_bands<T: Send>(
+    image_len: usize,
+    band_len: usize,
+    out: &mut [MaybeUninit<f32>],
+    run: impl Fn(usize, usize, &mut [MaybeUninit<f32>]) -> T + Sync + Send,
+) -> Vec<T> {
+    let images = out.chunks_mut(image_len).enumerate();
+    let bands = images.flat_map(|(image, out)| out.chunks_mut(band_len).enumerate().map(move |band| (image, band)));
+    let bands: Vec<_> = bands.collect();
+    bands.into_par_iter().map(|(image, (band, out))| run(image, band, out)).collect()
+}
+
+/// The weight with its taps turned around, for the gradient of the input.
+pub(crate) fn turned_taps(shape: &DepthwiseShape, weight: &[f32]) -> Vec<f32> {
+    assert_eq!(weight.len(), shape.weight_len(), "depthwise: weight, {shape:?}");
+    weight.chunks_exact(shape.kernel * shape.kernel).flat_map(|taps| taps.iter().rev().copied()).collect()
+}
+
+/// Taps and bias as vectors read them.
+pub(crate) struct Kernel {
+    lanes: Lanes,
+    /// `[taps, lanes]`
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    relu: bool,
+    out_line_len: usize,
+}
+
+impl Kernel {
+    pub(crate) fn new(shape: &DepthwiseShape, weight: &[f32], bias: Option<&[f32]>, relu: bool) -> Self {
+        shape.check();
+        assert_eq!(weight.len(), shape.weight_len(), "depthwise: weight, {shape:?}");
+        let lanes = Lanes::new(shape);
+        let weight = lanes.spread_taps(shape, |channel, tap| weight[channel * shape.kernel * shape.kernel + tap]);
+        let bias = match bias {
+            Some(bias) => {
+                assert_eq!(bias.len(), shape.channels, "depthwise: bias, {shape:?}");
+                bias.iter().copied().cycle().take(lanes.width).collect()
+            }
+            None => vec![0.0; lanes.width],
+        };
+        Self { lanes, weight, bias, relu, out_line_len: shape.out_line_len() }
+    }
+
+    /// Writes whole output lines from `first` on and calls `done` with each of them.
+    pub(crate) fn write_lines(
+        &self,
+        level: Level,
+        ring: &mut Ring,
+        first: usize,
+        out: &mut [MaybeUninit<f32>],
+        mut done: impl FnMut(&[f32]),
+    ) {
+        for (line, out) in out.chunks_exact_mut(self.out_line_len).enumerate() {
+            ring.advance(first + line);
+            done(self.write_line(level, ring, out));
         }
     }
-    totals.into_iter().map(|total| total as f32).collect()
+
+    /// Writes the output line that the ring was advanced to.
+    pub(crate) fn write_line<'a>(&self, level: Level, ring: &Ring, out: &'a mut [MaybeUninit<f32>]) -> &'a mut [f32] {
+        assert_eq!(out.len(), self.out_line_len, "depthwise: output line");
+        output_line(level, self, &ring.lines, &ring.starts, out);
+        // SAFETY: the blocks of `output_line` cover all lanes of all pixels of the line.
+        unsafe { out.assume_init_mut() }
+    }
+}
+
+/// Sums of the gradients of the taps, `[taps, lanes]`.
+pub(crate) struct WeightSums {
+    lanes: Lanes,
+    sums: Vec<f32>,
+}
+
+impl WeightSums {
+    pub(crate) fn new(shape: &DepthwiseShape) -> Self {
+        let lanes = Lanes::new(shape);
+        Self { sums: vec![0.0; shape.kernel * shape.kernel * lanes.width], lanes }
+    }
+
+    /// Adds the products of an output line's gradient with what its taps read; the ring was advanced to that line.
+    pub(crate) fn add(&mut self, level: Level, ring: &Ring, grads: &[f32]) {
+        weight_line(level, &self.lanes, &ring.lines, &ring.starts, grads, &mut self.sums);
+    }
+
+    /// The gradient of the weight, in its order.
+    pub(crate) fn total(shape: &DepthwiseShape, parts: Vec<Self>) -> Vec<f32> {
+        let taps = shape.kernel * shape.kernel;
+        let mut totals = vec![0.0f64; taps * shape.channels];
+        for Self { lanes, sums } in parts {
+            for (idx, value) in sums.into_iter().enumerate() {
+                let (tap, lane) = (idx / lanes.width, idx % lanes.width);
+                totals[(lane % shape.channels) * taps + tap] += f64::from(value);
+            }
+        }
+        totals.into_iter().map(|total| total as f32).collect()
+    }
 }
 
 /// How pixels and channels of a line map to vectors: a run of `width` values with taps of their own, repeated
@@ -185,103 +270,124 @@ impl Lanes {
     }
 }
 
+/// Where the lines of an image come from.
+pub(crate) enum Source<'a> {
+    /// `[height, width, channels]`
+    Map(&'a [f32]),
+    /// `[height / 2, width / 2, channels]`: each pixel is repeated in a square of four.
+    Doubled(&'a [f32]),
+    /// Gradients through a batch norm, from those of its output.
+    Normalised { gradient: &'a InputGradient, input: &'a [f32], grad: &'a [f32] },
+}
+
+impl Source<'_> {
+    fn read_line(&self, level: Level, y: usize, channels: usize, line: &mut [f32]) {
+        match self {
+            Source::Map(image) => line.copy_from_slice(&image[y * line.len()..][..line.len()]),
+            Source::Doubled(image) => {
+                let small = &image[y / 2 * (line.len() / 2)..][..line.len() / 2];
+                for (two, pixel) in line.chunks_exact_mut(2 * channels).zip(small.chunks_exact(channels)) {
+                    let (left, right) = two.split_at_mut(channels);
+                    left.copy_from_slice(pixel);
+                    right.copy_from_slice(pixel);
+                }
+            }
+            Source::Normalised { gradient, input, grad } => {
+                let place = y * line.len()..(y + 1) * line.len();
+                line.copy_from_slice(&grad[place.clone()]);
+                gradient.apply(level, &input[place], line);
+            }
+        }
+    }
+}
+
 /// The last lines of an image that taps can still reach, padded with zeros.
-struct Ring<'a> {
+pub(crate) struct Ring<'a> {
+    level: Level,
     shape: &'a DepthwiseShape,
-    image: &'a [f32],
+    source: Source<'a>,
     lines: Vec<f32>,
     line_len: usize,
     n_lines: usize,
+    /// Where each tap of the first pixel of the current output line starts.
+    starts: Vec<usize>,
 }
 
 impl<'a> Ring<'a> {
-    /// Ready for output line `first`.
-    fn new(shape: &'a DepthwiseShape, image: &'a [f32], first: usize) -> Self {
+    /// Ready to be advanced to output line `first` and then to each next one.
+    pub(crate) fn new(level: Level, shape: &'a DepthwiseShape, source: Source<'a>, first: usize) -> Self {
         let (line_len, n_lines) = ((shape.width + 2 * shape.padding) * shape.channels, shape.reach() + 1);
-        let mut ring = Self { shape, image, lines: vec![0.0; n_lines * line_len], line_len, n_lines };
+        let lines = vec![0.0; n_lines * line_len];
+        let starts = Vec::with_capacity(shape.kernel * shape.kernel);
+        let mut ring = Self { level, shape, source, lines, line_len, n_lines, starts };
         (first..first + shape.reach()).for_each(|line| ring.load(line));
         ring
     }
 
-    /// Reads the last line that output line `y` needs; returns where each tap of its first pixel starts.
-    fn advance(&mut self, y: usize, starts: &mut Vec<usize>) {
+    /// Reads the last line that output line `y` needs.
+    pub(crate) fn advance(&mut self, y: usize) {
         let shape = self.shape;
         self.load(y + shape.reach());
-        starts.clear();
+        self.starts.clear();
         for tap_y in 0..shape.kernel {
             let line = (y + tap_y * shape.dilation) % self.n_lines * self.line_len;
-            starts.extend((0..shape.kernel).map(|tap_x| line + tap_x * shape.dilation * shape.channels));
+            self.starts.extend((0..shape.kernel).map(|tap_x| line + tap_x * shape.dilation * shape.channels));
         }
     }
 
-    /// Copies a line, counted from the first padding line.
+    /// Input line `y`, which must be within reach of the current output line.
+    pub(crate) fn line(&self, y: usize) -> &[f32] {
+        let start = (y + self.shape.padding) % self.n_lines * self.line_len + self.shape.padding * self.shape.channels;
+        &self.lines[start..][..self.shape.width * self.shape.channels]
+    }
+
+    /// Reads a line, counted from the first padding line.
     fn load(&mut self, padded_line: usize) {
-        let (padding, len) = (self.shape.padding, self.shape.width * self.shape.channels);
-        let start = padded_line % self.n_lines * self.line_len;
-        let line = &mut self.lines[start..][padding * self.shape.channels..][..len];
+        let (padding, channels) = (self.shape.padding, self.shape.channels);
+        let start = padded_line % self.n_lines * self.line_len + padding * channels;
+        let line = &mut self.lines[start..][..self.shape.width * channels];
         match padded_line.checked_sub(padding).filter(|line| *line < self.shape.height) {
-            Some(y) => line.copy_from_slice(&self.image[y * len..][..len]),
+            Some(y) => self.source.read_line(self.level, y, channels, line),
             None => line.fill(0.0),
         }
     }
 }
 
 for_each_level! {
-    /// Writes the output lines from `first` on.
-    fn forward_band(
-        shape: &DepthwiseShape,
-        lanes: &Lanes,
-        image: &[f32],
-        weight: &[f32],
-        bias: &[f32],
-        relu: bool,
-        first: usize,
-        out: &mut [MaybeUninit<f32>],
-    ) = forward_band_body
+    fn output_line(kernel: &Kernel, lines: &[f32], starts: &[usize], out: &mut [MaybeUninit<f32>]) = output_line_body
 }
 
 for_each_level! {
-    /// Adds the gradients of the taps over the output lines `lines` to `sums`, `[taps, lanes]`.
-    fn weight_band(
-        shape: &DepthwiseShape,
+    /// Adds the gradients of the taps over a line to `sums`, `[taps, lanes]`.
+    fn weight_line(
         lanes: &Lanes,
-        image: &[f32],
+        lines: &[f32],
+        starts: &[usize],
         grads: &[f32],
-        lines: Range<usize>,
         sums: &mut [f32],
-    ) = weight_band_body
+    ) = weight_line_body
 }
 
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
-fn forward_band_body<const FUSED: bool, const LANES: usize>(
-    shape: &DepthwiseShape,
-    lanes: &Lanes,
-    image: &[f32],
-    weight: &[f32],
-    bias: &[f32],
-    relu: bool,
-    first: usize,
+fn output_line_body<const FUSED: bool, const LANES: usize>(
+    kernel: &Kernel,
+    lines: &[f32],
+    starts: &[usize],
     out: &mut [MaybeUninit<f32>],
 ) {
-    let mut ring = Ring::new(shape, image, first);
-    let mut starts = Vec::with_capacity(shape.kernel * shape.kernel);
-    let least = if relu { 0.0 } else { f32::NEG_INFINITY };
-    for (y, out) in out.chunks_exact_mut(shape.out_width() * shape.channels).enumerate() {
-        ring.advance(first + y, &mut starts);
-        let line = Line { values: &ring.lines, starts: &starts, weight, bias, width: lanes.width, least };
-        if lanes.width < LANES {
-            (0..lanes.width).for_each(|lane| line.write_pixels::<FUSED, 1, 1>(0, lane, out));
-            continue;
+    let Lanes { width, pixels } = kernel.lanes;
+    let least = if kernel.relu { 0.0 } else { f32::NEG_INFINITY };
+    let line = Line { values: lines, starts, weight: &kernel.weight, bias: &kernel.bias, width, least };
+    if width < LANES {
+        return (0..width).for_each(|lane| line.write_pixels::<FUSED, 1, 1>(0, lane, out));
+    }
+    for lane in blocks::<LANES>(width) {
+        let mut pixel = 0;
+        while pixel + AT_ONCE <= pixels {
+            line.write_pixels::<FUSED, LANES, AT_ONCE>(pixel, lane, out);
+            pixel += AT_ONCE;
         }
-        for lane in blocks::<LANES>(lanes.width) {
-            let mut pixel = 0;
-            while pixel + AT_ONCE <= lanes.pixels {
-                line.write_pixels::<FUSED, LANES, AT_ONCE>(pixel, lane, out);
-                pixel += AT_ONCE;
-            }
-            (pixel..lanes.pixels).for_each(|pixel| line.write_pixels::<FUSED, LANES, 1>(pixel, lane, out));
-        }
+        (pixel..pixels).for_each(|pixel| line.write_pixels::<FUSED, LANES, 1>(pixel, lane, out));
     }
 }
 
@@ -324,44 +430,38 @@ impl Line<'_> {
 }
 
 #[inline(always)]
-fn weight_band_body<const FUSED: bool, const LANES: usize>(
-    shape: &DepthwiseShape,
+fn weight_line_body<const FUSED: bool, const LANES: usize>(
     lanes: &Lanes,
-    image: &[f32],
+    lines: &[f32],
+    starts: &[usize],
     grads: &[f32],
-    lines: Range<usize>,
     sums: &mut [f32],
 ) {
-    let mut ring = Ring::new(shape, image, lines.start);
-    let mut starts = Vec::with_capacity(shape.kernel * shape.kernel);
-    for (y, grads) in lines.zip(grads.chunks_exact(shape.out_width() * shape.channels)) {
-        ring.advance(y, &mut starts);
-        if lanes.width < LANES {
-            for (tap, start) in starts.iter().enumerate() {
-                for (lane, grad) in grads.iter().enumerate() {
-                    sums[tap * lanes.width + lane] += grad * ring.lines[start + lane];
-                }
+    if lanes.width < LANES {
+        for (tap, start) in starts.iter().enumerate() {
+            for (lane, grad) in grads.iter().enumerate() {
+                sums[tap * lanes.width + lane] += grad * lines[start + lane];
             }
-            continue;
         }
-        let mut done = 0;
-        for lane in blocks::<LANES>(lanes.width) {
-            // The last block may go over lanes that an earlier one has summed.
-            let new = done - lane..LANES;
-            done = lane + LANES;
-            let mut add = |tap: usize, sum: [f32; LANES]| {
-                let sums = &mut sums[tap * lanes.width + lane..][..LANES];
-                sums[new.clone()].iter_mut().zip(&sum[new.clone()]).for_each(|(total, value)| *total += value);
-            };
-            let (threes, rest) = starts.as_chunks::<3>();
-            for (idx, starts) in threes.iter().enumerate() {
-                let sums = tap_sums::<FUSED, LANES, 3>(&ring.lines, starts, grads, lanes, lane);
-                sums.into_iter().enumerate().for_each(|(tap, sum)| add(3 * idx + tap, sum));
-            }
-            for (idx, start) in rest.iter().enumerate() {
-                let [sum] = tap_sums::<FUSED, LANES, 1>(&ring.lines, &[*start], grads, lanes, lane);
-                add(3 * threes.len() + idx, sum);
-            }
+        return;
+    }
+    let mut done = 0;
+    for lane in blocks::<LANES>(lanes.width) {
+        // The last block may go over lanes that an earlier one has summed.
+        let new = done - lane..LANES;
+        done = lane + LANES;
+        let mut add = |tap: usize, sum: [f32; LANES]| {
+            let sums = &mut sums[tap * lanes.width + lane..][..LANES];
+            sums[new.clone()].iter_mut().zip(&sum[new.clone()]).for_each(|(total, value)| *total += value);
+        };
+        let (threes, rest) = starts.as_chunks::<3>();
+        for (idx, starts) in threes.iter().enumerate() {
+            let sums = tap_sums::<FUSED, LANES, 3>(lines, starts, grads, lanes, lane);
+            sums.into_iter().enumerate().for_each(|(tap, sum)| add(3 * idx + tap, sum));
+        }
+        for (idx, start) in rest.iter().enumerate() {
+            let [sum] = tap_sums::<FUSED, LANES, 1>(lines, &[*start], grads, lanes, lane);
+            add(3 * threes.len() + idx, sum);
         }
     }
 }
@@ -424,7 +524,7 @@ fn array<const LEN: usize>(values: &[f32], start: usize) -> &[f32; LEN] {
 }
 
 /// Lines of an image per task: whole images where there are enough of them.
-fn band_lines(shape: &DepthwiseShape) -> usize {
+pub(crate) fn band_lines(shape: &DepthwiseShape) -> usize {
     let tasks_per_image = (2 * rayon::current_num_threads()).div_ceil(shape.batch.max(1));
     shape.out_height().div_ceil(tasks_per_image).max(1)
 }

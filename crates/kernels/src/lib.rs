@@ -18,4 +18,5 @@ pub mod optimizer;
 pub mod pixelwise;
 #[cfg(test)]
 mod reference;
+pub mod separable;
 mod vector;

@@ -99,11 +99,11 @@ impl Panels {
         unsafe { self.run(a, finish, false, out.as_mut_ptr().cast()) }
     }
 
-    /// Adds `a * self` to `out`, `[a.rows, columns]`.
-    pub(crate) fn multiply_and_add(&self, a: Rows, out: &mut [f32]) {
+    /// Adds `a * self` to `out`, `[a.rows, columns]`, then finishes the sum.
+    pub(crate) fn multiply_and_add(&self, a: Rows, finish: Finish, out: &mut [f32]) {
         assert_eq!(out.len(), a.rows * self.columns, "matrix product: output");
         // SAFETY: `out` is initialised and of the asserted length.
-        unsafe { self.run(a, Finish::NOTHING, true, out.as_mut_ptr()) }
+        unsafe { self.run(a, finish, true, out.as_mut_ptr()) }
     }
 
     /// # Safety
@@ -371,7 +371,7 @@ mod tests {
                 let turned: Vec<f32> = (0..inner * columns).map(|idx| b[idx % inner * columns + idx / inner]).collect();
                 let panels = Panels::pack(level, [inner, columns], &turned, |k| k, inner);
                 let mut sum = vec![1.0; rows * columns];
-                panels.multiply_and_add(first, &mut sum);
+                panels.multiply_and_add(first, Finish::NOTHING, &mut sum);
                 assert_near(&name, &sum, &expected.iter().map(|value| value + 1.0).collect::<Vec<f64>>());
             }
         }

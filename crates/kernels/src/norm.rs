@@ -60,9 +60,8 @@ pub fn affine(input: &[f32], scale: &[f32], shift: &[f32], relu: bool) -> Vec<f3
 
 /// Sum of each channel over all pixels: the gradient of a bias.
 pub fn channel_sums(values: &[f32], channels: usize) -> Vec<f32> {
-    let wide = Wide::new(channels);
-    let zeros = vec![0.0; wide.width];
-    let sums = wide.sums(values.len(), |range, sums| moments(Level::detect(), &values[range], &zeros, sums));
+    let moments = Moments::around(&vec![0.0; channels]);
+    let sums = moments.wide.sums(values.len(), |range, sums| moments.add(Level::detect(), &values[range], sums));
     sums[..channels].iter().map(|sum| *sum as f32).collect()
 }
 
@@ -70,17 +69,9 @@ fn forward_at(level: Level, norm: &Norm, input: &[f32]) -> BatchNorm {
     let channels = norm.scale.len();
     assert_eq!(norm.shift.len(), channels, "batch norm: scale and shift");
     assert!(!input.is_empty() && input.len().is_multiple_of(channels), "batch norm: input and channels");
-    let count = (input.len() / channels) as f64;
-    let wide = Wide::new(channels);
-    // Sums of differences to the first pixel: small where the spread is small against the mean.
-    let centre = wide.spread(&input[..channels]);
-    let sums = wide.sums(input.len(), |range, sums| moments(level, &input[range], &centre, sums));
-    let (mut mean, mut variance) = (Vec::with_capacity(channels), Vec::with_capacity(channels));
-    for channel in 0..channels {
-        let offset = sums[channel] / count;
-        mean.push((offset + f64::from(input[channel])) as f32);
-        variance.push((sums[channels + channel] / count - offset * offset).max(0.0) as f32);
-    }
+    let moments = Moments::around(&input[..channels]);
+    let sums = moments.wide.sums(input.len(), |range, sums| moments.add(level, &input[range], sums));
+    let Statistics { mean, variance } = moments.statistics(&sums, input.len() / channels);
     let (scale, shift) = affine_of(norm, &mean, &variance);
     BatchNorm { output: affine_at(level, input, &scale, &shift, norm.relu), mean, variance }
 }
@@ -93,46 +84,25 @@ fn backward_at(
     variance: &[f32],
     grad: &mut [f32],
 ) -> NormGradients {
-    let channels = norm.scale.len();
-    assert_eq!(norm.shift.len(), channels, "batch norm: scale and shift");
-    assert_eq!((mean.len(), variance.len()), (channels, channels), "batch norm: statistics and scale");
     assert_eq!(input.len(), grad.len(), "batch norm: input and gradient");
-    assert!(!input.is_empty() && input.len().is_multiple_of(channels), "batch norm: input and channels");
-    let wide = Wide::new(channels);
-    let (scale, shift) = affine_of(norm, mean, variance);
-    let inverse: Vec<f32> = variance.iter().map(|variance| 1.0 / (variance + norm.epsilon).sqrt()).collect();
-    let offset: Vec<f32> = mean.iter().zip(&inverse).map(|(mean, inverse)| -mean * inverse).collect();
-    let mask = Mask { scale: &wide.spread(&scale), shift: &wide.spread(&shift), relu: norm.relu };
-    let (wide_inverse, wide_offset) = (wide.spread(&inverse), wide.spread(&offset));
-    let sums = wide.sums(input.len(), |range, sums| {
-        gradient_sums(level, &input[range.clone()], &grad[range], mask, &wide_inverse, &wide_offset, sums)
-    });
-    // scale * inverse * (g - mean(g) - normalised * mean(g * normalised)), as scale * g + slope * input + constant.
-    let count = (input.len() / channels) as f32;
-    let (grad_shift, grad_scale) = sums.split_at(channels);
-    let slope = |channel: usize| -scale[channel] * grad_scale[channel] as f32 / count * inverse[channel];
-    let constant = |channel: usize| {
-        let (g, gx) = (grad_shift[channel] as f32 / count, grad_scale[channel] as f32 / count);
-        -scale[channel] * (g + gx * offset[channel])
-    };
-    let slopes = wide.spread(&(0..channels).map(slope).collect::<Vec<f32>>());
-    let constants = wide.spread(&(0..channels).map(constant).collect::<Vec<f32>>());
-    let part = wide.part(input.len());
+    let reduce = GradientSums::new(norm, mean, variance);
+    assert!(!input.is_empty() && input.len().is_multiple_of(reduce.wide.channels), "batch norm: input and channels");
+    let sums =
+        reduce.wide.sums(input.len(), |range, sums| reduce.add(level, &input[range.clone()], &grad[range], sums));
+    let part = reduce.wide.part(input.len());
+    let (gradient, gradients) = reduce.finish(&sums, input.len());
     grad.par_chunks_mut(part).zip(input.par_chunks(part)).for_each(|(grad, input)| {
-        input_gradient(level, input, mask, &slopes, &constants, grad);
+        gradient.apply(level, input, grad);
     });
-    let single = |sums: &[f64]| sums.iter().map(|sum| *sum as f32).collect();
-    NormGradients { scale: single(grad_scale), shift: single(grad_shift) }
+    gradients
 }
 
 fn affine_at(level: Level, input: &[f32], scale: &[f32], shift: &[f32], relu: bool) -> Vec<f32> {
-    assert_eq!(scale.len(), shift.len(), "affine: scale and shift");
-    assert!(input.len().is_multiple_of(scale.len()), "affine: input and channels");
-    let wide = Wide::new(scale.len());
-    let mask = Mask { scale: &wide.spread(scale), shift: &wide.spread(shift), relu };
-    let part = wide.part(input.len());
+    let affine = Affine::new(scale, shift, relu);
+    assert!(input.len().is_multiple_of(affine.wide.channels), "affine: input and channels");
+    let part = affine.wide.part(input.len());
     let run = |out: &mut [MaybeUninit<f32>]| {
-        out.par_chunks_mut(part).zip(input.par_chunks(part)).for_each(|(out, input)| apply(level, input, mask, out));
+        out.par_chunks_mut(part).zip(input.par_chunks(part)).for_each(|(out, input)| affine.apply(level, input, out));
     };
     // SAFETY: the chunks cover the output, and `apply` writes all of each.
     unsafe { filled(input.len(), run) }
@@ -146,8 +116,142 @@ fn affine_of(norm: &Norm, mean: &[f32], variance: &[f32]) -> (Vec<f32>, Vec<f32>
     (scale, shift)
 }
 
+/// Mean and biased variance of each channel.
+pub(crate) struct Statistics {
+    pub mean: Vec<f32>,
+    pub variance: Vec<f32>,
+}
+
+/// The sums that statistics are made of, of differences to a centre: small where the spread is small against the mean.
+pub(crate) struct Moments {
+    pub wide: Wide,
+    /// Wide.
+    centre: Vec<f32>,
+}
+
+impl Moments {
+    /// `centre`: any pixel.
+    pub(crate) fn around(centre: &[f32]) -> Self {
+        let wide = Wide::new(centre.len());
+        Self { centre: wide.spread(centre), wide }
+    }
+
+    /// Adds whole pixels to `sums`, [`Wide::zeros`].
+    pub(crate) fn add(&self, level: Level, values: &[f32], sums: &mut [f64]) {
+        moments(level, values, &self.centre, sums);
+    }
+
+    /// From the sums by [`Wide::total`] over `pixels`.
+    pub(crate) fn statistics(&self, sums: &[f64], pixels: usize) -> Statistics {
+        let (channels, count) = (self.wide.channels, pixels as f64);
+        let (mut mean, mut variance) = (Vec::with_capacity(channels), Vec::with_capacity(channels));
+        for channel in 0..channels {
+            let offset = sums[channel] / count;
+            mean.push((offset + f64::from(self.centre[channel])) as f32);
+            variance.push((sums[channels + channel] / count - offset * offset).max(0.0) as f32);
+        }
+        Statistics { mean, variance }
+    }
+}
+
+/// `input * scale + shift` per channel, then ReLU if asked for, over any range of whole pixels.
+pub(crate) struct Affine {
+    wide: Wide,
+    /// Wide, as `shift`.
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+    relu: bool,
+}
+
+impl Affine {
+    pub(crate) fn new(scale: &[f32], shift: &[f32], relu: bool) -> Self {
+        assert_eq!(scale.len(), shift.len(), "affine: scale and shift");
+        let wide = Wide::new(scale.len());
+        Self { scale: wide.spread(scale), shift: wide.spread(shift), wide, relu }
+    }
+
+    /// The batch norm with these statistics.
+    pub(crate) fn of_norm(norm: &Norm, mean: &[f32], variance: &[f32]) -> Self {
+        let channels = norm.scale.len();
+        assert_eq!(norm.shift.len(), channels, "batch norm: scale and shift");
+        assert_eq!((mean.len(), variance.len()), (channels, channels), "batch norm: statistics and scale");
+        let (scale, shift) = affine_of(norm, mean, variance);
+        Self::new(&scale, &shift, norm.relu)
+    }
+
+    /// Writes all of `out`, as long as `input`.
+    pub(crate) fn apply(&self, level: Level, input: &[f32], out: &mut [MaybeUninit<f32>]) {
+        assert_eq!(input.len(), out.len(), "affine: lengths");
+        apply(level, input, self.mask(), out);
+    }
+
+    fn mask(&self) -> Mask<'_> {
+        Mask { scale: &self.scale, shift: &self.shift, relu: self.relu }
+    }
+}
+
+/// The first pass of the gradient: sums over all pixels.
+pub(crate) struct GradientSums {
+    pub wide: Wide,
+    affine: Affine,
+    /// Wide; `input * inverse + offset` is the normalised input.
+    inverse: Vec<f32>,
+    offset: Vec<f32>,
+}
+
+impl GradientSums {
+    pub(crate) fn new(norm: &Norm, mean: &[f32], variance: &[f32]) -> Self {
+        let affine = Affine::of_norm(norm, mean, variance);
+        let inverse: Vec<f32> = variance.iter().map(|variance| 1.0 / (variance + norm.epsilon).sqrt()).collect();
+        let offset: Vec<f32> = mean.iter().zip(&inverse).map(|(mean, inverse)| -mean * inverse).collect();
+        let wide = Wide::new(norm.scale.len());
+        Self { inverse: wide.spread(&inverse), offset: wide.spread(&offset), wide, affine }
+    }
+
+    /// Adds whole pixels of the input and of the output's gradient to `sums`, [`Wide::zeros`].
+    pub(crate) fn add(&self, level: Level, input: &[f32], grad: &[f32], sums: &mut [f64]) {
+        assert_eq!(input.len(), grad.len(), "batch norm: input and gradient");
+        gradient_sums(level, input, grad, self.affine.mask(), &self.inverse, &self.offset, sums);
+    }
+
+    /// The second pass and the gradients of scale and shift, from the sums by [`Wide::total`] over `len` values.
+    pub(crate) fn finish(self, sums: &[f64], len: usize) -> (InputGradient, NormGradients) {
+        let Self { wide, affine, inverse, offset } = self;
+        let (channels, count) = (wide.channels, (len / wide.channels) as f32);
+        let (grad_shift, grad_scale) = sums.split_at(channels);
+        // scale * inverse * (g - mean(g) - normalised * mean(g * normalised)), as scale * g + slope * input + constant.
+        let scale = &affine.scale;
+        let slope = |channel: usize| -scale[channel] * grad_scale[channel] as f32 / count * inverse[channel];
+        let constant = |channel: usize| {
+            let (g, gx) = (grad_shift[channel] as f32 / count, grad_scale[channel] as f32 / count);
+            -scale[channel] * (g + gx * offset[channel])
+        };
+        let slopes = wide.spread(&(0..channels).map(slope).collect::<Vec<f32>>());
+        let constants = wide.spread(&(0..channels).map(constant).collect::<Vec<f32>>());
+        let single = |sums: &[f64]| sums.iter().map(|sum| *sum as f32).collect();
+        let gradients = NormGradients { scale: single(grad_scale), shift: single(grad_shift) };
+        (InputGradient { affine, slopes, constants }, gradients)
+    }
+}
+
+/// The second pass of the gradient: that of the input, from that of the output.
+pub(crate) struct InputGradient {
+    affine: Affine,
+    /// Wide, as `constants`.
+    slopes: Vec<f32>,
+    constants: Vec<f32>,
+}
+
+impl InputGradient {
+    /// Replaces the output's gradient over whole pixels by the input's.
+    pub(crate) fn apply(&self, level: Level, input: &[f32], grad: &mut [f32]) {
+        assert_eq!(input.len(), grad.len(), "batch norm: input and gradient");
+        input_gradient(level, input, self.affine.mask(), &self.slopes, &self.constants, grad);
+    }
+}
+
 /// Several pixels taken as one of more channels where there are too few to fill vectors.
-struct Wide {
+pub(crate) struct Wide {
     channels: usize,
     width: usize,
 }
@@ -168,18 +272,13 @@ impl Wide {
         part_len(len.div_ceil(self.width), 2, 4096_usize.div_ceil(self.width)) * self.width
     }
 
-    /// Two sums per channel over `len` values, `[2, channels]`: `add(range, sums)` adds those of a part to
-    /// `[2, width]`.
-    fn sums(&self, len: usize, add: impl Fn(Range<usize>, &mut [f64]) + Sync) -> Vec<f64> {
-        let part = self.part(len);
-        let parts: Vec<Vec<f64>> = (0..len.div_ceil(part))
-            .into_par_iter()
-            .map(|idx| {
-                let mut sums = vec![0.0; 2 * self.width];
-                add(idx * part..((idx + 1) * part).min(len), &mut sums);
-                sums
-            })
-            .collect();
+    /// Room for the two sums per channel that [`Moments::add`] and [`GradientSums::add`] add to, `[2, width]`.
+    pub(crate) fn zeros(&self) -> Vec<f64> {
+        vec![0.0; 2 * self.width]
+    }
+
+    /// The total of several [`Wide::zeros`], `[2, channels]`.
+    pub(crate) fn total(&self, parts: Vec<Vec<f64>>) -> Vec<f64> {
         let mut totals = vec![0.0; 2 * self.channels];
         for sums in parts {
             for (idx, sum) in sums.into_iter().enumerate() {
@@ -187,6 +286,17 @@ impl Wide {
             }
         }
         totals
+    }
+
+    /// Two sums per channel over `len` values, `[2, channels]`: `add(range, sums)` adds those of a part.
+    pub(crate) fn sums(&self, len: usize, add: impl Fn(Range<usize>, &mut [f64]) + Sync) -> Vec<f64> {
+        let part = self.part(len);
+        let parts = (0..len.div_ceil(part)).into_par_iter().map(|idx| {
+            let mut sums = self.zeros();
+            add(idx * part..((idx + 1) * part).min(len), &mut sums);
+            sums
+        });
+        self.total(parts.collect())
     }
 }
 

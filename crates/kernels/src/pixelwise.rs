@@ -67,18 +67,24 @@ pub fn upsample_2x_backward(small: &MapShape, grad_output: &[f32]) -> Vec<f32> {
         out.par_chunks_mut(lines * line_len).zip(grads).for_each(|(out, grads)| {
             for (line, pair) in out.chunks_exact_mut(line_len).zip(grads.chunks_exact(4 * line_len)) {
                 let (above, below) = pair.split_at(2 * line_len);
-                let blocks = above.chunks_exact(2 * channels).zip(below.chunks_exact(2 * channels));
-                for (pixel, (above, below)) in line.chunks_exact_mut(channels).zip(blocks) {
-                    let ((a, b), (c, d)) = (above.split_at(channels), below.split_at(channels));
-                    for (out, ((a, b), (c, d))) in pixel.iter_mut().zip(a.iter().zip(b).zip(c.iter().zip(d))) {
-                        out.write((a + b) + (c + d));
-                    }
-                }
+                sum_squares(channels, above, below, line);
             }
         });
     };
     // SAFETY: the chunks cover the output; each of its pixels gets all channels from its block.
     unsafe { filled(small.len(), run) }
+}
+
+/// Writes the sums over the squares of four pixels that two neighbouring lines are made of.
+pub(crate) fn sum_squares(channels: usize, above: &[f32], below: &[f32], out: &mut [MaybeUninit<f32>]) {
+    assert_eq!((above.len(), below.len()), (2 * out.len(), 2 * out.len()), "sum_squares: lines");
+    let blocks = above.chunks_exact(2 * channels).zip(below.chunks_exact(2 * channels));
+    for (pixel, (above, below)) in out.chunks_exact_mut(channels).zip(blocks) {
+        let ((a, b), (c, d)) = (above.split_at(channels), below.split_at(channels));
+        for (out, ((a, b), (c, d))) in pixel.iter_mut().zip(a.iter().zip(b).zip(c.iter().zip(d))) {
+            out.write((a + b) + (c + d));
+        }
+    }
 }
 
 /// Sum of two feature maps.

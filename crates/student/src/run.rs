@@ -1,27 +1,137 @@
 //! The one interpreter of a [`LayerGraph`].
 
-use crate::graph::{LayerGraph, Node, lifetimes};
+use crate::graph::{Conv, LayerGraph, Node, Op};
+
+/// Nodes that are computed together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// What is computed.
+    pub kind: StepKind,
+    /// Indices of the nodes read.
+    pub inputs: Vec<usize>,
+    /// Index of the node whose output it makes.
+    pub output: usize,
+}
+
+/// What a [`Step`] computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StepKind {
+    /// The output node alone.
+    Node,
+    /// A depthwise convolution that keeps the size and a 1x1 convolution, both with batch norm and ReLU.
+    Block {
+        /// Whether the input is upsampled first.
+        doubled: bool,
+        /// The depthwise convolution.
+        depthwise: usize,
+        /// The 1x1 convolution.
+        pointwise: usize,
+        /// A 1x1 convolution of the second input, with bias, that is added to the output.
+        merged: Option<usize>,
+    },
+}
+
+/// Every node of a graph but the input as a step of its own.
+pub fn single_steps(graph: &LayerGraph) -> Vec<Step> {
+    let nodes = graph.nodes().iter().enumerate().skip(1);
+    nodes.map(|(output, node)| Step { kind: StepKind::Node, inputs: node.inputs.clone(), output }).collect()
+}
+
+/// The steps of a graph with as many nodes as possible in blocks.
+pub fn block_steps(graph: &LayerGraph) -> Vec<Step> {
+    let nodes = graph.nodes();
+    let n_readers = |idx: usize| nodes.iter().flat_map(|node| &node.inputs).filter(|&&input| input == idx).count();
+    // The output of the last node is read by the caller.
+    let is_only_read_by =
+        |idx: usize, reader: usize| reader < nodes.len() && nodes[reader].inputs.contains(&idx) && n_readers(idx) == 1;
+    let mut steps = vec![];
+    let mut idx = 1;
+    while idx < nodes.len() {
+        let doubled = nodes[idx].op == Op::UpsampleNearest2x && is_only_read_by(idx, idx + 1);
+        let depthwise = idx + usize::from(doubled);
+        let pointwise = depthwise + 1;
+        let is_block =
+            is_depthwise(&nodes[depthwise]) && is_only_read_by(depthwise, pointwise) && is_pointwise(&nodes[pointwise]);
+        if !is_block {
+            steps.push(Step { kind: StepKind::Node, inputs: nodes[idx].inputs.clone(), output: idx });
+            idx += 1;
+            continue;
+        }
+        let (skip, add) = (pointwise + 1, pointwise + 2);
+        let is_merged = is_only_read_by(pointwise, add)
+            && is_only_read_by(skip, add)
+            && nodes[add].op == Op::Add
+            && is_skip(&nodes[skip]);
+        let mut inputs = nodes[idx].inputs.clone();
+        let merged = is_merged.then_some(skip);
+        inputs.extend(merged.map(|skip| nodes[skip].inputs[0]));
+        let output = if is_merged { add } else { pointwise };
+        steps.push(Step { kind: StepKind::Block { doubled, depthwise, pointwise, merged }, inputs, output });
+        idx = output + 1;
+    }
+    steps
+}
+
+fn is_depthwise(node: &Node) -> bool {
+    let Op::Conv(conv) = &node.op else { return false };
+    let Conv { kernel, stride, padding, dilation, .. } = *conv;
+    let grouped = conv.groups == conv.in_channels && conv.groups == conv.out_channels;
+    grouped && stride == 1 && 2 * padding == dilation * (kernel - 1) && ends_in_relu(conv)
+}
+
+fn is_pointwise(node: &Node) -> bool {
+    matches!(&node.op, Op::Conv(conv) if is_dense_1x1(conv) && ends_in_relu(conv))
+}
+
+fn is_skip(node: &Node) -> bool {
+    matches!(&node.op, Op::Conv(conv) if is_dense_1x1(conv) && conv.bias && conv.batch_norm.is_none() && !conv.relu)
+}
+
+fn is_dense_1x1(conv: &Conv) -> bool {
+    (conv.kernel, conv.stride, conv.padding, conv.groups) == (1, 1, 0, 1)
+}
+
+fn ends_in_relu(conv: &Conv) -> bool {
+    conv.batch_norm.is_some() && conv.relu && !conv.bias
+}
 
 /// Computes every node in order and returns the output of the last.
 ///
 /// `compute` gets the index of the node, the node and its inputs, and returns its output. It is not called for
-/// node 0, whose output is `input`. A value is moved into its last reader, so that nothing outlives its use and an
-/// operator may work in place.
+/// node 0, whose output is `input`.
 pub fn run_graph<T: Clone>(graph: &LayerGraph, input: T, mut compute: impl FnMut(usize, &Node, Vec<T>) -> T) -> T {
-    let lifetimes = lifetimes(graph);
+    let steps = single_steps(graph);
+    run_steps(graph, &steps, input, |step, inputs| compute(step.output, &graph.nodes()[step.output], inputs))
+}
+
+/// Computes the steps of a graph in order and returns the output of the last.
+///
+/// A value is moved into its last reader, so that nothing outlives its use and an operator may work in place.
+pub fn run_steps<T: Clone>(
+    graph: &LayerGraph,
+    steps: &[Step],
+    input: T,
+    mut compute: impl FnMut(&Step, Vec<T>) -> T,
+) -> T {
     let last = graph.nodes().len() - 1;
+    // The position after the last step that reads a node; 0 if none does.
+    let mut read_until = vec![0; last + 1];
+    for (position, step) in steps.iter().enumerate() {
+        step.inputs.iter().for_each(|&input| read_until[input] = position + 1);
+    }
+    read_until[last] = usize::MAX;
     let mut values: Vec<Option<T>> = vec![None; last + 1];
     values[0] = Some(input);
-    for (idx, node) in graph.nodes().iter().enumerate().skip(1) {
-        let mut inputs = Vec::with_capacity(node.inputs.len());
-        for (slot, &input) in node.inputs.iter().enumerate() {
-            let read_again = lifetimes[input].end > idx + 1 || node.inputs[slot + 1..].contains(&input);
+    for (position, step) in steps.iter().enumerate() {
+        let mut inputs = Vec::with_capacity(step.inputs.len());
+        for (slot, &input) in step.inputs.iter().enumerate() {
+            let read_again = read_until[input] > position + 1 || step.inputs[slot + 1..].contains(&input);
             let value = if read_again { values[input].clone() } else { values[input].take() };
             inputs.push(value.expect("a graph lists inputs before their readers"));
         }
-        let output = compute(idx, node, inputs);
-        if lifetimes[idx].end > idx + 1 || idx == last {
-            values[idx] = Some(output);
+        let output = compute(step, inputs);
+        if read_until[step.output] > position {
+            values[step.output] = Some(output);
         }
     }
     values.pop().flatten().expect("a graph has at least its input")
@@ -32,7 +142,37 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
+    use crate::graph::lifetimes;
     use crate::unet::UnetConfig;
+
+    #[test]
+    fn blocks_cover_the_repeated_parts_of_both_students() {
+        for (config, n_merged) in [(UnetConfig::picosam2(), 4), (UnetConfig::picosam3(), 4)] {
+            let graph = config.graph().expect("a valid setting");
+            let steps = block_steps(&graph);
+            let nodes = graph.nodes();
+            let rest: Vec<&str> = steps
+                .iter()
+                .filter(|step| step.kind == StepKind::Node)
+                .map(|step| nodes[step.output].name.as_str())
+                .collect();
+            let head = if nodes.iter().any(|node| node.name == "eca") {
+                vec!["eca.avg_pool", "eca.conv1x1", "eca.sigmoid", "eca", "refine.0", "refine.3"]
+            } else {
+                vec!["output_head"]
+            };
+            assert_eq!(rest, [vec!["down1", "down2", "down3", "down4"], head].concat());
+            let merged = |step: &&Step| matches!(step.kind, StepKind::Block { merged: Some(_), doubled: true, .. });
+            assert_eq!(steps.iter().filter(merged).count(), n_merged);
+            // Every node that a step reads is one that an earlier step made.
+            let mut made = vec![0];
+            for step in &steps {
+                assert!(step.inputs.iter().all(|input| made.contains(input)), "{step:?}");
+                made.push(step.output);
+            }
+            assert_eq!(made.last(), Some(&(nodes.len() - 1)));
+        }
+    }
 
     #[test]
     fn a_value_is_dropped_when_its_last_reader_has_run() {

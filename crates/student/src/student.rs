@@ -4,8 +4,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::graph::{Conv, LayerGraph, Op, TensorRole};
 use crate::init::initial_weights;
-use crate::ops::{self, BATCH_NORM_EPSILON};
-use crate::run::run_graph;
+use crate::ops::{self, BATCH_NORM_EPSILON, Block, BlockWeights, FoldedBlock, Merge, Statistics};
+use crate::run::{Step, StepKind, block_steps, run_steps, single_steps};
 use crate::weights::{HostTensor, NamedWeights, WeightsError, match_weights};
 
 /// Share of the batch's statistics in the running ones, as in PyTorch.
@@ -127,10 +127,25 @@ impl Student {
     /// - `image`: `[batch, 3, height, width]`, values `(pixel - 128) / 128`
     /// - output: `[batch, 1, height, width]`
     pub fn forward_eval(&self, image: Tensor<4>) -> Tensor<4> {
-        let input = ops::to_internal(image.inner());
-        let output = run_graph(&self.graph, input, |idx, node, inputs| match &node.op {
-            Op::Conv(conv) => self.conv_eval(idx, conv, one(inputs)),
-            op => without_weights(op, inputs),
+        let image = image.inner();
+        let steps = self.steps(&image.device());
+        let output = run_steps(&self.graph, &steps, ops::to_internal(image), |step, inputs| match step.kind {
+            StepKind::Node => match &self.graph.nodes()[step.output].op {
+                Op::Conv(conv) => self.conv_eval(step.output, conv, one(inputs)),
+                op => without_weights(op, inputs),
+            },
+            StepKind::Block { doubled, depthwise, pointwise, merged } => {
+                let (x, merge) = self.block_inputs(inputs, merged, |parameter| self.flat(parameter).inner());
+                let (depthwise_weight, depthwise_bias) = self.folded(depthwise);
+                let (pointwise_weight, pointwise_bias) = self.folded(pointwise);
+                let weights = FoldedBlock {
+                    depthwise: depthwise_weight,
+                    depthwise_bias,
+                    pointwise: pointwise_weight,
+                    pointwise_bias,
+                };
+                ops::block_eval(self.block(doubled, depthwise, pointwise), x, weights, merge)
+            }
         });
         ops::to_nchw(output)
     }
@@ -142,9 +157,29 @@ impl Student {
     pub fn forward_train(&self, image: Tensor<4>) -> TrainForward {
         let image = if self.device.is_autodiff() { image.autodiff() } else { image };
         let mut batch_stats = Vec::with_capacity(self.running.len());
-        let output = run_graph(&self.graph, ops::to_internal(image), |idx, node, inputs| match &node.op {
-            Op::Conv(conv) => self.conv_train(idx, conv, one(inputs), &mut batch_stats),
-            op => without_weights(op, inputs),
+        let steps = self.steps(&image.device());
+        let output = run_steps(&self.graph, &steps, ops::to_internal(image), |step, inputs| match step.kind {
+            StepKind::Node => match &self.graph.nodes()[step.output].op {
+                Op::Conv(conv) => self.conv_train(step.output, conv, one(inputs), &mut batch_stats),
+                op => without_weights(op, inputs),
+            },
+            StepKind::Block { doubled, depthwise, pointwise, merged } => {
+                let (x, merge) = self.block_inputs(inputs, merged, |parameter| self.flat(parameter));
+                let (norm1, norm2) = (self.norm(depthwise), self.norm(pointwise));
+                let weights = BlockWeights {
+                    depthwise: self.flat(self.layer(depthwise).weight),
+                    scale1: self.flat(norm1.scale),
+                    shift1: self.flat(norm1.shift),
+                    pointwise: self.flat(self.layer(pointwise).weight),
+                    scale2: self.flat(norm2.scale),
+                    shift2: self.flat(norm2.shift),
+                };
+                let block = self.block(doubled, depthwise, pointwise);
+                let (output, [stats1, stats2]) = ops::block_train(block, x, weights, merge);
+                batch_stats.push(self.batch_stats(norm1, stats1));
+                batch_stats.push(self.batch_stats(norm2, stats2));
+                output
+            }
         });
         TrainForward { mask_logits: ops::to_nchw(output), batch_stats }
     }
@@ -204,27 +239,60 @@ impl Student {
         self.parameters.len() - 1
     }
 
+    /// Blocks where the device has an operator for them.
+    fn steps(&self, device: &Device) -> Vec<Step> {
+        if ops::has_blocks(device) { block_steps(&self.graph) } else { single_steps(&self.graph) }
+    }
+
+    fn block(&self, doubled: bool, depthwise: usize, pointwise: usize) -> Block {
+        let (depthwise, pointwise) = (self.conv(depthwise), self.conv(pointwise));
+        let Conv { kernel, dilation, .. } = *depthwise;
+        Block { doubled, kernel, dilation, out_channels: pointwise.out_channels }
+    }
+
+    /// The input of a block, and what is added to its output.
+    fn block_inputs(
+        &self,
+        inputs: Vec<Tensor<4>>,
+        merged: Option<usize>,
+        flat: impl Fn(usize) -> Tensor<1>,
+    ) -> (Tensor<4>, Option<Merge>) {
+        let Some(merged) = merged else { return (one(inputs), None) };
+        let [x, skip] = <[_; 2]>::try_from(inputs).expect("a merging block has two inputs");
+        let layer = self.layer(merged);
+        let bias = layer.bias.expect("a merged convolution has a bias");
+        (x, Some(Merge { x: skip, weight: flat(layer.weight), bias: flat(bias) }))
+    }
+
+    /// Flat weight and bias of a convolution with its batch norm, whose running statistics are used, in them.
+    fn folded(&self, idx: usize) -> (Tensor<1>, Tensor<1>) {
+        let (layer, conv, norm) = (self.layer(idx), self.conv(idx), self.norm(idx));
+        let BatchStats { mean, variance, .. } = self.running[norm.running].clone();
+        let scale = self.flat(norm.scale).inner() / (variance + BATCH_NORM_EPSILON).sqrt();
+        let mean = layer.bias.map_or(mean.clone(), |bias| mean - self.flat(bias).inner());
+        let weight = self.flat(layer.weight).inner().reshape([conv.out_channels as isize, -1]);
+        let weight = weight * scale.clone().reshape([conv.out_channels, 1]);
+        (weight.reshape([-1]), self.flat(norm.shift).inner() - mean * scale)
+    }
+
     /// Batch norm goes into weight and bias here, so that a node is one pass over its output.
     fn conv_eval(&self, idx: usize, conv: &Conv, x: Tensor<4>) -> Tensor<4> {
         let layer = self.layer(idx);
-        let flat = |parameter: usize| self.parameters[parameter].values.clone().inner();
-        let mut weight = flat(layer.weight).reshape(conv.weight_shape());
-        let mut bias = layer.bias.map(flat);
-        if let Some(norm) = layer.norm {
-            let BatchStats { mean, variance, .. } = self.running[norm.running].clone();
-            let scale = flat(norm.scale) / (variance + BATCH_NORM_EPSILON).sqrt();
-            let mean = bias.map_or(mean.clone(), |bias| mean - bias);
-            weight = weight * scale.clone().reshape([conv.out_channels, 1, 1, 1]);
-            bias = Some(flat(norm.shift) - mean * scale);
-        }
+        let (weight, bias) = match layer.norm {
+            Some(_) => {
+                let (weight, bias) = self.folded(idx);
+                (weight, Some(bias))
+            }
+            None => (self.flat(layer.weight).inner(), layer.bias.map(|bias| self.flat(bias).inner())),
+        };
+        let weight = weight.reshape(conv.weight_shape());
         if conv.relu { ops::conv2d_relu(x, weight, bias, conv) } else { ops::conv2d(x, weight, bias, conv) }
     }
 
     fn conv_train(&self, idx: usize, conv: &Conv, x: Tensor<4>, batch_stats: &mut Vec<BatchStats>) -> Tensor<4> {
         let layer = self.layer(idx);
-        let flat = |parameter: usize| self.parameters[parameter].values.clone();
-        let weight = flat(layer.weight).reshape(conv.weight_shape());
-        let bias = layer.bias.map(flat);
+        let weight = self.flat(layer.weight).reshape(conv.weight_shape());
+        let bias = layer.bias.map(|bias| self.flat(bias));
         let Some(norm) = layer.norm else {
             return if conv.relu {
                 ops::conv2d_relu(x, weight, bias, conv)
@@ -233,12 +301,29 @@ impl Student {
             };
         };
         let y = ops::conv2d(x, weight, bias, conv);
-        let normalised = ops::batch_norm_train(y, flat(norm.scale), flat(norm.shift), conv.relu);
-        let (norm, count) = (&self.running[norm.running].norm, normalised.count);
+        let (output, stats) = ops::batch_norm_train(y, self.flat(norm.scale), self.flat(norm.shift), conv.relu);
+        batch_stats.push(self.batch_stats(norm, stats));
+        output
+    }
+
+    /// With the variance that the running one moves towards: the unbiased one.
+    fn batch_stats(&self, norm: NormLayer, Statistics { mean, variance, count }: Statistics) -> BatchStats {
+        let norm = self.running[norm.running].norm.clone();
         assert!(count > 1, "{norm}: a batch of one value per channel has no variance");
-        let variance = normalised.variance * (count as f64 / (count - 1) as f64);
-        batch_stats.push(BatchStats { norm: norm.clone(), mean: normalised.mean, variance });
-        normalised.output
+        BatchStats { norm, mean, variance: variance * (count as f64 / (count - 1) as f64) }
+    }
+
+    fn flat(&self, parameter: usize) -> Tensor<1> {
+        self.parameters[parameter].values.clone()
+    }
+
+    fn conv(&self, idx: usize) -> &Conv {
+        let Op::Conv(conv) = &self.graph.nodes()[idx].op else { panic!("node {idx} is not a convolution") };
+        conv
+    }
+
+    fn norm(&self, idx: usize) -> NormLayer {
+        self.layer(idx).norm.expect("a convolution with batch norm")
     }
 
     fn layer(&self, idx: usize) -> &ConvLayer {

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use sensei_student::graph::Conv;
-use sensei_student::ops::{self, portable};
+use sensei_student::ops::{self, Block, BlockWeights, Merge, portable};
 use sensei_student::student::Student;
 use sensei_student::unet::UnetConfig;
 use sensei_testing::relative_l2;
@@ -139,19 +139,20 @@ proptest! {
     #[test]
     fn batch_norms_agree((batch, side, channels, relu) in (1usize..4, 2usize..9, 1usize..34, any::<bool>())) {
         let (x, flat) = (noise([batch, channels, side, side]), vec![noise([channels]), noise([channels])]);
-        let run = |norm: fn(Tensor<4>, Tensor<1>, Tensor<1>, bool) -> ops::BatchNorm, mut maps: Maps, flat: &[Tensor<1>]| {
+        type NormFn = fn(Tensor<4>, Tensor<1>, Tensor<1>, bool) -> (Tensor<4>, ops::Statistics);
+        let run = |norm: NormFn, mut maps: Maps, flat: &[Tensor<1>]| {
             norm(maps.remove(0), flat[0].clone(), flat[1].clone(), relu)
         };
-        let got = run(ops::batch_norm_train, vec![ops::to_internal(x.clone())], &flat);
-        let expected = run(portable::batch_norm_train, vec![x.clone()], &flat);
+        let (_, got) = run(ops::batch_norm_train, vec![ops::to_internal(x.clone())], &flat);
+        let (_, expected) = run(portable::batch_norm_train, vec![x.clone()], &flat);
         prop_assert_eq!(got.count, expected.count);
         assert_near("mean", &host(got.mean), &host(expected.mean), OPERATOR);
         assert_near("variance", &host(got.variance), &host(expected.variance), OPERATOR);
         check(
             vec![x],
             flat,
-            |maps, flat| run(ops::batch_norm_train, maps, &flat).output,
-            |maps, flat| run(portable::batch_norm_train, maps, &flat).output,
+            |maps, flat| run(ops::batch_norm_train, maps, &flat).0,
+            |maps, flat| run(portable::batch_norm_train, maps, &flat).0,
         );
     }
 }
@@ -161,6 +162,47 @@ fn convolutions_that_no_student_has_agree() {
     check_conv(2, 7, 6, Conv { groups: 2, bias: true, ..conv(6, 4, 3) }, true);
     check_conv(2, 7, 6, Conv { groups: 5, stride: 2, ..conv(5, 5, 3) }, false);
     check_conv(1, 5, 5, Conv { groups: 3, padding: 3, ..conv(3, 3, 3) }, false);
+}
+
+#[test]
+fn blocks_are_their_operators_one_after_the_other() {
+    for (doubled, dilation, is_merged) in [(false, 1, false), (true, 1, true), (true, 2, false), (false, 2, true)] {
+        let [batch, channels, outs, skips, side] = [2, 17, 9, 5, 6];
+        let block = Block { doubled, kernel: 3, dilation, out_channels: outs };
+        let out_side = if doubled { 2 * side } else { side };
+        let mut maps = vec![noise([batch, channels, side, side])];
+        let mut flat = vec![noise([channels * 9]), noise([channels]), noise([channels])];
+        flat.extend([noise([outs * channels]), noise([outs]), noise([outs])]);
+        if is_merged {
+            maps.push(noise([batch, skips, out_side, out_side]));
+            flat.extend([noise([outs * skips]), noise([outs])]);
+        }
+        let as_one = |mut maps: Maps, flat: Vec<Tensor<1>>| {
+            let mut flat = flat.into_iter();
+            let mut next = || flat.next().expect("as many as above");
+            let [depthwise, scale1, shift1, pointwise, scale2, shift2] = std::array::from_fn(|_| next());
+            let weights = BlockWeights { depthwise, scale1, shift1, pointwise, scale2, shift2 };
+            let x = maps.remove(0);
+            let merge = maps.pop().map(|x| Merge { x, weight: next(), bias: next() });
+            ops::block_train(block, x, weights, merge).0
+        };
+        let separate = |mut maps: Maps, flat: Vec<Tensor<1>>| {
+            let mut x = maps.remove(0);
+            if doubled {
+                x = portable::upsample_2x(x);
+            }
+            let depthwise = Conv { padding: dilation, dilation, groups: channels, ..conv(channels, channels, 3) };
+            let x = portable::conv2d(x, flat[0].clone().reshape([channels, 1, 3, 3]), None, &depthwise);
+            let (x, _) = portable::batch_norm_train(x, flat[1].clone(), flat[2].clone(), true);
+            let pointwise = conv(channels, outs, 1);
+            let x = portable::conv2d(x, flat[3].clone().reshape([outs, channels, 1, 1]), None, &pointwise);
+            let (x, _) = portable::batch_norm_train(x, flat[4].clone(), flat[5].clone(), true);
+            let Some(skip) = maps.pop() else { return x };
+            let weight = flat[6].clone().reshape([outs, skips, 1, 1]);
+            x + portable::conv2d(skip, weight, Some(flat[7].clone()), &conv(skips, outs, 1))
+        };
+        check(maps, flat, as_one, separate);
+    }
 }
 
 #[test]

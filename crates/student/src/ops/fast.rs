@@ -16,7 +16,7 @@ use sensei_kernels::depthwise::{self, DepthwiseShape};
 use sensei_kernels::norm::{self, Norm};
 use sensei_kernels::pixelwise::{self, MapShape};
 
-use super::{BATCH_NORM_EPSILON, BatchNorm, portable};
+use super::{BATCH_NORM_EPSILON, Statistics, portable};
 use crate::graph::Conv;
 
 /// Whether this module's operators run on the device.
@@ -49,17 +49,18 @@ pub(super) fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, c
     })
 }
 
-pub(super) fn batch_norm_train(x: Tensor<4>, scale: Tensor<1>, shift: Tensor<1>, relu: bool) -> BatchNorm {
+pub(super) fn batch_norm_train(
+    x: Tensor<4>,
+    scale: Tensor<1>,
+    shift: Tensor<1>,
+    relu: bool,
+) -> (Tensor<4>, Statistics) {
     let [batch, height, width, _] = x.dims();
     let (scale, shift) = (scale.into_dispatch(), shift.into_dispatch());
     let (output, mean, variance) = Dispatch::batch_norm(x.into_dispatch(), scale, shift, relu);
     let statistic = |tensor| Tensor::<1>::from_dispatch(tensor).inner();
-    BatchNorm {
-        output: Tensor::from_dispatch(output),
-        mean: statistic(mean),
-        variance: statistic(variance),
-        count: batch * height * width,
-    }
+    let (mean, variance) = (statistic(mean), statistic(variance));
+    (Tensor::from_dispatch(output), Statistics { mean, variance, count: batch * height * width })
 }
 
 pub(super) fn add(a: Tensor<4>, b: Tensor<4>) -> Tensor<4> {
@@ -449,11 +450,11 @@ fn norm_of<'a>(scale: &'a FlexTensor, shift: &'a FlexTensor, relu: bool) -> Norm
     Norm { scale: values(scale), shift: values(shift), epsilon: BATCH_NORM_EPSILON as f32, relu }
 }
 
-fn contiguous(tensor: FlexTensor) -> FlexTensor {
+pub(super) fn contiguous(tensor: FlexTensor) -> FlexTensor {
     if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() }
 }
 
-fn values(tensor: &FlexTensor) -> &[f32] {
+pub(super) fn values(tensor: &FlexTensor) -> &[f32] {
     tensor.as_slice().expect("single-precision tensors, made contiguous above")
 }
 
@@ -463,11 +464,11 @@ fn own_values(tensor: &mut FlexTensor) -> Option<&mut [f32]> {
     tensor.try_storage_mut::<f32>().filter(|storage| storage.len() == len)
 }
 
-fn tensor(values: Vec<f32>, dims: impl Into<Vec<usize>>) -> FlexTensor {
+pub(super) fn tensor(values: Vec<f32>, dims: impl Into<Vec<usize>>) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, dims.into()))
 }
 
-fn dims(tensor: &FlexTensor) -> Vec<usize> {
+pub(super) fn dims(tensor: &FlexTensor) -> Vec<usize> {
     tensor.shape().to_vec()
 }
 
@@ -475,7 +476,7 @@ fn x4(tensor: &FlexTensor) -> [usize; 4] {
     tensor.shape().dims()
 }
 
-fn map_shape(tensor: &FlexTensor) -> MapShape {
+pub(super) fn map_shape(tensor: &FlexTensor) -> MapShape {
     let [batch, height, width, channels] = x4(tensor);
     MapShape { batch, height, width, channels }
 }

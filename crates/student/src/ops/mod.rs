@@ -3,26 +3,102 @@
 //! Between [`to_internal`] and [`to_nchw`] a feature map is in whatever layout the device computes fastest in, so
 //! only these functions may look at its dimensions. This file is the one place that chooses an implementation.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 
 use crate::graph::Conv;
 
+mod block;
 mod fast;
 pub mod portable;
 
 /// Added to the variance by every batch norm, as PyTorch does.
 pub const BATCH_NORM_EPSILON: f64 = 1e-5;
 
-/// Output and statistics of [`batch_norm_train`].
-pub struct BatchNorm {
-    /// The normalised feature map.
-    pub output: Tensor<4>,
+/// What a batch norm saw of a batch.
+pub struct Statistics {
     /// Mean of each channel over the batch, `[channels]`, without autodiff.
     pub mean: Tensor<1>,
     /// Biased variance of each channel over the batch, `[channels]`, without autodiff.
     pub variance: Tensor<1>,
     /// Values per channel that both were taken over: batch x height x width.
     pub count: usize,
+}
+
+/// Geometry of a block: a depthwise convolution that keeps the size, batch norm, ReLU, a 1x1 convolution, batch norm, ReLU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Block {
+    /// Whether the input is upsampled first, as by [`upsample_2x`].
+    pub doubled: bool,
+    /// Side of the depthwise kernel; odd.
+    pub kernel: usize,
+    /// Distance between its taps.
+    pub dilation: usize,
+    /// Channels written.
+    pub out_channels: usize,
+}
+
+/// What is trained in a block, flat.
+pub struct BlockWeights {
+    /// Depthwise weight.
+    pub depthwise: Tensor<1>,
+    /// Scale of the first batch norm.
+    pub scale1: Tensor<1>,
+    /// Shift of the first batch norm.
+    pub shift1: Tensor<1>,
+    /// Weight of the 1x1 convolution.
+    pub pointwise: Tensor<1>,
+    /// Scale of the second batch norm.
+    pub scale2: Tensor<1>,
+    /// Shift of the second batch norm.
+    pub shift2: Tensor<1>,
+}
+
+/// Weights and biases of a block whose batch norms are folded into them, flat.
+pub struct FoldedBlock {
+    /// Depthwise weight.
+    pub depthwise: Tensor<1>,
+    /// Depthwise bias.
+    pub depthwise_bias: Tensor<1>,
+    /// Weight of the 1x1 convolution.
+    pub pointwise: Tensor<1>,
+    /// Bias of the 1x1 convolution.
+    pub pointwise_bias: Tensor<1>,
+}
+
+/// A 1x1 convolution of another feature map that is added to a block's output.
+pub struct Merge {
+    /// The other feature map, of the output's height and width.
+    pub x: Tensor<4>,
+    /// Its weight, flat.
+    pub weight: Tensor<1>,
+    /// Its bias.
+    pub bias: Tensor<1>,
+}
+
+/// Whether the device computes a [`Block`] as one operator; elsewhere its operators are called one by one.
+pub fn has_blocks(device: &Device) -> bool {
+    fast::runs_on(device)
+}
+
+/// A block with the statistics of the batch, and those of its two batch norms.
+///
+/// # Panics
+/// If the device has none: [`has_blocks`].
+pub fn block_train(
+    block: Block,
+    x: Tensor<4>,
+    weights: BlockWeights,
+    merge: Option<Merge>,
+) -> (Tensor<4>, [Statistics; 2]) {
+    block::train(block, x, weights, merge)
+}
+
+/// A block with fixed statistics, without autodiff.
+///
+/// # Panics
+/// If the device has none ([`has_blocks`]) or tracks gradients.
+pub fn block_eval(block: Block, x: Tensor<4>, weights: FoldedBlock, merge: Option<Merge>) -> Tensor<4> {
+    block::eval(block, x, weights, merge)
 }
 
 /// `[batch, channels, height, width]` to the layout of the other functions.
@@ -59,7 +135,7 @@ pub fn conv2d_relu(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, con
 ///
 /// # Shapes
 /// - `scale`, `shift`: `[channels]`
-pub fn batch_norm_train(x: Tensor<4>, scale: Tensor<1>, shift: Tensor<1>, relu: bool) -> BatchNorm {
+pub fn batch_norm_train(x: Tensor<4>, scale: Tensor<1>, shift: Tensor<1>, relu: bool) -> (Tensor<4>, Statistics) {
     if fast::runs_on(&x.device()) {
         return fast::batch_norm_train(x, scale, shift, relu);
     }

@@ -3,7 +3,7 @@
 use burn::tensor::ops::{ConvOptions, InterpolateMode, InterpolateOptions};
 use burn::tensor::{Tensor, activation, module};
 
-use super::{BATCH_NORM_EPSILON, BatchNorm};
+use super::{BATCH_NORM_EPSILON, Statistics};
 use crate::graph::Conv;
 
 /// Convolution; `weight` and `bias` as in [`super::conv2d`].
@@ -14,15 +14,12 @@ pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, conv: &C
 }
 
 /// Batch norm with the statistics of the batch, then ReLU if `with_relu`.
-pub fn batch_norm_train(x: Tensor<4>, scale: Tensor<1>, shift: Tensor<1>, with_relu: bool) -> BatchNorm {
+pub fn batch_norm_train(x: Tensor<4>, scale: Tensor<1>, shift: Tensor<1>, with_relu: bool) -> (Tensor<4>, Statistics) {
     let [batch, _, height, width] = x.dims();
     let normalised = module::batch_norm_train(x, scale, shift, BATCH_NORM_EPSILON);
-    BatchNorm {
-        output: if with_relu { relu(normalised.output) } else { normalised.output },
-        mean: normalised.mean.inner(),
-        variance: normalised.variance.inner(),
-        count: batch * height * width,
-    }
+    let output = if with_relu { relu(normalised.output) } else { normalised.output };
+    let (mean, variance) = (normalised.mean.inner(), normalised.variance.inner());
+    (output, Statistics { mean, variance, count: batch * height * width })
 }
 
 /// The greater of each value and 0.
