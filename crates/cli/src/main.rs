@@ -38,6 +38,7 @@ pub fn usage(error: impl Into<anyhow::Error>) -> anyhow::Error {
 }
 
 fn main() -> ExitCode {
+    sensei_student::ops::keep_freed_memory();
     let arguments = Arguments::parse();
     let done = commands::execute(arguments).and_then(|code| match output_failure() {
         Some(error) => Err(anyhow::anyhow!("standard output: cannot write: {error}")),

@@ -19,6 +19,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const BATCH: usize = 8;
 
 fn main() {
+    sensei_kernels::memory::keep_freed_memory();
     let arguments: Vec<usize> = std::env::args().skip(1).filter_map(|text| text.parse().ok()).collect();
     let (threads, repeats) = (*arguments.first().unwrap_or(&1), *arguments.get(1).unwrap_or(&7));
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().expect("the first pool of the process");

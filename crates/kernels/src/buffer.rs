@@ -25,12 +25,21 @@ pub(crate) unsafe fn filled(len: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>
 pub(crate) struct Scratch(Vec<f32>);
 
 impl Scratch {
-    /// `len` values, of any content.
-    pub(crate) fn slice(&mut self, len: usize) -> &mut [f32] {
-        if self.0.len() < len {
-            self.0.resize(len, 0.0);
+    /// `len` values, every one of which `fill` writes.
+    ///
+    /// # Safety
+    /// `fill` must write every element of the slice it is given.
+    pub(crate) unsafe fn filled(&mut self, len: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> &mut [f32] {
+        self.0.clear();
+        self.0.reserve(len);
+        let spare = &mut self.0.spare_capacity_mut()[..len];
+        if cfg!(test) {
+            spare.fill(MaybeUninit::new(f32::NAN));
         }
-        &mut self.0[..len]
+        fill(spare);
+        // SAFETY: as in `filled`.
+        unsafe { self.0.set_len(len) };
+        &mut self.0
     }
 }
 

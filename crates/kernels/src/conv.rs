@@ -1,14 +1,13 @@
 //! Convolutions that mix all channels: 1x1 and k x k, with stride, padding and dilation.
 
 use std::mem::MaybeUninit;
-use std::ops::Range;
 
 use rayon::prelude::*;
 
 use crate::buffer::{Scratch, filled, part_len};
 use crate::cpu::Level;
-use crate::gather::Gather;
-use crate::matrix::{Finish, Panels, Rows};
+use crate::matrix::{Finish, Panels, Parts, Rows, Starts};
+use crate::view::{Group, TapGrid, View};
 
 /// Sizes of a convolution with square taps and symmetric zero padding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,18 +78,16 @@ impl ConvShape {
         (tap * self.dilation) as isize - self.padding as isize
     }
 
-    fn forward_gather(&self) -> Gather {
+    /// The taps of an output pixel, in input pixels from its first one.
+    fn forward_taps(&self) -> TapGrid {
         let taps: Vec<isize> = (0..self.kernel).map(|tap| self.tap_offset(tap)).collect();
-        Gather {
-            source_height: self.height,
-            source_width: self.width,
-            channels: self.in_channels,
-            taps_y: taps.clone(),
-            taps_x: taps,
-            step: self.stride,
-            grid_height: self.out_height(),
-            grid_width: self.out_width(),
-        }
+        TapGrid { y: taps.clone(), x: taps }
+    }
+
+    /// The input as a convolution reads it.
+    fn forward_view(&self, taps: &TapGrid) -> View {
+        let (grid_height, grid_width) = (self.out_height(), self.out_width());
+        View::new([self.height, self.width, self.in_channels], self.stride, [grid_height, grid_width], [taps])
     }
 
     fn check(&self, input: Option<&[f32]>, weight: Option<&[f32]>, output: Option<&[f32]>) {
@@ -109,22 +106,37 @@ impl ConvShape {
 /// Convolution, plus `bias` per output channel, then ReLU if `relu`.
 pub fn forward(shape: &ConvShape, input: &[f32], weight: &[f32], bias: Option<&[f32]>, relu: bool) -> Vec<f32> {
     shape.check(Some(input), Some(weight), None);
-    let (gather, channels) = (shape.forward_gather(), shape.out_channels);
-    let (columns, taps, ins) = (gather.columns(), shape.kernel * shape.kernel, shape.in_channels);
+    let (taps, ins, channels) = (shape.kernel * shape.kernel, shape.in_channels, shape.out_channels);
     let start = |k: usize| k % ins * taps + k / ins;
-    let weight = Panels::pack(Level::detect(), [columns, channels], weight, start, ins * taps);
+    let weight = Panels::pack(Level::detect(), [taps * ins, channels], weight, start, ins * taps);
     let bias = bias.map(|bias| weight.padded(bias));
     let finish = Finish { bias: bias.as_deref(), relu };
-    let tile = tile_rows(columns);
-    let part = part_len(shape.out_rows(), TASKS_PER_THREAD, MIN_ROWS_PER_TASK);
+    if shape.is_pointwise() {
+        return forward_pointwise(shape, input, &weight, finish);
+    }
+    let taps = shape.forward_taps();
+    let view = shape.forward_view(&taps);
+    let (run, runs) = view.runs(&taps);
+    let run_groups = |out: &mut [MaybeUninit<f32>]| {
+        let line_len = shape.out_width() * channels;
+        let groups = view.split(shape.batch, line_len, shape.out_height() * line_len, out);
+        groups.into_par_iter().for_each_init(Scratch::default, |scratch, (group, out)| {
+            let (values, starts) = view.window(input, &group, scratch);
+            let parts = Parts::Runs { len: run, offsets: &runs };
+            weight.multiply(Rows { values, starts: Starts::List(&starts), parts }, finish, out);
+        });
+    };
+    // SAFETY: the groups cover the output, and each is written by `multiply`.
+    unsafe { filled(shape.output_len(), run_groups) }
+}
+
+fn forward_pointwise(shape: &ConvShape, input: &[f32], weight: &Panels, finish: Finish) -> Vec<f32> {
+    let (ins, outs) = (shape.in_channels, shape.out_channels);
+    let (part, tile) = (part_len(shape.out_rows(), TASKS_PER_THREAD, MIN_ROWS_PER_TASK), tile_rows(ins));
     let run = |out: &mut [MaybeUninit<f32>]| {
-        out.par_chunks_mut(part * channels).enumerate().for_each(|(idx, out)| {
-            let mut scratch = Scratch::default();
-            for (tile_idx, out) in out.chunks_mut(tile * channels).enumerate() {
-                let start = idx * part + tile_idx * tile;
-                let n_rows = out.len() / channels;
-                let taps = tap_values(shape, &gather, input, start..start + n_rows, &mut scratch);
-                weight.multiply(Rows { values: taps, rows: n_rows, row_step: columns, inner_step: 1 }, finish, out);
+        out.par_chunks_mut(part * outs).zip(input.par_chunks(part * ins)).for_each(|(out, input)| {
+            for (out, input) in out.chunks_mut(tile * outs).zip(input.chunks(tile * ins)) {
+                weight.multiply(Rows::dense(input, ins), finish, out);
             }
         });
     };
@@ -139,55 +151,70 @@ pub fn forward(shape: &ConvShape, input: &[f32], weight: &[f32], bias: Option<&[
 pub fn backward_input(shape: &ConvShape, weight: &[f32], grad_output: &[f32]) -> Vec<f32> {
     shape.check(None, Some(weight), Some(grad_output));
     if shape.is_pointwise() {
-        return backward_input_pointwise(shape, weight, grad_output);
+        let (ins, outs) = (shape.in_channels, shape.out_channels);
+        let weight = Panels::pack(Level::detect(), [outs, ins], weight, |out| out * ins, 1);
+        let turned = ConvShape { in_channels: outs, out_channels: ins, ..*shape };
+        return forward_pointwise(&turned, grad_output, &weight, Finish::NOTHING);
     }
     let classes: Vec<PixelClass> = (0..shape.stride * shape.stride)
         .map(|idx| PixelClass::new(shape, weight, idx / shape.stride, idx % shape.stride))
         .collect();
-    // A task takes whole groups of lines, each group holding the same number of lines of every class.
-    let lines_per_group = if shape.height.is_multiple_of(shape.stride) { shape.stride } else { shape.height };
-    let n_groups = shape.batch * shape.height / lines_per_group;
-    let least = MIN_ROWS_PER_TASK.div_ceil((lines_per_group / shape.stride).max(1) * shape.width);
-    let part = part_len(n_groups, TASKS_PER_THREAD, least);
+    let grid = [shape.height.div_ceil(shape.stride), shape.width.div_ceil(shape.stride)];
+    let source = [shape.out_height(), shape.out_width(), shape.out_channels];
+    let view = View::new(source, 1, grid, classes.iter().map(|class| &class.taps));
     let run = |out: &mut [MaybeUninit<f32>]| {
-        let group_len = lines_per_group * shape.width * shape.in_channels;
-        out.par_chunks_mut(part * group_len).enumerate().for_each(|(idx, out)| {
-            let groups = idx * part..idx * part + out.len() / group_len;
-            let (mut taps, mut product) = (Scratch::default(), Scratch::default());
+        let line_len = shape.width * shape.in_channels;
+        let groups = view.split(shape.batch, shape.stride * line_len, shape.height * line_len, out);
+        groups.into_par_iter().for_each_init(Scratch::default, |scratch, (group, out)| {
+            let (values, starts) = view.window(grad_output, &group, scratch);
             for class in &classes {
-                class.write(shape, grad_output, lines_per_group, groups.clone(), out, &mut taps, &mut product);
+                class.write(shape, &view, &group, values, &starts, out);
             }
         });
     };
-    // SAFETY: the chunks cover the input gradient, and each input pixel is in exactly one class, which writes it.
+    // SAFETY: the groups cover the input gradient, and each input pixel is in exactly one class, which writes it.
     unsafe { filled(shape.input_len(), run) }
 }
 
 /// Gradient of the weight, `[out, in, kernel, kernel]`.
 pub fn backward_weight(shape: &ConvShape, input: &[f32], grad_output: &[f32]) -> Vec<f32> {
     shape.check(Some(input), None, Some(grad_output));
-    let (gather, channels) = (shape.forward_gather(), shape.out_channels);
-    let columns = gather.columns();
-    let part = part_len(shape.out_rows(), 1, MIN_ROWS_PER_TASK);
-    let sums: Vec<Vec<f32>> = grad_output
-        .par_chunks(part * channels)
-        .enumerate()
-        .map(|(idx, grads)| {
-            let mut sum = vec![0.0; channels * columns];
-            let (mut scratch, mut panels) = (Scratch::default(), Panels::empty(Level::detect()));
-            for (tile_idx, grads) in grads.chunks(WEIGHT_TILE_ROWS * channels).enumerate() {
-                let start = idx * part + tile_idx * WEIGHT_TILE_ROWS;
-                let n_rows = grads.len() / channels;
-                let taps = tap_values(shape, &gather, input, start..start + n_rows, &mut scratch);
-                panels.repack([n_rows, columns], taps, |row| row * columns, 1);
-                let grads = Rows { values: grads, rows: channels, row_step: 1, inner_step: channels };
-                panels.multiply_and_add(grads, Finish::NOTHING, &mut sum);
+    let (ins, outs, taps) = (shape.in_channels, shape.out_channels, shape.kernel * shape.kernel);
+    let columns = taps * ins;
+    let sums: Vec<Vec<f32>> = if shape.is_pointwise() {
+        let part = part_len(shape.out_rows(), 1, MIN_ROWS_PER_TASK);
+        let parts = grad_output.par_chunks(part * outs).zip(input.par_chunks(part * ins));
+        let parts = parts.map(|(grads, input)| {
+            let (mut sum, mut panels) = (vec![0.0; outs * ins], Panels::empty(Level::detect()));
+            let tiles = grads.chunks(WEIGHT_TILE_ROWS * outs).zip(input.chunks(WEIGHT_TILE_ROWS * ins));
+            for (grads, input) in tiles {
+                panels.repack(input, Starts::Even { rows: input.len() / ins, step: ins }, ins, &[0]);
+                panels.multiply_and_add(Rows::transposed(grads, outs), Finish::NOTHING, &mut sum);
             }
             sum
-        })
-        .collect();
+        });
+        parts.collect()
+    } else {
+        let tap_grid = shape.forward_taps();
+        let view = shape.forward_view(&tap_grid);
+        let (run, runs) = view.runs(&tap_grid);
+        let groups = view.groups(shape.batch);
+        let image_len = shape.out_height() * shape.out_width() * outs;
+        let parts = groups.par_chunks(part_len(groups.len(), 1, 1)).map(|groups| {
+            let (mut sum, mut panels) = (vec![0.0; outs * columns], Panels::empty(Level::detect()));
+            let mut scratch = Scratch::default();
+            for group in groups {
+                let (values, starts) = view.window(input, group, &mut scratch);
+                panels.repack(values, Starts::List(&starts), run, &runs);
+                let first = group.images.start * image_len + group.lines.start * shape.out_width() * outs;
+                let grads = &grad_output[first..][..starts.len() * outs];
+                panels.multiply_and_add(Rows::transposed(grads, outs), Finish::NOTHING, &mut sum);
+            }
+            sum
+        });
+        parts.collect()
+    };
     let sum = sum_in_order(sums);
-    let (taps, ins) = (shape.kernel * shape.kernel, shape.in_channels);
     if taps == 1 {
         return sum;
     }
@@ -203,8 +230,8 @@ pub fn backward_weight(shape: &ConvShape, input: &[f32], grad_output: &[f32]) ->
 /// The input pixels that are `residue` modulo the stride, and what makes their gradient.
 struct PixelClass {
     residue: [usize; 2],
-    /// `None` if no tap reaches the class.
-    gather: Option<Gather>,
+    /// None of them if no tap reaches the class.
+    taps: TapGrid,
     /// `[taps x out, in]`
     weight: Panels,
 }
@@ -216,7 +243,7 @@ impl PixelClass {
         let taps = |residue: usize| -> Vec<(usize, isize)> {
             let distance = |tap| residue as isize - shape.tap_offset(tap);
             let hits = (0..shape.kernel).filter(|&tap| distance(tap).rem_euclid(stride) == 0);
-            // Ascending offsets, so that neighbours can be copied in one run.
+            // Ascending offsets, so that neighbours are one run.
             hits.rev().map(|tap| (tap, distance(tap).div_euclid(stride))).collect()
         };
         let (taps_y, taps_x) = (taps(residue_y), taps(residue_x));
@@ -227,94 +254,43 @@ impl PixelClass {
             (out * ins * kernel + tap_y) * kernel + tap_x
         };
         let inner = taps_y.len() * taps_x.len() * outs;
-        let class_weight = Panels::pack(Level::detect(), [inner, ins], weight, start, kernel * kernel);
-        let lines = |side: usize, residue: usize| side.saturating_sub(residue).div_ceil(shape.stride);
-        let gather = (inner > 0).then(|| Gather {
-            source_height: shape.out_height(),
-            source_width: shape.out_width(),
-            channels: outs,
-            taps_y: taps_y.iter().map(|tap| tap.1).collect(),
-            taps_x: taps_x.iter().map(|tap| tap.1).collect(),
-            step: 1,
-            grid_height: lines(shape.height, residue_y),
-            grid_width: lines(shape.width, residue_x),
-        });
-        Self { residue: [residue_y, residue_x], gather, weight: class_weight }
+        let weight = Panels::pack(Level::detect(), [inner, ins], weight, start, kernel * kernel);
+        let offsets = |taps: Vec<(usize, isize)>| taps.into_iter().map(|tap| tap.1).collect();
+        Self { residue: [residue_y, residue_x], taps: TapGrid { y: offsets(taps_y), x: offsets(taps_x) }, weight }
     }
 
-    /// Writes the class's pixels in the given groups of lines; `out` starts at the first group.
-    #[allow(clippy::too_many_arguments)]
+    /// Writes the class's pixels in the group; `out` is the group's part of the input gradient.
     fn write(
         &self,
         shape: &ConvShape,
-        grad_output: &[f32],
-        lines_per_group: usize,
-        groups: Range<usize>,
+        view: &View,
+        group: &Group,
+        values: &[f32],
+        starts: &[usize],
         out: &mut [MaybeUninit<f32>],
-        taps: &mut Scratch,
-        product: &mut Scratch,
     ) {
-        let (ins, width) = (shape.in_channels, shape.width);
-        let class_lines = lines_per_group.saturating_sub(self.residue[0]).div_ceil(shape.stride);
-        let class_width = width.saturating_sub(self.residue[1]).div_ceil(shape.stride);
-        // Position in `out` of class pixel `row`, counted from the first group.
-        let place = |row: usize| {
-            let (line, x) = (row / class_width, row % class_width);
-            let (group, line) = (line / class_lines, line % class_lines);
-            let y = group * lines_per_group + line * shape.stride + self.residue[0];
-            (y * width + x * shape.stride + self.residue[1]) * ins
-        };
-        let n_rows = groups.len() * class_lines * class_width;
-        let Some(gather) = &self.gather else {
-            (0..n_rows).for_each(|row| out[place(row)..][..ins].fill(MaybeUninit::new(0.0)));
-            return;
-        };
-        let (columns, first) = (gather.columns(), groups.start * class_lines * class_width);
-        let tile = tile_rows(columns);
-        for start in (0..n_rows).step_by(tile) {
-            let rows = start..(start + tile).min(n_rows);
-            let taps = taps.slice(rows.len() * columns);
-            gather.fill(grad_output, first + rows.start..first + rows.end, as_uninit(taps));
-            let product = product.slice(rows.len() * ins);
-            let taps = Rows { values: taps, rows: rows.len(), row_step: columns, inner_step: 1 };
-            self.weight.multiply(taps, Finish::NOTHING, as_uninit(product));
-            for (row, pixel) in rows.zip(product.chunks_exact(ins)) {
-                out[place(row)..][..ins].write_copy_of_slice(pixel);
-            }
+        let (ins, stride, [residue_y, residue_x]) = (shape.in_channels, shape.stride, self.residue);
+        let image_len = out.len() / group.images.len();
+        let n_grid_pixels = group.lines.len() * view.grid[1];
+        // The grid has a pixel for every class, some of which are past the image's border.
+        let pixels = (0..starts.len()).filter_map(|row| {
+            let (image, pixel) = (row / n_grid_pixels, row % n_grid_pixels);
+            let (line, x) = (pixel / view.grid[1], pixel % view.grid[1]);
+            let (y_in_group, x) = (line * stride + residue_y, x * stride + residue_x);
+            let y = group.lines.start * stride + y_in_group;
+            let place = image * image_len + (y_in_group * shape.width + x) * ins;
+            (y < shape.height && x < shape.width).then_some((starts[row], place))
+        });
+        let (starts, places): (Vec<usize>, Vec<usize>) = pixels.unzip();
+        if self.taps.y.is_empty() || self.taps.x.is_empty() {
+            places.into_iter().for_each(|place| out[place..][..ins].fill(MaybeUninit::new(0.0)));
+        } else if !starts.is_empty() {
+            let (run, runs) = view.runs(&self.taps);
+            let parts = Parts::Runs { len: run, offsets: &runs };
+            let rows = Rows { values, starts: Starts::List(&starts), parts };
+            self.weight.multiply_to(rows, Finish::NOTHING, out, &places);
         }
     }
-}
-
-fn backward_input_pointwise(shape: &ConvShape, weight: &[f32], grad_output: &[f32]) -> Vec<f32> {
-    let (ins, outs) = (shape.in_channels, shape.out_channels);
-    let (part, tile) = (part_len(shape.out_rows(), TASKS_PER_THREAD, MIN_ROWS_PER_TASK), tile_rows(outs));
-    let weight = Panels::pack(Level::detect(), [outs, ins], weight, |out| out * ins, 1);
-    let run = |out: &mut [MaybeUninit<f32>]| {
-        out.par_chunks_mut(part * ins).zip(grad_output.par_chunks(part * outs)).for_each(|(out, grads)| {
-            for (out, grads) in out.chunks_mut(tile * ins).zip(grads.chunks(tile * outs)) {
-                let grads = Rows { values: grads, rows: grads.len() / outs, row_step: outs, inner_step: 1 };
-                weight.multiply(grads, Finish::NOTHING, out);
-            }
-        });
-    };
-    // SAFETY: the chunks and tiles cover the input gradient, and `multiply` writes each.
-    unsafe { filled(shape.input_len(), run) }
-}
-
-/// What the taps of the output pixels `rows` read: the input itself for a pointwise convolution, else a copy.
-fn tap_values<'a>(
-    shape: &ConvShape,
-    gather: &Gather,
-    input: &'a [f32],
-    rows: Range<usize>,
-    scratch: &'a mut Scratch,
-) -> &'a [f32] {
-    if shape.is_pointwise() {
-        return &input[rows.start * shape.in_channels..rows.end * shape.in_channels];
-    }
-    let taps = scratch.slice(rows.len() * gather.columns());
-    gather.fill(input, rows, as_uninit(taps));
-    taps
 }
 
 pub(crate) fn sum_in_order(parts: Vec<Vec<f32>>) -> Vec<f32> {
@@ -326,12 +302,6 @@ pub(crate) fn sum_in_order(parts: Vec<Vec<f32>>) -> Vec<f32> {
         }
     }
     total
-}
-
-/// A slice of values as one that need not be read before it is written.
-pub(crate) fn as_uninit(values: &mut [f32]) -> &mut [MaybeUninit<f32>] {
-    // SAFETY: both types have the same layout. The callers only write values, never `MaybeUninit::uninit`.
-    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len()) }
 }
 
 /// Rows of taps at a time: about the half of a second-level cache.

@@ -11,8 +11,9 @@ mod buffer;
 pub mod conv;
 mod cpu;
 pub mod depthwise;
-mod gather;
+
 mod matrix;
+pub mod memory;
 pub mod norm;
 pub mod optimizer;
 pub mod pixelwise;
@@ -20,3 +21,4 @@ pub mod pixelwise;
 mod reference;
 pub mod separable;
 mod vector;
+mod view;

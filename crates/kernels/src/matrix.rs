@@ -8,22 +8,90 @@ use std::mem::MaybeUninit;
 use crate::cpu::Level;
 use crate::vector::Vector;
 
-/// The second factor, `[inner, columns]`, as panels of two vectors' width; the last may be one vector wide.
+/// The second factor, `[inner, columns]`, as panels of one to three vectors' width.
 pub(crate) struct Panels {
     level: Level,
     inner: usize,
     columns: usize,
-    /// Panel by panel, each `[inner, width]`, zeros past the last column.
+    /// Panel by panel, each `[inner, width]`, zeros past the last column; the first `start` values are not used, so that
+    /// every vector lies in one cache line.
     values: Vec<f32>,
+    start: usize,
 }
 
-/// The first factor: element `(row, k)` is `values[row * row_step + k * inner_step]`.
+/// The first factor: element `(row, k)` is `values[starts(row) + offset(k)]`, where the inner dimension is made of `parts`.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<'a> {
     pub values: &'a [f32],
-    pub rows: usize,
-    pub row_step: usize,
-    pub inner_step: usize,
+    pub starts: Starts<'a>,
+    pub parts: Parts<'a>,
+}
+
+/// Where rows start.
+#[derive(Clone, Copy)]
+pub(crate) enum Starts<'a> {
+    /// So many rows, each so far behind the one before.
+    Even { rows: usize, step: usize },
+    /// One place per row.
+    List(&'a [usize]),
+}
+
+/// Where the elements of a row are, from its start.
+#[derive(Clone, Copy)]
+pub(crate) enum Parts<'a> {
+    /// As many as there are, each so far behind the one before.
+    Even { step: usize },
+    /// Runs of as many neighbours, at these offsets.
+    Runs { len: usize, offsets: &'a [usize] },
+}
+
+impl<'a> Rows<'a> {
+    /// A matrix `[rows, columns]`, row by row.
+    pub(crate) fn dense(values: &'a [f32], columns: usize) -> Self {
+        let starts = Starts::Even { rows: values.len() / columns, step: columns };
+        Self { values, starts, parts: Parts::Even { step: 1 } }
+    }
+
+    /// The transpose of a matrix `[inner, rows]`.
+    pub(crate) fn transposed(values: &'a [f32], rows: usize) -> Self {
+        Self { values, starts: Starts::Even { rows, step: 1 }, parts: Parts::Even { step: rows } }
+    }
+
+    /// The furthest element that is read.
+    fn last(&self, inner: usize) -> usize {
+        let offset = match self.parts {
+            Parts::Even { step } => (inner - 1) * step,
+            Parts::Runs { len, offsets } => {
+                assert_eq!(len * offsets.len(), inner, "matrix product: runs and inner dimension");
+                offsets.iter().max().expect("asserted: not empty") + len - 1
+            }
+        };
+        self.starts.last() + offset
+    }
+}
+
+impl Starts<'_> {
+    pub(crate) fn rows(&self) -> usize {
+        match self {
+            Starts::Even { rows, .. } => *rows,
+            Starts::List(starts) => starts.len(),
+        }
+    }
+
+    fn last(&self) -> usize {
+        match self {
+            Starts::Even { rows, step } => (rows - 1) * step,
+            Starts::List(starts) => *starts.iter().max().expect("asserted: not empty"),
+        }
+    }
+
+    #[inline(always)]
+    fn of(&self, row: usize) -> usize {
+        match self {
+            Starts::Even { step, .. } => row * step,
+            Starts::List(starts) => starts[row],
+        }
+    }
 }
 
 /// What is done to a finished element.
@@ -41,7 +109,7 @@ impl Finish<'_> {
 impl Panels {
     /// Nothing yet: for [`Panels::repack`].
     pub(crate) fn empty(level: Level) -> Self {
-        Self { level, inner: 0, columns: 0, values: vec![] }
+        Self { level, inner: 0, columns: 0, values: vec![], start: 0 }
     }
 
     /// Packs the matrix whose element `(k, column)` is `source[start(k) + column * column_step]`.
@@ -53,35 +121,59 @@ impl Panels {
         column_step: usize,
     ) -> Self {
         let mut panels = Self::empty(level);
-        panels.repack([inner, columns], source, start, column_step);
+        panels.clear(inner, columns);
+        for (first, width) in panel_columns(columns, lanes(level)) {
+            let real = width.min(columns - first);
+            for k in 0..inner {
+                let line = source[start(k) + first * column_step..].iter().step_by(column_step);
+                panels.values.extend(line.take(real));
+                panels.values.extend(std::iter::repeat_n(0.0, width - real));
+            }
+        }
+        panels.assert_full();
         panels
     }
 
-    /// Packs another matrix into the same memory.
-    pub(crate) fn repack(
-        &mut self,
-        [inner, columns]: [usize; 2],
-        source: &[f32],
-        start: impl Fn(usize) -> usize,
-        column_step: usize,
-    ) {
-        (self.inner, self.columns) = (inner, columns);
-        let lanes = lanes(self.level);
-        self.values.clear();
-        self.values.reserve(inner * columns.next_multiple_of(lanes));
-        for (first, width) in panel_columns(columns, lanes) {
+    /// Packs another matrix into the same memory: line `k` is made of `runs` of `run` neighbours, which start at
+    /// `source[starts(k) + runs[i]]`.
+    pub(crate) fn repack(&mut self, source: &[f32], starts: Starts, run: usize, runs: &[usize]) {
+        let (inner, columns) = (starts.rows(), run * runs.len());
+        self.clear(inner, columns);
+        for (first, width) in panel_columns(columns, lanes(self.level)) {
             let real = width.min(columns - first);
+            let (idx, within) = (first / run, first % run);
+            if within + width <= run {
+                // The usual case, which copies whole vectors.
+                for k in 0..inner {
+                    self.values.extend_from_slice(&source[starts.of(k) + runs[idx] + within..][..width]);
+                }
+                continue;
+            }
             for k in 0..inner {
-                let start = start(k) + first * column_step;
-                if column_step == 1 {
-                    self.values.extend_from_slice(&source[start..start + real]);
-                } else {
-                    self.values.extend(source[start..].iter().step_by(column_step).take(real));
+                let (mut column, end) = (first, first + real);
+                while column < end {
+                    let (idx, within) = (column / run, column % run);
+                    let len = (run - within).min(end - column);
+                    self.values.extend_from_slice(&source[starts.of(k) + runs[idx] + within..][..len]);
+                    column += len;
                 }
                 self.values.extend(std::iter::repeat_n(0.0, width - real));
             }
         }
-        assert_eq!(self.values.len(), inner * columns.next_multiple_of(lanes), "panels: a source of all columns");
+        self.assert_full();
+    }
+
+    fn clear(&mut self, inner: usize, columns: usize) {
+        (self.inner, self.columns) = (inner, columns);
+        self.values.clear();
+        self.values.reserve(inner * columns.next_multiple_of(lanes(self.level)) + CACHE_LINE / size_of::<f32>());
+        self.start = self.values.as_ptr().align_offset(CACHE_LINE);
+        self.values.resize(self.start, 0.0);
+    }
+
+    fn assert_full(&self) {
+        let len = self.inner * self.columns.next_multiple_of(lanes(self.level));
+        assert_eq!(self.values.len() - self.start, len, "panels: a source of all columns");
     }
 
     /// One value per column, padded to the panels' width.
@@ -92,37 +184,49 @@ impl Panels {
         padded
     }
 
-    /// Writes `a * self`, finished, into `out`, `[a.rows, columns]`.
+    /// Writes `a * self`, finished, into `out`, `[rows, columns]`.
     pub(crate) fn multiply(&self, a: Rows, finish: Finish, out: &mut [MaybeUninit<f32>]) {
-        assert_eq!(out.len(), a.rows * self.columns, "matrix product: output");
+        assert_eq!(out.len(), a.starts.rows() * self.columns, "matrix product: output");
         // SAFETY: `out` is valid for writes of the asserted length, and nothing is read before it is written.
-        unsafe { self.run(a, finish, false, out.as_mut_ptr().cast()) }
+        unsafe { self.run(a, finish, false, out.as_mut_ptr().cast(), self.dense(a)) }
     }
 
-    /// Adds `a * self` to `out`, `[a.rows, columns]`, then finishes the sum.
+    /// Writes the lines of `a * self` to the given places of `out`.
+    pub(crate) fn multiply_to(&self, a: Rows, finish: Finish, out: &mut [MaybeUninit<f32>], places: &[usize]) {
+        assert_eq!(places.len(), a.starts.rows(), "matrix product: places");
+        let places = Starts::List(places);
+        assert!(places.last() + self.columns <= out.len(), "matrix product: output");
+        // SAFETY: `out` is valid for writes at the asserted places, and nothing is read before it is written.
+        unsafe { self.run(a, finish, false, out.as_mut_ptr().cast(), places) }
+    }
+
+    /// Adds `a * self` to `out`, `[rows, columns]`, then finishes the sum.
     pub(crate) fn multiply_and_add(&self, a: Rows, finish: Finish, out: &mut [f32]) {
-        assert_eq!(out.len(), a.rows * self.columns, "matrix product: output");
+        assert_eq!(out.len(), a.starts.rows() * self.columns, "matrix product: output");
         // SAFETY: `out` is initialised and of the asserted length.
-        unsafe { self.run(a, finish, true, out.as_mut_ptr()) }
+        unsafe { self.run(a, finish, true, out.as_mut_ptr(), self.dense(a)) }
+    }
+
+    fn dense(&self, a: Rows) -> Starts<'static> {
+        Starts::Even { rows: a.starts.rows(), step: self.columns }
     }
 
     /// # Safety
-    /// `out` must be valid for writing `a.rows * self.columns` values, and for reading them if `add`.
-    unsafe fn run(&self, a: Rows, finish: Finish, add: bool, out: *mut f32) {
-        assert!(a.rows > 0 && self.inner > 0, "matrix product: an empty factor");
-        let last = (a.rows - 1) * a.row_step + (self.inner - 1) * a.inner_step;
-        assert!(last < a.values.len(), "matrix product: first factor");
+    /// `out` must be valid for writing `self.columns` values from each of `places` on, and for reading them if `add`.
+    unsafe fn run(&self, a: Rows, finish: Finish, add: bool, out: *mut f32, places: Starts) {
+        assert!(a.starts.rows() > 0 && self.inner > 0, "matrix product: an empty factor");
+        assert!(a.last(self.inner) < a.values.len(), "matrix product: first factor");
         let padded = self.columns.next_multiple_of(lanes(self.level));
         assert!(finish.bias.is_none_or(|bias| bias.len() == padded), "matrix product: bias");
-        // SAFETY: the level's features are there (see `Level`); the extents of `a`, the bias and `out` were asserted
-        // here or are promised by the caller, those of the panels by `repack`.
+        // SAFETY: the level's features are there (see `Level`); the extents of `a` and the bias were asserted here, those
+        // of `out` are promised by the caller, those of the panels held by `pack` and `repack`.
         unsafe {
             match self.level {
                 #[cfg(target_arch = "x86_64")]
-                Level::Avx512 => run_avx512(self, a, finish, add, out),
+                Level::Avx512 => run_avx512(self, a, finish, add, out, places),
                 #[cfg(target_arch = "x86_64")]
-                Level::Avx2 => run_avx2(self, a, finish, add, out),
-                _ => product::<crate::vector::Quad, 6>(self, a, finish, add, out),
+                Level::Avx2 => run_avx2(self, a, finish, add, out, places),
+                _ => product::<crate::vector::Quad, 4>(self, a, finish, add, out, places),
             }
         }
     }
@@ -130,146 +234,131 @@ impl Panels {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx2,fma")]
-unsafe fn run_avx512(panels: &Panels, a: Rows, finish: Finish, add: bool, out: *mut f32) {
+unsafe fn run_avx512(panels: &Panels, a: Rows, finish: Finish, add: bool, out: *mut f32, places: Starts) {
     // SAFETY: the caller's promise.
-    unsafe { product::<std::arch::x86_64::__m512, 12>(panels, a, finish, add, out) }
+    unsafe { product::<std::arch::x86_64::__m512, 8>(panels, a, finish, add, out, places) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn run_avx2(panels: &Panels, a: Rows, finish: Finish, add: bool, out: *mut f32) {
+unsafe fn run_avx2(panels: &Panels, a: Rows, finish: Finish, add: bool, out: *mut f32, places: Starts) {
     // SAFETY: the caller's promise.
-    unsafe { product::<std::arch::x86_64::__m256, 6>(panels, a, finish, add, out) }
+    unsafe { product::<std::arch::x86_64::__m256, 4>(panels, a, finish, add, out, places) }
 }
 
 /// # Safety
 /// As [`Panels::run`], whose assertions must hold, on a CPU with the instructions of `V`.
 #[inline(always)]
-unsafe fn product<V: Vector, const ROWS: usize>(panels: &Panels, a: Rows, finish: Finish, add: bool, out: *mut f32) {
-    let inner_block = PANEL_VALUES / (2 * V::LANES);
-    for first_k in (0..panels.inner).step_by(inner_block) {
-        let n_inner = inner_block.min(panels.inner - first_k);
-        let is_last = first_k + n_inner == panels.inner;
-        for (first, width) in panel_columns(panels.columns, V::LANES) {
-            let block = Block {
-                n_inner,
-                inner_step: a.inner_step,
-                panel: panels.values[first * panels.inner + first_k * width..].as_ptr(),
-                out_step: panels.columns,
-                real_width: width.min(panels.columns - first),
-                read: add || first_k > 0,
-                bias: finish.bias.filter(|_| is_last).map(|bias| bias[first..].as_ptr()),
-                relu: finish.relu && is_last,
-            };
-            let mut row = 0;
-            while row < a.rows {
-                let n_rows = ROWS.min(a.rows - row);
-                // SAFETY: rows `row..row + n_rows` and the inner indices of this block exist in `a`, the rows and the
-                // `real_width` columns from `first` on in `out`; the panel has `n_inner` lines of `width`, the bias
-                // `width` values.
+unsafe fn product<V: Vector, const ROWS: usize>(
+    panels: &Panels,
+    a: Rows,
+    finish: Finish,
+    add: bool,
+    out: *mut f32,
+    places: Starts,
+) {
+    let (run, n_runs, step) = match a.parts {
+        Parts::Even { step } => (panels.inner, 1, step),
+        Parts::Runs { len, offsets } => (len, offsets.len(), 1),
+    };
+    let block = run.div_ceil(run.div_ceil(INNER_BLOCK));
+    for run_idx in 0..n_runs {
+        let offset = if let Parts::Runs { offsets, .. } = a.parts { offsets[run_idx] } else { 0 };
+        for within in (0..run).step_by(block) {
+            let first_k = run_idx * run + within;
+            let n_inner = block.min(run - within);
+            let is_last = first_k + n_inner == panels.inner;
+            let values = a.values.as_ptr().wrapping_add(offset + within * step);
+            for (first, width) in panel_columns(panels.columns, V::LANES) {
+                let block = Block {
+                    starts: a.starts,
+                    places,
+                    values,
+                    out: out.wrapping_add(first),
+                    n_inner,
+                    inner_step: step,
+                    panel: panels.values[panels.start + first * panels.inner + first_k * width..].as_ptr(),
+                    last_lanes: V::LANES - (first + width).saturating_sub(panels.columns),
+                    read: add || first_k > 0,
+                    bias: finish.bias.filter(|_| is_last).map(|bias| bias[first..].as_ptr()),
+                    relu: finish.relu && is_last,
+                };
+                // SAFETY: the rows and the inner indices of this block exist in `a`, the places and the columns from
+                // `first` on in `out`; the panel has `n_inner` lines of `width`, the bias `width` values.
                 unsafe {
-                    let a_block = a.values.as_ptr().add(row * a.row_step + first_k * a.inner_step);
-                    let out = out.add(row * panels.columns + first);
-                    match (width == V::LANES, n_rows == ROWS) {
-                        (false, true) => block.run::<V, ROWS, 2>(a_block, a.row_step, n_rows, out),
-                        (true, true) => block.run::<V, ROWS, 1>(a_block, a.row_step, n_rows, out),
-                        (false, false) => block.run_few::<V, 2>(a_block, a.row_step, n_rows, out),
-                        (true, false) => block.run_few::<V, 1>(a_block, a.row_step, n_rows, out),
+                    match width / V::LANES {
+                        1 => block.rows::<V, ROWS, 1>(),
+                        2 => block.rows::<V, ROWS, 2>(),
+                        _ => block.rows::<V, ROWS, 3>(),
                     }
                 }
-                row += n_rows;
             }
         }
     }
 }
 
-/// What all blocks of rows share that are multiplied with one part of one panel.
-struct Block {
+/// A part of the inner dimension of all rows, and of one panel.
+struct Block<'a> {
+    starts: Starts<'a>,
+    places: Starts<'a>,
+    /// The first element of this part of a row that starts at 0.
+    values: *const f32,
+    /// The first of the panel's columns of a line at place 0.
+    out: *mut f32,
     n_inner: usize,
     inner_step: usize,
     panel: *const f32,
-    out_step: usize,
-    /// Columns of the panel that exist.
-    real_width: usize,
+    /// Columns of the panel's last vector that exist.
+    last_lanes: usize,
     /// Whether the output holds a sum to go on with.
     read: bool,
     bias: Option<*const f32>,
     relu: bool,
 }
 
-impl Block {
-    /// Fewer rows than fill the registers, four at a time.
+impl Block<'_> {
+    /// All rows, as many at a time as fill the registers.
     ///
     /// # Safety
-    /// As [`Block::run`].
+    /// `values` must be valid for reading the block's inner indices of all rows, `panel` for `n_inner` lines of `VECTORS`
+    /// vectors, `bias` for one line, `out` for writing (and reading if `self.read`) the panel's columns at all places.
+    /// The CPU must have the instructions of `V`.
     #[inline(always)]
-    unsafe fn run_few<V: Vector, const VECTORS: usize>(
-        &self,
-        a: *const f32,
-        row_step: usize,
-        n_rows: usize,
-        out: *mut f32,
-    ) {
-        for row in (0..n_rows).step_by(4) {
-            // SAFETY: a part of the rows that the caller promises.
-            unsafe {
-                let (a, out) = (a.add(row * row_step), out.add(row * self.out_step));
-                self.run::<V, 4, VECTORS>(a, row_step, (n_rows - row).min(4), out);
-            }
-        }
-    }
-
-    /// `n_rows` of at most `ROWS` rows; the missing ones repeat the last and are not stored.
-    ///
-    /// # Safety
-    /// `a` must be valid for reading the block's rows and inner indices, `panel` for `n_inner` lines of `VECTORS`
-    /// vectors, `bias` for one line, `out` for writing (and reading if `self.read`) `real_width` columns of the rows,
-    /// with `real_width` at most `VECTORS` vectors and `n_rows` at least 1. The CPU must have the instructions of `V`.
-    #[inline(always)]
-    unsafe fn run<V: Vector, const ROWS: usize, const VECTORS: usize>(
-        &self,
-        a: *const f32,
-        row_step: usize,
-        n_rows: usize,
-        out: *mut f32,
-    ) {
-        // SAFETY: the contract, passed on; a line that is not whole goes through a buffer of a whole one.
+    unsafe fn rows<V: Vector, const ROWS: usize, const VECTORS: usize>(&self) {
+        let n_rows = self.starts.rows();
+        let mut row = 0;
+        // SAFETY: the contract; `row` and the following rows are below `n_rows`.
         unsafe {
-            let sums = self.sums::<V, ROWS, VECTORS>(a, row_step, n_rows);
-            if n_rows == ROWS && self.real_width == VECTORS * V::LANES {
-                for (row, sums) in sums.into_iter().enumerate() {
-                    self.finish::<V, VECTORS>(sums, out.add(row * self.out_step));
-                }
-                return;
+            while row + ROWS <= n_rows {
+                self.run::<V, ROWS, VECTORS>(row);
+                row += ROWS;
             }
-            for (row, sums) in sums.into_iter().enumerate().take(n_rows) {
-                let (line, mut buffer) = (out.add(row * self.out_step), [0.0f32; 32]);
-                if self.read {
-                    std::ptr::copy_nonoverlapping(line, buffer.as_mut_ptr(), self.real_width);
-                }
-                self.finish::<V, VECTORS>(sums, buffer.as_mut_ptr());
-                std::ptr::copy_nonoverlapping(buffer.as_ptr(), line, self.real_width);
+            while row + 4 <= n_rows {
+                self.run::<V, 4, VECTORS>(row);
+                row += 4;
+            }
+            if row + 2 <= n_rows {
+                self.run::<V, 2, VECTORS>(row);
+                row += 2;
+            }
+            if row < n_rows {
+                self.run::<V, 1, VECTORS>(row);
             }
         }
     }
 
-    /// The sums of products, in registers: every index of the array is a constant once the loops are unrolled.
+    /// `ROWS` rows from `row` on: the sums stay in registers, as every index is a constant once the loops are unrolled.
     ///
     /// # Safety
-    /// As [`Block::run`].
+    /// As [`Block::rows`], and the rows must exist.
     #[inline(always)]
     #[allow(clippy::needless_range_loop, reason = "constant indices keep the sums in registers")]
-    unsafe fn sums<V: Vector, const ROWS: usize, const VECTORS: usize>(
-        &self,
-        a: *const f32,
-        row_step: usize,
-        n_rows: usize,
-    ) -> [[V; VECTORS]; ROWS] {
-        // SAFETY: reads of the elements named in the contract.
+    unsafe fn run<V: Vector, const ROWS: usize, const VECTORS: usize>(&self, row: usize) {
+        // SAFETY: reads and writes of the elements named in the contract.
         unsafe {
-            let mut rows = [a; ROWS];
-            for row in 0..ROWS {
-                rows[row] = a.add(row.min(n_rows - 1) * row_step);
+            let mut rows = [self.values; ROWS];
+            for idx in 0..ROWS {
+                rows[idx] = self.values.add(self.starts.of(row + idx));
             }
             let mut sums = [[V::splat(0.0); VECTORS]; ROWS];
             let (mut panel, mut offset) = (self.panel, 0);
@@ -287,22 +376,38 @@ impl Block {
                 panel = panel.add(VECTORS * V::LANES);
                 offset += self.inner_step;
             }
-            sums
+            let is_plain = self.last_lanes == V::LANES && self.bias.is_none() && !self.relu;
+            if !is_plain {
+                for idx in 0..ROWS {
+                    self.finish::<V, VECTORS>(sums[idx], self.out.add(self.places.of(row + idx)));
+                }
+                return;
+            }
+            for idx in 0..ROWS {
+                let line = self.out.add(self.places.of(row + idx));
+                for vector in 0..VECTORS {
+                    let place = line.add(vector * V::LANES);
+                    let sum = sums[idx][vector];
+                    V::store(if self.read { V::add(sum, V::load(place)) } else { sum }, place);
+                }
+            }
         }
     }
 
     /// Stores one line, finished.
     ///
     /// # Safety
-    /// `line` must be valid for writing (and reading if `self.read`) `VECTORS` vectors, else as [`Block::run`].
+    /// `line` must be valid for writing (and reading if `self.read`) the panel's columns, else as [`Block::rows`].
     #[inline(always)]
     unsafe fn finish<V: Vector, const VECTORS: usize>(&self, sums: [V; VECTORS], line: *mut f32) {
         // SAFETY: the contract.
         unsafe {
             for (vector, mut sum) in sums.into_iter().enumerate() {
                 let place = line.add(vector * V::LANES);
+                let is_whole = vector + 1 < VECTORS || self.last_lanes == V::LANES;
                 if self.read {
-                    sum = V::add(sum, V::load(place));
+                    let before = if is_whole { V::load(place) } else { V::load_first(place, self.last_lanes) };
+                    sum = V::add(sum, before);
                 }
                 if let Some(bias) = self.bias {
                     sum = V::add(sum, V::load(bias.add(vector * V::LANES)));
@@ -310,17 +415,26 @@ impl Block {
                 if self.relu {
                     sum = V::positive(sum);
                 }
-                V::store(sum, place);
+                if is_whole { V::store(sum, place) } else { V::store_first(sum, place, self.last_lanes) }
             }
         }
     }
 }
 
-/// First column and width of each panel.
+/// First column and width of each panel: three vectors, and no single one unless there is no other.
 fn panel_columns(columns: usize, lanes: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..columns)
-        .step_by(2 * lanes)
-        .map(move |first| (first, (2 * lanes).min((columns - first).next_multiple_of(lanes))))
+    let n_vectors = columns.div_ceil(lanes);
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        let width = match n_vectors - done {
+            0 => return None,
+            4 => 2,
+            left => left.min(3),
+        };
+        let first = done * lanes;
+        done += width;
+        Some((first, width * lanes))
+    })
 }
 
 fn lanes(level: Level) -> usize {
@@ -331,8 +445,11 @@ fn lanes(level: Level) -> usize {
     }
 }
 
-/// Values of a panel that are used for all rows before the next ones: they stay in the first-level cache.
-const PANEL_VALUES: usize = 6144;
+/// Bytes.
+const CACHE_LINE: usize = 64;
+
+/// Inner indices of a panel that are used for all rows before the next ones: so much of it stays in the first-level cache.
+const INNER_BLOCK: usize = 128;
 
 #[cfg(test)]
 mod tests {
@@ -356,7 +473,7 @@ mod tests {
                 }
                 let name = format!("{level:?}, {rows} x {inner} x {columns}");
                 let panels = Panels::pack(level, [inner, columns], &b, |k| k * columns, 1);
-                let first = Rows { values: &a, rows, row_step: inner, inner_step: 1 };
+                let first = Rows::dense(&a, inner);
                 let multiply = |finish| {
                     // SAFETY: `multiply` writes all of its output.
                     unsafe { filled(rows * columns, |out| panels.multiply(first, finish, out)) }
@@ -367,7 +484,7 @@ mod tests {
                 assert_near(&name, &finished, &with_bias.map(|sum| sum.max(0.0)).collect::<Vec<f64>>());
 
                 let transposed: Vec<f32> = (0..rows * inner).map(|idx| a[idx % rows * inner + idx / rows]).collect();
-                let first = Rows { values: &transposed, rows, row_step: 1, inner_step: rows };
+                let first = Rows::transposed(&transposed, rows);
                 let turned: Vec<f32> = (0..inner * columns).map(|idx| b[idx % inner * columns + idx / inner]).collect();
                 let panels = Panels::pack(level, [inner, columns], &turned, |k| k, inner);
                 let mut sum = vec![1.0; rows * columns];

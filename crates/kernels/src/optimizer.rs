@@ -54,6 +54,16 @@ pub fn adamw_step(
     );
 }
 
+/// Replaces `average` by `decay * average + (1 - decay) * values`.
+pub fn moving_average(average: &mut [f32], values: &[f32], decay: f64) {
+    assert_eq!(average.len(), values.len(), "moving_average: lengths");
+    let (decay, share) = (decay as f32, (1.0 - decay) as f32);
+    let part = part_len(average.len(), 2, 16384);
+    average.par_chunks_mut(part).zip(values.par_chunks(part)).for_each(|(average, values)| {
+        average.iter_mut().zip(values).for_each(|(average, value)| *average = *average * decay + value * share);
+    });
+}
+
 /// Sum of the squares: its root is the norm to clip by.
 pub fn sum_of_squares(values: &[f32]) -> f64 {
     let part = part_len(values.len(), 2, 16384);

@@ -9,10 +9,10 @@ use std::mem::MaybeUninit;
 use rayon::prelude::*;
 
 use crate::buffer::{Scratch, filled, part_len};
-use crate::conv::{MIN_ROWS_PER_TASK, TASKS_PER_THREAD, WEIGHT_TILE_ROWS, as_uninit, sum_in_order, tile_rows};
+use crate::conv::{MIN_ROWS_PER_TASK, TASKS_PER_THREAD, WEIGHT_TILE_ROWS, sum_in_order, tile_rows};
 use crate::cpu::Level;
 use crate::depthwise::{DepthwiseShape, Kernel, Ring, Source, WeightSums, band_lines, map_bands, turned_taps};
-use crate::matrix::{Finish, Panels, Rows};
+use crate::matrix::{Finish, Panels, Rows, Starts};
 use crate::norm::{Affine, GradientSums, InputGradient, Moments, Norm, NormGradients, Statistics};
 use crate::pixelwise::sum_squares;
 
@@ -229,7 +229,7 @@ impl<'a> SkipPanels<'a> {
         let rows = out.len() / self.outs;
         let values = &self.input[first * self.ins..][..rows * self.ins];
         let finish = Finish { bias: Some(&self.bias), relu: false };
-        self.weight.multiply_and_add(Rows { values, rows, row_step: self.ins, inner_step: 1 }, finish, out);
+        self.weight.multiply_and_add(Rows::dense(values, self.ins), finish, out);
     }
 }
 
@@ -246,10 +246,9 @@ fn forward_at(level: Level, shape: &SeparableShape, weights: &SeparableWeights, 
     let panels = pack_pointwise(level, weights.pointwise, ins, outs);
     let tile = tile_rows(ins);
     let multiply = |values: &[f32], scratch: &mut Scratch, out: &mut [MaybeUninit<f32>]| {
-        let normalised = scratch.slice(values.len());
-        affine.apply(level, values, as_uninit(normalised));
-        let rows = Rows { values: normalised, rows: values.len() / ins, row_step: ins, inner_step: 1 };
-        panels.multiply(rows, Finish::NOTHING, out);
+        // SAFETY: `apply` writes all of its output.
+        let normalised = unsafe { scratch.filled(values.len(), |out| affine.apply(level, values, out)) };
+        panels.multiply(Rows::dense(normalised, ins), Finish::NOTHING, out);
     };
     // The first pixel is near the mean of all.
     // SAFETY: `multiply` writes all of its output.
@@ -367,16 +366,17 @@ fn pointwise_backward(
             let tiles = out.chunks_mut(WEIGHT_TILE_ROWS * ins).zip(maps.zip(grads.chunks(WEIGHT_TILE_ROWS * outs)));
             for (out, ((depthwise, pointwise), grads)) in tiles {
                 let rows = grads.len() / outs;
-                let gradient = scratch.slice(grads.len());
-                gradient.copy_from_slice(grads);
+                // SAFETY: a copy and `apply` write all of their output.
+                let (gradient, normalised) = unsafe {
+                    let gradient = scratch.filled(grads.len(), |out| {
+                        out.write_copy_of_slice(grads);
+                    });
+                    (gradient, normalised.filled(depthwise.len(), |out| affine.apply(level, depthwise, out)))
+                };
                 gradient2.apply(level, pointwise, gradient);
-                let normalised = normalised.slice(depthwise.len());
-                affine.apply(level, depthwise, as_uninit(normalised));
-                panels.repack([rows, ins], normalised, |row| row * ins, 1);
-                let transposed = Rows { values: gradient, rows: outs, row_step: 1, inner_step: outs };
-                panels.multiply_and_add(transposed, Finish::NOTHING, &mut weight);
-                let gradient = Rows { values: gradient, rows, row_step: outs, inner_step: 1 };
-                turned.multiply(gradient, Finish::NOTHING, out);
+                panels.repack(normalised, Starts::Even { rows, step: ins }, ins, &[0]);
+                panels.multiply_and_add(Rows::transposed(gradient, outs), Finish::NOTHING, &mut weight);
+                turned.multiply(Rows::dense(gradient, outs), Finish::NOTHING, out);
                 // SAFETY: `multiply` has written all of it.
                 reduce.add(level, depthwise, unsafe { out.assume_init_ref() }, &mut sums);
             }
@@ -425,9 +425,11 @@ fn depthwise_backward(
                     kernel.write_line(level, &grads, out);
                 };
                 if shape.doubled {
-                    let (above, below) = (above.slice(line_len), below.slice(line_len));
-                    next(first + 2 * line, as_uninit(above));
-                    next(first + 2 * line + 1, as_uninit(below));
+                    let y = first + 2 * line;
+                    // SAFETY: `write_line` writes the whole line.
+                    let above = unsafe { above.filled(line_len, |out| next(y, out)) };
+                    // SAFETY: as above.
+                    let below = unsafe { below.filled(line_len, |out| next(y + 1, out)) };
                     sum_squares(depthwise.channels, above, below, out);
                 } else {
                     next(first + line, out);
@@ -464,9 +466,11 @@ fn infer_at(
             let mut scratch = Scratch::default();
             for (group_idx, out) in out.chunks_mut(group * width * outs).enumerate() {
                 let (first, rows) = (band_idx * band + group_idx * group, out.len() / outs);
-                let lines = scratch.slice(rows * ins);
-                kernel.write_lines(level, &mut ring, first, as_uninit(lines), |_| {});
-                panels.multiply(Rows { values: lines, rows, row_step: ins, inner_step: 1 }, finish, out);
+                // SAFETY: `write_lines` writes all lines.
+                let lines = unsafe {
+                    scratch.filled(rows * ins, |out| kernel.write_lines(level, &mut ring, first, out, |_| {}))
+                };
+                panels.multiply(Rows::dense(lines, ins), finish, out);
                 if let Some(skip) = &skip {
                     // SAFETY: `multiply` has written all of it.
                     skip.add((image * height + first) * width, unsafe { out.assume_init_mut() });

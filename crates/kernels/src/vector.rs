@@ -14,6 +14,10 @@ pub(crate) trait Vector: Copy {
     unsafe fn splat(value: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
+    /// The first `n` values, fewer than `LANES`, and zeros; `from` need only be valid for `n`.
+    unsafe fn load_first(from: *const f32, n: usize) -> Self;
+    /// Stores the first `n` values, fewer than `LANES`; `to` need only be valid for `n`.
+    unsafe fn store_first(self, to: *mut f32, n: usize);
     unsafe fn add(self, other: Self) -> Self;
     /// `self * factor + sum`.
     unsafe fn multiply_add(self, factor: Self, sum: Self) -> Self;
@@ -46,6 +50,18 @@ impl Vector for Quad {
     }
 
     #[inline(always)]
+    unsafe fn load_first(from: *const f32, n: usize) -> Self {
+        // SAFETY: the caller promises `n` values.
+        Self(std::array::from_fn(|lane| if lane < n { unsafe { from.add(lane).read() } } else { 0.0 }))
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, n: usize) {
+        // SAFETY: the caller promises room for `n` values.
+        self.0.into_iter().take(n).enumerate().for_each(|(lane, value)| unsafe { to.add(lane).write(value) });
+    }
+
+    #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
         Self(std::array::from_fn(|lane| self.0[lane] + other.0[lane]))
     }
@@ -65,7 +81,10 @@ impl Vector for Quad {
 /// Implements [`Vector`] by the intrinsics of one x86 instruction set.
 #[cfg(target_arch = "x86_64")]
 macro_rules! x86_vector {
-    ($register:ty, $lanes:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $fma:ident, $max:ident) => {
+    (
+        $register:ty, $lanes:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $fma:ident, $max:ident,
+        $mask:ident, $load_masked:expr, $store_masked:expr
+    ) => {
         // SAFETY of all: the trait's contract is the intrinsics': the CPU's instructions, and valid pointers.
         impl Vector for $register {
             const LANES: usize = $lanes;
@@ -83,6 +102,16 @@ macro_rules! x86_vector {
             #[inline(always)]
             unsafe fn store(self, to: *mut f32) {
                 unsafe { $store(to, self) }
+            }
+
+            #[inline(always)]
+            unsafe fn load_first(from: *const f32, n: usize) -> Self {
+                unsafe { $load_masked(from, $mask(n)) }
+            }
+
+            #[inline(always)]
+            unsafe fn store_first(self, to: *mut f32, n: usize) {
+                unsafe { $store_masked(to, $mask(n), self) }
             }
 
             #[inline(always)]
@@ -113,7 +142,10 @@ x86_vector!(
     _mm256_storeu_ps,
     _mm256_add_ps,
     _mm256_fmadd_ps,
-    _mm256_max_ps
+    _mm256_max_ps,
+    first_of_8,
+    _mm256_maskload_ps,
+    _mm256_maskstore_ps
 );
 #[cfg(target_arch = "x86_64")]
 x86_vector!(
@@ -124,5 +156,26 @@ x86_vector!(
     _mm512_storeu_ps,
     _mm512_add_ps,
     _mm512_fmadd_ps,
-    _mm512_max_ps
+    _mm512_max_ps,
+    first_of_16,
+    |from, mask| _mm512_maskz_loadu_ps(mask, from),
+    |to, mask, value| _mm512_mask_storeu_ps(to, mask, value)
 );
+
+/// All bits of the first `n` lanes.
+///
+/// # Safety
+/// Needs AVX2.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn first_of_8(n: usize) -> __m256i {
+    // SAFETY: the contract.
+    unsafe { _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)) }
+}
+
+/// A bit for each of the first `n` lanes.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn first_of_16(n: usize) -> u16 {
+    (1u32 << n).wrapping_sub(1) as u16
+}

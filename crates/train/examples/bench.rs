@@ -23,6 +23,7 @@ use sensei_train::source::{InstanceChoice, SampleSource};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
+    sensei_student::ops::keep_freed_memory();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |idx: usize| arguments[idx].parse::<usize>().unwrap();
     match arguments.first().map(String::as_str) {

@@ -1,6 +1,7 @@
 //! AdamW, clipping by the global norm, and the moving average of the weights.
 
 use burn::tensor::{Tensor, TensorData};
+use sensei_student::ops::{self, AdamWConstants};
 use sensei_student::student::Parameter;
 
 /// AdamW's constants; PyTorch's defaults are 0.9, 0.999, 1e-8, 1e-2.
@@ -65,27 +66,29 @@ impl AdamW {
         assert_eq!(parameters.len(), self.moments.len(), "AdamW: parameters and moments");
         self.step += 1;
         let AdamWConfig { beta1, beta2, epsilon, weight_decay } = self.config;
-        let correction1 = 1.0 - beta1.powi(self.step as i32);
-        let correction2_root = (1.0 - beta2.powi(self.step as i32)).sqrt();
+        let constants = AdamWConstants { learning_rate, beta1, beta2, epsilon, weight_decay };
         for ((parameter, moments), gradient) in parameters.iter_mut().zip(&mut self.moments).zip(gradients) {
-            let first = moments.first.clone() * beta1 + gradient.clone() * (1.0 - beta1);
-            let second = moments.second.clone() * beta2 + gradient.clone() * gradient * (1.0 - beta2);
-            let denominator = second.clone().sqrt() / correction2_root + epsilon;
-            let decayed = parameter.values.clone().inner() * (1.0 - learning_rate * weight_decay);
-            let values = decayed - first.clone() * (learning_rate / correction1) / denominator;
+            // Taken out of their places, so that a device may work in place.
+            let empty = || Tensor::empty([0], &gradient.device());
+            let values = std::mem::replace(&mut parameter.values, empty()).inner();
+            let before = std::mem::replace(moments, Moments { first: empty(), second: empty() });
+            let (values, [first, second]) =
+                ops::adamw_step(&constants, self.step, values, gradient, [before.first, before.second]);
             parameter.values = Tensor::from_inner(values).require_grad();
             *moments = Moments { first, second };
         }
     }
 }
 
-/// Scales the gradients so that their global L2 norm is at most `max_norm`, if one is given; returns the norm before.
+/// Scales the gradients so that their global L2 norm is at most `max_norm`, if one is given; returns the norm before,
+/// which is infinite if its square is past 32 bits.
 ///
 /// # Source
 /// `torch.nn.utils.clip_grad_norm_`: the factor is `max_norm / (norm + 1e-6)`, at most 1.
 pub fn clip_global_norm(gradients: &mut [Tensor<1>], max_norm: Option<f64>) -> f64 {
-    let squares = gradients.iter().map(|gradient| (gradient.clone() * gradient.clone()).sum()).collect();
-    let norm = host(Tensor::cat(squares, 0)).into_iter().map(f64::from).sum::<f64>().sqrt();
+    let squares = ops::sum_of_squares(gradients);
+    // Where 32 bits cannot hold the square, AdamW's second moment cannot either.
+    let norm = if squares > f64::from(f32::MAX) { f64::INFINITY } else { squares.sqrt() };
     if let Some(max_norm) = max_norm {
         let factor = max_norm / (norm + 1e-6);
         if factor < 1.0 {
@@ -122,7 +125,8 @@ impl Ema {
     /// `average = decay * average + (1 - decay) * parameter`.
     pub fn update(&mut self, parameters: &[Parameter]) {
         for (average, parameter) in self.averages.iter_mut().zip(parameters) {
-            *average = average.clone() * self.decay + parameter.values.clone().inner() * (1.0 - self.decay);
+            let before = std::mem::replace(average, Tensor::empty([0], &average.device()));
+            *average = ops::moving_average(before, parameter.values.clone().inner(), self.decay);
         }
     }
 }

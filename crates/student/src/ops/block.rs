@@ -209,7 +209,7 @@ fn statistics(kept: &Kept) -> [Statistics; 2] {
     [of(1), of(4)]
 }
 
-fn flex<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
+pub(super) fn flex<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
     contiguous(tensor.try_into_primitive::<Flex>().expect("a tensor of the device that was asked"))
 }
 

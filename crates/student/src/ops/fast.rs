@@ -459,7 +459,7 @@ pub(super) fn values(tensor: &FlexTensor) -> &[f32] {
 }
 
 /// The values, if no other tensor shares them.
-fn own_values(tensor: &mut FlexTensor) -> Option<&mut [f32]> {
+pub(super) fn own_values(tensor: &mut FlexTensor) -> Option<&mut [f32]> {
     let len = values(tensor).len();
     tensor.try_storage_mut::<f32>().filter(|storage| storage.len() == len)
 }

@@ -9,7 +9,10 @@ use crate::graph::Conv;
 
 mod block;
 mod fast;
+mod optimizer;
 pub mod portable;
+
+pub use sensei_kernels::memory::keep_freed_memory;
 
 /// Added to the variance by every batch norm, as PyTorch does.
 pub const BATCH_NORM_EPSILON: f64 = 1e-5;
@@ -99,6 +102,46 @@ pub fn block_train(
 /// If the device has none ([`has_blocks`]) or tracks gradients.
 pub fn block_eval(block: Block, x: Tensor<4>, weights: FoldedBlock, merge: Option<Merge>) -> Tensor<4> {
     block::eval(block, x, weights, merge)
+}
+
+/// One step of AdamW: its constants, and which step it is.
+pub use sensei_kernels::optimizer::AdamW as AdamWConstants;
+
+/// Flat values and their moments after step `step` of AdamW, counted from 1; none of the tensors is tracked.
+///
+/// # Source
+/// Loshchilov and Hutter 2019, algorithm 2; the order of operations is `torch.optim.AdamW`'s.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn adamw_step(
+    constants: &AdamWConstants,
+    step: u64,
+    values: Tensor<1>,
+    gradient: Tensor<1>,
+    [first, second]: [Tensor<1>; 2],
+) -> (Tensor<1>, [Tensor<1>; 2]) {
+    if fast::runs_on(&values.device()) {
+        return optimizer::adamw_step(constants, step, values, gradient, [first, second]);
+    }
+    portable::adamw_step(constants, step, values, gradient, [first, second])
+}
+
+/// Sum of the squares of flat tensors, which are not tracked.
+pub fn sum_of_squares(tensors: &[Tensor<1>]) -> f64 {
+    match tensors.first() {
+        Some(first) if fast::runs_on(&first.device()) => optimizer::sum_of_squares(tensors),
+        Some(_) => portable::sum_of_squares(tensors),
+        None => 0.0,
+    }
+}
+
+/// `decay * average + (1 - decay) * values`; neither is tracked.
+pub fn moving_average(average: Tensor<1>, values: Tensor<1>, decay: f64) -> Tensor<1> {
+    if fast::runs_on(&average.device()) {
+        return optimizer::moving_average(average, values, decay);
+    }
+    average * decay + values * (1.0 - decay)
 }
 
 /// `[batch, channels, height, width]` to the layout of the other functions.

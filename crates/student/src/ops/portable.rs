@@ -3,7 +3,7 @@
 use burn::tensor::ops::{ConvOptions, InterpolateMode, InterpolateOptions};
 use burn::tensor::{Tensor, activation, module};
 
-use super::{BATCH_NORM_EPSILON, Statistics};
+use super::{AdamWConstants, BATCH_NORM_EPSILON, Statistics};
 use crate::graph::Conv;
 
 /// Convolution; `weight` and `bias` as in [`super::conv2d`].
@@ -52,4 +52,29 @@ pub fn sigmoid(x: Tensor<4>) -> Tensor<4> {
 /// Each channel of `x` times its value in `scale`.
 pub fn scale_channels(x: Tensor<4>, scale: Tensor<4>) -> Tensor<4> {
     x * scale
+}
+
+/// See [`super::adamw_step`].
+pub fn adamw_step(
+    constants: &AdamWConstants,
+    step: u64,
+    values: Tensor<1>,
+    gradient: Tensor<1>,
+    [first, second]: [Tensor<1>; 2],
+) -> (Tensor<1>, [Tensor<1>; 2]) {
+    let AdamWConstants { learning_rate, beta1, beta2, epsilon, weight_decay } = *constants;
+    let correction1 = 1.0 - beta1.powi(step as i32);
+    let correction2_root = (1.0 - beta2.powi(step as i32)).sqrt();
+    let first = first * beta1 + gradient.clone() * (1.0 - beta1);
+    let second = second * beta2 + gradient.clone() * gradient * (1.0 - beta2);
+    let denominator = second.clone().sqrt() / correction2_root + epsilon;
+    let decayed = values * (1.0 - learning_rate * weight_decay);
+    (decayed - first.clone() * (learning_rate / correction1) / denominator, [first, second])
+}
+
+/// See [`super::sum_of_squares`].
+pub fn sum_of_squares(tensors: &[Tensor<1>]) -> f64 {
+    let sums = tensors.iter().map(|values| (values.clone() * values.clone()).sum()).collect();
+    let sums: Vec<f32> = Tensor::cat(sums, 0).try_to_vec_as().expect("a float tensor that its device can read back");
+    sums.into_iter().map(f64::from).sum()
 }
