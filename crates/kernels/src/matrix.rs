@@ -376,19 +376,34 @@ impl Block<'_> {
                 panel = panel.add(VECTORS * V::LANES);
                 offset += self.inner_step;
             }
+            // Loops so short that they are unrolled: one that is not would keep the sums in memory all along.
             let is_plain = self.last_lanes == V::LANES && self.bias.is_none() && !self.relu;
-            if !is_plain {
+            if is_plain && self.read {
                 for idx in 0..ROWS {
-                    self.finish::<V, VECTORS>(sums[idx], self.out.add(self.places.of(row + idx)));
+                    let line = self.out.add(self.places.of(row + idx));
+                    for vector in 0..VECTORS {
+                        let place = line.add(vector * V::LANES);
+                        V::store(V::add(sums[idx][vector], V::load(place)), place);
+                    }
                 }
-                return;
-            }
-            for idx in 0..ROWS {
-                let line = self.out.add(self.places.of(row + idx));
-                for vector in 0..VECTORS {
-                    let place = line.add(vector * V::LANES);
-                    let sum = sums[idx][vector];
-                    V::store(if self.read { V::add(sum, V::load(place)) } else { sum }, place);
+            } else if is_plain {
+                for idx in 0..ROWS {
+                    let line = self.out.add(self.places.of(row + idx));
+                    for vector in 0..VECTORS {
+                        V::store(sums[idx][vector], line.add(vector * V::LANES));
+                    }
+                }
+            } else {
+                let mut buffer = MaybeUninit::<[f32; MOST_SUMS]>::uninit();
+                let buffer = buffer.as_mut_ptr().cast::<f32>();
+                for idx in 0..ROWS {
+                    for vector in 0..VECTORS {
+                        V::store(sums[idx][vector], buffer.add((idx * VECTORS + vector) * V::LANES));
+                    }
+                }
+                for idx in 0..ROWS {
+                    let line = self.out.add(self.places.of(row + idx));
+                    self.finish::<V, VECTORS>(buffer.add(idx * VECTORS * V::LANES), line);
                 }
             }
         }
@@ -397,12 +412,14 @@ impl Block<'_> {
     /// Stores one line, finished.
     ///
     /// # Safety
-    /// `line` must be valid for writing (and reading if `self.read`) the panel's columns, else as [`Block::rows`].
+    /// `sums` must be valid for reading `VECTORS` vectors, `line` for writing (and reading if `self.read`) the panel's
+    /// columns, else as [`Block::rows`].
     #[inline(always)]
-    unsafe fn finish<V: Vector, const VECTORS: usize>(&self, sums: [V; VECTORS], line: *mut f32) {
+    unsafe fn finish<V: Vector, const VECTORS: usize>(&self, sums: *const f32, line: *mut f32) {
         // SAFETY: the contract.
         unsafe {
-            for (vector, mut sum) in sums.into_iter().enumerate() {
+            for vector in 0..VECTORS {
+                let mut sum = V::load(sums.add(vector * V::LANES));
                 let place = line.add(vector * V::LANES);
                 let is_whole = vector + 1 < VECTORS || self.last_lanes == V::LANES;
                 if self.read {
@@ -444,6 +461,9 @@ fn lanes(level: Level) -> usize {
         Level::Baseline => 4,
     }
 }
+
+/// Values in the registers of any instruction set's largest block: eight lines of three vectors of 16.
+const MOST_SUMS: usize = 8 * 3 * 16;
 
 /// Bytes.
 const CACHE_LINE: usize = 64;
