@@ -143,9 +143,11 @@ impl Panels {
             let real = width.min(columns - first);
             let (idx, within) = (first / run, first % run);
             if within + width <= run {
-                // The usual case, which copies whole vectors.
-                for k in 0..inner {
-                    self.values.extend_from_slice(&source[starts.of(k) + runs[idx] + within..][..width]);
+                let place = |k: usize| starts.of(k) + runs[idx] + within;
+                match width {
+                    48 => extend_lines::<48>(&mut self.values, source, inner, place),
+                    32 => extend_lines::<32>(&mut self.values, source, inner, place),
+                    _ => (0..inner).for_each(|k| self.values.extend_from_slice(&source[place(k)..][..width])),
                 }
                 continue;
             }
@@ -435,6 +437,19 @@ impl Block<'_> {
                 if is_whole { V::store(sum, place) } else { V::store_first(sum, place, self.last_lanes) }
             }
         }
+    }
+}
+
+/// Appends the `WIDTH` values from each place on: without a call to copy memory for every few values.
+fn extend_lines<const WIDTH: usize>(
+    values: &mut Vec<f32>,
+    source: &[f32],
+    lines: usize,
+    place: impl Fn(usize) -> usize,
+) {
+    for line in 0..lines {
+        let line: &[f32; WIDTH] = source[place(line)..].first_chunk().expect("a source of all columns");
+        values.extend_from_slice(line);
     }
 }
 
