@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 shared=${1:-../shared}/data
-cargo build --release --workspace --examples 2>/dev/null
+cargo build --release --workspace --examples --quiet
 bench=target/release/examples/bench
 grep -m1 'model name' /proc/cpuinfo || true
 echo "cores $(nproc), load $(cut -d' ' -f1 /proc/loadavg)"

@@ -9,7 +9,7 @@ cd "$(dirname "$0")/../.."
 rounds=${1:-3} repeats=${2:-5} python=${PYTHON:-python3}
 tuned=(MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000)
 
-cargo build --release --workspace --examples 2>/dev/null
+cargo build --release --workspace --examples --quiet
 bench=target/release/examples/bench
 grep -m1 'model name' /proc/cpuinfo || true
 echo "cores $(nproc), load $(cut -d' ' -f1 /proc/loadavg)"

@@ -105,29 +105,50 @@ impl ConvShape {
 
 /// Convolution, plus `bias` per output channel, then ReLU if `relu`.
 pub fn forward(shape: &ConvShape, input: &[f32], weight: &[f32], bias: Option<&[f32]>, relu: bool) -> Vec<f32> {
-    shape.check(Some(input), Some(weight), None);
-    let (taps, ins, channels) = (shape.kernel * shape.kernel, shape.in_channels, shape.out_channels);
-    let start = |k: usize| k % ins * taps + k / ins;
-    let weight = Panels::pack(Level::detect(), [taps * ins, channels], weight, start, ins * taps);
-    let bias = bias.map(|bias| weight.padded(bias));
-    let finish = Finish { bias: bias.as_deref(), relu };
-    if shape.is_pointwise() {
-        return forward_pointwise(shape, input, &weight, finish);
+    PackedConv::new(shape, weight, bias, relu).forward(shape.batch, input)
+}
+
+/// A convolution whose weight is packed for the CPU, to be run many times.
+pub struct PackedConv {
+    shape: ConvShape,
+    weight: Panels,
+    bias: Option<Vec<f32>>,
+    relu: bool,
+}
+
+impl PackedConv {
+    /// Packs `[out, in, kernel, kernel]`; the batch of `shape` does not matter.
+    pub fn new(shape: &ConvShape, weight: &[f32], bias: Option<&[f32]>, relu: bool) -> Self {
+        shape.check(None, Some(weight), None);
+        let (taps, ins) = (shape.kernel * shape.kernel, shape.in_channels);
+        let start = |k: usize| k % ins * taps + k / ins;
+        let weight = Panels::pack(Level::detect(), [taps * ins, shape.out_channels], weight, start, ins * taps);
+        Self { shape: *shape, bias: bias.map(|bias| weight.padded(bias)), weight, relu }
     }
-    let taps = shape.forward_taps();
-    let view = shape.forward_view(&taps);
-    let (run, runs) = view.runs(&taps);
-    let run_groups = |out: &mut [MaybeUninit<f32>]| {
-        let line_len = shape.out_width() * channels;
-        let groups = view.split(shape.batch, line_len, shape.out_height() * line_len, out);
-        groups.into_par_iter().for_each_init(Scratch::default, |scratch, (group, out)| {
-            let (values, starts) = view.window(input, &group, scratch);
-            let parts = Parts::Runs { len: run, offsets: &runs };
-            weight.multiply(Rows { values, starts: Starts::List(&starts), parts }, finish, out);
-        });
-    };
-    // SAFETY: the groups cover the output, and each is written by `multiply`.
-    unsafe { filled(shape.output_len(), run_groups) }
+
+    /// Convolution, plus bias, then ReLU, as given.
+    pub fn forward(&self, batch: usize, input: &[f32]) -> Vec<f32> {
+        let shape = ConvShape { batch, ..self.shape };
+        shape.check(Some(input), None, None);
+        let finish = Finish { bias: self.bias.as_deref(), relu: self.relu };
+        if shape.is_pointwise() {
+            return forward_pointwise(&shape, input, &self.weight, finish);
+        }
+        let taps = shape.forward_taps();
+        let view = shape.forward_view(&taps);
+        let (run, runs) = view.runs(&taps);
+        let run_groups = |out: &mut [MaybeUninit<f32>]| {
+            let line_len = shape.out_width() * shape.out_channels;
+            let groups = view.split(batch, line_len, shape.out_height() * line_len, out);
+            groups.into_par_iter().for_each_init(Scratch::default, |scratch, (group, out)| {
+                let (values, starts) = view.window(input, &group, scratch);
+                let parts = Parts::Runs { len: run, offsets: &runs };
+                self.weight.multiply(Rows { values, starts: Starts::List(&starts), parts }, finish, out);
+            });
+        };
+        // SAFETY: the groups cover the output, and each is written by `multiply`.
+        unsafe { filled(shape.output_len(), run_groups) }
+    }
 }
 
 fn forward_pointwise(shape: &ConvShape, input: &[f32], weight: &Panels, finish: Finish) -> Vec<f32> {

@@ -99,19 +99,39 @@ fn forward_at(
     bias: Option<&[f32]>,
     relu: bool,
 ) -> Vec<f32> {
-    assert_eq!(input.len(), shape.input_len(), "depthwise: input, {shape:?}");
     let kernel = Kernel::new(shape, weight, bias, relu);
-    let image_len = shape.height * shape.width * shape.channels;
-    let run = |out: &mut [MaybeUninit<f32>]| {
-        let (band, line_len) = (band_lines(shape), shape.out_line_len());
-        map_bands(shape.out_height() * line_len, band * line_len, out, |image, band_idx, out| {
-            let (first, source) = (band_idx * band, Source::Map(&input[image * image_len..][..image_len]));
-            let mut ring = Ring::new(level, shape, source, first);
-            kernel.write_lines(level, &mut ring, first, out, |_| {});
-        });
-    };
-    // SAFETY: the bands cover the output, and `write_lines` writes all of each.
-    unsafe { filled(shape.output_len(), run) }
+    PackedDepthwise { level, shape: *shape, kernel }.forward(shape.batch, input)
+}
+
+/// A depthwise convolution whose weight is laid out for the CPU, to be run many times.
+pub struct PackedDepthwise {
+    level: Level,
+    shape: DepthwiseShape,
+    kernel: Kernel,
+}
+
+impl PackedDepthwise {
+    /// Lays out `[channels, 1, kernel, kernel]`; the batch of `shape` does not matter.
+    pub fn new(shape: &DepthwiseShape, weight: &[f32], bias: Option<&[f32]>, relu: bool) -> Self {
+        Self { level: Level::detect(), shape: *shape, kernel: Kernel::new(shape, weight, bias, relu) }
+    }
+
+    /// Convolution, plus bias, then ReLU, as given.
+    pub fn forward(&self, batch: usize, input: &[f32]) -> Vec<f32> {
+        let (level, shape) = (self.level, DepthwiseShape { batch, ..self.shape });
+        assert_eq!(input.len(), shape.input_len(), "depthwise: input, {shape:?}");
+        let image_len = shape.height * shape.width * shape.channels;
+        let run = |out: &mut [MaybeUninit<f32>]| {
+            let (band, line_len) = (band_lines(&shape), shape.out_line_len());
+            map_bands(shape.out_height() * line_len, band * line_len, out, |image, band_idx, out| {
+                let (first, source) = (band_idx * band, Source::Map(&input[image * image_len..][..image_len]));
+                let mut ring = Ring::new(level, &shape, source, first);
+                self.kernel.write_lines(level, &mut ring, first, out, |_| {});
+            });
+        };
+        // SAFETY: the bands cover the output, and `write_lines` writes all of each.
+        unsafe { filled(shape.output_len(), run) }
+    }
 }
 
 fn backward_input_at(level: Level, shape: &DepthwiseShape, weight: &[f32], grad_output: &[f32]) -> Vec<f32> {

@@ -49,11 +49,19 @@ impl SeparableShape {
     }
 
     fn check(&self, input: &[f32], pointwise: &[f32]) {
+        self.check_weights(pointwise);
+        self.check_input(input);
+    }
+
+    fn check_input(&self, input: &[f32]) {
+        assert_eq!(input.len(), self.input_len(), "separable: input, {self:?}");
+    }
+
+    fn check_weights(&self, pointwise: &[f32]) {
         let DepthwiseShape { height, width, channels, .. } = self.depthwise;
         let same = self.depthwise.out_height() == height && self.depthwise.out_width() == width;
         assert!(same, "separable: a depthwise convolution that keeps the size, {self:?}");
         assert!(!self.doubled || (height % 2 == 0 && width % 2 == 0), "separable: a doubled side is even, {self:?}");
-        assert_eq!(input.len(), self.input_len(), "separable: input, {self:?}");
         assert_eq!(pointwise.len(), self.out_channels * channels, "separable: 1x1 weight, {self:?}");
     }
 
@@ -130,9 +138,9 @@ pub fn output(shape: &SeparableShape, norm2: &Norm, kept: KeptPointwise, skip: O
     let KeptPointwise { values, mean, variance } = kept;
     assert_eq!(values.len(), shape.output_len(), "separable: 1x1 output, {shape:?}");
     let affine = Affine::of_norm(norm2, mean, variance);
-    let skip = skip.map(|skip| SkipPanels::new(level, shape, &skip));
     let outs = shape.out_channels;
-    let tile = skip.as_ref().map_or(tile_rows(outs), |skip| tile_rows(skip.ins));
+    let skip = skip.map(|skip| (SkipPanels::new(level, outs, skip.weight, skip.bias), skip.input));
+    let tile = skip.as_ref().map_or(tile_rows(outs), |(skip, _)| tile_rows(skip.ins));
     let part = part_len(shape.rows(), TASKS_PER_THREAD, MIN_ROWS_PER_TASK);
     let run = |out: &mut [MaybeUninit<f32>]| {
         let parts = out.par_chunks_mut(part * outs).zip(values.par_chunks(part * outs)).enumerate();
@@ -140,9 +148,9 @@ pub fn output(shape: &SeparableShape, norm2: &Norm, kept: KeptPointwise, skip: O
             let tiles = out.chunks_mut(tile * outs).zip(values.chunks(tile * outs)).enumerate();
             for (tile_idx, (out, values)) in tiles {
                 affine.apply(level, values, out);
-                if let Some(skip) = &skip {
+                if let Some((skip, input)) = &skip {
                     // SAFETY: `apply` has written all of it.
-                    skip.add(idx * part + tile_idx * tile, unsafe { out.assume_init_mut() });
+                    skip.add(input, idx * part + tile_idx * tile, unsafe { out.assume_init_mut() });
                 }
             }
         });
@@ -204,30 +212,91 @@ pub fn infer(shape: &SeparableShape, weights: &FoldedSeparable, input: &[f32], s
     infer_at(Level::detect(), shape, weights, input, skip)
 }
 
-/// A [`Skip`], packed.
-struct SkipPanels<'a> {
-    input: &'a [f32],
+/// A block with fixed statistics whose weights are packed for the CPU, to be run many times.
+pub struct PackedSeparable {
+    level: Level,
+    shape: SeparableShape,
+    kernel: Kernel,
+    pointwise: Panels,
+    pointwise_bias: Vec<f32>,
+    skip: Option<SkipPanels>,
+}
+
+impl PackedSeparable {
+    /// Packs the block and its skip connection's weight and bias; the batch of `shape` does not matter.
+    pub fn new(shape: &SeparableShape, weights: &FoldedSeparable, skip: Option<(&[f32], &[f32])>) -> Self {
+        Self::at(Level::detect(), shape, weights, skip)
+    }
+
+    fn at(level: Level, shape: &SeparableShape, weights: &FoldedSeparable, skip: Option<(&[f32], &[f32])>) -> Self {
+        shape.check_weights(weights.pointwise);
+        let kernel = Kernel::new(&shape.depthwise, weights.depthwise, Some(weights.depthwise_bias), true);
+        let pointwise = pack_pointwise(level, weights.pointwise, shape.depthwise.channels, shape.out_channels);
+        let pointwise_bias = pointwise.padded(weights.pointwise_bias);
+        let skip = skip.map(|(weight, bias)| SkipPanels::new(level, shape.out_channels, weight, bias));
+        Self { level, shape: *shape, kernel, pointwise, pointwise_bias, skip }
+    }
+
+    /// The block's output, plus the skip connection of `skip_input`, which is given if and only if there is one.
+    pub fn forward(&self, batch: usize, input: &[f32], skip_input: Option<&[f32]>) -> Vec<f32> {
+        let mut shape = self.shape;
+        shape.depthwise.batch = batch;
+        let (level, depthwise) = (self.level, &shape.depthwise);
+        shape.check_input(input);
+        let skip = match (&self.skip, skip_input) {
+            (Some(skip), Some(input)) => Some((skip, input)),
+            (None, None) => None,
+            (skip, _) => {
+                panic!("separable: a skip connection is {}", if skip.is_some() { "missing" } else { "too many" })
+            }
+        };
+        let (ins, outs) = (depthwise.channels, shape.out_channels);
+        let finish = Finish { bias: Some(&self.pointwise_bias), relu: true };
+        let (height, width) = (depthwise.out_height(), depthwise.out_width());
+        let (band, group) = (band_lines(depthwise), tile_rows(ins).div_ceil(2 * width).max(1));
+        let run = |out: &mut [MaybeUninit<f32>]| {
+            map_bands(height * width * outs, band * width * outs, out, |image, band_idx, out| {
+                let mut ring = Ring::new(level, depthwise, shape.source(input, image), band_idx * band);
+                let mut scratch = Scratch::default();
+                for (group_idx, out) in out.chunks_mut(group * width * outs).enumerate() {
+                    let (first, rows) = (band_idx * band + group_idx * group, out.len() / outs);
+                    // SAFETY: `write_lines` writes all lines.
+                    let lines = unsafe {
+                        scratch.filled(rows * ins, |out| self.kernel.write_lines(level, &mut ring, first, out, |_| {}))
+                    };
+                    self.pointwise.multiply(Rows::dense(lines, ins), finish, out);
+                    if let Some((skip, input)) = skip {
+                        // SAFETY: `multiply` has written all of it.
+                        skip.add(input, (image * height + first) * width, unsafe { out.assume_init_mut() });
+                    }
+                }
+            });
+        };
+        // SAFETY: the bands and groups cover the output, and `multiply` writes all of each.
+        unsafe { filled(shape.output_len(), run) }
+    }
+}
+
+/// The weight and bias of a [`Skip`], packed.
+struct SkipPanels {
     ins: usize,
     outs: usize,
     weight: Panels,
     bias: Vec<f32>,
 }
 
-impl<'a> SkipPanels<'a> {
-    fn new(level: Level, shape: &SeparableShape, skip: &Skip<'a>) -> Self {
-        let (rows, outs) = (shape.rows(), shape.out_channels);
-        assert!(skip.input.len().is_multiple_of(rows), "separable: input of the skip connection, {shape:?}");
-        let ins = skip.input.len() / rows;
-        assert_eq!(skip.weight.len(), outs * ins, "separable: weight of the skip connection, {shape:?}");
-        let weight = pack_pointwise(level, skip.weight, ins, outs);
-        let bias = weight.padded(skip.bias);
-        Self { input: skip.input, ins, outs, weight, bias }
+impl SkipPanels {
+    fn new(level: Level, outs: usize, weight: &[f32], bias: &[f32]) -> Self {
+        assert!(weight.len().is_multiple_of(outs), "separable: weight of the skip connection");
+        let ins = weight.len() / outs;
+        let weight = pack_pointwise(level, weight, ins, outs);
+        Self { ins, outs, bias: weight.padded(bias), weight }
     }
 
     /// Adds to the output pixels from `first` on.
-    fn add(&self, first: usize, out: &mut [f32]) {
+    fn add(&self, input: &[f32], first: usize, out: &mut [f32]) {
         let rows = out.len() / self.outs;
-        let values = &self.input[first * self.ins..][..rows * self.ins];
+        let values = &input[first * self.ins..][..rows * self.ins];
         let finish = Finish { bias: Some(&self.bias), relu: false };
         self.weight.multiply_and_add(Rows::dense(values, self.ins), finish, out);
     }
@@ -450,36 +519,8 @@ fn infer_at(
     input: &[f32],
     skip: Option<Skip>,
 ) -> Vec<f32> {
-    shape.check(input, weights.pointwise);
-    let depthwise = &shape.depthwise;
-    let kernel = Kernel::new(depthwise, weights.depthwise, Some(weights.depthwise_bias), true);
-    let (ins, outs) = (depthwise.channels, shape.out_channels);
-    let panels = pack_pointwise(level, weights.pointwise, ins, outs);
-    let bias = panels.padded(weights.pointwise_bias);
-    let finish = Finish { bias: Some(&bias), relu: true };
-    let skip = skip.map(|skip| SkipPanels::new(level, shape, &skip));
-    let (height, width) = (depthwise.out_height(), depthwise.out_width());
-    let (band, group) = (band_lines(depthwise), tile_rows(ins).div_ceil(2 * width).max(1));
-    let run = |out: &mut [MaybeUninit<f32>]| {
-        map_bands(height * width * outs, band * width * outs, out, |image, band_idx, out| {
-            let mut ring = Ring::new(level, depthwise, shape.source(input, image), band_idx * band);
-            let mut scratch = Scratch::default();
-            for (group_idx, out) in out.chunks_mut(group * width * outs).enumerate() {
-                let (first, rows) = (band_idx * band + group_idx * group, out.len() / outs);
-                // SAFETY: `write_lines` writes all lines.
-                let lines = unsafe {
-                    scratch.filled(rows * ins, |out| kernel.write_lines(level, &mut ring, first, out, |_| {}))
-                };
-                panels.multiply(Rows::dense(lines, ins), finish, out);
-                if let Some(skip) = &skip {
-                    // SAFETY: `multiply` has written all of it.
-                    skip.add((image * height + first) * width, unsafe { out.assume_init_mut() });
-                }
-            }
-        });
-    };
-    // SAFETY: the bands and groups cover the output, and `multiply` writes all of each.
-    unsafe { filled(shape.output_len(), run) }
+    let packed = PackedSeparable::at(level, shape, weights, skip.map(|skip| (skip.weight, skip.bias)));
+    packed.forward(shape.depthwise.batch, input, skip.map(|skip| skip.input))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 pub mod fold;
 pub mod graph;
+pub mod inference;
 pub mod init;
 pub mod ops;
 pub mod run;

@@ -6,6 +6,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData, activation};
 use sensei_student::graph::LayerGraph;
+use sensei_student::inference::InferenceStudent;
 use sensei_student::student::Student;
 use sensei_student::unet::UnetConfig;
 use sensei_student::weights::{HostTensor, NamedWeights};
@@ -101,6 +102,8 @@ fn check_forward(case: &GoldenCase, student: &Student, input: Tensor<4>, target:
     let eval = student.forward_eval(input.clone());
     assert!(!eval.is_autodiff(), "forward_eval keeps no graph");
     assert_close("logits_eval", &values(eval), &case.f32s("logits_eval"), LOGITS);
+    let packed = InferenceStudent::new(student.graph().clone(), &student.to_weights()).unwrap();
+    assert_close("packed logits", &packed.mask_logits(&values(input.clone())), &case.f32s("logits_eval"), LOGITS);
     let logits = student.forward_train(input).mask_logits;
     assert_close("logits_train", &values(logits.clone()), &case.f32s("logits_train"), LOGITS);
     let loss = bce_and_dice(logits, target);

@@ -1,4 +1,5 @@
 //! What `scripts/bench/*.sh` measure: `bench step THREADS BATCH REPEATS` times whole training steps of PicoSAM2,
+//! `bench infer THREADS BATCH REPEATS WEIGHTS` its packed form,
 //! `bench data ANNOTATIONS IMAGES DUMP N` the way from an image file to a training sample, on one thread.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program that measures")]
 
@@ -11,8 +12,10 @@ use sensei_data::dataset::Dataset;
 use sensei_data::image_file::ImageLimits;
 use sensei_data::prompt::{Border, PromptRule};
 use sensei_loss::{LossPlan, MaskLogits, MaskProbs, SampleWeighting, TeacherTarget, distillation_loss};
+use sensei_student::inference::InferenceStudent;
 use sensei_student::student::Student;
 use sensei_student::unet::UnetConfig;
+use sensei_student::weights::read_weights;
 use sensei_teacher::cache::Cache;
 use sensei_teacher::import::import_dump;
 use sensei_train::optimizer::{AdamW, AdamWConfig};
@@ -28,8 +31,11 @@ fn main() {
     let number = |idx: usize| arguments[idx].parse::<usize>().unwrap();
     match arguments.first().map(String::as_str) {
         Some("step") => step(number(1), number(2), number(3)),
+        Some("infer") => infer(number(1), number(2), number(3), &arguments[4]),
         Some("data") => data(&arguments[1], &arguments[2], &arguments[3], number(4)),
-        _ => panic!("bench step THREADS BATCH REPEATS | bench data ANNOTATIONS IMAGES DUMP N"),
+        _ => panic!(
+            "bench step THREADS BATCH REPEATS | bench infer THREADS BATCH REPEATS WEIGHTS | bench data ANNOTATIONS IMAGES DUMP N"
+        ),
     }
 }
 
@@ -64,6 +70,25 @@ fn step(threads: usize, batch: usize, repeats: usize) {
     let mut seconds = seconds.split_off(2);
     seconds.sort_by(f64::total_cmp);
     println!("median_ms {:.1} min_ms {:.1}", 1e3 * seconds[repeats / 2], 1e3 * seconds[0]);
+}
+
+fn infer(threads: usize, batch: usize, repeats: usize, weights: &str) {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().unwrap();
+    let weights = read_weights(Path::new(weights)).unwrap().tensors;
+    let student = InferenceStudent::new(UnetConfig::picosam2().graph().unwrap(), &weights).unwrap();
+    // The ramp that scripts/bench/onnx_infer.py makes.
+    let images: Vec<f32> = (0..batch * 3 * 96 * 96).map(|idx| (idx * 37 % 256) as f32 / 128.0 - 1.0).collect();
+    let mut seconds = Vec::new();
+    let mut sum = 0.0;
+    for _ in 0..repeats + 2 {
+        let start = Instant::now();
+        let logits = student.mask_logits(&images);
+        seconds.push(start.elapsed().as_secs_f64());
+        sum = logits.iter().map(|logit| f64::from(logit.abs())).sum::<f64>() / logits.len() as f64;
+    }
+    let mut seconds = seconds.split_off(2);
+    seconds.sort_by(f64::total_cmp);
+    println!("median_ms {:.2} min_ms {:.2} mean_abs_logit {sum:.6}", 1e3 * seconds[repeats / 2], 1e3 * seconds[0]);
 }
 
 fn data(annotations: &str, images: &str, dump: &str, n_samples: usize) {

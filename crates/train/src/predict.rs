@@ -6,6 +6,11 @@ use sensei_eval::evaluate::{Candidate, EvalItem, Predictor};
 use sensei_eval::score::{EvalSample, Prediction};
 use sensei_imx500::interpreter::Interpreter;
 use sensei_imx500::model::ModelError;
+use sensei_student::graph::LayerGraph;
+use sensei_student::inference::InferenceStudent;
+use sensei_student::ops;
+use sensei_student::student::Student;
+use sensei_student::weights::{NamedWeights, WeightsError};
 
 use crate::error::TrainError;
 use crate::loader::push_input;
@@ -74,15 +79,40 @@ pub fn teacher<'a>() -> Predictor<'a, EvalInput, TrainError> {
     Predictor { name: "teacher".into(), predict: Box::new(move |items| items.iter().map(answer).collect()) }
 }
 
-/// A network in floating point, fake-quantized or not: a function from `[batch, 3, grid, grid]` to mask logits
+/// The network in floating point, with fixed statistics: on the CPU by its packed form, elsewhere by tensors.
+///
+/// # Errors
+/// If the weights are not those of `graph`.
+pub fn float_network(
+    graph: &LayerGraph,
+    weights: &NamedWeights,
+    device: &Device,
+) -> Result<Predictor<'static, EvalInput, TrainError>, WeightsError> {
+    if !ops::has_blocks(device) {
+        let student = Student::from_weights(graph.clone(), weights, device)?;
+        return Ok(network("float", device, move |image| student.forward_eval(image)));
+    }
+    let student = InferenceStudent::new(graph.clone(), weights)?;
+    let predict = move |items: &[EvalItem<EvalInput>]| {
+        let mut images = vec![];
+        items.iter().for_each(|item| push_input(&item.input.pixels, &mut images));
+        let logits = student.mask_logits(&images);
+        let per_item = logits.chunks_exact(logits.len() / items.len());
+        Ok(per_item.map(|logits| Prediction::CropLogits(logits.to_vec())).collect())
+    };
+    Ok(Predictor { name: "float".into(), predict: Box::new(predict) })
+}
+
+/// A network on a device, in floating point, fake-quantized or not: a function from `[batch, 3, grid, grid]` to mask logits
 /// `[batch, 1, grid, grid]`.
 pub fn network<'a>(
     name: &str,
-    device: &'a Device,
+    device: &Device,
     mut forward: impl FnMut(Tensor<4>) -> Tensor<4> + 'a,
 ) -> Predictor<'a, EvalInput, TrainError> {
+    let device = device.clone();
     let predict = move |items: &[EvalItem<EvalInput>]| {
-        let logits = forward(input_tensor(items, device)).into_data();
+        let logits = forward(input_tensor(items, &device)).into_data();
         let logits: Vec<f32> = logits
             .try_to_vec()
             .map_err(|error| TrainError::Predict { predictor: "network", source: format!("{error:?}").into() })?;

@@ -18,10 +18,9 @@ use sensei_eval::score::{EvalSample, Prediction};
 use sensei_imx500::interpreter::Interpreter;
 use sensei_imx500::model::Int8Model;
 use sensei_quant::fake_quant::FakeQuantStudent;
-use sensei_student::student::Student;
 use sensei_student::weights::NamedWeights;
 use sensei_train::error::TrainError;
-use sensei_train::predict::{EvalInput, candidates, eval_item, integer_network, network, teacher};
+use sensei_train::predict::{EvalInput, candidates, eval_item, float_network, integer_network, network, teacher};
 use sensei_train::source::SampleSource;
 
 use crate::config::{DataPlan, RunPlan};
@@ -48,7 +47,6 @@ pub fn score(
     device: &Device,
     out: &Path,
 ) -> anyhow::Result<EvalReport> {
-    let student = Student::from_weights(plan.graph.clone(), networks.weights, device)?;
     let fake = match networks.int8 {
         Some(model) => Some(FakeQuantStudent::new(&plan.graph, model.clone(), device)?),
         None => None,
@@ -60,7 +58,7 @@ pub fn score(
         predictors.push(teacher());
     }
     let n_before_networks = predictors.len() - usize::from(val.teacher.is_some());
-    predictors.push(network("float", device, |image| student.forward_eval(image)));
+    predictors.push(float_network(&plan.graph, networks.weights, device)?);
     if let (Some(fake), Some(interpreter)) = (&fake, &interpreter) {
         predictors.push(network("fake_quant", device, |image| fake.forward(image)));
         predictors.push(integer_network(interpreter));

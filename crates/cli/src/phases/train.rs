@@ -13,7 +13,7 @@ use sensei_student::weights::{NamedWeights, read_weights, write_weights};
 use sensei_train::checkpoint::weights_digest;
 use sensei_train::error::TrainError;
 use sensei_train::fit::{Fitted, RunOptions, fit};
-use sensei_train::predict::{candidates, network};
+use sensei_train::predict::{candidates, float_network};
 use sensei_train::source::SampleSource;
 
 use crate::config::RunPlan;
@@ -39,8 +39,7 @@ pub fn train(
     let chosen: Vec<usize> = chosen.into_iter().map(|at| val.instances[at as usize]).collect();
     let batch = plan.eval.batch_size;
     let validate: Validate = Box::new(|weights: &NamedWeights| {
-        let student = Student::from_weights(plan.graph.clone(), weights, device)?;
-        let mut predictors = [network("float", device, |image| student.forward_eval(image))];
+        let mut predictors = [float_network(&plan.graph, weights, device)?];
         let items = candidates(val, &chosen, batch).take(chosen.len());
         let evaluation = evaluate::<_, TrainError>(items, &mut predictors, batch)?;
         let scores = &evaluation.scores[0].instances;

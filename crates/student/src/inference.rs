@@ -1,0 +1,144 @@
+//! A student with fixed statistics on the CPU: batch norms folded, weights packed once, no tensors.
+
+use std::sync::Arc;
+
+use sensei_kernels::conv::{ConvShape, PackedConv};
+use sensei_kernels::depthwise::{DepthwiseShape, PackedDepthwise};
+use sensei_kernels::pixelwise::{self, MapShape};
+use sensei_kernels::separable::{FoldedSeparable, PackedSeparable, SeparableShape};
+
+use crate::fold::{FoldedConv, FoldedWeights, fold_batch_norm};
+use crate::graph::{Conv, LayerGraph, Node, Op};
+use crate::run::{Step, StepKind, block_steps, run_steps};
+use crate::weights::{NamedWeights, WeightsError};
+
+/// The fastest way on the CPU from images to mask logits; made for scoring and for answering, not for training.
+pub struct InferenceStudent {
+    graph: LayerGraph,
+    steps: Vec<Step>,
+    layers: Vec<Layer>,
+}
+
+/// What a step needs besides its inputs.
+enum Layer {
+    Conv(PackedConv),
+    Depthwise(PackedDepthwise),
+    Block(PackedSeparable),
+    Other,
+}
+
+impl InferenceStudent {
+    /// Folds and packs the weights.
+    ///
+    /// # Errors
+    /// If they are not those of `graph`.
+    ///
+    /// # Panics
+    /// If a convolution is grouped but not depthwise, or depthwise with a stride; no network of the U-Net family is.
+    pub fn new(graph: LayerGraph, weights: &NamedWeights) -> Result<Self, WeightsError> {
+        let folded = fold_batch_norm(&graph, weights)?;
+        let steps = block_steps(&graph);
+        let layers = steps.iter().map(|step| layer(&graph, &folded, step)).collect();
+        Ok(Self { graph, steps, layers })
+    }
+
+    /// The network.
+    pub fn graph(&self) -> &LayerGraph {
+        &self.graph
+    }
+
+    /// Mask logits `[batch, height, width]` of images `[batch, 3, height, width]`, values `(pixel - 128) / 128`.
+    ///
+    /// Runs on the threads of the current rayon pool; the result is the same bits for the same number of them.
+    ///
+    /// # Panics
+    /// If `images` is not a whole number of images, or none.
+    pub fn mask_logits(&self, images: &[f32]) -> Vec<f32> {
+        let input = map_shape(&self.graph.nodes()[0], 1);
+        assert!(!images.is_empty() && images.len().is_multiple_of(input.len()), "mask_logits: whole images");
+        let batch = images.len() / input.len();
+        let images = Arc::new(pixelwise::nhwc_from_nchw(&MapShape { batch, ..input }, images));
+        let mut layers = self.layers.iter();
+        let output = run_steps(&self.graph, &self.steps, images, |step, inputs| {
+            let layer = layers.next().expect("a layer for each step");
+            Arc::new(self.compute(step, layer, batch, inputs))
+        });
+        // One channel: the layout does not matter.
+        Arc::unwrap_or_clone(output)
+    }
+
+    fn compute(&self, step: &Step, layer: &Layer, batch: usize, mut inputs: Vec<Arc<Vec<f32>>>) -> Vec<f32> {
+        let nodes = self.graph.nodes();
+        let input_shape = map_shape(&nodes[step.inputs[0]], batch);
+        match layer {
+            Layer::Conv(conv) => return conv.forward(batch, &inputs[0]),
+            Layer::Depthwise(conv) => return conv.forward(batch, &inputs[0]),
+            Layer::Block(block) => return block.forward(batch, &inputs[0], inputs.get(1).map(|skip| &skip[..])),
+            Layer::Other => {}
+        }
+        match &nodes[step.output].op {
+            Op::Input | Op::Conv(_) => unreachable!("the input is not a step, and convolutions have a layer"),
+            Op::UpsampleNearest2x => pixelwise::upsample_2x(&input_shape, &inputs[0]),
+            Op::GlobalAveragePool => pixelwise::global_average_pool(&input_shape, &inputs[0]),
+            Op::Sigmoid => pixelwise::sigmoid(&inputs[0]),
+            Op::ScaleChannels => pixelwise::scale_channels(&input_shape, &inputs[0], &inputs[1]),
+            Op::Add => {
+                let mut sum = Arc::unwrap_or_clone(inputs.remove(0));
+                pixelwise::add_assign(&mut sum, &inputs[0]);
+                sum
+            }
+        }
+    }
+}
+
+fn layer(graph: &LayerGraph, folded: &FoldedWeights, step: &Step) -> Layer {
+    let nodes = graph.nodes();
+    match step.kind {
+        StepKind::Block { doubled, depthwise, pointwise, merged } => {
+            let [FoldedConv { weight: w1, bias: b1 }, FoldedConv { weight: w2, bias: b2 }] =
+                [&folded[&depthwise], &folded[&pointwise]];
+            let Op::Conv(conv) = &nodes[depthwise].op else { unreachable!("blocks are made of convolutions") };
+            let shape = SeparableShape {
+                depthwise: depthwise_shape(conv, nodes[depthwise].shape),
+                doubled,
+                out_channels: nodes[pointwise].shape[0],
+            };
+            let weights = FoldedSeparable {
+                depthwise: &w1.values,
+                depthwise_bias: b1,
+                pointwise: &w2.values,
+                pointwise_bias: b2,
+            };
+            let skip = merged.map(|skip| (&folded[&skip].weight.values[..], &folded[&skip].bias[..]));
+            Layer::Block(PackedSeparable::new(&shape, &weights, skip))
+        }
+        StepKind::Node => {
+            let Op::Conv(conv) = &nodes[step.output].op else { return Layer::Other };
+            let FoldedConv { weight, bias } = &folded[&step.output];
+            let input = nodes[step.inputs[0]].shape;
+            if conv.groups == 1 {
+                Layer::Conv(PackedConv::new(&conv_shape(conv, input), &weight.values, Some(bias), conv.relu))
+            } else {
+                let depthwise = conv.groups == conv.in_channels && conv.groups == conv.out_channels;
+                assert!(depthwise && conv.stride == 1, "{}: a grouped convolution", nodes[step.output].name);
+                let shape = depthwise_shape(conv, input);
+                Layer::Depthwise(PackedDepthwise::new(&shape, &weight.values, Some(bias), conv.relu))
+            }
+        }
+    }
+}
+
+fn map_shape(node: &Node, batch: usize) -> MapShape {
+    let [channels, height, width] = node.shape;
+    MapShape { batch, height, width, channels }
+}
+
+fn conv_shape(conv: &Conv, [_, height, width]: [usize; 3]) -> ConvShape {
+    let Conv { in_channels, out_channels, kernel, stride, padding, dilation, .. } = *conv;
+    ConvShape { batch: 1, height, width, in_channels, out_channels, kernel, stride, padding, dilation }
+}
+
+fn depthwise_shape(conv: &Conv, [_, height, width]: [usize; 3]) -> DepthwiseShape {
+    let Conv { in_channels: channels, kernel, padding, dilation, .. } = *conv;
+    DepthwiseShape { batch: 1, height, width, channels, kernel, padding, dilation }
+}
