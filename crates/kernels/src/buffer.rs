@@ -2,6 +2,9 @@
 
 use std::mem::MaybeUninit;
 
+/// Bytes of a cache line, which an aligned vector does not cross.
+pub(crate) const CACHE_LINE: usize = 64;
+
 /// A vector of `len` values, every one of which `fill` writes.
 ///
 /// Test builds hand out NaN instead, so that a value that was not written fails the comparison.

@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
-use crate::buffer::filled;
+use crate::buffer::{CACHE_LINE, filled};
 use crate::cpu::{Level, for_each_level, multiply_add};
 use crate::norm::InputGradient;
 
@@ -326,7 +326,9 @@ pub(crate) struct Ring<'a> {
     level: Level,
     shape: &'a DepthwiseShape,
     source: Source<'a>,
+    /// The first `offset` values are not used, so that lines of whole cache lines lie in as many.
     lines: Vec<f32>,
+    offset: usize,
     line_len: usize,
     n_lines: usize,
     /// Where each tap of the first pixel of the current output line starts.
@@ -337,9 +339,10 @@ impl<'a> Ring<'a> {
     /// Ready to be advanced to output line `first` and then to each next one.
     pub(crate) fn new(level: Level, shape: &'a DepthwiseShape, source: Source<'a>, first: usize) -> Self {
         let (line_len, n_lines) = ((shape.width + 2 * shape.padding) * shape.channels, shape.reach() + 1);
-        let lines = vec![0.0; n_lines * line_len];
+        let lines = vec![0.0; n_lines * line_len + CACHE_LINE / size_of::<f32>()];
+        let offset = lines.as_ptr().align_offset(CACHE_LINE).min(CACHE_LINE / size_of::<f32>());
         let starts = Vec::with_capacity(shape.kernel * shape.kernel);
-        let mut ring = Self { level, shape, source, lines, line_len, n_lines, starts };
+        let mut ring = Self { level, shape, source, lines, offset, line_len, n_lines, starts };
         (first..first + shape.reach()).for_each(|line| ring.load(line));
         ring
     }
@@ -350,21 +353,22 @@ impl<'a> Ring<'a> {
         self.load(y + shape.reach());
         self.starts.clear();
         for tap_y in 0..shape.kernel {
-            let line = (y + tap_y * shape.dilation) % self.n_lines * self.line_len;
+            let line = self.offset + (y + tap_y * shape.dilation) % self.n_lines * self.line_len;
             self.starts.extend((0..shape.kernel).map(|tap_x| line + tap_x * shape.dilation * shape.channels));
         }
     }
 
     /// Input line `y`, which must be within reach of the current output line.
     pub(crate) fn line(&self, y: usize) -> &[f32] {
-        let start = (y + self.shape.padding) % self.n_lines * self.line_len + self.shape.padding * self.shape.channels;
+        let line = self.offset + (y + self.shape.padding) % self.n_lines * self.line_len;
+        let start = line + self.shape.padding * self.shape.channels;
         &self.lines[start..][..self.shape.width * self.shape.channels]
     }
 
     /// Reads a line, counted from the first padding line.
     fn load(&mut self, padded_line: usize) {
         let (padding, channels) = (self.shape.padding, self.shape.channels);
-        let start = padded_line % self.n_lines * self.line_len + padding * channels;
+        let start = self.offset + padded_line % self.n_lines * self.line_len + padding * channels;
         let line = &mut self.lines[start..][..self.shape.width * channels];
         match padded_line.checked_sub(padding).filter(|line| *line < self.shape.height) {
             Some(y) => self.source.read_line(self.level, y, channels, line),
@@ -399,7 +403,16 @@ fn output_line_body<const FUSED: bool, const LANES: usize>(
     let least = if kernel.relu { 0.0 } else { f32::NEG_INFINITY };
     let line = Line { values: lines, starts, weight: &kernel.weight, bias: &kernel.bias, width, least };
     if width < LANES {
-        return (0..width).for_each(|lane| line.write_pixels::<FUSED, 1, 1>(0, lane, out));
+        for lane in 0..width {
+            line.write_pixels::<FUSED, 1, 1>(0, lane, out);
+        }
+        return;
+    }
+    if let Some(rows) = three_neighbours(starts, width) {
+        for lane in blocks::<LANES>(width) {
+            line.write_3x3::<FUSED, LANES>(rows, pixels, lane, out);
+        }
+        return;
     }
     for lane in blocks::<LANES>(width) {
         let mut pixel = 0;
@@ -407,7 +420,9 @@ fn output_line_body<const FUSED: bool, const LANES: usize>(
             line.write_pixels::<FUSED, LANES, AT_ONCE>(pixel, lane, out);
             pixel += AT_ONCE;
         }
-        (pixel..pixels).for_each(|pixel| line.write_pixels::<FUSED, LANES, 1>(pixel, lane, out));
+        for pixel in pixel..pixels {
+            line.write_pixels::<FUSED, LANES, 1>(pixel, lane, out);
+        }
     }
 }
 
@@ -442,11 +457,71 @@ impl Line<'_> {
                 }
             }
         }
-        for (idx, sum) in sums.into_iter().enumerate() {
-            let sum = sum.map(|value| if value < self.least { self.least } else { value });
-            out[place + idx * self.width..][..LANES].write_copy_of_slice(&sum);
+        for idx in 0..PIXELS {
+            self.finish(sums[idx], place + idx * self.width, out);
         }
     }
+
+    /// Writes lanes `lane..lane + LANES` of all pixels with nine taps in three `rows` of neighbours: what neighbouring
+    /// pixels read in common is read once.
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop, reason = "constant indices keep the values in registers")]
+    fn write_3x3<const FUSED: bool, const LANES: usize>(
+        &self,
+        rows: [usize; 3],
+        pixels: usize,
+        lane: usize,
+        out: &mut [MaybeUninit<f32>],
+    ) {
+        let mut weight = [[0.0; LANES]; 9];
+        for tap in 0..9 {
+            weight[tap] = *array::<LANES>(self.weight, tap * self.width + lane);
+        }
+        let bias = *array::<LANES>(self.bias, lane);
+        let mut pixel = 0;
+        while pixel + AT_ONCE <= pixels {
+            let place = pixel * self.width + lane;
+            let mut sums = [bias; AT_ONCE];
+            for row in 0..3 {
+                let mut window = [[0.0; LANES]; AT_ONCE + 2];
+                for idx in 0..AT_ONCE + 2 {
+                    window[idx] = *array::<LANES>(self.values, rows[row] + place + idx * self.width);
+                }
+                for tap in 0..3 {
+                    for idx in 0..AT_ONCE {
+                        for lane in 0..LANES {
+                            let (value, weight) = (window[idx + tap][lane], weight[3 * row + tap][lane]);
+                            sums[idx][lane] = multiply_add::<FUSED>(value, weight, sums[idx][lane]);
+                        }
+                    }
+                }
+            }
+            for idx in 0..AT_ONCE {
+                self.finish(sums[idx], place + idx * self.width, out);
+            }
+            pixel += AT_ONCE;
+        }
+        for pixel in pixel..pixels {
+            self.write_pixels::<FUSED, LANES, 1>(pixel, lane, out);
+        }
+    }
+
+    #[inline(always)]
+    fn finish<const LANES: usize>(&self, mut sum: [f32; LANES], place: usize, out: &mut [MaybeUninit<f32>]) {
+        for value in &mut sum {
+            *value = if *value < self.least { self.least } else { *value };
+        }
+        out[place..][..LANES].write_copy_of_slice(&sum);
+    }
+}
+
+/// Where the rows of three by three taps start, if the taps of each are neighbouring pixels.
+#[inline(always)]
+fn three_neighbours(starts: &[usize], width: usize) -> Option<[usize; 3]> {
+    let starts: &[usize; 9] = starts.try_into().ok()?;
+    let rows = [starts[0], starts[3], starts[6]];
+    let in_row = |row: usize| starts[3 * row + 1] == rows[row] + width && starts[3 * row + 2] == rows[row] + 2 * width;
+    (in_row(0) && in_row(1) && in_row(2)).then_some(rows)
 }
 
 #[inline(always)]
@@ -474,6 +549,11 @@ fn weight_line_body<const FUSED: bool, const LANES: usize>(
             let sums = &mut sums[tap * lanes.width + lane..][..LANES];
             sums[new.clone()].iter_mut().zip(&sum[new.clone()]).for_each(|(total, value)| *total += value);
         };
+        if let Some(rows) = three_neighbours(starts, lanes.width) {
+            let sums = sums_3x3::<FUSED, LANES>(lines, rows, grads, lanes, lane);
+            sums.into_iter().enumerate().for_each(|(tap, sum)| add(tap, sum));
+            continue;
+        }
         let (threes, rest) = starts.as_chunks::<3>();
         for (idx, starts) in threes.iter().enumerate() {
             let sums = tap_sums::<FUSED, LANES, 3>(lines, starts, grads, lanes, lane);
@@ -484,6 +564,41 @@ fn weight_line_body<const FUSED: bool, const LANES: usize>(
             add(3 * threes.len() + idx, sum);
         }
     }
+}
+
+/// Sums over a line's pixels of gradient times input, for three rows of neighbouring taps.
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "constant indices keep the sums in registers")]
+fn sums_3x3<const FUSED: bool, const LANES: usize>(
+    lines: &[f32],
+    rows: [usize; 3],
+    grads: &[f32],
+    lanes: &Lanes,
+    lane: usize,
+) -> [[f32; LANES]; 9] {
+    let mut sums = [[0.0; LANES]; 9];
+    // What the pixel's left and middle taps read; the right one's is the next pixel's middle.
+    let mut window = [[[0.0; LANES]; 3]; 3];
+    for row in 0..3 {
+        window[row][0] = *array::<LANES>(lines, rows[row] + lane);
+        window[row][1] = *array::<LANES>(lines, rows[row] + lanes.width + lane);
+    }
+    for pixel in 0..lanes.pixels {
+        let place = pixel * lanes.width + lane;
+        let grad = *array::<LANES>(grads, place);
+        for row in 0..3 {
+            window[row][2] = *array::<LANES>(lines, rows[row] + place + 2 * lanes.width);
+            for tap in 0..3 {
+                for lane in 0..LANES {
+                    let sum = sums[3 * row + tap][lane];
+                    sums[3 * row + tap][lane] = multiply_add::<FUSED>(window[row][tap][lane], grad[lane], sum);
+                }
+            }
+            window[row][0] = window[row][1];
+            window[row][1] = window[row][2];
+        }
+    }
+    sums
 }
 
 /// Sums over a line's pixels of gradient times input.

@@ -5,6 +5,7 @@
 
 use std::mem::MaybeUninit;
 
+use crate::buffer::CACHE_LINE;
 use crate::cpu::Level;
 use crate::vector::Vector;
 
@@ -479,9 +480,6 @@ fn lanes(level: Level) -> usize {
 
 /// Values in the registers of any instruction set's largest block: eight lines of three vectors of 16.
 const MOST_SUMS: usize = 8 * 3 * 16;
-
-/// Bytes.
-const CACHE_LINE: usize = 64;
 
 /// Inner indices of a panel that are used for all rows before the next ones: so much of it stays in the first-level cache.
 const INNER_BLOCK: usize = 128;
