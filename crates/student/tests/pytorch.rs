@@ -102,7 +102,8 @@ fn check_forward(case: &GoldenCase, student: &Student, input: Tensor<4>, target:
     let eval = student.forward_eval(input.clone());
     assert!(!eval.is_autodiff(), "forward_eval keeps no graph");
     assert_close("logits_eval", &values(eval), &case.f32s("logits_eval"), LOGITS);
-    let packed = InferenceStudent::new(student.graph().clone(), &student.to_weights()).unwrap();
+    let packed =
+        InferenceStudent::new(student.graph().clone(), &student.to_weights()).expect("weights of this student");
     assert_close("packed logits", &packed.mask_logits(&values(input.clone())), &case.f32s("logits_eval"), LOGITS);
     let logits = student.forward_train(input).mask_logits;
     assert_close("logits_train", &values(logits.clone()), &case.f32s("logits_train"), LOGITS);

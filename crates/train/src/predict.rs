@@ -83,6 +83,7 @@ pub fn teacher<'a>() -> Predictor<'a, EvalInput, TrainError> {
 ///
 /// # Errors
 /// If the weights are not those of `graph`.
+#[allow(clippy::result_large_err, reason = "once a run")]
 pub fn float_network(
     graph: &LayerGraph,
     weights: &NamedWeights,

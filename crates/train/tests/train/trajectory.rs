@@ -1,8 +1,8 @@
 //! Ten AdamW steps against PyTorch's in 64 bits.
 //!
-//! No value of these steps comes near a ReLU's kink in 64 bits (`tests/golden/student/make.py`), so rounding is all that
-//! may differ. PyTorch's own 32-bit run differs by 1.2e-7 in the losses,
-//! 5.5e-5 in what ten steps move all weights and 1.2e-6 in the running statistics; twice to four times that is allowed here.
+//! No value of these steps comes near a ReLU's kink (`tests/golden/student/make.py`), so rounding is all that may differ.
+//! PyTorch's own 32-bit run differs by 1.5e-7 in the losses, 6.4e-5 in what ten steps move all weights and 1.0e-4 in the running
+//! statistics; twice to four times that is allowed here.
 
 use burn::tensor::{Tensor, TensorData};
 use sensei_loss::{LossPlan, LossTerm, MaskLogits, MaskProbs, SampleWeighting, TermKind, distillation_loss};
@@ -16,8 +16,8 @@ use crate::device;
 
 const LEARNING_RATE: f64 = 3e-4;
 const LOSS: f64 = 5e-7;
-const MOVEMENT: f64 = 1.5e-4;
-const STATISTIC: f64 = 3e-6;
+const MOVEMENT: f64 = 2e-4;
+const STATISTIC: f64 = 4e-4;
 
 #[test]
 fn picosam2_takes_pytorch_s_ten_steps() {
@@ -38,14 +38,15 @@ fn check(case: &str, flavour: UnetConfig) {
         decoder_channels: vec![24, 16, 12, 8],
         ..flavour
     };
-    let weights = weights_under(&case, "weight/");
+    let mut weights = weights_under(&case, "weight/");
+    weights.extend(weights_under(&case, "adamw/start/"));
     let mut student = Student::from_weights(config.graph().unwrap(), &weights, &device()).unwrap();
     let terms = [TermKind::TruthBce, TermKind::TruthDice].map(|kind| LossTerm { kind, weight: 1.0 });
     let plan = LossPlan::new(1.0, SampleWeighting::TruthOnly, terms.to_vec()).unwrap();
     let optimizer = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
     let mut adamw = AdamW::new(optimizer, student.parameters());
     for (step, expected) in case.f64s("adamw/loss").into_iter().enumerate() {
-        let forward = student.forward_train(picture(&case, "adamw/input"));
+        let forward = student.forward_train(picture(&case, "input"));
         let target = MaskProbs(picture(&case, "target"));
         let loss = distillation_loss(&plan, MaskLogits(forward.mask_logits), None, target).total;
         let got = f64::from(host(loss.clone().inner())[0]);
@@ -57,7 +58,7 @@ fn check(case: &str, flavour: UnetConfig) {
     }
     let got = student.to_weights();
     let expected = weights_under(&case, "adamw/weight/");
-    assert_eq!(got.len(), expected.len());
+    assert_eq!(got.len(), expected.len() + case.f64s("adamw/n_undetermined")[0] as usize);
     let (mut moved, mut expected_move) = (vec![], vec![]);
     for (name, expected) in expected {
         let (got, expected, start) = (&got[&name].values, &expected.values, &weights[&name].values);
