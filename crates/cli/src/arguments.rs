@@ -100,6 +100,9 @@ pub struct RunArguments {
     /// Go on with a run that was stopped or killed
     #[arg(long)]
     pub resume: bool,
+    /// Print the time of each layer over some training steps, and write profile.json, a trace for Perfetto
+    #[arg(long)]
+    pub profile: bool,
     #[command(flatten)]
     pub machine: Machine,
 }

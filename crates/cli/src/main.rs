@@ -7,6 +7,7 @@ mod commands;
 mod config;
 mod html;
 mod phases;
+mod profile;
 mod progress;
 mod run_folder;
 

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -13,6 +13,8 @@ use sensei_student::weights::NamedWeights;
 use sensei_train::event::Event;
 use sensei_train::fit::Observer;
 use serde::Serialize;
+
+use crate::profile::Profiler;
 
 /// Scores weights after an epoch: the mean IoU in the crop and the number of instances.
 pub type Validate<'a> = Box<dyn FnMut(&NamedWeights) -> anyhow::Result<(f64, usize)> + 'a>;
@@ -28,6 +30,7 @@ pub struct TrainProgress<'a> {
     started: Instant,
     n_samples_done: usize,
     log_failed: Option<std::io::Error>,
+    profiler: Option<Profiler>,
 }
 
 #[derive(Serialize)]
@@ -67,7 +70,13 @@ impl<'a> TrainProgress<'a> {
             started,
             n_samples_done,
             log_failed,
+            profiler: None,
         })
+    }
+
+    /// Profiles some steps, prints their table and writes their trace to `trace`.
+    pub fn profile(&mut self, trace: PathBuf) {
+        self.profiler = Some(Profiler::new(trace));
     }
 
     /// The first failure to write the log, if there was one: the run goes on without it, and says so at its end.
@@ -110,6 +119,12 @@ impl Observer for TrainProgress<'_> {
                     if self.bar.is_hidden() {
                         say(&format!("step {step}/{total_steps}: loss {loss:.4}, {rate:.1} img/s"));
                     }
+                }
+                let profiled = self.profiler.as_mut().map(|profiler| profiler.after_step(*step, step == total_steps));
+                match profiled {
+                    Some(Ok(Some(table))) => self.bar.suspend(|| say(&table)),
+                    Some(Err(error)) => self.bar.suspend(|| warn(&format!("{error:#}"))),
+                    Some(Ok(None)) | None => {}
                 }
             }
             Event::Validation { epoch, mean_iou_in_crop, n_instances, .. } => {

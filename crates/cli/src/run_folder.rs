@@ -50,6 +50,11 @@ impl RunFolder {
         self.root.join("plan.toml")
     }
 
+    /// Trace of `--profile`.
+    pub fn profile(&self) -> PathBuf {
+        self.root.join("profile.json")
+    }
+
     /// What happened, one JSON object a line.
     pub fn events(&self) -> PathBuf {
         self.root.join("events.jsonl")

@@ -7,6 +7,7 @@ pub mod graph;
 pub mod inference;
 pub mod init;
 pub mod ops;
+pub mod profile;
 pub mod run;
 pub mod student;
 pub mod summary;

@@ -5,6 +5,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use crate::graph::{Conv, LayerGraph, Op, TensorRole};
 use crate::init::initial_weights;
 use crate::ops::{self, BATCH_NORM_EPSILON, Block, BlockWeights, FoldedBlock, Merge, Statistics};
+use crate::profile;
 use crate::run::{Step, StepKind, block_steps, run_steps, single_steps};
 use crate::weights::{HostTensor, NamedWeights, WeightsError, match_weights};
 
@@ -156,29 +157,33 @@ impl Student {
     /// If a batch norm sees a single value per channel, which has no variance: [`LayerGraph::min_train_batch`].
     pub fn forward_train(&self, image: Tensor<4>) -> TrainForward {
         let image = if self.device.is_autodiff() { image.autodiff() } else { image };
+        let batch = image.dims()[0] as u64;
         let mut batch_stats = Vec::with_capacity(self.running.len());
         let steps = self.steps(&image.device());
-        let output = run_steps(&self.graph, &steps, ops::to_internal(image), |step, inputs| match step.kind {
-            StepKind::Node => match &self.graph.nodes()[step.output].op {
-                Op::Conv(conv) => self.conv_train(step.output, conv, one(inputs), &mut batch_stats),
-                op => without_weights(op, inputs),
-            },
-            StepKind::Block { doubled, depthwise, pointwise, merged } => {
-                let (x, merge) = self.block_inputs(inputs, merged, |parameter| self.flat(parameter));
-                let (norm1, norm2) = (self.norm(depthwise), self.norm(pointwise));
-                let weights = BlockWeights {
-                    depthwise: self.flat(self.layer(depthwise).weight),
-                    scale1: self.flat(norm1.scale),
-                    shift1: self.flat(norm1.shift),
-                    pointwise: self.flat(self.layer(pointwise).weight),
-                    scale2: self.flat(norm2.scale),
-                    shift2: self.flat(norm2.shift),
-                };
-                let block = self.block(doubled, depthwise, pointwise);
-                let (output, [stats1, stats2]) = ops::block_train(block, x, weights, merge);
-                batch_stats.push(self.batch_stats(norm1, stats1));
-                batch_stats.push(self.batch_stats(norm2, stats2));
-                output
+        let output = run_steps(&self.graph, &steps, ops::to_internal(image), |step, inputs| {
+            let _timer = profile::layer(&self.step_name(step), 2 * batch * self.step_macs(step));
+            match step.kind {
+                StepKind::Node => match &self.graph.nodes()[step.output].op {
+                    Op::Conv(conv) => self.conv_train(step.output, conv, one(inputs), &mut batch_stats),
+                    op => without_weights(op, inputs),
+                },
+                StepKind::Block { doubled, depthwise, pointwise, merged } => {
+                    let (x, merge) = self.block_inputs(inputs, merged, |parameter| self.flat(parameter));
+                    let (norm1, norm2) = (self.norm(depthwise), self.norm(pointwise));
+                    let weights = BlockWeights {
+                        depthwise: self.flat(self.layer(depthwise).weight),
+                        scale1: self.flat(norm1.scale),
+                        shift1: self.flat(norm1.shift),
+                        pointwise: self.flat(self.layer(pointwise).weight),
+                        scale2: self.flat(norm2.scale),
+                        shift2: self.flat(norm2.shift),
+                    };
+                    let block = self.block(doubled, depthwise, pointwise);
+                    let (output, [stats1, stats2]) = ops::block_train(block, x, weights, merge);
+                    batch_stats.push(self.batch_stats(norm1, stats1));
+                    batch_stats.push(self.batch_stats(norm2, stats2));
+                    output
+                }
             }
         });
         TrainForward { mask_logits: ops::to_nchw(output), batch_stats }
@@ -237,6 +242,29 @@ impl Student {
         let values = if self.device.is_autodiff() { values.require_grad() } else { values };
         self.parameters.push(Parameter { name, role, shape, values });
         self.parameters.len() - 1
+    }
+
+    /// What a step is called in a profile: its convolutions, or its node.
+    fn step_name(&self, step: &Step) -> String {
+        let name = |idx: usize| self.graph.nodes()[idx].name.as_str();
+        match step.kind {
+            StepKind::Node => name(step.output).into(),
+            StepKind::Block { depthwise, pointwise, merged, .. } => {
+                let merged = merged.map_or(String::new(), |skip| format!(" + {}", name(skip)));
+                format!("{} + {}{merged}", name(depthwise), name(pointwise))
+            }
+        }
+    }
+
+    /// Multiply-accumulates of a step for one image.
+    fn step_macs(&self, step: &Step) -> u64 {
+        let macs = |idx: usize| self.graph.nodes()[idx].macs();
+        match step.kind {
+            StepKind::Node => macs(step.output),
+            StepKind::Block { depthwise, pointwise, merged, .. } => {
+                macs(depthwise) + macs(pointwise) + merged.map_or(0, macs)
+            }
+        }
     }
 
     /// Blocks where the device has an operator for them.

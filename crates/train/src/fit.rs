@@ -4,6 +4,7 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
 use sensei_loss::{LossOutput, MaskLogits, MaskProbs, distillation_loss};
+use sensei_student::profile;
 use sensei_student::student::Student;
 use sensei_student::weights::NamedWeights;
 
@@ -100,7 +101,9 @@ pub fn fit(
             let steps_per_epoch = plan.steps_per_epoch(n_samples);
             let n_left = n_samples - position.step_in_epoch as usize * plan.samples_per_step();
             let n_batches = n_left.min(plan.samples_per_step()).div_ceil(plan.batch_size);
+            let waiting = profile::span("waiting for data");
             let batches: Vec<HostBatch> = batches.take(n_batches).collect::<Result<_, _>>()?;
+            drop(waiting);
             if batches.len() != n_batches {
                 return Err(TrainError::LoaderGone);
             }
@@ -172,7 +175,10 @@ fn step(
     let (mut loss, mut terms) = (0.0, Vec::<(String, f64)>::new());
     for batch in batches {
         let share = batch.annotation_ids.len() as f64 / n_samples as f64;
+        let span = profile::span("forward");
         let forward = state.student.forward_train(batch.input_tensor(device));
+        drop(span);
+        let span = profile::span("loss");
         let teacher = batch.teacher_target(device);
         let output = distillation_loss(
             &stage.loss,
@@ -189,7 +195,10 @@ fn step(
             }
         }
         let total = if batches.len() == 1 { output.total } else { output.total * share };
+        drop(span);
+        let span = profile::span("backward");
         let mut found = total.backward();
+        drop(span);
         for (idx, parameter) in state.student.parameters().iter().enumerate() {
             let gradient = parameter.values.grad_remove(&mut found);
             let gradient = gradient.unwrap_or_else(|| parameter.values.clone().inner().zeros_like());
@@ -200,6 +209,7 @@ fn step(
         }
         state.student.update_running_stats(&forward.batch_stats);
     }
+    let span = profile::span("optimiser");
     let gradient_norm = clip_global_norm(&mut gradients, plan.clip_gradient_norm);
     if !gradient_norm.is_finite() {
         let named = state.student.parameters().iter().zip(&gradients);
@@ -211,6 +221,7 @@ fn step(
     if let Some(ema) = &mut state.ema {
         ema.update(state.student.parameters());
     }
+    drop(span);
     state.step += 1;
     Ok(StepReport { loss, terms, gradient_norm })
 }

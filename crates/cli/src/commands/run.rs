@@ -17,7 +17,7 @@ use crate::html;
 use crate::phases::data::{Split, check_disjoint, open};
 use crate::phases::evaluate::{Networks, score, scores_of};
 use crate::phases::export::{Origin, int8_model};
-use crate::phases::train::{train, trained_weights};
+use crate::phases::train::{TrainOptions, train, trained_weights};
 use crate::phases::{export as exporting, quantize as quantizing};
 use crate::progress::{say, stop_flag};
 use crate::run_folder::{RunFolder, write_whole};
@@ -146,7 +146,8 @@ fn prepare_and_train(arguments: &RunArguments) -> anyhow::Result<Option<Trained>
     check_same_plan(&folder, &plan)?;
     write_whole(&folder.plan_toml(), plan.resolved_toml.as_bytes())?;
     let stop = stop_flag()?;
-    let fitted = train(&plan, &folder, &train_split, &val_split, &device, arguments.resume, stop)?;
+    let how = TrainOptions { resume: arguments.resume, profile: arguments.profile };
+    let fitted = train(&plan, &folder, &train_split, &val_split, &device, how, stop)?;
     if fitted.stopped {
         return Ok(None);
     }

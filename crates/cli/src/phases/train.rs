@@ -20,6 +20,15 @@ use crate::config::RunPlan;
 use crate::progress::{TrainProgress, Validate, say, warn};
 use crate::run_folder::RunFolder;
 
+/// What a training run does besides training.
+#[derive(Debug, Clone, Copy)]
+pub struct TrainOptions {
+    /// Go on from the newest checkpoint.
+    pub resume: bool,
+    /// Print and write a profile of some steps.
+    pub profile: bool,
+}
+
 /// Trains, or goes on training, and writes the student's weights.
 ///
 /// # Errors
@@ -30,7 +39,7 @@ pub fn train(
     train: &SampleSource,
     val: &SampleSource,
     device: &Device,
-    resume: bool,
+    how: TrainOptions,
     stop: Arc<AtomicBool>,
 ) -> anyhow::Result<Fitted> {
     let initial = initial_student(plan, device)?;
@@ -48,10 +57,13 @@ pub fn train(
     let logging = &plan.logging;
     let mut progress =
         TrainProgress::new(&folder.events(), logging.log_every_steps, logging.validate_every_epochs, validate, stop)?;
+    if how.profile {
+        progress.profile(folder.profile());
+    }
     let options = RunOptions {
         checkpoint_dir: &folder.checkpoints(),
         plan_digest: &digest,
-        resume,
+        resume: how.resume,
         checkpoint_every_steps: logging.checkpoint_every_steps,
         keep_checkpoints: logging.keep_checkpoints,
         data_threads: logging.data_threads,

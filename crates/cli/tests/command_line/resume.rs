@@ -128,3 +128,23 @@ fn weights_of_another_student() {
     place.does(&["train", "same.toml"]);
     place.refuses(&["quantize", "runs/other"], 1, &["runs/other/student.safetensors", "No such file"]);
 }
+
+#[test]
+fn profile_changes_nothing_and_has_every_layer() {
+    let place = Place::new();
+    let short = place.command(&["train", "tiny.toml", "--name", "short", "--profile"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&short.stderr).contains("there is no profile"), "four steps are too few");
+    place.config("tiny.toml", &[("epochs = 2", "epochs = 10")]);
+    let plain = place.does(&["train", "tiny.toml", "--name", "plain"]);
+    let printed = place.does(&["train", "tiny.toml", "--name", "profiled", "--profile"]);
+    assert_eq!(weights_digest(&plain), weights_digest(&printed));
+    for line in ["encoder_stage1.0 + encoder_stage1.3 ", "down1 ", "all layers ", "waiting for data ", "optimiser "] {
+        assert!(printed.lines().any(|found| found.starts_with(line)), "{line}: {printed}");
+    }
+    let trace = fs::read(place.path("runs/profiled/profile.json")).unwrap();
+    let trace: serde_json::Value = serde_json::from_slice(&trace).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    for category in ["step", "forward", "backward"] {
+        assert!(events.iter().any(|event| event["cat"] == category && event["ph"] == "X"), "{category}");
+    }
+}

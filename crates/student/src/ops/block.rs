@@ -16,6 +16,7 @@ use sensei_kernels::separable::{
 
 use super::fast::{contiguous, dims, map_shape, tensor, values};
 use super::{BATCH_NORM_EPSILON, Block, BlockWeights, FoldedBlock, Merge, Statistics};
+use crate::profile::{self, Layer};
 
 type Tracked = <Autodiff<Flex> as BackendTypes>::FloatTensorPrimitive;
 
@@ -81,10 +82,11 @@ type Kept = [FlexTensor; 6];
 
 fn track<const N: usize>(block: Block, inputs: Vec<Tracked>) -> (Tracked, Kept) {
     #[derive(Debug)]
-    struct Step(Block);
+    struct Step(Block, Option<Layer>);
     impl<const N: usize> Backward<Flex, N> for Step {
         type State = (Vec<FlexTensor>, Kept);
         fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _: &mut Checkpointer) {
+            let _timer = profile::backward(&self.1);
             let grad = contiguous(grads.consume::<Flex>(&ops.node));
             let (inputs, kept) = ops.state;
             for (node, gradient) in ops.parents.into_iter().zip(backward(self.0, &inputs, kept, grad)) {
@@ -95,7 +97,9 @@ fn track<const N: usize>(block: Block, inputs: Vec<Tracked>) -> (Tracked, Kept) 
         }
     }
     let nodes = std::array::from_fn(|idx| inputs[idx].node());
-    let prepared = Backward::<Flex, N>::prepare::<NoCheckpointing>(Step(block), nodes).compute_bound().stateful();
+    let prepared = Backward::<Flex, N>::prepare::<NoCheckpointing>(Step(block, profile::current()), nodes)
+        .compute_bound()
+        .stateful();
     let inputs: Vec<FlexTensor> = inputs.into_iter().map(|input| contiguous(input.into_primitive())).collect();
     let kept = forward(block, &inputs);
     let output = output(block, &inputs, &kept);

@@ -18,6 +18,7 @@ use sensei_kernels::pixelwise::{self, MapShape};
 
 use super::{BATCH_NORM_EPSILON, Statistics, portable};
 use crate::graph::Conv;
+use crate::profile::{self, Layer};
 
 /// Whether this module's operators run on the device.
 pub(super) fn runs_on(device: &Device) -> bool {
@@ -167,10 +168,11 @@ impl FastOps for Flex {
 impl<S: CheckpointStrategy> FastOps for Autodiff<Flex, S> {
     fn convolution(x: FloatTensor<Self>, weight: FloatTensor<Self>, taps: Taps) -> FloatTensor<Self> {
         #[derive(Debug)]
-        struct Step(Taps);
+        struct Step(Taps, Option<Layer>);
         impl Backward<Flex, 2> for Step {
             type State = [FlexTensor; 3];
             fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let _timer = profile::backward(&self.1);
                 let grad = grads.consume::<Flex>(&ops.node);
                 let ([x, weight, output], [x_node, weight_node]) = (ops.state, ops.parents);
                 let kernel = ConvKernel::new(&x, &weight, self.0);
@@ -183,7 +185,7 @@ impl<S: CheckpointStrategy> FastOps for Autodiff<Flex, S> {
                 }
             }
         }
-        match Step(taps).prepare::<S>([x.node(), weight.node()]).compute_bound().stateful() {
+        match Step(taps, profile::current()).prepare::<S>([x.node(), weight.node()]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
                 let (x, weight) = (contiguous(x.into_primitive()), contiguous(weight.into_primitive()));
                 let output = Flex::convolution(x.clone(), weight.clone(), taps);
@@ -202,10 +204,11 @@ impl<S: CheckpointStrategy> FastOps for Autodiff<Flex, S> {
         taps: Taps,
     ) -> FloatTensor<Self> {
         #[derive(Debug)]
-        struct Step(Taps);
+        struct Step(Taps, Option<Layer>);
         impl Backward<Flex, 3> for Step {
             type State = [FlexTensor; 3];
             fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let _timer = profile::backward(&self.1);
                 let grad = grads.consume::<Flex>(&ops.node);
                 let ([x, weight, output], [x_node, weight_node, bias_node]) = (ops.state, ops.parents);
                 let kernel = ConvKernel::new(&x, &weight, self.0);
@@ -223,7 +226,11 @@ impl<S: CheckpointStrategy> FastOps for Autodiff<Flex, S> {
                 }
             }
         }
-        match Step(taps).prepare::<S>([x.node(), weight.node(), bias.node()]).compute_bound().stateful() {
+        match Step(taps, profile::current())
+            .prepare::<S>([x.node(), weight.node(), bias.node()])
+            .compute_bound()
+            .stateful()
+        {
             OpsKind::Tracked(prep) => {
                 let (x, weight) = (contiguous(x.into_primitive()), contiguous(weight.into_primitive()));
                 let output = Flex::convolution_with_bias(x.clone(), weight.clone(), bias.into_primitive(), taps);
@@ -244,10 +251,11 @@ impl<S: CheckpointStrategy> FastOps for Autodiff<Flex, S> {
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         /// Holds whether there is a ReLU; the state is the input, scale, shift, mean and variance.
         #[derive(Debug)]
-        struct Step(bool);
+        struct Step(bool, Option<Layer>);
         impl Backward<Flex, 3> for Step {
             type State = [FlexTensor; 5];
             fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let _timer = profile::backward(&self.1);
                 let mut grad = contiguous(grads.consume::<Flex>(&ops.node));
                 let [x, scale, shift, mean, variance] = ops.state;
                 let norm = norm_of(&scale, &shift, self.0);
@@ -271,7 +279,10 @@ impl<S: CheckpointStrategy> FastOps for Autodiff<Flex, S> {
                 }
             }
         }
-        let prepared = Step(relu).prepare::<S>([x.node(), scale.node(), shift.node()]).compute_bound().stateful();
+        let prepared = Step(relu, profile::current().map(Layer::without_products))
+            .prepare::<S>([x.node(), scale.node(), shift.node()])
+            .compute_bound()
+            .stateful();
         let x = contiguous(x.into_primitive());
         let (scale, shift) = (contiguous(scale.into_primitive()), contiguous(shift.into_primitive()));
         let (output, mean, variance) = Flex::batch_norm(x.clone(), scale.clone(), shift.clone(), relu);
@@ -314,10 +325,11 @@ impl<S: CheckpointStrategy> FastOps for Autodiff<Flex, S> {
 
     fn channel_product(x: FloatTensor<Self>, scale: FloatTensor<Self>) -> FloatTensor<Self> {
         #[derive(Debug)]
-        struct Step;
+        struct Step(Option<Layer>);
         impl Backward<Flex, 2> for Step {
             type State = [FlexTensor; 2];
             fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let _timer = profile::backward(&self.0);
                 let grad = contiguous(grads.consume::<Flex>(&ops.node));
                 let ([x, scale], [x_node, scale_node]) = (ops.state, ops.parents);
                 let shape = map_shape(&x);
@@ -330,7 +342,7 @@ impl<S: CheckpointStrategy> FastOps for Autodiff<Flex, S> {
                 }
             }
         }
-        let prepared = Step.prepare::<S>([x.node(), scale.node()]).compute_bound().stateful();
+        let prepared = Step(profile::current()).prepare::<S>([x.node(), scale.node()]).compute_bound().stateful();
         let (x, scale) = (contiguous(x.into_primitive()), contiguous(scale.into_primitive()));
         let output = Flex::channel_product(x.clone(), scale.clone());
         match prepared {
@@ -349,10 +361,11 @@ fn map_operator<S: CheckpointStrategy>(
     backward: MapBackward,
 ) -> FloatTensor<Autodiff<Flex, S>> {
     #[derive(Debug)]
-    struct Step(MapBackward);
+    struct Step(MapBackward, Option<Layer>);
     impl Backward<Flex, 1> for Step {
         type State = MapShape;
         fn backward(self, ops: Ops<MapShape, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+            let _timer = profile::backward(&self.1);
             let grad = contiguous(grads.consume::<Flex>(&ops.node));
             let (shape, [node]) = (ops.state, ops.parents);
             let MapShape { batch, height, width, channels } = shape;
@@ -362,7 +375,7 @@ fn map_operator<S: CheckpointStrategy>(
             }
         }
     }
-    let prepared = Step(backward).prepare::<S>([x.node()]).compute_bound().stateful();
+    let prepared = Step(backward, profile::current()).prepare::<S>([x.node()]).compute_bound().stateful();
     let x = x.into_primitive();
     let shape = map_shape(&x);
     match prepared {
