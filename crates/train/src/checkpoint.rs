@@ -218,15 +218,18 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>, TrainError> {
         return Ok(vec![]);
     }
     let cannot = |source| TrainError::Io { path: dir.to_path_buf(), action: "list", source };
-    let mut paths = vec![];
+    let mut steps = vec![];
     for entry in fs::read_dir(dir).map_err(cannot)? {
-        let path = entry.map_err(cannot)?.path();
-        if path.extension().is_some_and(|extension| extension == "safetensors") {
-            paths.push(path);
-        }
+        // Other files in the folder are somebody else's.
+        steps.extend(entry.map_err(cannot)?.file_name().to_str().and_then(step_of));
     }
-    paths.sort();
-    Ok(paths)
+    steps.sort_unstable();
+    Ok(steps.into_iter().map(|step| dir.join(file_name(step))).collect())
+}
+
+fn step_of(file: &str) -> Option<u64> {
+    let step = file.strip_prefix("step-")?.strip_suffix(".safetensors")?.parse().ok()?;
+    (file_name(step) == file).then_some(step)
 }
 
 fn file_name(step: u64) -> String {

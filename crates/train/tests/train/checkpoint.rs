@@ -266,11 +266,14 @@ fn prune_keeps_the_newest_and_nothing_else_is_touched() {
     for step in ["00000004", "00000012", "00000008", "00000100", "00000020"] {
         fs::write(dir.path().join(format!("step-{step}.safetensors")), step).unwrap();
     }
-    fs::write(dir.path().join("notes.txt"), "").unwrap();
+    for other in ["notes.txt", "teacher.safetensors", "step-5.safetensors"] {
+        fs::write(dir.path().join(other), "").unwrap();
+    }
     prune(dir.path(), 2).unwrap();
-    assert_eq!(listed(dir.path()), ["notes.txt", "step-00000020.safetensors", "step-00000100.safetensors"]);
+    let kept = ["step-00000020.safetensors", "step-00000100.safetensors", "step-5.safetensors", "teacher.safetensors"];
+    assert_eq!(listed(dir.path()), [&["notes.txt"], &kept[..]].concat());
     assert_eq!(latest(dir.path()).unwrap(), Some(dir.path().join("step-00000100.safetensors")));
     prune(dir.path(), 5).unwrap();
-    assert_eq!(listed(dir.path()).len(), 3);
+    assert_eq!(listed(dir.path()).len(), 5);
     assert_eq!(latest(&dir.path().join("none")).unwrap(), None);
 }
