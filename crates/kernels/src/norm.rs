@@ -211,7 +211,7 @@ impl GradientSums {
     /// Adds whole pixels of the input and of the output's gradient to `sums`, [`Wide::zeros`].
     pub(crate) fn add(&self, level: Level, input: &[f32], grad: &[f32], sums: &mut [f64]) {
         assert_eq!(input.len(), grad.len(), "batch norm: input and gradient");
-        gradient_sums(level, input, grad, self.affine.mask(), &self.inverse, &self.offset, sums);
+        gradient_sums(level, self, input, grad, sums);
     }
 
     /// The second pass and the gradients of scale and shift, from the sums by [`Wide::total`] over `len` values.
@@ -246,7 +246,7 @@ impl InputGradient {
     /// Replaces the output's gradient over whole pixels by the input's.
     pub(crate) fn apply(&self, level: Level, input: &[f32], grad: &mut [f32]) {
         assert_eq!(input.len(), grad.len(), "batch norm: input and gradient");
-        input_gradient(level, input, self.affine.mask(), &self.slopes, &self.constants, grad);
+        input_gradient(level, self, input, grad);
     }
 }
 
@@ -320,26 +320,13 @@ for_each_level! {
     fn moments(values: &[f32], centre: &[f32], sums: &mut [f64]) = moments_body
 }
 for_each_level! {
-    fn gradient_sums(
-        input: &[f32],
-        grad: &[f32],
-        mask: Mask,
-        inverse: &[f32],
-        offset: &[f32],
-        sums: &mut [f64],
-    ) = gradient_sums_body
+    fn gradient_sums(reduce: &GradientSums, input: &[f32], grad: &[f32], sums: &mut [f64]) = gradient_sums_body
 }
 for_each_level! {
     fn apply(input: &[f32], mask: Mask, out: &mut [MaybeUninit<f32>]) = apply_body
 }
 for_each_level! {
-    fn input_gradient(
-        input: &[f32],
-        mask: Mask,
-        slopes: &[f32],
-        constants: &[f32],
-        grad: &mut [f32],
-    ) = input_gradient_body
+    fn input_gradient(gradient: &InputGradient, input: &[f32], grad: &mut [f32]) = input_gradient_body
 }
 
 /// Adds the sums of `value - centre` and of its square.
@@ -375,13 +362,12 @@ fn moments_body<const FUSED: bool, const LANES: usize>(values: &[f32], centre: &
 /// Adds the sums of the masked gradient and of its product with the normalised input.
 #[inline(always)]
 fn gradient_sums_body<const FUSED: bool, const LANES: usize>(
+    reduce: &GradientSums,
     input: &[f32],
     grad: &[f32],
-    mask: Mask,
-    inverse: &[f32],
-    offset: &[f32],
     sums: &mut [f64],
 ) {
+    let (mask, inverse, offset) = (reduce.affine.mask(), &reduce.inverse[..], &reduce.offset[..]);
     let width = inverse.len();
     let mut short = vec![0.0f32; 2 * width];
     let block = width * PIXELS_IN_SINGLE;
@@ -431,12 +417,11 @@ fn apply_body<const FUSED: bool, const LANES: usize>(input: &[f32], mask: Mask, 
 
 #[inline(always)]
 fn input_gradient_body<const FUSED: bool, const LANES: usize>(
+    gradient: &InputGradient,
     input: &[f32],
-    mask: Mask,
-    slopes: &[f32],
-    constants: &[f32],
     grad: &mut [f32],
 ) {
+    let (mask, slopes, constants) = (gradient.affine.mask(), &gradient.slopes[..], &gradient.constants[..]);
     let width = slopes.len();
     let (mask, constants) = (mask.of_width(width), &constants[..width]);
     for (grad, input) in grad.chunks_mut(width).zip(input.chunks(width)) {

@@ -84,21 +84,21 @@ pub struct SeparableWeights<'a> {
     pub norm2: Norm<'a>,
 }
 
-/// What the backward pass needs of the forward pass.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Kept {
+/// What the backward pass needs of the forward pass; `T` is owned values or a slice of them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Kept<T> {
     /// Output of the depthwise convolution.
-    pub depthwise: Vec<f32>,
+    pub depthwise: T,
     /// Mean of each of its channels.
-    pub mean1: Vec<f32>,
+    pub mean1: T,
     /// Biased variance of each of its channels.
-    pub variance1: Vec<f32>,
+    pub variance1: T,
     /// Output of the 1x1 convolution.
-    pub pointwise: Vec<f32>,
+    pub pointwise: T,
     /// Mean of each of its channels.
-    pub mean2: Vec<f32>,
+    pub mean2: T,
     /// Biased variance of each of its channels.
-    pub variance2: Vec<f32>,
+    pub variance2: T,
 }
 
 /// A 1x1 convolution of another feature map, added to the block's output.
@@ -128,14 +128,14 @@ pub struct SeparableGradients {
 }
 
 /// Both convolutions, with the statistics of the batch; [`output`] makes the output of it.
-pub fn forward(shape: &SeparableShape, weights: &SeparableWeights, input: &[f32]) -> Kept {
+pub fn forward(shape: &SeparableShape, weights: &SeparableWeights, input: &[f32]) -> Kept<Vec<f32>> {
     forward_at(Level::detect(), shape, weights, input)
 }
 
 /// The second batch norm and ReLU, plus the skip connection if there is one.
-pub fn output(shape: &SeparableShape, norm2: &Norm, kept: KeptPointwise, skip: Option<Skip>) -> Vec<f32> {
+pub fn output(shape: &SeparableShape, norm2: &Norm, kept: &Kept<&[f32]>, skip: Option<Skip>) -> Vec<f32> {
     let level = Level::detect();
-    let KeptPointwise { values, mean, variance } = kept;
+    let Kept { pointwise: values, mean2: mean, variance2: variance, .. } = *kept;
     assert_eq!(values.len(), shape.output_len(), "separable: 1x1 output, {shape:?}");
     let affine = Affine::of_norm(norm2, mean, variance);
     let outs = shape.out_channels;
@@ -159,36 +159,12 @@ pub fn output(shape: &SeparableShape, norm2: &Norm, kept: KeptPointwise, skip: O
     unsafe { filled(shape.output_len(), run) }
 }
 
-/// The part of [`Kept`] that [`output`] reads.
-#[derive(Debug, Clone, Copy)]
-pub struct KeptPointwise<'a> {
-    /// [`Kept::pointwise`].
-    pub values: &'a [f32],
-    /// [`Kept::mean2`].
-    pub mean: &'a [f32],
-    /// [`Kept::variance2`].
-    pub variance: &'a [f32],
-}
-
-/// [`Kept`], borrowed.
-#[derive(Debug, Clone, Copy)]
-pub struct KeptRef<'a> {
-    /// [`Kept::depthwise`].
-    pub depthwise: &'a [f32],
-    /// [`Kept::mean1`].
-    pub mean1: &'a [f32],
-    /// [`Kept::variance1`].
-    pub variance1: &'a [f32],
-    /// The rest.
-    pub pointwise: KeptPointwise<'a>,
-}
-
 /// Gradients from that of the output (before the skip connection was added, which changes nothing).
 pub fn backward(
     shape: &SeparableShape,
     weights: &SeparableWeights,
     input: &[f32],
-    kept: &KeptRef,
+    kept: &Kept<&[f32]>,
     grad_output: &[f32],
 ) -> SeparableGradients {
     backward_at(Level::detect(), shape, weights, input, kept, grad_output)
@@ -307,7 +283,7 @@ fn pack_pointwise(level: Level, weight: &[f32], ins: usize, outs: usize) -> Pane
     Panels::pack(level, [ins, outs], weight, |k| k, ins)
 }
 
-fn forward_at(level: Level, shape: &SeparableShape, weights: &SeparableWeights, input: &[f32]) -> Kept {
+fn forward_at(level: Level, shape: &SeparableShape, weights: &SeparableWeights, input: &[f32]) -> Kept<Vec<f32>> {
     shape.check(input, weights.pointwise);
     let (depthwise, Statistics { mean: mean1, variance: variance1 }) = depthwise_forward(level, shape, weights, input);
     let affine = Affine::of_norm(&weights.norm1, &mean1, &variance1);
@@ -381,15 +357,15 @@ fn backward_at(
     shape: &SeparableShape,
     weights: &SeparableWeights,
     input: &[f32],
-    kept: &KeptRef,
+    kept: &Kept<&[f32]>,
     grad_output: &[f32],
 ) -> SeparableGradients {
     shape.check(input, weights.pointwise);
-    let KeptPointwise { values: pointwise, mean, variance } = kept.pointwise;
+    let Kept { pointwise, mean2, variance2, .. } = *kept;
     assert_eq!(kept.depthwise.len(), shape.depthwise.output_len(), "separable: depthwise output, {shape:?}");
     assert_eq!(pointwise.len(), shape.output_len(), "separable: 1x1 output, {shape:?}");
     assert_eq!(grad_output.len(), shape.output_len(), "separable: output gradient, {shape:?}");
-    let reduce = GradientSums::new(&weights.norm2, mean, variance);
+    let reduce = GradientSums::new(&weights.norm2, mean2, variance2);
     let sums = reduce.wide.sums(pointwise.len(), |range, sums| {
         reduce.add(level, &pointwise[range.clone()], &grad_output[range], sums);
     });
@@ -414,7 +390,7 @@ fn pointwise_backward(
     level: Level,
     shape: &SeparableShape,
     weights: &SeparableWeights,
-    kept: &KeptRef,
+    kept: &Kept<&[f32]>,
     grad_output: &[f32],
     gradient2: &InputGradient,
     reduce: &GradientSums,
@@ -425,7 +401,7 @@ fn pointwise_backward(
     let part = part_len(shape.rows(), 1, MIN_ROWS_PER_TASK);
     let mut parts = vec![];
     let run = |out: &mut [MaybeUninit<f32>]| {
-        let maps = kept.depthwise.par_chunks(part * ins).zip(kept.pointwise.values.par_chunks(part * outs));
+        let maps = kept.depthwise.par_chunks(part * ins).zip(kept.pointwise.par_chunks(part * outs));
         let chunks = out.par_chunks_mut(part * ins).zip(maps.zip(grad_output.par_chunks(part * outs)));
         let chunks = chunks.map(|(out, ((depthwise, pointwise), grads))| {
             let (mut normalised, mut scratch) = (Scratch::default(), Scratch::default());
@@ -623,10 +599,9 @@ mod tests {
         fn as_one(&self, level: Level) -> Vec<Vec<f32>> {
             let weights = self.weights();
             let kept = forward_at(level, &self.shape, &weights, &self.input);
-            let pointwise = KeptPointwise { values: &kept.pointwise, mean: &kept.mean2, variance: &kept.variance2 };
-            let output = output(&self.shape, &weights.norm2, pointwise, Some(self.skip()));
-            let kept =
-                KeptRef { depthwise: &kept.depthwise, mean1: &kept.mean1, variance1: &kept.variance1, pointwise };
+            let Kept { depthwise, mean1, variance1, pointwise, mean2, variance2 } = &kept;
+            let kept = Kept { depthwise: &depthwise[..], mean1, variance1, pointwise, mean2, variance2 };
+            let output = output(&self.shape, &weights.norm2, &kept, Some(self.skip()));
             let made = backward_at(level, &self.shape, &weights, &self.input, &kept, &self.grad);
             let SeparableGradients { input, depthwise, norm1, pointwise, norm2 } = made;
             vec![output, input, depthwise, norm1.scale, norm1.shift, pointwise, norm2.scale, norm2.shift]

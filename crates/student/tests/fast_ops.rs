@@ -268,3 +268,28 @@ fn narrow_picosam3_agrees() {
         ..UnetConfig::picosam3()
     });
 }
+
+#[test]
+fn optimiser_steps_agree_and_leave_shared_values_alone() {
+    let constants =
+        ops::AdamWConstants { learning_rate: 1e-2, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
+    let [values, gradient, first] = std::array::from_fn(|_| uniform([50_000]).inner());
+    let second = uniform([50_000]).inner().square();
+    let before = [&values, &gradient, &first, &second].map(|tensor| host(tensor.clone()));
+    let step = |adamw: fn(&_, u64, _, _, [_; 2]) -> (Tensor<1>, [Tensor<1>; 2])| {
+        let (values, [first, second]) =
+            adamw(&constants, 3, values.clone(), gradient.clone(), [first.clone(), second.clone()]);
+        [values, first, second].map(host)
+    };
+    for (got, expected) in step(ops::adamw_step).iter().zip(&step(portable::adamw_step)) {
+        assert_near("AdamW", got, expected, 1e-6);
+    }
+    let average = ops::moving_average(first.clone(), values.clone(), 0.75);
+    let expected = first.clone() * 0.75 + values.clone() * 0.25;
+    assert_near("moving average", &host(average), &host(expected), 1e-6);
+    assert_eq!([&values, &gradient, &first, &second].map(|tensor| host(tensor.clone())), before);
+    let tensors = [values, gradient];
+    let (got, expected) = (ops::sum_of_squares(&tensors), portable::sum_of_squares(&tensors));
+    assert!((got - expected).abs() <= 1e-5 * expected, "{got} against {expected}");
+    assert_eq!(ops::sum_of_squares(&[]), 0.0);
+}

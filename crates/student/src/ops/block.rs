@@ -10,9 +10,7 @@ use sensei_kernels::conv::{self, ConvShape};
 use sensei_kernels::depthwise::DepthwiseShape;
 use sensei_kernels::norm::{self, Norm};
 use sensei_kernels::pixelwise::MapShape;
-use sensei_kernels::separable::{
-    self, FoldedSeparable, KeptPointwise, KeptRef, SeparableShape, SeparableWeights, Skip,
-};
+use sensei_kernels::separable::{self, FoldedSeparable, SeparableShape, SeparableWeights, Skip};
 
 use super::fast::{contiguous, dims, map_shape, tensor, values};
 use super::{BATCH_NORM_EPSILON, Block, BlockWeights, FoldedBlock, Merge, Statistics};
@@ -127,19 +125,13 @@ fn forward(block: Block, inputs: &[FlexTensor]) -> Kept {
 fn output(block: Block, inputs: &[FlexTensor], kept: &Kept) -> FlexTensor {
     let shape = shape_of(block, &inputs[0]);
     let skip = <&[FlexTensor; 3]>::try_from(&inputs[7..]).ok().map(skip_of);
-    let output = separable::output(&shape, &weights_of(inputs).norm2, kept_pointwise(kept), skip);
+    let output = separable::output(&shape, &weights_of(inputs).norm2, &kept_values(kept), skip);
     tensor(output, output_dims(&shape))
 }
 
 fn backward(block: Block, inputs: &[FlexTensor], kept: Kept, grad: FlexTensor) -> Vec<FlexTensor> {
     let shape = shape_of(block, &inputs[0]);
-    let kept_ref = KeptRef {
-        depthwise: values(&kept[0]),
-        mean1: values(&kept[1]),
-        variance1: values(&kept[2]),
-        pointwise: kept_pointwise(&kept),
-    };
-    let made = separable::backward(&shape, &weights_of(inputs), values(&inputs[0]), &kept_ref, values(&grad));
+    let made = separable::backward(&shape, &weights_of(inputs), values(&inputs[0]), &kept_values(&kept), values(&grad));
     drop(kept);
     let gradients = [
         made.input,
@@ -199,8 +191,9 @@ fn skip_of([x, weight, bias]: &[FlexTensor; 3]) -> Skip<'_> {
     Skip { input: values(x), weight: values(weight), bias: values(bias) }
 }
 
-fn kept_pointwise(kept: &Kept) -> KeptPointwise<'_> {
-    KeptPointwise { values: values(&kept[3]), mean: values(&kept[4]), variance: values(&kept[5]) }
+fn kept_values(kept: &Kept) -> separable::Kept<&[f32]> {
+    let [depthwise, mean1, variance1, pointwise, mean2, variance2] = kept.each_ref().map(values);
+    separable::Kept { depthwise, mean1, variance1, pointwise, mean2, variance2 }
 }
 
 fn statistics(kept: &Kept) -> [Statistics; 2] {
