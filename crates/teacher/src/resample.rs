@@ -65,7 +65,11 @@ impl TeacherRecord {
         logits
     }
 
-    fn check_coverage(&self, crop: &RectInImage) -> Result<(), CacheError> {
+    /// Whether the record holds what [`TeacherRecord::logits_in_crop`] needs for a crop.
+    ///
+    /// # Errors
+    /// `NotCovered`, as there.
+    pub fn check_coverage(&self, crop: &RectInImage) -> Result<(), CacheError> {
         let (needed, stored) = (crop.intersection(&self.image_size.rect()), self.rect_in_image);
         let is_finite = [crop.x0, crop.y0, crop.x1, crop.y1].iter().all(|edge| edge.is_finite());
         let is_outside_image = needed.width() <= 0.0 || needed.height() <= 0.0;

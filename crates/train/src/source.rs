@@ -15,6 +15,7 @@ use sensei_teacher::cache::Cache;
 use sensei_teacher::record::TeacherRecord;
 
 use crate::error::TrainError;
+use crate::plan::TrainPlan;
 
 /// One split: its annotations, its images, the prompt rule and, where there is one, the teacher's answers.
 pub struct SampleSource {
@@ -154,6 +155,30 @@ impl SampleSource {
         let logits = sample.teacher.as_mut().map_or(&mut [][..], |teacher| &mut teacher.logits);
         draw.flip_together(geometry.grid, &mut sample.pixels, &mut sample.truth, logits);
         Ok(sample)
+    }
+
+    /// Checks that the teacher's records hold what every sample of every epoch of a training needs, so that none ends for
+    /// want of it after hours. Samples are drawn from seed, epoch and annotation id, so all are known now.
+    ///
+    /// # Errors
+    /// For the first instance one of whose crops is not covered, or whose record cannot be read.
+    pub fn check_coverage(&self, plan: &TrainPlan) -> Result<(), TrainError> {
+        let Some(cache) = &self.teacher else { return Ok(()) };
+        let mut epochs = vec![];
+        for stage in &plan.stages {
+            epochs.extend((0..stage.epochs).map(|_| &stage.augmentation));
+        }
+        let check = |&idx: &usize| {
+            let annotation_id = self.annotation_id(idx);
+            let cannot = |source| TrainError::Teacher { annotation_id, source };
+            let record: TeacherRecord = cache.get(annotation_id).map_err(cannot)?;
+            let geometry = self.geometry(idx, &self.mask(idx)?)?;
+            (0..).zip(&epochs).try_for_each(|(epoch, augmentation)| {
+                let draw = draw(augmentation, &mut sample_rng(plan.seed, epoch, annotation_id));
+                record.check_coverage(&draw.jittered(&geometry).rect_in_image).map_err(cannot)
+            })
+        };
+        self.instances.par_iter().map(check).find_first(Result::is_err).unwrap_or(Ok(()))
     }
 
     fn reason_to_leave_out(&self, idx: usize, choice: InstanceChoice) -> Result<Option<LeftOutReason>, TrainError> {

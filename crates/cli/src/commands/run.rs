@@ -142,6 +142,7 @@ fn prepare_and_train(arguments: &RunArguments) -> anyhow::Result<Option<Trained>
     let (train_split, val_split) = splits(&plan, &runs)?;
     let batches = plan.train.check_batches(&plan.graph, train_split.instances.len());
     batches.with_context(|| arguments.config.display().to_string()).map_err(usage)?;
+    train_split.check_coverage(&plan.train)?;
     let folder = RunFolder::create(root, arguments.resume)?;
     check_same_plan(&folder, &plan)?;
     write_whole(&folder.plan_toml(), plan.resolved_toml.as_bytes())?;

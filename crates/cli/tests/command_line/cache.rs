@@ -22,6 +22,18 @@ fn place() -> Place {
 }
 
 fn write_cache(place: &Place, split: &str, teacher: &str, name: &str, keep: impl Fn(u64) -> bool) {
+    write_cache_reaching(place, split, teacher, name, |_| 96.0, keep);
+}
+
+/// `reach`: how far a record reaches from the box's centre, in pixels, from the box's longer side.
+fn write_cache_reaching(
+    place: &Place,
+    split: &str,
+    teacher: &str,
+    name: &str,
+    reach: impl Fn(f64) -> f64,
+    keep: impl Fn(u64) -> bool,
+) {
     let annotations = place.path(&format!("scenes/annotations/instances_{split}.json"));
     let dataset = Dataset::load_coco(&annotations, &place.path("scenes/images")).unwrap();
     let key = CacheKey {
@@ -35,7 +47,7 @@ fn write_cache(place: &Place, split: &str, teacher: &str, name: &str, keep: impl
     let mut writer = CacheWriter::create(&place.path(name), key, teacher, vec!["a test".into()]).unwrap();
     for instance in dataset.instances.iter().filter(|instance| keep(instance.id)) {
         let [x, y, width, height] = instance.bbox;
-        let (x, y) = (x + width / 2.0, y + height / 2.0);
+        let (x, y, reach) = (x + width / 2.0, y + height / 2.0, reach(width.max(height)));
         let image = &dataset.images[instance.image_idx];
         let bytes = fs::read(dataset.image_path(instance.image_idx)).unwrap();
         let from_centre = |idx: i32| (idx % 32 - 16).pow(2) + (idx / 32 - 16).pow(2);
@@ -44,7 +56,7 @@ fn write_cache(place: &Place, split: &str, teacher: &str, name: &str, keep: impl
             image_id: image.id,
             image_digest: *blake3::hash(&bytes).as_bytes(),
             image_size: image.size,
-            rect_in_image: RectInImage { x0: x - 96.0, y0: y - 96.0, x1: x + 96.0, y1: y + 96.0 },
+            rect_in_image: RectInImage { x0: x - reach, y0: y - reach, x1: x + reach, y1: y + reach },
             grid: 32,
             logits: (0..32 * 32).map(|idx| (40 - 4 * from_centre(idx)).clamp(-127, 127) as i8).collect(),
             logit_step: 0.125,
@@ -110,6 +122,19 @@ fn cache_without_an_answer() {
     write_cache(&place, "train", "disc-1", "cache-train", |id| id != 4);
     place.refuses(&["train", "tiny.toml"], 1, &["annotation 4 (train split): no teacher answer", "\"cached\""]);
     assert!(!place.path("runs").exists());
+}
+
+#[test]
+fn answers_that_do_not_reach_as_far_as_the_augmentation() {
+    let place = place();
+    fs::remove_dir_all(place.path("cache-train")).unwrap();
+    // The region of interest itself and no more: enough for scoring, not for moving it about.
+    write_cache_reaching(&place, "train", "disc-1", "cache-train", |longer_side| 0.6 * longer_side, |_| true);
+    place.refuses(&["train", "tiny.toml"], 1, &["annotation ", "the cache has only", "less jitter"]);
+    assert!(!place.path("runs").exists(), "nothing is trained first");
+    let still = [("roi_shift = 0.1", "roi_shift = 0.0"), ("roi_scale = 0.1", "roi_scale = 0.0")];
+    place.config("tiny.toml", &[WITH_TEACHER, &still].concat());
+    place.does(&["train", "tiny.toml"]);
 }
 
 #[test]
