@@ -1,7 +1,5 @@
 //! The one description of a network: what is trained, counted, folded, quantized and exported is read from it.
 
-use std::ops::Range;
-
 use serde::Serialize;
 
 /// A feed-forward network: nodes in an order in which every input comes before its reader.
@@ -271,19 +269,4 @@ impl GraphBuilder {
         self.nodes.push(Node { name: name.into(), op, inputs, shape });
         self.nodes.len() - 1
     }
-}
-
-/// Which positions in [`LayerGraph::nodes`] still need the output of each node, for freeing early.
-///
-/// Entry `i` is the half-open range of positions during which node `i`'s output must be kept.
-pub fn lifetimes(graph: &LayerGraph) -> Vec<Range<usize>> {
-    let last = graph.nodes.len();
-    let mut ranges: Vec<Range<usize>> = (0..last).map(|idx| idx..idx + 1).collect();
-    for (reader, node) in graph.nodes.iter().enumerate() {
-        for &input in &node.inputs {
-            ranges[input].end = reader + 1;
-        }
-    }
-    ranges[last - 1].end = last;
-    ranges
 }

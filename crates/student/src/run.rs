@@ -139,10 +139,10 @@ pub fn run_steps<T: Clone>(
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
     use std::rc::Rc;
 
     use super::*;
-    use crate::graph::lifetimes;
     use crate::unet::UnetConfig;
 
     #[test]
@@ -172,6 +172,21 @@ mod tests {
             }
             assert_eq!(made.last(), Some(&(nodes.len() - 1)));
         }
+    }
+
+    /// Which positions in the nodes still need the output of each node.
+    ///
+    /// Entry `i` is the half-open range of positions during which node `i`'s output must be kept.
+    fn lifetimes(graph: &LayerGraph) -> Vec<Range<usize>> {
+        let last = graph.nodes().len();
+        let mut ranges: Vec<Range<usize>> = (0..last).map(|idx| idx..idx + 1).collect();
+        for (reader, node) in graph.nodes().iter().enumerate() {
+            for &input in &node.inputs {
+                ranges[input].end = reader + 1;
+            }
+        }
+        ranges[last - 1].end = last;
+        ranges
     }
 
     #[test]
