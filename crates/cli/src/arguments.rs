@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::device::DeviceName;
+
 /// Distils tiny promptable-segmentation students for Sony's IMX500, from a config file to a deployment package.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
@@ -54,8 +56,9 @@ pub enum Command {
     Quantize {
         /// A run folder
         run: PathBuf,
-        #[command(flatten)]
-        machine: Machine,
+        /// Threads. 0: one per core
+        #[arg(long, default_value_t = 0)]
+        threads: usize,
     },
     /// Write the deployment package of a run: ONNX, int8 model, memory, manifest; with a converter, packerOut.zip
     Export {
@@ -119,21 +122,15 @@ pub struct Place {
 }
 
 /// What computes.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Machine {
-    /// Where tensors live
-    #[arg(long, value_enum, default_value_t = DeviceName::Flex)]
-    pub device: DeviceName,
-    /// Threads of the computation; results are the same bits for the same number. 0: one per core
+    /// Where tensors live: flex (the CPU), or in builds that have them wgpu[:N], wgpu:integrated, wgpu:software, cuda[:N],
+    /// ndarray. Several, separated by commas, share the batches of a training step ([train] accumulate_batches)
+    #[arg(long, value_name = "DEVICE", value_delimiter = ',', default_value = "flex")]
+    pub device: Vec<DeviceName>,
+    /// Threads of the CPU's computation; results are the same bits for the same number. 0: one per core
     #[arg(long, default_value_t = 0)]
     pub threads: usize,
-}
-
-/// The devices of this build.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum DeviceName {
-    /// The CPU
-    Flex,
 }
 
 /// Data set tools.

@@ -5,6 +5,7 @@
 mod arguments;
 mod commands;
 mod config;
+mod device;
 mod html;
 mod phases;
 mod profile;

@@ -6,6 +6,7 @@ pub mod fold;
 pub mod graph;
 pub mod inference;
 pub mod init;
+pub mod mixed;
 pub mod ops;
 pub mod profile;
 pub mod run;

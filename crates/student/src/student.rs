@@ -205,6 +205,29 @@ impl Student {
         }
     }
 
+    /// The same student on another device, with leaves of its own where that device tracks gradients.
+    pub fn to_device(&self, device: &Device) -> Self {
+        let plain = device.clone().inner();
+        let moved = |values: &Tensor<1>| values.clone().inner().to_device(&plain);
+        let parameters = self.parameters.iter().map(|parameter| {
+            let values = moved(&parameter.values);
+            let values = if device.is_autodiff() { Tensor::from_inner(values).require_grad() } else { values };
+            Parameter { values, ..parameter.clone() }
+        });
+        let running = self.running.iter().map(|stats| BatchStats {
+            norm: stats.norm.clone(),
+            mean: moved(&stats.mean),
+            variance: moved(&stats.variance),
+        });
+        Self {
+            graph: self.graph.clone(),
+            device: device.clone(),
+            parameters: parameters.collect(),
+            running: running.collect(),
+            layers: self.layers.clone(),
+        }
+    }
+
     /// Puts matched weights on the device.
     fn assemble(graph: LayerGraph, mut weights: NamedWeights, device: &Device) -> Self {
         let mut student =
@@ -318,10 +341,8 @@ impl Student {
     }
 
     fn conv_train(&self, idx: usize, conv: &Conv, x: Tensor<4>, batch_stats: &mut Vec<BatchStats>) -> Tensor<4> {
-        let layer = self.layer(idx);
-        let weight = self.flat(layer.weight).reshape(conv.weight_shape());
-        let bias = layer.bias.map(|bias| self.flat(bias));
-        let Some(norm) = layer.norm else {
+        let (weight, bias) = self.conv_weights(idx, conv);
+        let Some(norm) = self.layer(idx).norm else {
             return if conv.relu {
                 ops::conv2d_relu(x, weight, bias, conv)
             } else {
@@ -339,6 +360,27 @@ impl Student {
         let norm = self.running[norm.running].norm.clone();
         assert!(count > 1, "{norm}: a batch of one value per channel has no variance");
         BatchStats { norm, mean, variance: variance * (count as f64 / (count - 1) as f64) }
+    }
+
+    /// Weight and bias of a convolution, in their shapes.
+    pub(crate) fn conv_weights(&self, idx: usize, conv: &Conv) -> (Tensor<4>, Option<Tensor<1>>) {
+        let layer = self.layer(idx);
+        (self.flat(layer.weight).reshape(conv.weight_shape()), layer.bias.map(|bias| self.flat(bias)))
+    }
+
+    /// Scale and shift of a convolution's batch norm, if it has one.
+    pub(crate) fn norm_weights(&self, idx: usize) -> Option<(Tensor<1>, Tensor<1>)> {
+        self.layer(idx).norm.map(|norm| (self.flat(norm.scale), self.flat(norm.shift)))
+    }
+
+    /// What a batch norm saw, under its name.
+    pub(crate) fn norm_stats(&self, idx: usize, stats: Statistics) -> BatchStats {
+        self.batch_stats(self.norm(idx), stats)
+    }
+
+    /// Number of batch norms.
+    pub(crate) fn n_norms(&self) -> usize {
+        self.running.len()
     }
 
     fn flat(&self, parameter: usize) -> Tensor<1> {

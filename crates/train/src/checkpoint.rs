@@ -14,10 +14,12 @@ use sensei_student::weights::{HostTensor, NamedWeights};
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
-use crate::optimizer::{AdamW, AdamWConfig, Ema, Moments, flat, host};
+use crate::optimizer::{AdamW, Ema, Moments, flat, host};
+use crate::plan::TrainPlan;
+use crate::precision::LossScale;
 
 /// What a checkpoint belongs to; a run resumes only from its own.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CheckpointHeader {
     /// Version of this layout: 1.
@@ -28,6 +30,9 @@ pub struct CheckpointHeader {
     pub plan_digest: String,
     /// Digest of the student's graph.
     pub graph_digest: String,
+    /// The loss scale, in a run that has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<LossScale>,
     /// [`TrainState::digest`]: a file with a flipped bit is refused.
     pub state_digest: String,
 }
@@ -42,13 +47,16 @@ pub struct TrainState {
     pub optimizer: AdamW,
     /// Moving average, if the plan has one.
     pub ema: Option<Ema>,
+    /// Loss scale, if the plan has one.
+    pub loss_scale: Option<LossScale>,
 }
 
 impl TrainState {
     /// The state before the first step.
-    pub fn new(student: Student, optimizer: AdamWConfig, ema_decay: Option<f64>) -> Self {
-        let ema = ema_decay.map(|decay| Ema::new(decay, student.parameters()));
-        Self { step: 0, optimizer: AdamW::new(optimizer, student.parameters()), ema, student }
+    pub fn new(student: Student, plan: &TrainPlan) -> Self {
+        let ema = plan.ema_decay.map(|decay| Ema::new(decay, student.parameters()));
+        let loss_scale = plan.mixed_precision.and_then(|mixed| mixed.scaling).map(LossScale::new);
+        Self { step: 0, optimizer: AdamW::new(plan.optimizer, student.parameters()), ema, loss_scale, student }
     }
 
     /// The weights that the run results in: the moving average where there is one, else the student's own.
@@ -64,9 +72,9 @@ impl TrainState {
         weights
     }
 
-    /// Digest over every bit that training goes on from: step, student, moments and average.
+    /// Digest over every bit that training goes on from: step, student, moments, average and loss scale.
     pub fn digest(&self) -> String {
-        state_digest(self.step, &self.tensors())
+        state_digest(self.step, self.loss_scale, &self.tensors())
     }
 
     /// Writes `step-NNNNNNNN.safetensors` into `dir`: under another name first, then renamed.
@@ -81,7 +89,8 @@ impl TrainState {
             step: self.step,
             plan_digest: plan_digest.into(),
             graph_digest: self.student.graph().digest(),
-            state_digest: state_digest(self.step, &tensors),
+            loss_scale: self.loss_scale,
+            state_digest: state_digest(self.step, self.loss_scale, &tensors),
         };
         let header = serde_json::to_string(&header).expect("a struct of strings and numbers is JSON");
         let bytes = serialize(&tensors, &header)
@@ -110,8 +119,7 @@ impl TrainState {
         graph: LayerGraph,
         device: &Device,
         plan_digest: &str,
-        optimizer: AdamWConfig,
-        ema_decay: Option<f64>,
+        plan: &TrainPlan,
     ) -> Result<Self, TrainError> {
         let (header, mut tensors) = read(path)?;
         let broken = |problem: String| TrainError::BrokenCheckpoint { path: path.to_path_buf(), problem };
@@ -145,14 +153,23 @@ impl TrainState {
         };
         let (first, second) = (of("first_moment.")?, of("second_moment.")?);
         let moments = first.into_iter().zip(second).map(|(first, second)| Moments { first, second }).collect();
-        let ema = match ema_decay {
+        let ema = match plan.ema_decay {
             Some(decay) => Some(Ema::resume(decay, of("average.")?)),
             None => None,
         };
         if let Some(name) = left_over.or_else(|| tensors.into_keys().next()) {
             return Err(broken(format!("unexpected tensor {name}")));
         }
-        Ok(Self { step: header.step, optimizer: AdamW::resume(optimizer, header.step, moments), student, ema })
+        let has_scale = plan.mixed_precision.is_some_and(|mixed| mixed.scaling.is_some());
+        if header.loss_scale.is_some() != has_scale {
+            return Err(broken(format!("loss_scale: expected {has_scale}, found {:?}", header.loss_scale)));
+        }
+        let CheckpointHeader { step, loss_scale, .. } = header;
+        // AdamW counts the steps that changed weights.
+        let skipped = loss_scale.map_or(0, |scale| scale.skipped_steps);
+        let taken = step.checked_sub(skipped).ok_or_else(|| broken(format!("{skipped} of {step} steps skipped")))?;
+        let optimizer = AdamW::resume(plan.optimizer, taken, moments);
+        Ok(Self { step, optimizer, student, ema, loss_scale })
     }
 
     fn tensors(&self) -> NamedWeights {
@@ -188,8 +205,9 @@ pub fn weights_digest(weights: &NamedWeights) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-fn state_digest(step: u64, tensors: &NamedWeights) -> String {
-    blake3::hash(format!("step {step} {}", weights_digest(tensors)).as_bytes()).to_hex().to_string()
+fn state_digest(step: u64, loss_scale: Option<LossScale>, tensors: &NamedWeights) -> String {
+    let scale = loss_scale.map_or(String::new(), |scale| format!("{scale:?} "));
+    blake3::hash(format!("step {step} {scale}{}", weights_digest(tensors)).as_bytes()).to_hex().to_string()
 }
 
 /// The checkpoint with the most steps in a folder, if there is one.
@@ -277,7 +295,7 @@ fn read(path: &Path) -> Result<(CheckpointHeader, NamedWeights), TrainError> {
         let values = view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
         tensors.insert(name, HostTensor { shape: view.shape().to_vec(), values });
     }
-    let found = state_digest(header.step, &tensors);
+    let found = state_digest(header.step, header.loss_scale, &tensors);
     if found != header.state_digest {
         return Err(broken(format!("damaged: expected a state of digest {}, found {found}", header.state_digest)));
     }

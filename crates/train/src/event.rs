@@ -33,8 +33,14 @@ pub enum Event {
         terms: Vec<(String, f64)>,
         /// Learning rate of this step.
         learning_rate: f64,
-        /// Global L2 norm of the gradient before clipping.
+        /// Global L2 norm of the gradient before clipping; not finite, `null` in JSON, in a skipped step.
         gradient_norm: f64,
+        /// Factor of the loss in this step's backward pass, in a run of mixed precision that scales it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        loss_scale: Option<f64>,
+        /// Steps of the run so far that changed no weight because their 16-bit gradients overflowed.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        skipped_steps: Option<u64>,
         /// Samples in this step.
         n_samples: usize,
         /// Teacher scores above 1 that were clamped to 1 in this step.

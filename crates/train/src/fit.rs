@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor};
 use sensei_loss::{LossOutput, MaskLogits, MaskProbs, distillation_loss};
 use sensei_student::profile;
-use sensei_student::student::Student;
+use sensei_student::student::{BatchStats, Student};
 use sensei_student::weights::NamedWeights;
 
 use crate::checkpoint::{TrainState, latest, prune, weights_digest};
@@ -30,6 +30,8 @@ pub struct RunOptions<'a> {
     pub keep_checkpoints: usize,
     /// Threads that prepare samples. Does not change the result.
     pub data_threads: usize,
+    /// Devices that share a step's batches with the student's own; those of its kind do not change the result.
+    pub other_devices: &'a [Device],
 }
 
 /// The caller's side of a run.
@@ -84,12 +86,9 @@ pub fn fit(
     let total_steps = plan.total_steps(n_samples);
     plan.check_batches(initial.graph(), n_samples)?;
     let checkpoint = if options.resume { latest(options.checkpoint_dir)? } else { None };
-    let (optimizer, ema_decay) = (plan.optimizer, plan.ema_decay);
     let mut state = match checkpoint {
-        Some(path) => {
-            TrainState::load(&path, initial.graph().clone(), &device, options.plan_digest, optimizer, ema_decay)?
-        }
-        None => TrainState::new(initial, optimizer, ema_decay),
+        Some(path) => TrainState::load(&path, initial.graph().clone(), &device, options.plan_digest, plan)?,
+        None => TrainState::new(initial, plan),
     };
     observer.event(&Event::Started { step: state.step, total_steps, n_samples });
 
@@ -108,7 +107,7 @@ pub fn fit(
                 return Err(TrainError::LoaderGone);
             }
             let learning_rate = stage.schedule.learning_rate(position.step_in_stage, stage.epochs * steps_per_epoch);
-            let report = step(&mut state, &batches, stage, plan, learning_rate, &device)?;
+            let report = step(&mut state, &batches, stage, plan, learning_rate, options.other_devices)?;
             epoch_losses.push(report.loss);
             observer.event(&Event::Step {
                 step: state.step,
@@ -119,6 +118,8 @@ pub fn fit(
                 terms: report.terms,
                 learning_rate,
                 gradient_norm: report.gradient_norm,
+                loss_scale: report.loss_scale,
+                skipped_steps: state.loss_scale.map(|scale| scale.skipped_steps),
                 n_samples: batches.iter().map(|batch| batch.annotation_ids.len()).sum(),
                 clamped_teacher_scores: batches.iter().map(|batch| batch.clamped_teacher_scores).sum(),
             });
@@ -158,6 +159,7 @@ struct StepReport {
     loss: f64,
     terms: Vec<(String, f64)>,
     gradient_norm: f64,
+    loss_scale: Option<f64>,
 }
 
 /// One optimiser step over its batches.
@@ -167,63 +169,141 @@ fn step(
     stage: &StagePlan,
     plan: &TrainPlan,
     learning_rate: f64,
-    device: &Device,
+    other_devices: &[Device],
 ) -> Result<StepReport, TrainError> {
     let n_samples: usize = batches.iter().map(|batch| batch.annotation_ids.len()).sum();
-    let ids = || batches.iter().flat_map(|batch| batch.annotation_ids.iter().copied()).collect::<Vec<_>>();
+    let loss_scale = state.loss_scale.map(|scale| scale.scale);
+    let shared = Shared { stage, plan, n_samples, factor: loss_scale.unwrap_or(1.0), step: state.step };
     let mut gradients: Vec<Tensor<1>> = Vec::new();
+    let mut batch_stats = Vec::with_capacity(batches.len());
     let (mut loss, mut terms) = (0.0, Vec::<(String, f64)>::new());
-    for batch in batches {
-        let share = batch.annotation_ids.len() as f64 / n_samples as f64;
-        let span = profile::span("forward");
-        let forward = state.student.forward_train(batch.input_tensor(device));
-        drop(span);
-        let span = profile::span("loss");
-        let teacher = batch.teacher_target(device);
-        let output = distillation_loss(
-            &stage.loss,
-            MaskLogits(forward.mask_logits),
-            teacher.as_ref(),
-            MaskProbs(batch.truth_tensor(device)),
-        );
-        let values = read_loss(&output, state.step, &batch.annotation_ids)?;
-        loss += share * values.total;
-        for (idx, (name, value)) in values.terms.into_iter().enumerate() {
-            match terms.get_mut(idx) {
-                Some((_, sum)) => *sum += share * value,
-                None => terms.push((name, share * value)),
+    for wave in batches.chunks(1 + other_devices.len()) {
+        // Added in the order of the batches, whichever device they were on.
+        for (part, batch) in wave_gradients(&state.student, wave, &shared, other_devices)?.into_iter().zip(wave) {
+            let share = batch.annotation_ids.len() as f64 / n_samples as f64;
+            loss += share * part.loss.total;
+            for (idx, (name, value)) in part.loss.terms.into_iter().enumerate() {
+                match terms.get_mut(idx) {
+                    Some((_, sum)) => *sum += share * value,
+                    None => terms.push((name, share * value)),
+                }
             }
-        }
-        let total = if batches.len() == 1 { output.total } else { output.total * share };
-        drop(span);
-        let span = profile::span("backward");
-        let mut found = total.backward();
-        drop(span);
-        for (idx, parameter) in state.student.parameters().iter().enumerate() {
-            let gradient = parameter.values.grad_remove(&mut found);
-            let gradient = gradient.unwrap_or_else(|| parameter.values.clone().inner().zeros_like());
-            match gradients.get_mut(idx) {
-                Some(sum) => *sum = sum.clone() + gradient,
-                None => gradients.push(gradient),
+            for (idx, gradient) in part.gradients.into_iter().enumerate() {
+                match gradients.get_mut(idx) {
+                    Some(sum) => *sum = sum.clone() + gradient,
+                    None => gradients.push(gradient),
+                }
             }
+            batch_stats.push(part.batch_stats);
         }
-        state.student.update_running_stats(&forward.batch_stats);
     }
     let span = profile::span("optimiser");
+    if let Some(scale) = loss_scale {
+        gradients.iter_mut().for_each(|gradient| *gradient = gradient.clone() / scale);
+    }
     let gradient_norm = clip_global_norm(&mut gradients, plan.clip_gradient_norm);
-    if !gradient_norm.is_finite() {
+    let overflowed = !gradient_norm.is_finite();
+    if let (Some(scale), Some(scaling)) = (&mut state.loss_scale, plan.mixed_precision.and_then(|mixed| mixed.scaling))
+    {
+        scale.update(scaling, overflowed);
+    }
+    if overflowed && state.loss_scale.is_none_or(|scale| scale.is_exhausted()) {
         let named = state.student.parameters().iter().zip(&gradients);
         let culprit = named.map(|(p, g)| (&p.name, host(g.clone().sum())[0])).find(|(_, sum)| !sum.is_finite());
         let what = culprit.map_or("gradient norm".into(), |(name, _)| format!("gradient of {name}"));
-        return Err(TrainError::NotFinite { step: state.step, what, value: gradient_norm, annotation_ids: ids() });
+        let annotation_ids = batches.iter().flat_map(|batch| batch.annotation_ids.iter().copied()).collect();
+        return Err(TrainError::NotFinite { step: state.step, what, value: gradient_norm, annotation_ids });
     }
-    state.optimizer.step(state.student.parameters_mut(), gradients, learning_rate);
-    if let Some(ema) = &mut state.ema {
-        ema.update(state.student.parameters());
+    if !overflowed {
+        batch_stats.iter().for_each(|stats| state.student.update_running_stats(stats));
+        state.optimizer.step(state.student.parameters_mut(), gradients, learning_rate);
+        if let Some(ema) = &mut state.ema {
+            ema.update(state.student.parameters());
+        }
     }
     drop(span);
     state.step += 1;
-    Ok(StepReport { loss, terms, gradient_norm })
+    Ok(StepReport { loss, terms, gradient_norm, loss_scale })
+}
+
+/// What the batches of a step have in common.
+struct Shared<'a> {
+    stage: &'a StagePlan,
+    plan: &'a TrainPlan,
+    n_samples: usize,
+    /// Loss scale.
+    factor: f64,
+    step: u64,
+}
+
+/// What one batch adds to a step.
+struct Part {
+    loss: LossValues,
+    /// Flat, of each parameter, for its share of the step's loss.
+    gradients: Vec<Tensor<1>>,
+    batch_stats: Vec<BatchStats>,
+}
+
+/// The parts of one batch on each device, in order; tensors are on the student's own.
+fn wave_gradients(
+    student: &Student,
+    wave: &[HostBatch],
+    shared: &Shared,
+    other_devices: &[Device],
+) -> Result<Vec<Part>, TrainError> {
+    let [first, rest @ ..] = wave else { return Ok(vec![]) };
+    std::thread::scope(|scope| {
+        let others = rest.iter().zip(other_devices).map(|(batch, device)| {
+            scope.spawn(move || {
+                let device = if student.device().is_autodiff() { device.clone().autodiff() } else { device.clone() };
+                part(&student.to_device(&device), batch, shared)
+            })
+        });
+        let others: Vec<_> = others.collect();
+        let mut parts = vec![part(student, first, shared)?];
+        let home = student.device().clone().inner();
+        let moved = |tensor: Tensor<1>| tensor.to_device(&home);
+        for other in others {
+            // A panic goes on here: it is a fault of a device or of this program.
+            let mut part = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            part.gradients = part.gradients.into_iter().map(moved).collect();
+            for stats in &mut part.batch_stats {
+                stats.mean = moved(stats.mean.clone());
+                stats.variance = moved(stats.variance.clone());
+            }
+            parts.push(part);
+        }
+        Ok(parts)
+    })
+}
+
+/// Forward and backward pass of one batch.
+fn part(student: &Student, batch: &HostBatch, shared: &Shared) -> Result<Part, TrainError> {
+    let device = student.device();
+    let Shared { stage, plan, n_samples, factor, step } = *shared;
+    let span = profile::span("forward");
+    let input = batch.input_tensor(device);
+    let forward = match plan.mixed_precision {
+        Some(mixed) => student.forward_train_mixed(input, mixed.half),
+        None => student.forward_train(input),
+    };
+    drop(span);
+    let span = profile::span("loss");
+    let teacher = batch.teacher_target(device);
+    let truth = MaskProbs(batch.truth_tensor(device));
+    let output = distillation_loss(&stage.loss, MaskLogits(forward.mask_logits), teacher.as_ref(), truth);
+    let loss = read_loss(&output, step, &batch.annotation_ids)?;
+    let weight = factor * batch.annotation_ids.len() as f64 / n_samples as f64;
+    let total = if weight == 1.0 { output.total } else { output.total * weight };
+    drop(span);
+    let span = profile::span("backward");
+    let mut found = total.backward();
+    drop(span);
+    let gradients = student.parameters().iter().map(|parameter| {
+        let gradient = parameter.values.grad_remove(&mut found);
+        gradient.unwrap_or_else(|| parameter.values.clone().inner().zeros_like())
+    });
+    Ok(Part { loss, gradients: gradients.collect(), batch_stats: forward.batch_stats })
 }
 
 struct LossValues {

@@ -10,6 +10,7 @@ pub mod fit;
 pub mod loader;
 pub mod optimizer;
 pub mod plan;
+pub mod precision;
 pub mod predict;
 pub mod schedule;
 pub mod source;

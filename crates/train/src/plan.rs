@@ -6,6 +6,7 @@ use sensei_student::graph::LayerGraph;
 
 use crate::error::TrainError;
 use crate::optimizer::AdamWConfig;
+use crate::precision::MixedPrecision;
 use crate::schedule::Schedule;
 
 /// Everything that fixes the trained weights, next to the data, the teacher cache and the student's graph.
@@ -23,6 +24,8 @@ pub struct TrainPlan {
     pub clip_gradient_norm: Option<f64>,
     /// Decay per step of the exponential moving average of the weights. With it, the average is the result.
     pub ema_decay: Option<f64>,
+    /// 16-bit convolutions, if any.
+    pub mixed_precision: Option<MixedPrecision>,
     /// The stages, in order.
     pub stages: Vec<StagePlan>,
 }
@@ -132,6 +135,7 @@ mod tests {
             optimizer: AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 },
             clip_gradient_norm: None,
             ema_decay: None,
+            mixed_precision: None,
             stages: epochs.iter().map(stage).collect(),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use sensei_student::fold::fold_input_normalization;
 use sensei_student::weights::{NamedWeights, read_weights};
 use sensei_teacher::key::CacheKey;
@@ -10,9 +10,9 @@ use sensei_train::checkpoint::weights_digest;
 use sensei_train::source::SampleSource;
 
 use crate::arguments::{Machine, RunArguments};
-use crate::commands::device;
 use crate::commands::plan::check_budget;
 use crate::config::{RunPlan, load_plan};
+use crate::device::{Devices, open as open_devices, start_threads};
 use crate::html;
 use crate::phases::data::{Split, check_disjoint, open};
 use crate::phases::evaluate::{Networks, score, scores_of};
@@ -26,13 +26,13 @@ use crate::usage;
 /// The whole line.
 pub fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     let Some(trained) = prepare_and_train(arguments)? else { return Ok(()) };
-    let Trained { plan, folder, train, val, device, weights } = trained;
-    let quantized = quantizing::quantize(&plan, &weights, &train, &device)?;
+    let Trained { plan, folder, train, val, devices, weights } = trained;
+    let quantized = quantizing::quantize(&plan, &weights, &train)?;
     quantizing::save(&quantized, &folder)?;
     // What is scored is what was written, read back.
     let (weights, model) = (trained_weights(&plan, &folder)?, int8_model(&folder)?);
     let networks = Networks { weights: &weights, int8: Some(&model) };
-    let scores = score(&plan, &networks, &train, &val, &device, &folder.eval())?;
+    let scores = score(&plan, &networks, &train, &val, &devices.main, &folder.eval())?;
     let origin = origin(&train, &val, &weights);
     let converter = plan.export.converter.as_deref();
     exporting::export(&plan, &folder, &model, Some(&origin), Some(&scores), converter)?;
@@ -50,10 +50,10 @@ pub fn eval(
     weights: Option<&Path>,
     imagenet_normalised: bool,
     out: Option<&Path>,
-    machine: Machine,
+    machine: &Machine,
 ) -> anyhow::Result<()> {
     let (plan, folder) = open_run(run)?;
-    let device = device(machine)?;
+    let device = open_devices(machine)?.main;
     let (train, val) = splits(&plan, runs_of(&folder))?;
     let Some(path) = weights else {
         let (weights, model) = (trained_weights(&plan, &folder)?, int8_model(&folder)?);
@@ -83,12 +83,12 @@ pub fn eval(
 }
 
 /// The int8 model of a trained run.
-pub fn quantize(run: &Path, machine: Machine) -> anyhow::Result<()> {
+pub fn quantize(run: &Path, threads: usize) -> anyhow::Result<()> {
     let (plan, folder) = open_run(run)?;
-    let device = device(machine)?;
+    start_threads(threads)?;
     let weights = trained_weights(&plan, &folder)?;
     let train = open(&plan, Split::Train, runs_of(&folder))?;
-    let quantized = quantizing::quantize(&plan, &weights, &train, &device)?;
+    let quantized = quantizing::quantize(&plan, &weights, &train)?;
     quantizing::save(&quantized, &folder)?;
     say(&quantized.layers.table());
     Ok(())
@@ -120,7 +120,7 @@ struct Trained {
     folder: RunFolder,
     train: SampleSource,
     val: SampleSource,
-    device: burn::tensor::Device,
+    devices: Devices,
     weights: NamedWeights,
 }
 
@@ -131,7 +131,8 @@ fn prepare_and_train(arguments: &RunArguments) -> anyhow::Result<Option<Trained>
         plan.name.clone_from(name);
     }
     check_budget(&plan).with_context(|| arguments.config.display().to_string()).map_err(usage)?;
-    let device = device(arguments.machine)?;
+    let devices = open_devices(&arguments.machine)?;
+    check_devices(&plan, &devices).with_context(|| arguments.config.display().to_string()).map_err(usage)?;
     let runs = std::path::absolute(&arguments.place.runs)
         .with_context(|| format!("{}: no such folder", arguments.place.runs.display()))?;
     let root = runs.join(&plan.name);
@@ -148,11 +149,30 @@ fn prepare_and_train(arguments: &RunArguments) -> anyhow::Result<Option<Trained>
     write_whole(&folder.plan_toml(), plan.resolved_toml.as_bytes())?;
     let stop = stop_flag()?;
     let how = TrainOptions { resume: arguments.resume, profile: arguments.profile };
-    let fitted = train(&plan, &folder, &train_split, &val_split, &device, how, stop)?;
+    let fitted = train(&plan, &folder, &train_split, &val_split, &devices, how, stop)?;
     if fitted.stopped {
         return Ok(None);
     }
-    Ok(Some(Trained { plan, folder, train: train_split, val: val_split, device, weights: fitted.weights }))
+    Ok(Some(Trained { plan, folder, train: train_split, val: val_split, devices, weights: fitted.weights }))
+}
+
+/// Refuses devices that would have nothing to do, or that cannot compute in the plan's precision.
+fn check_devices(plan: &RunPlan, devices: &Devices) -> anyhow::Result<()> {
+    let (n_devices, n_batches) = (1 + devices.others.len(), plan.train.accumulate_batches);
+    ensure!(
+        n_devices <= n_batches,
+        "--device names {n_devices} devices; each takes whole batches, and [train] accumulate_batches is {n_batches}"
+    );
+    if let Some(mixed) = plan.train.mixed_precision {
+        for device in std::iter::once(&devices.main).chain(&devices.others) {
+            ensure!(
+                device.supports_dtype(mixed.half.dtype()),
+                "[train.mixed_precision]: {device:?} cannot compute in {:?}",
+                mixed.half
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Refuses to resume a run with a configuration that would have trained other weights.

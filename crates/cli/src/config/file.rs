@@ -108,8 +108,17 @@ pub struct TrainToml {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema_decay: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub mixed_precision: Option<MixedPrecisionToml>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub initial_weights: Option<PathBuf>,
     pub stage: Vec<StageToml>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(tag = "compute", rename_all = "snake_case", deny_unknown_fields)]
+pub enum MixedPrecisionToml {
+    F16 { initial_loss_scale: f64, growth_interval: u64 },
+    Bf16 {},
 }
 
 #[derive(Debug, Deserialize, Serialize)]

@@ -10,15 +10,18 @@ use sensei_data::synth::SynthConfig;
 use sensei_loss::{LossPlan, LossTerm, SampleWeighting, TermKind};
 use sensei_quant::thresholds::ThresholdSearch;
 use sensei_student::graph::LayerGraph;
+use sensei_student::mixed::HalfPrecision;
 use sensei_student::unet::UnetConfig;
 use sensei_train::optimizer::AdamWConfig;
 use sensei_train::plan::{StagePlan, TrainPlan};
+use sensei_train::precision::{LossScaling, MixedPrecision};
 use sensei_train::schedule::{Decay, Schedule};
 use sensei_train::source::InstanceChoice;
 
 use super::file::{
-    AnswersToml, AugmentationToml, BorderToml, DataToml, DecayToml, InstancesToml, PromptToml, RunToml, ScenesToml,
-    SearchToml, SplitToml, StageToml, StudentToml, TeacherToml, TermToml, TrainToml, WeightingToml,
+    AnswersToml, AugmentationToml, BorderToml, DataToml, DecayToml, InstancesToml, MixedPrecisionToml, PromptToml,
+    RunToml, ScenesToml, SearchToml, SplitToml, StageToml, StudentToml, TeacherToml, TermToml, TrainToml,
+    WeightingToml,
 };
 
 /// A configuration, resolved.
@@ -354,7 +357,21 @@ fn train(train: &TrainToml, seed: u64) -> anyhow::Result<TrainPlan> {
         },
         clip_gradient_norm: optional_in_range("[train] clip_gradient_norm", train.clip_gradient_norm, 1e-6, 1e6)?,
         ema_decay: optional_in_range("[train] ema_decay", train.ema_decay, 0.0, 0.999_999)?,
+        mixed_precision: train.mixed_precision.as_ref().map(mixed_precision).transpose()?,
         stages: train.stage.iter().map(stage).collect::<Result<_, _>>()?,
+    })
+}
+
+fn mixed_precision(mixed: &MixedPrecisionToml) -> anyhow::Result<MixedPrecision> {
+    Ok(match *mixed {
+        MixedPrecisionToml::F16 { initial_loss_scale, growth_interval } => MixedPrecision {
+            half: HalfPrecision::F16,
+            scaling: Some(LossScaling {
+                initial: in_range("[train.mixed_precision] initial_loss_scale", initial_loss_scale, 1.0, 1e30)?,
+                growth_interval: in_range("[train.mixed_precision] growth_interval", growth_interval, 1, 1 << 40)?,
+            }),
+        },
+        MixedPrecisionToml::Bf16 {} => MixedPrecision { half: HalfPrecision::Bf16, scaling: None },
     })
 }
 

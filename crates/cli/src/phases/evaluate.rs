@@ -47,8 +47,10 @@ pub fn score(
     device: &Device,
     out: &Path,
 ) -> anyhow::Result<EvalReport> {
+    // The integer model's float twin is computed where its thresholds were chosen.
+    let cpu = Device::flex();
     let fake = match networks.int8 {
-        Some(model) => Some(FakeQuantStudent::new(&plan.graph, model.clone(), device)?),
+        Some(model) => Some(FakeQuantStudent::new(&plan.graph, model.clone(), &cpu)?),
         None => None,
     };
     let interpreter = networks.int8.map(Interpreter::new);
@@ -60,7 +62,7 @@ pub fn score(
     let n_before_networks = predictors.len() - usize::from(val.teacher.is_some());
     predictors.push(float_network(&plan.graph, networks.weights, device)?);
     if let (Some(fake), Some(interpreter)) = (&fake, &interpreter) {
-        predictors.push(network("fake_quant", device, |image| fake.forward(image)));
+        predictors.push(network("fake_quant", &cpu, |image| fake.forward(image)));
         predictors.push(integer_network(interpreter));
     }
     let batch = plan.eval.batch_size;

@@ -29,14 +29,12 @@ pub struct Quantized {
 
 /// Chooses thresholds on training instances, lowers the student and compares the three networks layer by layer.
 ///
+/// On the CPU wherever the student was trained, so that the integers are the same for the same weights.
+///
 /// # Errors
 /// If a sample cannot be had, a weight or output is not finite, or the chip cannot represent a layer.
-pub fn quantize(
-    plan: &RunPlan,
-    weights: &NamedWeights,
-    train: &SampleSource,
-    device: &Device,
-) -> anyhow::Result<Quantized> {
+pub fn quantize(plan: &RunPlan, weights: &NamedWeights, train: &SampleSource) -> anyhow::Result<Quantized> {
+    let device = &Device::flex();
     let n_wanted = plan.quantize.calibration_instances.min(train.instances.len());
     let mut chosen = subset(train.instances.len(), n_wanted, plan.train.seed);
     chosen.sort_unstable();

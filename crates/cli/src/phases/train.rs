@@ -17,6 +17,7 @@ use sensei_train::predict::{candidates, float_network};
 use sensei_train::source::SampleSource;
 
 use crate::config::RunPlan;
+use crate::device::Devices;
 use crate::progress::{TrainProgress, Validate, say, warn};
 use crate::run_folder::RunFolder;
 
@@ -38,10 +39,11 @@ pub fn train(
     folder: &RunFolder,
     train: &SampleSource,
     val: &SampleSource,
-    device: &Device,
+    devices: &Devices,
     how: TrainOptions,
     stop: Arc<AtomicBool>,
 ) -> anyhow::Result<Fitted> {
+    let device = &devices.main;
     let initial = initial_student(plan, device)?;
     let digest = run_digest(plan, &initial, train);
     let chosen = subset(val.instances.len(), plan.logging.validate_instances.min(val.instances.len()), 0);
@@ -67,6 +69,7 @@ pub fn train(
         checkpoint_every_steps: logging.checkpoint_every_steps,
         keep_checkpoints: logging.keep_checkpoints,
         data_threads: logging.data_threads,
+        other_devices: &devices.others,
     };
     let fitted = fit(&plan.train, initial, train, &options, &mut progress)?;
     if let Some(error) = progress.log_failure() {

@@ -7,6 +7,7 @@
 mod cache;
 mod configuration;
 mod data;
+mod device;
 mod disk;
 mod resume;
 

@@ -11,6 +11,7 @@ use sensei_student::unet::UnetConfig;
 use sensei_student::weights::{HostTensor, NamedWeights};
 use sensei_train::checkpoint::{CheckpointHeader, TrainState, latest, prune, weights_digest};
 use sensei_train::error::TrainError;
+use sensei_train::plan::TrainPlan;
 
 use crate::{Fixture, Run, device, graph, listed, plan, student, text};
 
@@ -31,7 +32,7 @@ impl Saved {
     }
 
     fn load_as(&self, graph: LayerGraph, plan_digest: &str, ema_decay: Option<f64>) -> Result<TrainState, TrainError> {
-        TrainState::load(&self.path, graph, &device(), plan_digest, plan().optimizer, ema_decay)
+        TrainState::load(&self.path, graph, &device(), plan_digest, &TrainPlan { ema_decay, ..plan() })
     }
 
     fn load(&self) -> Result<TrainState, TrainError> {
@@ -229,6 +230,7 @@ fn file_without_our_header_is_refused() {
         step: 0,
         plan_digest: "plan".into(),
         graph_digest: graph().digest(),
+        loss_scale: None,
         state_digest: String::new(),
     };
     write(&saved.path, &none, &serde_json::to_string(&header).unwrap());

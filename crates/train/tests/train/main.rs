@@ -4,6 +4,8 @@
 
 mod accumulation;
 mod checkpoint;
+mod devices;
+mod mixed;
 mod not_finite;
 mod resume;
 mod trajectory;
@@ -80,6 +82,7 @@ struct Run<'a> {
     checkpoint_every_steps: u64,
     keep_checkpoints: usize,
     data_threads: usize,
+    other_devices: &'a [Device],
     /// Asks to stop after so many steps of this run.
     stop_after: u64,
 }
@@ -93,6 +96,7 @@ impl<'a> Run<'a> {
             checkpoint_every_steps: 1000,
             keep_checkpoints: 2,
             data_threads: 1,
+            other_devices: &[],
             stop_after: u64::MAX,
         }
     }
@@ -103,6 +107,7 @@ impl<'a> Run<'a> {
 
     fn fit(self, plan: &TrainPlan, student: Student, source: &SampleSource) -> Result<Ran, TrainError> {
         let options = RunOptions {
+            other_devices: self.other_devices,
             checkpoint_dir: self.checkpoints,
             plan_digest: self.plan_digest,
             resume: self.resume,
@@ -201,6 +206,7 @@ fn plan() -> TrainPlan {
         optimizer: AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 },
         clip_gradient_norm: Some(1.0),
         ema_decay: Some(0.9),
+        mixed_precision: None,
         stages: vec![
             stage("first", Schedule { learning_rate: 1e-2, warmup_steps: 3, decay: Decay::Constant }),
             stage("second", Schedule { learning_rate: 5e-3, warmup_steps: 0, decay: cosine }),
