@@ -16,6 +16,8 @@ pub enum Event {
         total_steps: u64,
         /// Training samples per epoch.
         n_samples: usize,
+        /// The devices, the student's own first.
+        devices: Vec<String>,
     },
     /// An optimiser step was taken.
     Step {

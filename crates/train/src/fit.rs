@@ -90,7 +90,8 @@ pub fn fit(
         Some(path) => TrainState::load(&path, initial.graph().clone(), &device, options.plan_digest, plan)?,
         None => TrainState::new(initial, plan),
     };
-    observer.event(&Event::Started { step: state.step, total_steps, n_samples });
+    let devices = std::iter::once(&device).chain(options.other_devices).map(|device| format!("{device:?}")).collect();
+    observer.event(&Event::Started { step: state.step, total_steps, n_samples, devices });
 
     let mut epoch_losses = Vec::new();
     let mut stopped = false;
