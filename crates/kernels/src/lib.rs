@@ -19,6 +19,7 @@ pub mod optimizer;
 pub mod pixelwise;
 #[cfg(test)]
 mod reference;
+pub mod round;
 pub mod separable;
 mod vector;
 mod view;

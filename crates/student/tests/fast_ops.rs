@@ -293,3 +293,22 @@ fn optimiser_steps_agree_and_leave_shared_values_alone() {
     assert!((got - expected).abs() <= 1e-5 * expected, "{got} against {expected}");
     assert_eq!(ops::sum_of_squares(&[]), 0.0);
 }
+
+#[test]
+fn rounding_to_a_trained_grid_is_the_same_on_both_paths() {
+    for (dims, rows, range) in [([3, 5, 4, 6], 3, [-8.0, 7.0]), ([2, 3, 5, 7], 1, [0.0, 15.0])] {
+        let (x, steps) = (noise(dims), (uniform([rows]) * 0.02 + 0.05).detach().require_grad());
+        let towards = uniform(dims);
+        let run = |round: fn(Tensor<4>, Tensor<1>, [f32; 2]) -> Tensor<4>| {
+            let output = round(x.clone(), steps.clone(), range);
+            let gradients = (output.clone() * towards.clone()).sum().backward();
+            let of_x = host(x.grad(&gradients).expect("the input's gradient"));
+            (host(output), of_x, host(steps.grad(&gradients).expect("the steps' gradient")))
+        };
+        let (got, expected) = (run(ops::round_to_grid), run(portable::round_to_grid));
+        assert!(got.0 == expected.0, "the same values");
+        assert_near("gradient of the input", &got.1, &expected.1, OPERATOR);
+        assert!(got.1.contains(&0.0) && got.1.iter().any(|value| *value != 0.0), "some values are beyond the grid");
+        assert_near("gradient of the steps", &got.2, &expected.2, OPERATOR);
+    }
+}

@@ -210,6 +210,6 @@ pub(super) fn flex<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
     contiguous(tensor.try_into_primitive::<Flex>().expect("a tensor of the device that was asked"))
 }
 
-fn tracked<const D: usize>(tensor: Tensor<D>) -> Tracked {
+pub(super) fn tracked<const D: usize>(tensor: Tensor<D>) -> Tracked {
     tensor.try_into_primitive::<Autodiff<Flex>>().expect("a tensor of the device that was asked")
 }

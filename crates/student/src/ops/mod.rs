@@ -11,6 +11,7 @@ mod block;
 mod fast;
 mod optimizer;
 pub mod portable;
+mod round;
 
 pub use sensei_kernels::memory::keep_freed_memory;
 
@@ -188,6 +189,24 @@ pub fn batch_norm_train(x: Tensor<4>, scale: Tensor<1>, shift: Tensor<1>, relu: 
 /// The greater of each value and 0.
 pub fn relu(x: Tensor<4>) -> Tensor<4> {
     portable::relu(x)
+}
+
+/// Each value's nearest one on the grid `q * step`, `q` an integer in `range`, ties to even; beyond its ends, the end. `x` in memory order
+/// is cut into as many equal rows as there are steps, a step for each.
+///
+/// The gradient of `x` passes straight through up to half a step beyond the grid's ends and is 0 further out; the step's is
+/// `q - x / step` inside and the end's `q` outside.
+///
+/// # Source
+/// Esser et al. 2020, "Learned Step Size Quantization", equations 2 and 3.
+///
+/// # Panics
+/// If the values cannot be cut into rows of one length.
+pub fn round_to_grid<const D: usize>(x: Tensor<D>, steps: Tensor<1>, range: [f32; 2]) -> Tensor<D> {
+    if fast::runs_on(&x.device()) {
+        return round::round_to_grid(x, steps, range);
+    }
+    portable::round_to_grid(x, steps, range)
 }
 
 /// Sum of two feature maps of one shape.

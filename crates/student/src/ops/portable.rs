@@ -27,6 +27,19 @@ pub fn relu(x: Tensor<4>) -> Tensor<4> {
     activation::relu(x)
 }
 
+/// See [`super::round_to_grid`].
+pub fn round_to_grid<const D: usize>(x: Tensor<D>, steps: Tensor<1>, [low, high]: [f32; 2]) -> Tensor<D> {
+    let (dims, rows) = (x.dims(), steps.dims()[0]);
+    let x = x.reshape([rows, dims.iter().product::<usize>() / rows]);
+    let steps = steps.reshape([rows, 1]);
+    let in_steps = x / steps.clone();
+    // Straight through: `x - x` is 0 with the gradient of `x`, and the clamp lets it pass inside alone.
+    let inside = in_steps.clone().clamp(low - 0.5, high + 0.5);
+    let rounded = in_steps.detach().clamp(low, high).round();
+    let passed = inside.clone() - inside.detach();
+    ((rounded + passed) * steps).reshape(dims)
+}
+
 /// Sum of two feature maps.
 pub fn add(a: Tensor<4>, b: Tensor<4>) -> Tensor<4> {
     a + b
