@@ -70,6 +70,11 @@ impl RunFolder {
         self.root.join("student.safetensors")
     }
 
+    /// Trained thresholds, of a run whose last stage is on the chip's grid.
+    pub fn thresholds(&self) -> PathBuf {
+        self.root.join("thresholds.safetensors")
+    }
+
     /// The quantized student.
     pub fn int8(&self) -> PathBuf {
         self.root.join("student.s8m")

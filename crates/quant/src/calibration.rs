@@ -117,6 +117,90 @@ pub fn calibrate(
                 *bias = (f64::from(*bias) + sum / per_channel) as f32;
             }
         }
+    }
+    finish(student, batches, &seen, &grids, convs)
+}
+
+impl Calibration {
+    /// The widths and signs of a calibration, with every threshold at 1 and no bias.
+    pub(crate) fn without_images(graph: &LayerGraph, config: &CalibrationConfig) -> Self {
+        let last = graph.nodes().len() - 1;
+        let mut grids: Vec<ActivationGrid> = Vec::with_capacity(graph.nodes().len());
+        let mut convs = BTreeMap::new();
+        for (idx, node) in graph.nodes().iter().enumerate() {
+            let bits = if idx == last { config.output_bits } else { 8 };
+            let signed = is_signed(&node.op, node.inputs.first().map(|&input| grids[input]));
+            grids.push(ActivationGrid::new(bits, signed, 0).expect("bits of a configuration"));
+            if let Op::Conv(conv) = &node.op {
+                let one = WeightThreshold::at_least(1.0).expect("a threshold of the grid");
+                let thresholds = vec![one; conv.out_channels];
+                let (weight_bits, bias) = (config.weight_bits, vec![0.0; conv.out_channels]);
+                let conv = ConvCalibration { thresholds, weight_bits, bias, clipped_weights: 0, raised_channels: 0 };
+                convs.insert(idx, conv);
+            }
+        }
+        let node = |grid| NodeCalibration { grid, min: 0.0, max: 0.0, values: 0, saturated: 0 };
+        Self { nodes: grids.into_iter().map(node).collect(), convs, n_images: 0 }
+    }
+}
+
+/// Whether an operator's output is signed, by the rules of [`calibrate`].
+fn is_signed(op: &Op, first_input: Option<ActivationGrid>) -> bool {
+    let of_input = first_input.is_some_and(ActivationGrid::signed);
+    match op {
+        Op::Input | Op::Add => true,
+        Op::Conv(conv) => !conv.relu,
+        Op::Sigmoid => false,
+        Op::UpsampleNearest2x | Op::GlobalAveragePool | Op::ScaleChannels => of_input,
+    }
+}
+
+/// The calibration of these grids and thresholds, with what they cut off.
+///
+/// # Errors
+/// As [`calibrate`].
+pub(crate) fn calibration_on(
+    student: &FoldedStudent,
+    batches: &[Tensor<4>],
+    grids: &[ActivationGrid],
+    mut convs: BTreeMap<usize, ConvCalibration>,
+) -> Result<Calibration, QuantError> {
+    let sizes = batches.iter().map(|batch| check_images(student.graph(), batch));
+    if sizes.sum::<Result<usize, QuantError>>()? == 0 {
+        return Err(QuantError::NoImages);
+    }
+    for (idx, conv) in &mut convs {
+        conv.clipped_weights = clipped_weights(&student.weights()[idx].weight.values, conv);
+    }
+    let mut seen = vec![Histogram::default(); student.graph().nodes().len()];
+    for batch in batches {
+        observe_batch(student, batch, &mut seen, &mut BTreeMap::new())?;
+    }
+    finish(student, batches, &seen, grids, convs)
+}
+
+/// Weights that their channel's grid cuts off by more than half a step.
+fn clipped_weights(weights: &[f32], conv: &ConvCalibration) -> usize {
+    let limit = f64::from(1_i16 << (conv.weight_bits - 1));
+    let channels = weights.chunks_exact(weights.len() / conv.thresholds.len()).zip(&conv.thresholds);
+    let in_channel = channels.map(|(weights, threshold)| {
+        let steps = weights.iter().map(|&weight| f64::from(weight) / threshold.step(conv.weight_bits));
+        steps.map(f64::round_ties_even).filter(|q| *q < -limit || *q > limit).count()
+    });
+    in_channel.sum()
+}
+
+/// Raises thresholds whose biases do not fit, and counts what is cut off.
+fn finish(
+    student: &FoldedStudent,
+    batches: &[Tensor<4>],
+    seen: &[Histogram],
+    grids: &[ActivationGrid],
+    mut convs: BTreeMap<usize, ConvCalibration>,
+) -> Result<Calibration, QuantError> {
+    let n_images = batches.iter().map(|batch| batch.dims()[0]).sum();
+    for (&idx, conv) in &mut convs {
+        let node = &student.graph().nodes()[idx];
         for (threshold, bias) in conv.thresholds.iter_mut().zip(&conv.bias) {
             let input = grids[node.inputs[0]];
             let raised = WeightThreshold::for_channel(threshold.value(), f64::from(*bias), input, conv.weight_bits)
@@ -125,7 +209,7 @@ pub fn calibrate(
             *threshold = raised;
         }
     }
-    let nodes = grids.iter().zip(&seen).map(|(&grid, seen)| NodeCalibration {
+    let nodes = grids.iter().zip(seen).map(|(&grid, seen)| NodeCalibration {
         grid,
         min: seen.min(),
         max: seen.max(),
@@ -231,21 +315,17 @@ fn grids(
     let last = graph.nodes().len() - 1;
     let mut grids: Vec<ActivationGrid> = Vec::with_capacity(seen.len());
     for (idx, node) in graph.nodes().iter().enumerate() {
-        let input = |slot: usize| grids[node.inputs[slot]];
-        let signed = match &node.op {
-            Op::Input => {
-                grids.push(ActivationGrid::SIGNED_PIXELS);
-                continue;
-            }
-            Op::UpsampleNearest2x => {
-                grids.push(input(0));
-                continue;
-            }
-            Op::Conv(conv) => !conv.relu,
-            Op::Add => true,
-            Op::Sigmoid => false,
-            Op::GlobalAveragePool | Op::ScaleChannels => input(0).signed(),
+        let first_input = node.inputs.first().map(|&input| grids[input]);
+        let fixed = match node.op {
+            Op::Input => Some(ActivationGrid::SIGNED_PIXELS),
+            Op::UpsampleNearest2x => first_input,
+            _ => None,
         };
+        if let Some(grid) = fixed {
+            grids.push(grid);
+            continue;
+        }
+        let signed = is_signed(&node.op, first_input);
         let bits = if idx == last { config.output_bits } else { 8 };
         let grid = match &node.op {
             Op::Sigmoid => ActivationGrid::new(bits, signed, 0),

@@ -10,4 +10,5 @@ pub mod fake_quant;
 pub mod folded;
 pub mod histogram;
 pub mod lower;
+pub mod qat;
 pub mod thresholds;

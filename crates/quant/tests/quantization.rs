@@ -12,10 +12,12 @@ use sensei_quant::error::QuantError;
 use sensei_quant::fake_quant::{FakeQuantStudent, fake_quantize};
 use sensei_quant::folded::FoldedStudent;
 use sensei_quant::lower::{lower, network_shape};
+use sensei_quant::qat::{NormStatistics, Quantizers};
 use sensei_quant::thresholds::ThresholdSearch;
 use sensei_student::graph::{Conv, GraphBuilder, Op};
 use sensei_student::student::Student;
 use sensei_student::unet::UnetConfig;
+use sensei_student::weights::NamedWeights;
 use sensei_testing::{golden, relative_l2};
 
 /// Noise of a third of the signal. Untrained networks add up their rounding undamped: 12 to 20 dB are usual here.
@@ -269,4 +271,74 @@ fn what_cannot_be_quantized_is_named() {
     let model = lower(&student, &calibrated(&student, &MSE), "student").expect("a network that the chip holds");
     let error = FakeQuantStudent::new(&other, model, &Device::flex()).err().expect("another network");
     assert!(matches!(error, QuantError::OtherNetwork { node_idx: 5, .. }), "{error}");
+}
+
+#[test]
+fn training_on_the_grid_sees_what_the_integers_compute() {
+    let graph = small_graph();
+    let device = Device::flex().autodiff();
+    let apart = |weights: &NamedWeights| {
+        let student = Student::from_weights(graph.clone(), weights, &device).expect("weights of this network");
+        let folded = FoldedStudent::new(&graph, weights, &Device::flex()).expect("finite weights");
+        let (batches, config) = ([images(6, 32, 5)], CalibrationConfig { bias_correction: false, ..MSE });
+        let calibration = calibrate(&folded, &batches, &config).expect("ordinary images");
+        let quantizers = Quantizers::new(&graph, &calibration, &device);
+
+        let calibration = quantizers.calibration(&folded, &batches).expect("ordinary images");
+        assert_eq!(quantizers.grids(), calibration.nodes.iter().map(|node| node.grid).collect::<Vec<_>>());
+        let model = lower(&folded, &calibration, "small").expect("a network that the chip holds");
+        let fake = FakeQuantStudent::new(&graph, model, &Device::flex()).expect("a model of this network");
+        let held_out = images(4, 32, 9);
+        let expected = values(fake.forward(held_out.clone()));
+        let found = quantizers.forward_train(&student, held_out.clone(), NormStatistics::Running).mask_logits;
+        let float = values(folded.forward(held_out, |_, output| output));
+        (relative_l2(&values(found.inner()), &expected), relative_l2(&expected, &float))
+    };
+    let mut weights = weights(&graph, 3);
+    // Folding in 32 bits in one and in 64 in the other turns a few weights to the neighbouring integer; from there on the two
+    // are as far apart as any two roundings.
+    let (found, rounding) = apart(&weights);
+    assert!(found < rounding, "{found}, where rounding makes {rounding}");
+    // Where folding multiplies by 1, only biases that are between two integers are left to differ.
+    for (name, tensor) in &mut weights {
+        let value = match name.rsplit('.').next() {
+            Some("running_mean") => 0.0,
+            Some("running_var") => 1.0 - 1e-5,
+            Some("weight") if tensor.shape.len() == 1 => 1.0,
+            _ => continue,
+        };
+        tensor.values.fill(value);
+    }
+    let (found, rounding) = apart(&weights);
+    assert!(found < 0.25 * rounding, "{found}, where rounding makes {rounding}");
+}
+
+#[test]
+fn statistics_of_the_batch_are_those_of_training_without_a_grid() {
+    let graph = small_graph();
+    let weights = weights(&graph, 3);
+    let device = Device::flex().autodiff();
+    let student = Student::from_weights(graph.clone(), &weights, &device).expect("weights of this network");
+    let folded = FoldedStudent::new(&graph, &weights, &Device::flex()).expect("finite weights");
+    let quantizers =
+        Quantizers::new(&graph, &calibrate(&folded, &[images(6, 32, 5)], &MSE).expect("ordinary images"), &device);
+    let plain = student.forward_train(images(6, 32, 5));
+    let on_grid = quantizers.forward_train(&student, images(6, 32, 5), NormStatistics::Batch);
+    assert_eq!(plain.batch_stats.len(), on_grid.batch_stats.len());
+    for (plain, on_grid) in plain.batch_stats.iter().zip(&on_grid.batch_stats) {
+        assert_eq!(plain.norm, on_grid.norm);
+        let (plain, on_grid) = (values1(&plain.variance), values1(&on_grid.variance));
+        assert!(relative_l2(&on_grid, &plain) < 0.1, "eight bits change little: {}", relative_l2(&on_grid, &plain));
+    }
+    // Every weight, scale and threshold that is used has a gradient.
+    let mut found = (on_grid.mask_logits.clone() * on_grid.mask_logits).mean().backward();
+    for parameter in student.parameters().iter().chain(quantizers.parameters()) {
+        let gradient = parameter.values.grad_remove(&mut found).unwrap_or_else(|| panic!("{}", parameter.name));
+        let gradient = values1(&gradient);
+        assert!(gradient.iter().any(|value| *value != 0.0) && gradient.iter().all(|value| value.is_finite()));
+    }
+}
+
+fn values1(tensor: &Tensor<1>) -> Vec<f32> {
+    tensor.clone().into_data().try_to_vec::<f32>().expect("f32 tensors")
 }

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::graph::{Conv, LayerGraph, Op, TensorRole};
+use crate::graph::{Conv, LayerGraph, Op};
 use crate::init::initial_weights;
 use crate::ops::{self, BATCH_NORM_EPSILON, Block, BlockWeights, FoldedBlock, Merge, Statistics};
 use crate::profile;
@@ -17,8 +17,6 @@ pub const BATCH_NORM_MOMENTUM: f64 = 0.1;
 pub struct Parameter {
     /// PyTorch name.
     pub name: String,
-    /// What it is to the optimiser.
-    pub role: TensorRole,
     /// Its shape in the network.
     pub shape: Vec<usize>,
     /// The values, flat. On an autodiff device a leaf that requires its gradient; whoever replaces it keeps it so.
@@ -237,12 +235,12 @@ impl Student {
                 student.layers.push(None);
                 continue;
             };
-            let mut trained = |name: String, role| student.push_parameter(name, role, &mut weights);
-            let weight = trained(format!("{}.weight", node.name), TensorRole::Weight);
-            let bias = conv.bias.then(|| trained(format!("{}.bias", node.name), TensorRole::Bias));
+            let mut trained = |name: String| student.push_parameter(name, &mut weights);
+            let weight = trained(format!("{}.weight", node.name));
+            let bias = conv.bias.then(|| trained(format!("{}.bias", node.name)));
             let norm = conv.batch_norm.as_ref().map(|norm| {
-                let scale = trained(format!("{norm}.weight"), TensorRole::NormScale);
-                let shift = trained(format!("{norm}.bias"), TensorRole::NormShift);
+                let scale = trained(format!("{norm}.weight"));
+                let shift = trained(format!("{norm}.bias"));
                 (norm, scale, shift)
             });
             let norm = norm.map(|(norm, scale, shift)| {
@@ -259,11 +257,11 @@ impl Student {
         student
     }
 
-    fn push_parameter(&mut self, name: String, role: TensorRole, weights: &mut NamedWeights) -> usize {
+    fn push_parameter(&mut self, name: String, weights: &mut NamedWeights) -> usize {
         let HostTensor { shape, values } = take(weights, &name);
         let values = Tensor::from_data(TensorData::from(values.as_slice()), &self.device);
         let values = if self.device.is_autodiff() { values.require_grad() } else { values };
-        self.parameters.push(Parameter { name, role, shape, values });
+        self.parameters.push(Parameter { name, shape, values });
         self.parameters.len() - 1
     }
 
@@ -363,19 +361,24 @@ impl Student {
     }
 
     /// Weight and bias of a convolution, in their shapes.
-    pub(crate) fn conv_weights(&self, idx: usize, conv: &Conv) -> (Tensor<4>, Option<Tensor<1>>) {
+    pub fn conv_weights(&self, idx: usize, conv: &Conv) -> (Tensor<4>, Option<Tensor<1>>) {
         let layer = self.layer(idx);
         (self.flat(layer.weight).reshape(conv.weight_shape()), layer.bias.map(|bias| self.flat(bias)))
     }
 
     /// Scale and shift of a convolution's batch norm, if it has one.
-    pub(crate) fn norm_weights(&self, idx: usize) -> Option<(Tensor<1>, Tensor<1>)> {
+    pub fn norm_weights(&self, idx: usize) -> Option<(Tensor<1>, Tensor<1>)> {
         self.layer(idx).norm.map(|norm| (self.flat(norm.scale), self.flat(norm.shift)))
     }
 
     /// What a batch norm saw, under its name.
-    pub(crate) fn norm_stats(&self, idx: usize, stats: Statistics) -> BatchStats {
+    pub fn norm_stats(&self, idx: usize, stats: Statistics) -> BatchStats {
         self.batch_stats(self.norm(idx), stats)
+    }
+
+    /// The running statistics of a convolution's batch norm, if it has one.
+    pub fn running_stats(&self, idx: usize) -> Option<&BatchStats> {
+        self.layer(idx).norm.map(|norm| &self.running[norm.running])
     }
 
     /// Number of batch norms.

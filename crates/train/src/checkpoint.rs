@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use sensei_student::graph::LayerGraph;
@@ -17,6 +17,7 @@ use crate::error::TrainError;
 use crate::optimizer::{AdamW, Ema, Moments, flat, host};
 use crate::plan::TrainPlan;
 use crate::precision::LossScale;
+use crate::quantization::{QuantizerState, quantizers_of, without_decay};
 
 /// What a checkpoint belongs to; a run resumes only from its own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,6 +34,9 @@ pub struct CheckpointHeader {
     /// The loss scale, in a run that has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<LossScale>,
+    /// Steps of the thresholds' optimiser, from the first step on the chip's grid on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold_steps: Option<u64>,
     /// [`TrainState::digest`]: a file with a flipped bit is refused.
     pub state_digest: String,
 }
@@ -49,6 +53,8 @@ pub struct TrainState {
     pub ema: Option<Ema>,
     /// Loss scale, if the plan has one.
     pub loss_scale: Option<LossScale>,
+    /// Trained thresholds, from the first step on the chip's grid on.
+    pub quantizers: Option<QuantizerState>,
 }
 
 impl TrainState {
@@ -56,7 +62,14 @@ impl TrainState {
     pub fn new(student: Student, plan: &TrainPlan) -> Self {
         let ema = plan.ema_decay.map(|decay| Ema::new(decay, student.parameters()));
         let loss_scale = plan.mixed_precision.and_then(|mixed| mixed.scaling).map(LossScale::new);
-        Self { step: 0, optimizer: AdamW::new(plan.optimizer, student.parameters()), ema, loss_scale, student }
+        Self {
+            step: 0,
+            optimizer: AdamW::new(plan.optimizer, student.parameters()),
+            ema,
+            loss_scale,
+            student,
+            quantizers: None,
+        }
     }
 
     /// The weights that the run results in: the moving average where there is one, else the student's own.
@@ -90,6 +103,7 @@ impl TrainState {
             plan_digest: plan_digest.into(),
             graph_digest: self.student.graph().digest(),
             loss_scale: self.loss_scale,
+            threshold_steps: self.quantizers.as_ref().map(|state| state.optimizer.steps()),
             state_digest: state_digest(self.step, self.loss_scale, &tensors),
         };
         let header = serde_json::to_string(&header).expect("a struct of strings and numbers is JSON");
@@ -157,6 +171,23 @@ impl TrainState {
             Some(decay) => Some(Ema::resume(decay, of("average.")?)),
             None => None,
         };
+        let thresholds = take(&mut tensors, "threshold.");
+        let quantizers = match (plan.quantization(), thresholds.is_empty()) {
+            (_, true) => None,
+            (None, false) => return Err(broken("thresholds in a run that trains none".into())),
+            (Some(quantization), false) => {
+                let quantizers = quantizers_of(quantization, student.graph(), thresholds, device).map_err(broken)?;
+                let (first, second) =
+                    (take(&mut tensors, "threshold_first_moment."), take(&mut tensors, "threshold_second_moment."));
+                let flat = |moments| -> Result<Vec<Tensor<1>>, TrainError> {
+                    let named = quantizers_of(quantization, student.graph(), moments, &inner).map_err(broken)?;
+                    Ok(named.parameters().iter().map(|parameter| parameter.values.clone()).collect())
+                };
+                let pairs = flat(first)?.into_iter().zip(flat(second)?);
+                let moments: Vec<Moments> = pairs.map(|(first, second)| Moments { first, second }).collect();
+                Some((quantizers, moments))
+            }
+        };
         if let Some(name) = left_over.or_else(|| tensors.into_keys().next()) {
             return Err(broken(format!("unexpected tensor {name}")));
         }
@@ -164,12 +195,17 @@ impl TrainState {
         if header.loss_scale.is_some() != has_scale {
             return Err(broken(format!("loss_scale: expected {has_scale}, found {:?}", header.loss_scale)));
         }
-        let CheckpointHeader { step, loss_scale, .. } = header;
+        let (step, loss_scale) = (header.step, header.loss_scale);
         // AdamW counts the steps that changed weights.
         let skipped = loss_scale.map_or(0, |scale| scale.skipped_steps);
         let taken = step.checked_sub(skipped).ok_or_else(|| broken(format!("{skipped} of {step} steps skipped")))?;
         let optimizer = AdamW::resume(plan.optimizer, taken, moments);
-        Ok(Self { step, optimizer, student, ema, loss_scale })
+        let quantizers = quantizers.map(|(quantizers, moments)| {
+            let steps = header.threshold_steps.unwrap_or_default();
+            let optimizer = AdamW::resume(without_decay(plan.optimizer), steps, moments);
+            QuantizerState { quantizers, optimizer }
+        });
+        Ok(Self { step, optimizer, student, ema, loss_scale, quantizers })
     }
 
     fn tensors(&self) -> NamedWeights {
@@ -183,6 +219,13 @@ impl TrainState {
         for (parameter, moments) in self.student.parameters().iter().zip(self.optimizer.moments()) {
             push("first_moment.", &parameter.name, host(moments.first.clone()));
             push("second_moment.", &parameter.name, host(moments.second.clone()));
+        }
+        if let Some(QuantizerState { quantizers, optimizer }) = &self.quantizers {
+            for (parameter, moments) in quantizers.parameters().iter().zip(optimizer.moments()) {
+                push("threshold.", &parameter.name, host(parameter.values.clone().inner()));
+                push("threshold_first_moment.", &parameter.name, host(moments.first.clone()));
+                push("threshold_second_moment.", &parameter.name, host(moments.second.clone()));
+            }
         }
         if let Some(ema) = &self.ema {
             for (parameter, average) in self.student.parameters().iter().zip(ema.averages()) {

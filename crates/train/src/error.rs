@@ -8,6 +8,7 @@ use sensei_data::dataset::DatasetError;
 use sensei_data::image_file::ImageError;
 use sensei_data::prompt::PromptError;
 use sensei_eval::evaluate::{EvalError, LeftOutReason};
+use sensei_quant::error::QuantError;
 use sensei_student::weights::WeightsError;
 use sensei_teacher::error::CacheError;
 
@@ -127,6 +128,12 @@ pub enum TrainError {
         /// Which and why.
         source: Box<WeightsError>,
     },
+    /// A student that cannot be put on the chip's grid.
+    #[error("the student cannot be quantized")]
+    Quantize {
+        /// Why.
+        source: Box<QuantError>,
+    },
     /// A prediction that cannot be scored.
     #[error(transparent)]
     Eval(#[from] EvalError),
@@ -157,6 +164,12 @@ pub enum TrainError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+impl From<QuantError> for TrainError {
+    fn from(source: QuantError) -> Self {
+        TrainError::Quantize { source: Box::new(source) }
+    }
 }
 
 impl From<WeightsError> for TrainError {

@@ -4,8 +4,10 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
 use sensei_loss::{LossOutput, MaskLogits, MaskProbs, distillation_loss};
+use sensei_quant::qat::{NormStatistics, Quantizers};
+use sensei_student::ops::sum_of_squares;
 use sensei_student::profile;
-use sensei_student::student::{BatchStats, Student};
+use sensei_student::student::{BatchStats, Parameter, Student};
 use sensei_student::weights::NamedWeights;
 
 use crate::checkpoint::{TrainState, latest, prune, weights_digest};
@@ -14,6 +16,7 @@ use crate::event::Event;
 use crate::loader::{HostBatch, with_batches};
 use crate::optimizer::{clip_global_norm, host};
 use crate::plan::{StagePlan, TrainPlan};
+use crate::quantization::{QuantizerState, calibrated_quantizers};
 use crate::source::SampleSource;
 
 /// What a run does besides changing weights.
@@ -58,6 +61,8 @@ pub trait Observer {
 pub struct Fitted {
     /// The resulting weights.
     pub weights: NamedWeights,
+    /// Trained thresholds by name, if the last step was on the chip's grid.
+    pub thresholds: Option<NamedWeights>,
     /// Digest over student, moments and average: equal digests mean equal runs.
     pub state_digest: String,
     /// Steps taken.
@@ -108,7 +113,12 @@ pub fn fit(
                 return Err(TrainError::LoaderGone);
             }
             let learning_rate = stage.schedule.learning_rate(position.step_in_stage, stage.epochs * steps_per_epoch);
-            let report = step(&mut state, &batches, stage, plan, learning_rate, options.other_devices)?;
+            if let (Some(quantization), None) = (&stage.quantization, &state.quantizers) {
+                let quantizers = calibrated_quantizers(quantization, &state.student, source, plan.seed)?;
+                state.quantizers = Some(QuantizerState::new(quantizers, plan.optimizer));
+            }
+            let at = StepPlan { stage, plan, learning_rate, step_in_stage: position.step_in_stage };
+            let report = step(&mut state, &batches, &at, options.other_devices)?;
             epoch_losses.push(report.loss);
             observer.event(&Event::Step {
                 step: state.step,
@@ -153,7 +163,8 @@ pub fn fit(
 
     let weights = state.result();
     observer.event(&Event::Ended { step: state.step, stopped, weights_digest: weights_digest(&weights) });
-    Ok(Fitted { weights, state_digest: state.digest(), step: state.step, stopped })
+    let thresholds = state.quantizers.as_ref().map(|state| state.quantizers.to_named());
+    Ok(Fitted { weights, thresholds, state_digest: state.digest(), step: state.step, stopped })
 }
 
 struct StepReport {
@@ -167,20 +178,22 @@ struct StepReport {
 fn step(
     state: &mut TrainState,
     batches: &[HostBatch],
-    stage: &StagePlan,
-    plan: &TrainPlan,
-    learning_rate: f64,
+    at: &StepPlan,
     other_devices: &[Device],
 ) -> Result<StepReport, TrainError> {
+    let &StepPlan { stage, plan, learning_rate, step_in_stage } = at;
     let n_samples: usize = batches.iter().map(|batch| batch.annotation_ids.len()).sum();
     let loss_scale = state.loss_scale.map(|scale| scale.scale);
-    let shared = Shared { stage, plan, n_samples, factor: loss_scale.unwrap_or(1.0), step: state.step };
+    let (factor, step) = (loss_scale.unwrap_or(1.0), state.step);
+    let quantization = stage.quantization.as_ref();
+    let statistics = quantization.map(|quantization| quantization.norm_statistics(step_in_stage));
+    let shared = Shared { stage, plan, n_samples, factor, step, statistics };
     let mut gradients: Vec<Tensor<1>> = Vec::new();
     let mut batch_stats = Vec::with_capacity(batches.len());
     let (mut loss, mut terms) = (0.0, Vec::<(String, f64)>::new());
     for wave in batches.chunks(1 + other_devices.len()) {
         // Added in the order of the batches, whichever device they were on.
-        for (part, batch) in wave_gradients(&state.student, wave, &shared, other_devices)?.into_iter().zip(wave) {
+        for (part, batch) in wave_gradients(&state.model(), wave, &shared, other_devices)?.into_iter().zip(wave) {
             let share = batch.annotation_ids.len() as f64 / n_samples as f64;
             loss += share * part.loss.total;
             for (idx, (name, value)) in part.loss.terms.into_iter().enumerate() {
@@ -202,22 +215,35 @@ fn step(
     if let Some(scale) = loss_scale {
         gradients.iter_mut().for_each(|gradient| *gradient = gradient.clone() / scale);
     }
+    // Of another scale than the weights', and not clipped with them: AdamW divides it away.
+    let of_thresholds = gradients.split_off(state.student.parameters().len());
     let gradient_norm = clip_global_norm(&mut gradients, plan.clip_gradient_norm);
-    let overflowed = !gradient_norm.is_finite();
+    let overflowed = !gradient_norm.is_finite() || !sum_of_squares(&of_thresholds).is_finite();
     if let (Some(scale), Some(scaling)) = (&mut state.loss_scale, plan.mixed_precision.and_then(|mixed| mixed.scaling))
     {
         scale.update(scaling, overflowed);
     }
     if overflowed && state.loss_scale.is_none_or(|scale| scale.is_exhausted()) {
-        let named = state.student.parameters().iter().zip(&gradients);
+        let model = state.model();
+        let named = model.parameters().zip(gradients.iter().chain(&of_thresholds));
         let culprit = named.map(|(p, g)| (&p.name, host(g.clone().sum())[0])).find(|(_, sum)| !sum.is_finite());
         let what = culprit.map_or("gradient norm".into(), |(name, _)| format!("gradient of {name}"));
         let annotation_ids = batches.iter().flat_map(|batch| batch.annotation_ids.iter().copied()).collect();
         return Err(TrainError::NotFinite { step: state.step, what, value: gradient_norm, annotation_ids });
     }
     if !overflowed {
-        batch_stats.iter().for_each(|stats| state.student.update_running_stats(stats));
+        if statistics != Some(NormStatistics::Running) {
+            batch_stats.iter().for_each(|stats| state.student.update_running_stats(stats));
+        }
         state.optimizer.step(state.student.parameters_mut(), gradients, learning_rate);
+        if let (Some(quantization), Some(QuantizerState { quantizers, optimizer })) =
+            (quantization, &mut state.quantizers)
+            && quantization.trains_thresholds(step_in_stage)
+        {
+            let proportion = learning_rate / stage.schedule.learning_rate;
+            let learning_rate = quantization.threshold_learning_rate * proportion;
+            optimizer.step(quantizers.parameters_mut(), of_thresholds, learning_rate);
+        }
         if let Some(ema) = &mut state.ema {
             ema.update(state.student.parameters());
         }
@@ -225,6 +251,34 @@ fn step(
     drop(span);
     state.step += 1;
     Ok(StepReport { loss, terms, gradient_norm, loss_scale })
+}
+
+/// Where in the plan a step is.
+struct StepPlan<'a> {
+    stage: &'a StagePlan,
+    plan: &'a TrainPlan,
+    learning_rate: f64,
+    step_in_stage: u64,
+}
+
+/// What is trained.
+struct Model<'a> {
+    student: &'a Student,
+    quantizers: Option<&'a Quantizers>,
+}
+
+impl TrainState {
+    fn model(&self) -> Model<'_> {
+        let quantizers = self.quantizers.as_ref().map(|state| &state.quantizers);
+        Model { student: &self.student, quantizers }
+    }
+}
+
+impl Model<'_> {
+    /// The student's, then the thresholds.
+    fn parameters(&self) -> impl Iterator<Item = &Parameter> {
+        self.student.parameters().iter().chain(self.quantizers.into_iter().flat_map(Quantizers::parameters))
+    }
 }
 
 /// What the batches of a step have in common.
@@ -235,6 +289,8 @@ struct Shared<'a> {
     /// Loss scale.
     factor: f64,
     step: u64,
+    /// Of a stage on the chip's grid.
+    statistics: Option<NormStatistics>,
 }
 
 /// What one batch adds to a step.
@@ -247,7 +303,7 @@ struct Part {
 
 /// The parts of one batch on each device, in order; tensors are on the student's own.
 fn wave_gradients(
-    student: &Student,
+    model: &Model,
     wave: &[HostBatch],
     shared: &Shared,
     other_devices: &[Device],
@@ -256,13 +312,15 @@ fn wave_gradients(
     std::thread::scope(|scope| {
         let others = rest.iter().zip(other_devices).map(|(batch, device)| {
             scope.spawn(move || {
-                let device = if student.device().is_autodiff() { device.clone().autodiff() } else { device.clone() };
-                part(&student.to_device(&device), batch, shared)
+                let device = device.clone().autodiff();
+                let student = model.student.to_device(&device);
+                let quantizers = model.quantizers.map(|quantizers| quantizers.to_device(&device));
+                part(&Model { student: &student, quantizers: quantizers.as_ref() }, batch, shared)
             })
         });
         let others: Vec<_> = others.collect();
-        let mut parts = vec![part(student, first, shared)?];
-        let home = student.device().clone().inner();
+        let mut parts = vec![part(model, first, shared)?];
+        let home = model.student.device().clone().inner();
         let moved = |tensor: Tensor<1>| tensor.to_device(&home);
         for other in others {
             // A panic goes on here: it is a fault of a device or of this program.
@@ -279,14 +337,16 @@ fn wave_gradients(
 }
 
 /// Forward and backward pass of one batch.
-fn part(student: &Student, batch: &HostBatch, shared: &Shared) -> Result<Part, TrainError> {
+fn part(model: &Model, batch: &HostBatch, shared: &Shared) -> Result<Part, TrainError> {
+    let student = model.student;
     let device = student.device();
-    let Shared { stage, plan, n_samples, factor, step } = *shared;
+    let Shared { stage, plan, n_samples, factor, step, statistics } = *shared;
     let span = profile::span("forward");
     let input = batch.input_tensor(device);
-    let forward = match plan.mixed_precision {
-        Some(mixed) => student.forward_train_mixed(input, mixed.half),
-        None => student.forward_train(input),
+    let forward = match (model.quantizers.zip(statistics), plan.mixed_precision) {
+        (Some((quantizers, statistics)), _) => quantizers.forward_train(student, input, statistics),
+        (None, Some(mixed)) => student.forward_train_mixed(input, mixed.half),
+        (None, None) => student.forward_train(input),
     };
     drop(span);
     let span = profile::span("loss");
@@ -300,7 +360,7 @@ fn part(student: &Student, batch: &HostBatch, shared: &Shared) -> Result<Part, T
     let span = profile::span("backward");
     let mut found = total.backward();
     drop(span);
-    let gradients = student.parameters().iter().map(|parameter| {
+    let gradients = model.parameters().map(|parameter| {
         let gradient = parameter.values.grad_remove(&mut found);
         gradient.unwrap_or_else(|| parameter.values.clone().inner().zeros_like())
     });

@@ -12,5 +12,6 @@ pub mod optimizer;
 pub mod plan;
 pub mod precision;
 pub mod predict;
+pub mod quantization;
 pub mod schedule;
 pub mod source;

@@ -52,6 +52,11 @@ impl AdamW {
         Self { config, step, moments }
     }
 
+    /// Steps taken.
+    pub fn steps(&self) -> u64 {
+        self.step
+    }
+
     /// The moments, in the order of the parameters.
     pub fn moments(&self) -> &[Moments] {
         &self.moments
@@ -149,7 +154,6 @@ pub fn flat(values: Vec<f32>, device: &burn::tensor::Device) -> Tensor<1> {
 mod tests {
     use super::*;
     use burn::tensor::Device;
-    use sensei_student::graph::TensorRole;
     use sensei_testing::{Tolerance, assert_close};
 
     /// One rounding of a 32-bit float.
@@ -161,7 +165,7 @@ mod tests {
 
     fn parameter(values: &[f32]) -> Parameter {
         let leaf = flat(values.to_vec(), &Device::flex().autodiff()).require_grad();
-        Parameter { name: "x".into(), role: TensorRole::Weight, shape: vec![values.len()], values: leaf }
+        Parameter { name: "x".into(), shape: vec![values.len()], values: leaf }
     }
 
     #[test]

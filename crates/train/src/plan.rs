@@ -7,6 +7,7 @@ use sensei_student::graph::LayerGraph;
 use crate::error::TrainError;
 use crate::optimizer::AdamWConfig;
 use crate::precision::MixedPrecision;
+use crate::quantization::QuantizationPlan;
 use crate::schedule::Schedule;
 
 /// Everything that fixes the trained weights, next to the data, the teacher cache and the student's graph.
@@ -43,6 +44,8 @@ pub struct StagePlan {
     pub loss: LossPlan,
     /// What is varied.
     pub augmentation: Augmentation,
+    /// Training on the chip's grid, if this stage does; every stage after one that does has to.
+    pub quantization: Option<QuantizationPlan>,
 }
 
 /// Where in a plan a step lies.
@@ -82,6 +85,11 @@ impl TrainPlan {
             return Err(TrainError::BatchTooSmall { expected, found, n_samples });
         }
         Ok(())
+    }
+
+    /// How thresholds are calibrated where training on the chip's grid begins, if it does.
+    pub fn quantization(&self) -> Option<&QuantizationPlan> {
+        self.stages.iter().find_map(|stage| stage.quantization.as_ref())
     }
 
     /// Optimiser steps of one epoch over `n_samples`.
@@ -127,6 +135,7 @@ mod tests {
             schedule: Schedule { learning_rate: 1e-3, warmup_steps: 0, decay: Decay::Constant },
             loss: loss.clone(),
             augmentation: Augmentation::NONE,
+            quantization: None,
         };
         TrainPlan {
             seed: 0,

@@ -27,7 +27,7 @@ use crate::usage;
 pub fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     let Some(trained) = prepare_and_train(arguments)? else { return Ok(()) };
     let Trained { plan, folder, train, val, devices, weights } = trained;
-    let quantized = quantizing::quantize(&plan, &weights, &train)?;
+    let quantized = quantizing::quantize(&plan, &weights, &train, &folder)?;
     quantizing::save(&quantized, &folder)?;
     // What is scored is what was written, read back.
     let (weights, model) = (trained_weights(&plan, &folder)?, int8_model(&folder)?);
@@ -88,7 +88,7 @@ pub fn quantize(run: &Path, threads: usize) -> anyhow::Result<()> {
     start_threads(threads)?;
     let weights = trained_weights(&plan, &folder)?;
     let train = open(&plan, Split::Train, runs_of(&folder))?;
-    let quantized = quantizing::quantize(&plan, &weights, &train)?;
+    let quantized = quantizing::quantize(&plan, &weights, &train, &folder)?;
     quantizing::save(&quantized, &folder)?;
     say(&quantized.layers.table());
     Ok(())

@@ -140,6 +140,16 @@ pub struct StageToml {
     pub decay: DecayToml,
     pub loss: LossToml,
     pub augmentation: AugmentationToml,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<QuantizationToml>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuantizationToml {
+    pub threshold_learning_rate: f64,
+    pub hold_thresholds_after: u64,
+    pub hold_norms_after: u64,
 }
 
 #[derive(Debug, Deserialize, Serialize)]

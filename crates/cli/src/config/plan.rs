@@ -8,6 +8,7 @@ use sensei_data::augment::Augmentation;
 use sensei_data::prompt::{Border, PromptRule};
 use sensei_data::synth::SynthConfig;
 use sensei_loss::{LossPlan, LossTerm, SampleWeighting, TermKind};
+use sensei_quant::calibration::CalibrationConfig;
 use sensei_quant::thresholds::ThresholdSearch;
 use sensei_student::graph::LayerGraph;
 use sensei_student::mixed::HalfPrecision;
@@ -15,12 +16,13 @@ use sensei_student::unet::UnetConfig;
 use sensei_train::optimizer::AdamWConfig;
 use sensei_train::plan::{StagePlan, TrainPlan};
 use sensei_train::precision::{LossScaling, MixedPrecision};
+use sensei_train::quantization::QuantizationPlan;
 use sensei_train::schedule::{Decay, Schedule};
 use sensei_train::source::InstanceChoice;
 
 use super::file::{
     AnswersToml, AugmentationToml, BorderToml, DataToml, DecayToml, InstancesToml, MixedPrecisionToml, PromptToml,
-    RunToml, ScenesToml, SearchToml, SplitToml, StageToml, StudentToml, TeacherToml, TermToml, TrainToml,
+    QuantizeToml, RunToml, ScenesToml, SearchToml, SplitToml, StageToml, StudentToml, TeacherToml, TermToml, TrainToml,
     WeightingToml,
 };
 
@@ -115,10 +117,8 @@ pub struct EvalPlan {
 pub struct QuantizePlan {
     /// Training instances that thresholds are chosen on.
     pub calibration_instances: usize,
-    /// How thresholds are chosen.
-    pub threshold_search: ThresholdSearch,
-    /// Whether biases are corrected for the mean error of the rounded weights.
-    pub bias_correction: bool,
+    /// How grids are chosen.
+    pub config: CalibrationConfig,
 }
 
 /// How the student is exported.
@@ -218,7 +218,7 @@ fn resolve(file: RunToml, name: String) -> anyhow::Result<RunPlan> {
             *instances
         }
     };
-    let train = train(&file.train, file.seed)?;
+    let train = train(&file.train, &file.quantize, file.seed)?;
     if file.teacher.is_none() {
         ensure!(matches!(instances, InstancesToml::All), "[data] instances: \"cached\" needs a [teacher]");
         let wants_teacher = train.stages.iter().find(|stage| stage.loss.needs_teacher());
@@ -232,7 +232,6 @@ fn resolve(file: RunToml, name: String) -> anyhow::Result<RunPlan> {
         batch_size: in_range("[eval] batch_size", file.eval.batch_size, 1, 4096)?,
         overlays: in_range("[eval] overlays", file.eval.overlays, 0, 1000)?,
     };
-    let calibration = file.quantize.calibration_instances;
     Ok(RunPlan {
         name,
         data: data(file.data),
@@ -253,12 +252,8 @@ fn resolve(file: RunToml, name: String) -> anyhow::Result<RunPlan> {
         initial_weights: file.train.initial_weights,
         eval,
         quantize: QuantizePlan {
-            calibration_instances: in_range("[quantize] calibration_instances", calibration, 1, 1_000_000)?,
-            threshold_search: match file.quantize.threshold_search {
-                SearchToml::MinMax => ThresholdSearch::MinMax,
-                SearchToml::Mse => ThresholdSearch::Mse,
-            },
-            bias_correction: file.quantize.bias_correction,
+            calibration_instances: calibration_instances(&file.quantize)?,
+            config: calibration_config(&file.quantize),
         },
         export: ExportPlan { converter: file.export.converter },
         logging: LoggingPlan {
@@ -279,12 +274,18 @@ fn resolve(file: RunToml, name: String) -> anyhow::Result<RunPlan> {
     })
 }
 
-/// Digest of the keys that change the weights. Paths do not: what the files hold is digested when they are opened.
+/// Digest of the keys that change the weights; `[quantize]` does where a stage trains on the chip's grid. Paths do not: what the files hold is digested when they are opened.
 fn train_digest(resolved_toml: &str) -> anyhow::Result<String> {
     let mut file: RunToml = toml::from_str(resolved_toml).context("cannot digest the configuration")?;
     for_each_path(&mut file, |path| path.clear());
     let trained_by = (&file.seed, &file.data, &file.prompt, &file.teacher, &file.student, &file.train);
-    let canonical = serde_json::to_vec(&trained_by).context("cannot digest the configuration")?;
+    // Where training goes on on the grid, the first thresholds decide the weights.
+    let quantized = file.train.stage.iter().any(|stage| stage.quantization.is_some());
+    let canonical = match quantized {
+        true => serde_json::to_vec(&(trained_by, &file.quantize)),
+        false => serde_json::to_vec(&trained_by),
+    };
+    let canonical = canonical.context("cannot digest the configuration")?;
     Ok(blake3::hash(&canonical).to_hex().to_string())
 }
 
@@ -342,8 +343,16 @@ fn prompt(prompt: &PromptToml, grid: u32) -> anyhow::Result<PromptRule> {
     })
 }
 
-fn train(train: &TrainToml, seed: u64) -> anyhow::Result<TrainPlan> {
+fn train(train: &TrainToml, quantize: &QuantizeToml, seed: u64) -> anyhow::Result<TrainPlan> {
     ensure!(!train.stage.is_empty(), "[[train.stage]]: expected at least one stage, found none");
+    let first_quantized = train.stage.iter().position(|stage| stage.quantization.is_some());
+    if let Some(first) = first_quantized {
+        let later = train.stage[first..].iter().find(|stage| stage.quantization.is_none());
+        if let Some(later) = later {
+            bail!("[[train.stage]] {:?}: expected quantization, as in the stage before it, found none", later.name);
+        }
+        ensure!(train.mixed_precision.is_none(), "[train] mixed_precision: expected none in a run with quantization");
+    }
     let optimizer = &train.optimizer;
     Ok(TrainPlan {
         seed,
@@ -358,7 +367,7 @@ fn train(train: &TrainToml, seed: u64) -> anyhow::Result<TrainPlan> {
         clip_gradient_norm: optional_in_range("[train] clip_gradient_norm", train.clip_gradient_norm, 1e-6, 1e6)?,
         ema_decay: optional_in_range("[train] ema_decay", train.ema_decay, 0.0, 0.999_999)?,
         mixed_precision: train.mixed_precision.as_ref().map(mixed_precision).transpose()?,
-        stages: train.stage.iter().map(stage).collect::<Result<_, _>>()?,
+        stages: train.stage.iter().map(|toml| stage(toml, quantize)).collect::<Result<_, _>>()?,
     })
 }
 
@@ -375,7 +384,7 @@ fn mixed_precision(mixed: &MixedPrecisionToml) -> anyhow::Result<MixedPrecision>
     })
 }
 
-fn stage(stage: &StageToml) -> anyhow::Result<StagePlan> {
+fn stage(stage: &StageToml, quantize: &QuantizeToml) -> anyhow::Result<StagePlan> {
     let within = || format!("[[train.stage]] {:?}", stage.name);
     let weighting = match stage.loss.weighting {
         WeightingToml::TeacherScorePerSample => SampleWeighting::TeacherScorePerSample,
@@ -407,7 +416,34 @@ fn stage(stage: &StageToml) -> anyhow::Result<StagePlan> {
         },
         loss: LossPlan::new(stage.loss.sharpness, weighting, terms).with_context(within)?,
         augmentation: augmentation(&stage.augmentation).with_context(within)?,
+        quantization: match &stage.quantization {
+            Some(quantization) => Some(QuantizationPlan {
+                calibration: calibration_config(quantize),
+                calibration_instances: calibration_instances(quantize)?,
+                threshold_learning_rate: learning_rate("threshold_learning_rate", quantization.threshold_learning_rate)
+                    .with_context(within)?,
+                hold_thresholds_after: quantization.hold_thresholds_after,
+                hold_norms_after: quantization.hold_norms_after,
+            }),
+            None => None,
+        },
     })
+}
+
+fn calibration_config(quantize: &QuantizeToml) -> CalibrationConfig {
+    CalibrationConfig {
+        method: match quantize.threshold_search {
+            SearchToml::MinMax => ThresholdSearch::MinMax,
+            SearchToml::Mse => ThresholdSearch::Mse,
+        },
+        weight_bits: 8,
+        output_bits: 8,
+        bias_correction: quantize.bias_correction,
+    }
+}
+
+fn calibration_instances(quantize: &QuantizeToml) -> anyhow::Result<usize> {
+    in_range("[quantize] calibration_instances", quantize.calibration_instances, 1, 1_000_000)
 }
 
 fn augmentation(augmentation: &AugmentationToml) -> anyhow::Result<Augmentation> {

@@ -1,17 +1,16 @@
 //! From trained weights to the int8 model of a run.
 
-use burn::tensor::{Device, Tensor};
-use sensei_data::sampling::subset;
+use burn::tensor::Device;
 use sensei_imx500::model::Int8Model;
 use sensei_imx500::model_file::write_model;
-use sensei_quant::calibration::{Calibration, CalibrationConfig, calibrate};
+use sensei_quant::calibration::{Calibration, calibrate};
 use sensei_quant::compare::{LayerReport, compare_layers};
 use sensei_quant::fake_quant::FakeQuantStudent;
 use sensei_quant::folded::FoldedStudent;
 use sensei_quant::lower::lower;
-use sensei_student::weights::NamedWeights;
-use sensei_train::loader::HostBatch;
-use sensei_train::source::{Sample, SampleSource};
+use sensei_student::weights::{NamedWeights, read_weights};
+use sensei_train::quantization::{calibration_batches, quantizers_of};
+use sensei_train::source::SampleSource;
 
 use crate::config::RunPlan;
 use crate::progress::say;
@@ -27,31 +26,31 @@ pub struct Quantized {
     pub layers: LayerReport,
 }
 
-/// Chooses thresholds on training instances, lowers the student and compares the three networks layer by layer.
+/// Chooses thresholds on training instances, or takes those that were trained, lowers the student and compares the three networks layer by layer.
 ///
 /// On the CPU wherever the student was trained, so that the integers are the same for the same weights.
 ///
 /// # Errors
 /// If a sample cannot be had, a weight or output is not finite, or the chip cannot represent a layer.
-pub fn quantize(plan: &RunPlan, weights: &NamedWeights, train: &SampleSource) -> anyhow::Result<Quantized> {
+pub fn quantize(
+    plan: &RunPlan,
+    weights: &NamedWeights,
+    train: &SampleSource,
+    folder: &RunFolder,
+) -> anyhow::Result<Quantized> {
     let device = &Device::flex();
-    let n_wanted = plan.quantize.calibration_instances.min(train.instances.len());
-    let mut chosen = subset(train.instances.len(), n_wanted, plan.train.seed);
-    chosen.sort_unstable();
-    let mut batches: Vec<Tensor<4>> = Vec::new();
-    for chunk in chosen.chunks(plan.eval.batch_size) {
-        let samples = chunk.iter().map(|&at| train.sample(train.instances[at as usize]));
-        let samples: Vec<Sample> = samples.collect::<Result<_, _>>()?;
-        batches.push(HostBatch::new(&samples).input_tensor(device));
-    }
+    let batches = calibration_batches(train, plan.quantize.calibration_instances, plan.train.seed)?;
     let float = FoldedStudent::new(&plan.graph, weights, device)?;
-    let config = CalibrationConfig {
-        method: plan.quantize.threshold_search,
-        weight_bits: 8,
-        output_bits: 8,
-        bias_correction: plan.quantize.bias_correction,
+    let calibration = match plan.train.quantization() {
+        Some(quantization) => {
+            let file = folder.thresholds();
+            let thresholds = read_weights(&file)?.tensors;
+            let quantizers = quantizers_of(quantization, &plan.graph, thresholds, device);
+            let quantizers = quantizers.map_err(|problem| anyhow::anyhow!("{}: {problem}", file.display()))?;
+            quantizers.calibration(&float, &batches)?
+        }
+        None => calibrate(&float, &batches, &plan.quantize.config)?,
     };
-    let calibration = calibrate(&float, &batches, &config)?;
     let model = lower(&float, &calibration, &network_name(&plan.name))?;
     let fake = FakeQuantStudent::new(&plan.graph, model.clone(), device)?;
     let n_compared = COMPARED_IMAGES.min(batches[0].dims()[0]);

@@ -81,7 +81,11 @@ pub fn train(
     }
     let metadata =
         [("sensei.graph".to_string(), plan.graph.digest()), ("sensei.plan".to_string(), plan.train_digest.clone())];
-    write_weights(&folder.student(), &fitted.weights, &metadata.into())?;
+    let metadata = metadata.into();
+    if let Some(thresholds) = &fitted.thresholds {
+        write_weights(&folder.thresholds(), thresholds, &metadata)?;
+    }
+    write_weights(&folder.student(), &fitted.weights, &metadata)?;
     say(&format!("weights digest {} (state {})", weights_digest(&fitted.weights), fitted.state_digest));
     Ok(fitted)
 }

@@ -50,7 +50,7 @@ mod wgpu {
     }
 
     /// Rounding differs, and AdamW's first steps divide by it; a wrong operator is off from the first step on.
-    const LOSS_OFF: f64 = 1e-3;
+    const LOSS_OFF: f64 = 1e-4;
 
     #[test]
     fn training_and_scores_follow_the_cpu() {
@@ -95,14 +95,18 @@ mod wgpu {
     fn eval_scores_on_the_device() {
         let place = Place::new();
         place.does(&["run", "tiny.toml"]);
-        let score = |out: &str, device: &str| {
+        let scores = |out: &str, device: &str| {
             place.does(&["eval", "runs/tiny", "--out", out, "--device", device]);
             let report = fs::read(place.path(out).join("report.json")).unwrap();
             let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
-            report["predictors"].clone()
+            ["float", "fake_quant", "int8"].map(|name| {
+                let predictors = report["predictors"].as_array().unwrap();
+                let predictor = predictors.iter().find(|predictor| predictor["name"] == name).unwrap();
+                predictor["groups"]["all"]["estimates"]["mean_iou_in_crop"]["value"].as_f64().unwrap()
+            })
         };
-        let (cpu, gpu) = (score("cpu", "flex"), score("gpu", "wgpu:software"));
-        println!("{cpu}\n{gpu}");
-        assert_eq!(cpu.as_array().map(Vec::len), gpu.as_array().map(Vec::len));
+        let (cpu, gpu) = (scores("cpu", "flex"), scores("gpu", "wgpu:software"));
+        assert!((cpu[0] - gpu[0]).abs() < 0.01, "float: {} on the CPU, {} by wgpu", cpu[0], gpu[0]);
+        assert_eq!(cpu[1..], gpu[1..], "integers do not depend on the device");
     }
 }

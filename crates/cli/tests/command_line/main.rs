@@ -65,7 +65,8 @@ impl Place {
     /// A command in this place, on one thread.
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sensei"));
-        command.args(arguments).current_dir(self.dir.path());
+        // Vulkan's loader complains on standard error without one.
+        command.args(arguments).current_dir(self.dir.path()).env("XDG_RUNTIME_DIR", self.dir.path());
         if matches!(arguments[0], "run" | "train" | "eval" | "quantize") {
             command.args(["--threads", "1"]);
         }

@@ -231,6 +231,7 @@ fn file_without_our_header_is_refused() {
         plan_digest: "plan".into(),
         graph_digest: graph().digest(),
         loss_scale: None,
+        threshold_steps: None,
         state_digest: String::new(),
     };
     write(&saved.path, &none, &serde_json::to_string(&header).unwrap());

@@ -7,6 +7,7 @@ mod checkpoint;
 mod devices;
 mod mixed;
 mod not_finite;
+mod quantization;
 mod resume;
 mod trajectory;
 
@@ -197,6 +198,7 @@ fn plan() -> TrainPlan {
             contrast: 0.2,
             saturation: 0.2,
         },
+        quantization: None,
     };
     let cosine = Decay::Cosine { final_learning_rate: 1e-5 };
     TrainPlan {

@@ -1,0 +1,306 @@
+//! Quantization-aware training: a forward pass on the chip's grid whose weights and thresholds are trained.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use sensei_imx500::grid::{ActivationGrid, WeightThreshold};
+use sensei_student::graph::{Conv, LayerGraph, Op};
+use sensei_student::ops::{self, BATCH_NORM_EPSILON};
+use sensei_student::run::run_graph;
+use sensei_student::student::{BatchStats, Parameter, Student, TrainForward, without_weights};
+use sensei_student::weights::{HostTensor, NamedWeights};
+
+use crate::calibration::{Calibration, CalibrationConfig, ConvCalibration, calibration_on};
+use crate::error::QuantError;
+use crate::folded::FoldedStudent;
+
+/// Which statistics batch norms use while they are trained on the grid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormStatistics {
+    /// The batch's. Weights are rounded as the running ones scale them, so that the grid does not move with each batch.
+    Batch,
+    /// The running ones, unchanged: the network computes what the chip will.
+    Running,
+}
+
+/// The thresholds of a network as trained values: base-2 logarithms.
+///
+/// An activation's threshold is the power of two nearest to its value, a weight channel's the next eight-bit mantissa
+/// times a power of two; the gradient passes through both roundings.
+///
+/// # Source
+/// Jain et al. 2020, "Trained Quantization Thresholds", section 3.2, in the logarithmic domain; weights per channel as
+/// Esser et al. 2020, "Learned Step Size Quantization".
+#[derive(Debug, Clone)]
+pub struct Quantizers {
+    activations: Vec<ActivationQuantizer>,
+    /// Parameter and bits of each convolution's weights, by node.
+    weights: Vec<Option<(usize, u8)>>,
+    parameters: Vec<Parameter>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum ActivationQuantizer {
+    /// A grid that the chip prescribes.
+    Fixed(ActivationGrid),
+    /// The grid of an earlier node.
+    SameAs(usize),
+    /// An entry of the first parameter.
+    Trained { entry: usize, bits: u8, signed: bool },
+}
+
+/// Name of the parameter with the thresholds of all activations.
+const ACTIVATIONS: &str = "activations";
+
+impl Quantizers {
+    /// Starts at calibrated thresholds.
+    pub fn new(graph: &LayerGraph, calibration: &Calibration, device: &Device) -> Self {
+        let mut activations: Vec<ActivationQuantizer> = Vec::with_capacity(graph.nodes().len());
+        let mut log2_thresholds = vec![];
+        for (node, calibrated) in graph.nodes().iter().zip(&calibration.nodes) {
+            activations.push(match node.op {
+                Op::Input | Op::Sigmoid => ActivationQuantizer::Fixed(calibrated.grid),
+                Op::UpsampleNearest2x => ActivationQuantizer::SameAs(node.inputs[0]),
+                _ => {
+                    log2_thresholds.push(calibrated.grid.log2_threshold() as f32);
+                    let (bits, signed) = (calibrated.grid.bits(), calibrated.grid.signed());
+                    ActivationQuantizer::Trained { entry: log2_thresholds.len() - 1, bits, signed }
+                }
+            });
+        }
+        let mut quantizers = Self { activations, weights: vec![None; graph.nodes().len()], parameters: vec![] };
+        quantizers.push(ACTIVATIONS.into(), log2_thresholds, device);
+        for (&idx, conv) in &calibration.convs {
+            let log2_thresholds = conv.thresholds.iter().map(|threshold| threshold.value().log2() as f32).collect();
+            let name = format!("{}.weight", graph.nodes()[idx].name);
+            quantizers.weights[idx] = Some((quantizers.push(name, log2_thresholds, device), conv.weight_bits));
+        }
+        quantizers
+    }
+
+    /// The quantizers that a calibration by `config` would start, every threshold at 1.
+    pub fn for_config(graph: &LayerGraph, config: &CalibrationConfig, device: &Device) -> Self {
+        Self::new(graph, &Calibration::without_images(graph, config), device)
+    }
+
+    fn push(&mut self, name: String, values: Vec<f32>, device: &Device) -> usize {
+        let shape = vec![values.len()];
+        let values = Tensor::from_data(TensorData::from(values.as_slice()), device);
+        let values = if device.is_autodiff() { values.require_grad() } else { values };
+        self.parameters.push(Parameter { name, shape, values });
+        self.parameters.len() - 1
+    }
+
+    /// The trained values.
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    /// The trained values, for an optimiser.
+    pub fn parameters_mut(&mut self) -> &mut [Parameter] {
+        &mut self.parameters
+    }
+
+    /// The trained values by name.
+    pub fn to_named(&self) -> NamedWeights {
+        let named = self.parameters.iter().map(|parameter| {
+            (parameter.name.clone(), HostTensor { shape: parameter.shape.clone(), values: host(&parameter.values) })
+        });
+        named.collect()
+    }
+
+    /// The same quantizers with other values.
+    ///
+    /// # Errors
+    /// The first name that is missing, too much, of another length or not finite.
+    pub fn with_values(mut self, mut named: NamedWeights) -> Result<Self, String> {
+        for parameter in &mut self.parameters {
+            let (name, expected) = (&parameter.name, parameter.values.dims()[0]);
+            let tensor = named.remove(name).ok_or_else(|| format!("no thresholds {name}"))?;
+            if tensor.values.len() != expected {
+                return Err(format!("thresholds {name}: expected {expected} values, found {}", tensor.values.len()));
+            }
+            if let Some(found) = tensor.values.iter().find(|value| !value.is_finite()) {
+                return Err(format!("thresholds {name}: expected finite numbers, found {found}"));
+            }
+            let device = parameter.values.device();
+            let values = Tensor::from_data(TensorData::from(tensor.values.as_slice()), &device);
+            parameter.values = if device.is_autodiff() { values.require_grad() } else { values };
+        }
+        match named.into_keys().next() {
+            Some(name) => Err(format!("unexpected thresholds {name}")),
+            None => Ok(self),
+        }
+    }
+
+    /// The same quantizers on another device, with leaves of their own where it tracks gradients.
+    pub fn to_device(&self, device: &Device) -> Self {
+        let mut moved = self.clone();
+        for parameter in &mut moved.parameters {
+            let values = parameter.values.clone().inner().to_device(&device.clone().inner());
+            parameter.values = if device.is_autodiff() { Tensor::from_inner(values).require_grad() } else { values };
+        }
+        moved
+    }
+
+    /// The grid of every node, as the thresholds are now.
+    pub fn grids(&self) -> Vec<ActivationGrid> {
+        let log2_thresholds = host(&self.parameters[0].values);
+        let mut grids: Vec<ActivationGrid> = Vec::with_capacity(self.activations.len());
+        for quantizer in &self.activations {
+            grids.push(match *quantizer {
+                ActivationQuantizer::Fixed(grid) => grid,
+                ActivationQuantizer::SameAs(node) => grids[node],
+                ActivationQuantizer::Trained { entry, bits, signed } => {
+                    let log2 = (log2_thresholds[entry].round() as i32).clamp(LOG2_MIN, LOG2_MAX);
+                    ActivationGrid::new(bits, signed, log2).expect("bits of a calibrated grid, a threshold in range")
+                }
+            });
+        }
+        grids
+    }
+
+    /// Mask logits on the output's grid, and with [`NormStatistics::Batch`] the statistics of the batch; shapes as
+    /// [`Student::forward_train`].
+    ///
+    /// # Source
+    /// Rounding folded weights while batch norms are trained: Jacob et al. 2018, section 3.2.
+    ///
+    /// # Panics
+    /// If the student is of another network; and as [`Student::forward_train`].
+    pub fn forward_train(&self, student: &Student, image: Tensor<4>, statistics: NormStatistics) -> TrainForward {
+        let image = if student.device().is_autodiff() { image.autodiff() } else { image };
+        let grids = self.grids();
+        let mut batch_stats = vec![];
+        let output = run_graph(student.graph(), ops::to_internal(image), |idx, node, mut inputs| {
+            let real = match &node.op {
+                Op::Conv(conv) => {
+                    let x = inputs.remove(0);
+                    self.conv(student, idx, conv, x, statistics, &mut batch_stats)
+                }
+                op => without_weights(op, inputs),
+            };
+            match self.activations[idx] {
+                ActivationQuantizer::SameAs(_) => real,
+                quantizer => self.round(real, quantizer, grids[idx]),
+            }
+        });
+        TrainForward { mask_logits: ops::to_nchw(output), batch_stats }
+    }
+
+    fn round(&self, real: Tensor<4>, quantizer: ActivationQuantizer, grid: ActivationGrid) -> Tensor<4> {
+        let range = [grid.qmin() as f32, grid.qmax() as f32];
+        let step = match quantizer {
+            ActivationQuantizer::Trained { entry, .. } => {
+                let log2_threshold = self.parameters[0].values.clone().narrow(0, entry, 1);
+                let log2_steps = grid.log2_threshold() - grid.log2_step();
+                with_gradient(vec![grid.step() as f32], log2_threshold - f64::from(log2_steps))
+            }
+            _ => Tensor::from_data(TensorData::from([grid.step() as f32].as_slice()), &real.device()),
+        };
+        ops::round_to_grid(real, step, range)
+    }
+
+    fn conv(
+        &self,
+        student: &Student,
+        idx: usize,
+        conv: &Conv,
+        x: Tensor<4>,
+        statistics: NormStatistics,
+        batch_stats: &mut Vec<BatchStats>,
+    ) -> Tensor<4> {
+        let (weight, bias) = student.conv_weights(idx, conv);
+        let Some((scale, shift)) = student.norm_weights(idx) else {
+            let weight = self.rounded_weight(idx, weight);
+            return if conv.relu {
+                ops::conv2d_relu(x, weight, bias, conv)
+            } else {
+                ops::conv2d(x, weight, bias, conv)
+            };
+        };
+        let running = student.running_stats(idx).expect("a convolution with batch norm");
+        let deviation = (running.variance.clone() + BATCH_NORM_EPSILON).sqrt();
+        let deviation = if scale.is_autodiff() { deviation.autodiff() } else { deviation };
+        let gain = scale.clone() / deviation;
+        let per_channel = |gain: Tensor<1>| gain.reshape([conv.out_channels, 1, 1, 1]);
+        match statistics {
+            NormStatistics::Running => {
+                let mean = if scale.is_autodiff() { running.mean.clone().autodiff() } else { running.mean.clone() };
+                // A convolution with batch norm may have a bias of its own, as in folding.
+                let mean = bias.map_or(mean.clone(), |bias| mean - bias);
+                let bias = shift - mean * gain.clone();
+                let weight = self.rounded_weight(idx, weight * per_channel(gain));
+                if conv.relu {
+                    ops::conv2d_relu(x, weight, Some(bias), conv)
+                } else {
+                    ops::conv2d(x, weight, Some(bias), conv)
+                }
+            }
+            NormStatistics::Batch => {
+                // Only where the grid lies follows from the gain; a dead channel has no grid to follow.
+                let gain = gain.detach();
+                let dead = gain.clone().abs().lower_elem(DEAD_GAIN);
+                let gain = per_channel(gain.mask_fill(dead, 1.0));
+                let weight = self.rounded_weight(idx, weight * gain.clone()) / gain;
+                let y = ops::conv2d(x, weight, bias, conv);
+                let (output, stats) = ops::batch_norm_train(y, scale, shift, conv.relu);
+                batch_stats.push(student.norm_stats(idx, stats));
+                output
+            }
+        }
+    }
+
+    fn rounded_weight(&self, idx: usize, weight: Tensor<4>) -> Tensor<4> {
+        let (parameter, bits) = self.weights[idx].expect("convolution nodes have weight thresholds");
+        let log2_thresholds = self.parameters[parameter].values.clone();
+        let half = f64::from(1_u32 << (bits - 1));
+        let steps = weight_thresholds(&host(&log2_thresholds)).map(|threshold| threshold.step(bits) as f32).collect();
+        let steps = with_gradient(steps, log2_thresholds - half.log2());
+        ops::round_to_grid(weight, steps, [-half as f32, half as f32 - 1.0])
+    }
+
+    /// The calibration that these thresholds are, with what they cut off of the images: what is lowered.
+    ///
+    /// # Shapes
+    /// - `batches`: each `[batch, 3, height, width]`, values `(pixel - 128) / 128`
+    /// # Errors
+    /// As [`calibrate`](crate::calibration::calibrate).
+    ///
+    /// # Panics
+    /// If the student is of another network.
+    pub fn calibration(&self, student: &FoldedStudent, batches: &[Tensor<4>]) -> Result<Calibration, QuantError> {
+        let convs = student.weights().iter().map(|(&idx, folded)| {
+            let (parameter, weight_bits) = self.weights[idx].expect("convolution nodes have weight thresholds");
+            let thresholds = weight_thresholds(&host(&self.parameters[parameter].values)).collect();
+            let bias = folded.bias.clone();
+            (idx, ConvCalibration { thresholds, weight_bits, bias, clipped_weights: 0, raised_channels: 0 })
+        });
+        calibration_on(student, batches, &self.grids(), convs.collect())
+    }
+}
+
+/// The thresholds that trained logarithms stand for.
+fn weight_thresholds(log2_thresholds: &[f32]) -> impl Iterator<Item = WeightThreshold> {
+    log2_thresholds.iter().map(|&log2| {
+        let value = f64::from(log2).clamp(f64::from(LOG2_MIN), f64::from(LOG2_MAX) - 1.0).exp2();
+        // Half an eighth bit below, so that a value of the grid in 32 bits is not pushed to the next.
+        WeightThreshold::at_least(value * (1.0 - 1.0 / 1024.0)).expect("a threshold in range")
+    })
+}
+
+/// The values, with the gradient of `2^logarithms`.
+fn with_gradient(values: Vec<f32>, logarithms: Tensor<1>) -> Tensor<1> {
+    let real = (logarithms * std::f64::consts::LN_2).exp();
+    let values = Tensor::from_data(TensorData::from(values.as_slice()), &real.device());
+    // `real - real` is 0 with the gradient of `real`.
+    values + (real.clone() - real.detach())
+}
+
+fn host(values: &Tensor<1>) -> Vec<f32> {
+    values.clone().inner().try_to_vec_as::<f32>().expect("a tensor that its device can read back")
+}
+
+/// Ends of the chip's thresholds.
+const LOG2_MIN: i32 = -24;
+const LOG2_MAX: i32 = 24;
+/// Gain of a batch norm below which a channel counts as dead.
+const DEAD_GAIN: f64 = 1e-12;
