@@ -101,7 +101,7 @@ mod wgpu {
             let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
             ["float", "fake_quant", "int8"].map(|name| {
                 let predictors = report["predictors"].as_array().unwrap();
-                let predictor = predictors.iter().find(|predictor| predictor["name"] == name).unwrap();
+                let predictor = predictors.iter().find(|predictor| predictor["scores"]["predictor"] == name).unwrap();
                 predictor["groups"]["all"]["estimates"]["mean_iou_in_crop"]["value"].as_f64().unwrap()
             })
         };
