@@ -12,3 +12,4 @@ pub mod memory;
 pub mod model;
 pub mod model_file;
 pub mod onnx;
+pub mod recording;

@@ -87,7 +87,7 @@ impl TrainState {
 
     /// Digest over every bit that training goes on from: step, student, moments, average and loss scale.
     pub fn digest(&self) -> String {
-        state_digest(self.step, self.loss_scale, &self.tensors())
+        state_digest(self.step, self.loss_scale, self.threshold_steps(), &self.tensors())
     }
 
     /// Writes `step-NNNNNNNN.safetensors` into `dir`: under another name first, then renamed.
@@ -103,8 +103,8 @@ impl TrainState {
             plan_digest: plan_digest.into(),
             graph_digest: self.student.graph().digest(),
             loss_scale: self.loss_scale,
-            threshold_steps: self.quantizers.as_ref().map(|state| state.optimizer.steps()),
-            state_digest: state_digest(self.step, self.loss_scale, &tensors),
+            threshold_steps: self.threshold_steps(),
+            state_digest: state_digest(self.step, self.loss_scale, self.threshold_steps(), &tensors),
         };
         let header = serde_json::to_string(&header).expect("a struct of strings and numbers is JSON");
         let bytes = serialize(&tensors, &header)
@@ -201,11 +201,16 @@ impl TrainState {
         let taken = step.checked_sub(skipped).ok_or_else(|| broken(format!("{skipped} of {step} steps skipped")))?;
         let optimizer = AdamW::resume(plan.optimizer, taken, moments);
         let quantizers = quantizers.map(|(quantizers, moments)| {
-            let steps = header.threshold_steps.unwrap_or_default();
+            let steps = header.threshold_steps.ok_or_else(|| broken("thresholds without threshold_steps".into()))?;
             let optimizer = AdamW::resume(without_decay(plan.optimizer), steps, moments);
-            QuantizerState { quantizers, optimizer }
+            Ok::<_, TrainError>(QuantizerState { quantizers, optimizer })
         });
+        let quantizers = quantizers.transpose()?;
         Ok(Self { step, optimizer, student, ema, loss_scale, quantizers })
+    }
+
+    fn threshold_steps(&self) -> Option<u64> {
+        self.quantizers.as_ref().map(|state| state.optimizer.steps())
     }
 
     fn tensors(&self) -> NamedWeights {
@@ -248,9 +253,16 @@ pub fn weights_digest(weights: &NamedWeights) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-fn state_digest(step: u64, loss_scale: Option<LossScale>, tensors: &NamedWeights) -> String {
+fn state_digest(
+    step: u64,
+    loss_scale: Option<LossScale>,
+    threshold_steps: Option<u64>,
+    tensors: &NamedWeights,
+) -> String {
     let scale = loss_scale.map_or(String::new(), |scale| format!("{scale:?} "));
-    blake3::hash(format!("step {step} {scale}{}", weights_digest(tensors)).as_bytes()).to_hex().to_string()
+    let thresholds = threshold_steps.map_or(String::new(), |steps| format!("thresholds {steps} "));
+    let text = format!("step {step} {scale}{thresholds}{}", weights_digest(tensors));
+    blake3::hash(text.as_bytes()).to_hex().to_string()
 }
 
 /// The checkpoint with the most steps in a folder, if there is one.
@@ -338,7 +350,7 @@ fn read(path: &Path) -> Result<(CheckpointHeader, NamedWeights), TrainError> {
         let values = view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
         tensors.insert(name, HostTensor { shape: view.shape().to_vec(), values });
     }
-    let found = state_digest(header.step, header.loss_scale, &tensors);
+    let found = state_digest(header.step, header.loss_scale, header.threshold_steps, &tensors);
     if found != header.state_digest {
         return Err(broken(format!("damaged: expected a state of digest {}, found {found}", header.state_digest)));
     }
