@@ -5,10 +5,15 @@
 
 mod conv;
 pub mod converter;
+pub mod dnn_params;
 mod files;
+pub mod fit_report;
 pub mod grid;
 pub mod interpreter;
 pub mod memory;
 pub mod model;
 pub mod model_file;
 pub mod onnx;
+pub mod packer_out;
+pub mod refusal;
+pub mod rpk;
