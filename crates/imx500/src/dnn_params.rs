@@ -120,9 +120,14 @@ impl DnnParams {
         let [networks, memory] = root.children(&["networks", "l2memory"])?;
         networks.expect_attributes(&[])?;
         memory.expect_attributes(&["totalSize", "coefficientsSize", "reservedMemorySize", "networksRuntimeSize"])?;
-        memory.list("nothing")?;
+        memory.list("nothing", 0)?;
         let params = Self {
-            networks: networks.list("network")?.iter().enumerate().map(network).collect::<Result<_, _>>()?,
+            networks: networks
+                .list("network", MAX_TENSORS)?
+                .iter()
+                .enumerate()
+                .map(network)
+                .collect::<Result<_, _>>()?,
             memory: MemoryMap {
                 total: memory.number("totalSize")?,
                 coefficients: memory.number("coefficientsSize")?,
@@ -184,7 +189,7 @@ fn network((idx, element): (usize, &Element)) -> Result<Network, Refusal> {
     let [inputs, outputs] = element.children(&["inputTensors", "outputTensors"])?;
     let tensors = |list: &Element, name, is_input| -> Result<Vec<DnnTensor>, Refusal> {
         list.expect_attributes(&[])?;
-        list.list(name)?.iter().enumerate().map(|(idx, element)| tensor(idx, element, is_input)).collect()
+        list.list(name, MAX_TENSORS)?.iter().enumerate().map(|(idx, element)| tensor(idx, element, is_input)).collect()
     };
     Ok(Network {
         name: element.text("name")?,
@@ -206,7 +211,8 @@ fn tensor(idx: usize, element: &Element, is_input: bool) -> Result<DnnTensor, Re
     }
     let [list] = element.children(&["dimensions"])?;
     list.expect_attributes(&[])?;
-    let dimensions = list.list("dimension")?.iter().enumerate().map(dimension).collect::<Result<Vec<_>, _>>()?;
+    let dimensions =
+        list.list("dimension", MAX_DIMENSIONS)?.iter().enumerate().map(dimension).collect::<Result<Vec<_>, _>>()?;
     let expected: usize = element.number("numOfDimensions")?;
     if expected != dimensions.len() {
         return Err(list.refuse("dimension", &expected.to_string(), &dimensions.len().to_string()));
@@ -230,7 +236,7 @@ fn tensor(idx: usize, element: &Element, is_input: bool) -> Result<DnnTensor, Re
 fn dimension((idx, element): (usize, &Element)) -> Result<Dimension, Refusal> {
     element.expect_attributes(&["size", "serializationOrder", "ordinal", "padding"])?;
     element.expect_ordinal(idx)?;
-    element.list("nothing")?;
+    element.list("nothing", 0)?;
     Ok(Dimension {
         size: element.number("size")?,
         serialization: element.number("serializationOrder")?,
@@ -271,12 +277,12 @@ impl<'a, 'input> Element<'a, 'input> {
         if found == idx { Ok(()) } else { Err(self.refuse("ordinal", &idx.to_string(), &found.to_string())) }
     }
 
-    /// All elements below, which have to be called `name`.
-    fn list(&self, name: &str) -> Result<Vec<Element<'a, 'input>>, Refusal> {
+    /// All elements below, at most `max`, which have to be called `name`.
+    fn list(&self, name: &str, max: usize) -> Result<Vec<Element<'a, 'input>>, Refusal> {
         let elements = self.node.children().filter(Node::is_element);
         let elements: Vec<_> = elements.map(|node| Element { document: self.document, node }).collect();
-        if elements.len() > MAX_LIST {
-            return Err(self.refuse("elements", &format!("at most {MAX_LIST}"), &elements.len().to_string()));
+        if elements.len() > max {
+            return Err(self.refuse("elements", &format!("at most {max}"), &elements.len().to_string()));
         }
         elements.iter().try_for_each(|element| element.expect_name(name))?;
         Ok(elements)
@@ -320,6 +326,7 @@ impl<'a, 'input> Element<'a, 'input> {
 pub(crate) const MAX_XML: usize = 1 << 20;
 /// A file of one network with a dozen tensors has 100.
 const MAX_NODES: u32 = 8192;
-/// Ordinals are bytes in the sensor's files.
-const MAX_LIST: usize = 255;
+/// Inputs, or outputs; no network seen had more than five.
+pub(crate) const MAX_TENSORS: usize = 64;
+pub(crate) const MAX_DIMENSIONS: usize = 8;
 const MAX_TEXT: usize = 255;

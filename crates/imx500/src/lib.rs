@@ -3,7 +3,9 @@
 //! It never trains, calibrates or reads images: it takes finished integers, runs them as the chip does, and writes the
 //! files that the vendor's converter takes. Facts about the chip come from converter 3.19.2, observed as a black box.
 
+pub mod coefficients;
 mod conv;
+mod conv_layout;
 pub mod converter;
 pub mod dnn_params;
 mod files;

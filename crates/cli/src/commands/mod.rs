@@ -4,6 +4,7 @@ mod data;
 mod gate;
 mod inspect;
 pub mod plan;
+mod rpk;
 mod run;
 mod teacher;
 
@@ -30,7 +31,10 @@ pub fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
             run::eval(&run, weights.as_deref(), imagenet_normalised, out.as_deref(), machine).map(done)
         }
         Command::Quantize { run, machine } => run::quantize(&run, machine).map(done),
-        Command::Export { run, converter } => run::export(&run, converter.as_deref()).map(done),
+        Command::Export { run, converter, rpk } => run::export(&run, converter.as_deref(), rpk).map(done),
+        Command::Rpk { packer_out, out, input_format, intrinsics } => {
+            rpk::rpk(&packer_out, &out, &input_format, intrinsics.as_deref()).map(done)
+        }
         Command::Gate { baseline, candidate, predictor, max_drop } => {
             gate::gate(&baseline, &candidate, &predictor, max_drop)
         }

@@ -12,6 +12,8 @@ use sensei_imx500::memory::{MemoryEstimate, NetworkShape, memory_estimate};
 use sensei_imx500::model::Int8Model;
 use sensei_imx500::model_file::{read_model, write_model};
 use sensei_imx500::onnx::write_onnx;
+use sensei_imx500::packer_out::PackerOut;
+use sensei_imx500::rpk::{InputFormat, Rpk, STUDENT_INTRINSICS};
 use serde_json::json;
 
 use crate::config::RunPlan;
@@ -30,18 +32,29 @@ pub struct Origin {
     pub weights: String,
 }
 
-/// Writes the package: ONNX, int8 model, memory, manifest and, with a converter, its `packerOut.zip`. It appears under
-/// its name when it is complete.
+/// Whether the vendor's converter runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConverterChoice<'a> {
+    /// It does not: the package ends with the ONNX file.
+    None,
+    /// This one, as far as `packerOut.zip`.
+    PackerOut(&'a Path),
+    /// This one, or one on `PATH`, and `network.rpk` of what it makes.
+    Rpk(Option<&'a Path>),
+}
+
+/// Writes the package: ONNX, int8 model, memory, manifest and, with a converter, its `packerOut.zip` and `network.rpk`.
+/// It appears under its name when it is complete.
 ///
 /// # Errors
-/// If the model does not fit the chip, the converter refuses it, or a file cannot be written.
+/// If the model does not fit the chip, the converter is missing or refuses it, or a file cannot be written.
 pub fn export(
     plan: &RunPlan,
     folder: &RunFolder,
     model: &Int8Model,
     origin: Option<&Origin>,
     scores: Option<&EvalReport>,
-    converter: Option<&Path>,
+    converter: ConverterChoice,
 ) -> anyhow::Result<PathBuf> {
     let package = folder.package();
     let partial = folder.root().join("package.partial");
@@ -91,30 +104,8 @@ pub fn export(
         let summary = |name: &str| scores.predictor(name).ok().map(|predictor| json!(predictor.groups));
         manifest["scores"] = json!({ "float": summary("float"), "int8": summary("int8") });
     }
-    if let Some(program) = converter {
-        let converter = Converter::find(Some(program), &std::env::var_os("PATH").unwrap_or_default())?;
-        let options = ConvertOptions { time_limit: CONVERTER_TIME_LIMIT, memory_report_only: false };
-        say("running the vendor's converter (minutes)");
-        let conversion = converter.convert(&onnx, &partial.join("imx500"), &options, &|| false)?;
-        let report = conversion.memory;
-        let difference = 100.0 * (estimate.total() as f64 / report.total() as f64 - 1.0);
-        say(&format!(
-            "converter: accepted in {:.0} s; coefficients {} B, runtime {} B, total {} B; our estimate is {difference:+.2} %",
-            conversion.duration.as_secs_f64(),
-            report.coefficients,
-            report.runtime,
-            report.total()
-        ));
-        manifest["converter_memory"] = json!({
-            "coefficients": report.coefficients,
-            "runtime": report.runtime,
-            "reserved": report.reserved,
-            "limit": report.limit,
-        });
-        if let Some(zip) = &conversion.packer_out {
-            let bytes = fs::read(zip).with_context(|| format!("{}: cannot read", zip.display()))?;
-            manifest["packer_out_digest"] = json!(blake3::hash(&bytes).to_hex().to_string());
-        }
+    if converter != ConverterChoice::None {
+        convert(&onnx, &partial, &estimate, converter, &mut manifest)?;
     }
     write_whole(&partial.join("manifest.json"), &serde_json::to_vec_pretty(&manifest)?)?;
     if package.exists() {
@@ -123,6 +114,65 @@ pub fn export(
     fs::rename(&partial, &package).with_context(|| format!("{}: cannot write", package.display()))?;
     say(&format!("package: {}", package.display()));
     Ok(package)
+}
+
+/// Runs the converter on `onnx`, packages what it makes if that is asked for, and notes both in `manifest`.
+fn convert(
+    onnx: &Path,
+    package: &Path,
+    estimate: &MemoryEstimate,
+    choice: ConverterChoice,
+    manifest: &mut serde_json::Value,
+) -> anyhow::Result<()> {
+    let program = match choice {
+        ConverterChoice::PackerOut(program) => Some(program),
+        ConverterChoice::Rpk(program) => program,
+        ConverterChoice::None => None,
+    };
+    let converter = Converter::find(program, &std::env::var_os("PATH").unwrap_or_default())?;
+    let options = ConvertOptions { time_limit: CONVERTER_TIME_LIMIT, memory_report_only: false };
+    say("running the vendor's converter (minutes)");
+    let conversion = converter.convert(onnx, &package.join("imx500"), &options, &|| false)?;
+    let report = conversion.memory;
+    let difference = 100.0 * (estimate.total() as f64 / report.total() as f64 - 1.0);
+    say(&format!(
+        "converter: accepted in {:.0} s; coefficients {} B, runtime {} B, total {} B; our estimate is {difference:+.2} %",
+        conversion.duration.as_secs_f64(),
+        report.coefficients,
+        report.runtime,
+        report.total()
+    ));
+    manifest["converter_memory"] = json!({
+        "coefficients": report.coefficients,
+        "runtime": report.runtime,
+        "reserved": report.reserved,
+        "limit": report.limit,
+    });
+    let Some(zip) = &conversion.packer_out else { return Ok(()) };
+    let digest = |path: &Path| -> anyhow::Result<String> {
+        let bytes = fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
+        Ok(blake3::hash(&bytes).to_hex().to_string())
+    };
+    manifest["packer_out_digest"] = json!(digest(zip)?);
+    if let ConverterChoice::Rpk(_) = choice {
+        let file = package.join("network.rpk");
+        package_rpk(zip, &file, InputFormat::Rgb, Some(STUDENT_INTRINSICS.into()))?;
+        manifest["rpk_digest"] = json!(digest(&file)?);
+    }
+    Ok(())
+}
+
+/// Makes `network.rpk` of a `packerOut.zip`, and says what is in it.
+///
+/// # Errors
+/// If the zip is broken or holds something whose layout in a `network.rpk` is not known, or the file cannot be written.
+pub fn package_rpk(zip: &Path, out: &Path, format: InputFormat, intrinsics: Option<String>) -> anyhow::Result<()> {
+    let network = PackerOut::read(zip)?;
+    let rpk =
+        Rpk::new(&network, format, intrinsics).map_err(|refusal| anyhow::anyhow!("{}: {refusal}", zip.display()))?;
+    rpk.write(out)?;
+    say(&format!("{}: {:?}, {} colours first to last", out.display(), network.network_id, format.name()));
+    Ok(())
 }
 
 /// The int8 model of a run, read back from its file: what is scored is what ships.

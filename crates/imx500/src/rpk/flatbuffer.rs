@@ -153,9 +153,9 @@ impl<'a> Table<'a> {
     pub(super) fn string(&self, slot: usize) -> Result<String, Refusal> {
         let at = self.target(slot)?;
         let len = u32_at(self.bytes, at, "length of a text")? as usize;
-        let text = slice(self.bytes, at + 4, len.min(MAX_LIST + 1), "a text")?;
-        let refuse = |found: String| Refusal::byte(at, format!("UTF-8 of at most {MAX_LIST} bytes"), found);
-        if len > MAX_LIST {
+        let text = slice(self.bytes, at + 4, len.min(MAX_TEXT + 1), "a text")?;
+        let refuse = |found: String| Refusal::byte(at, format!("UTF-8 of at most {MAX_TEXT} bytes"), found);
+        if len > MAX_TEXT {
             return Err(refuse(format!("{len} bytes")));
         }
         Ok(std::str::from_utf8(text).map_err(|error| refuse(error.to_string()))?.into())
@@ -165,11 +165,12 @@ impl<'a> Table<'a> {
         Self::at(self.bytes, self.target(slot)?)
     }
 
-    pub(super) fn tables(&self, slot: usize) -> Result<Vec<Self>, Refusal> {
+    /// A list of at most `max` tables: a few bytes could name the same table again and again.
+    pub(super) fn tables(&self, slot: usize, max: usize) -> Result<Vec<Self>, Refusal> {
         let at = self.target(slot)?;
         let len = u32_at(self.bytes, at, "length of a list")? as usize;
-        if len > MAX_LIST {
-            return Err(Refusal::byte(at, format!("at most {MAX_LIST} tables"), len.to_string()));
+        if len > max {
+            return Err(Refusal::byte(at, format!("at most {max} tables"), len.to_string()));
         }
         let item =
             |idx: usize| -> Result<Self, Refusal> { Self::at(self.bytes, indirect(self.bytes, at + 4 + 4 * idx)?) };
@@ -209,5 +210,5 @@ fn u32_at(bytes: &[u8], at: usize, what: &str) -> Result<u32, Refusal> {
     Ok(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
 }
 
-/// Ordinals are bytes; names are cut to 20 characters.
-const MAX_LIST: usize = 255;
+/// Names of tensors are cut to 20 characters.
+const MAX_TEXT: usize = 255;

@@ -1,7 +1,7 @@
 //! The two flatbuffers of a `network.rpk`: `ap_params` for the host, `dnn_params` for the sensor.
 
 use super::flatbuffer::{At, Builder, Field, Table};
-use crate::dnn_params::{Dimension, DnnParams, DnnTensor, MemoryMap, Network};
+use crate::dnn_params::{Dimension, DnnParams, DnnTensor, MAX_DIMENSIONS, MAX_TENSORS, MemoryMap, Network};
 use crate::refusal::Refusal;
 
 /// The same with tensor names cut to their last 20 characters, which is all that the tables hold.
@@ -39,7 +39,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<DnnParams, Refusal> {
     let root = Table::root(bytes)?;
     let memory = root.table(1)?;
     let tensors = |network: &Table, slot: usize, is_input: bool| -> Result<Vec<DnnTensor>, Refusal> {
-        network.tables(slot)?.iter().map(|table| tensor(table, is_input)).collect()
+        network.tables(slot, MAX_TENSORS)?.iter().map(|table| tensor(table, is_input)).collect()
     };
     let network = |table: &Table| -> Result<Network, Refusal> {
         Ok(Network {
@@ -49,7 +49,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<DnnParams, Refusal> {
             outputs: tensors(table, 4, false)?,
         })
     };
-    let networks = root.tables(0)?;
+    let networks = root.tables(0, MAX_TENSORS)?;
     check_one(networks.len())?;
     Ok(DnnParams {
         networks: networks.iter().map(network).collect::<Result<_, _>>()?,
@@ -68,7 +68,7 @@ fn tensor(table: &Table, is_input: bool) -> Result<DnnTensor, Refusal> {
     };
     Ok(DnnTensor {
         name: table.string(1)?,
-        dimensions: table.tables(3)?.iter().map(dimension).collect::<Result<_, _>>()?,
+        dimensions: table.tables(3, MAX_DIMENSIONS)?.iter().map(dimension).collect::<Result<_, _>>()?,
         l2_offset: table.u32(4)?,
         bits: table.u8(5)?,
         shift: table.u16(6)?,
