@@ -130,10 +130,13 @@ pub fn read_coefficients(model: &Int8Model, bytes: &[u8]) -> Result<Compiled, Re
     Ok(Compiled { convs: convs.collect(), sigmoids, unknown_bytes: reader.unknown })
 }
 
+/// Mantissa and shift of each output channel.
+type Rescale = Vec<(u8, i32)>;
+
 #[derive(Default)]
 struct Parts {
     bias: Vec<i32>,
-    rescale: Vec<(u8, i32)>,
+    rescale: Rescale,
     weights: Vec<i8>,
 }
 
@@ -185,7 +188,7 @@ impl Reader<'_> {
     }
 
     /// Mantissas, then shifts, one byte each.
-    fn rescales(&mut self, layout: &Layout, node: &Int8Node) -> Result<Vec<(u8, i32)>, Refusal> {
+    fn rescales(&mut self, layout: &Layout, node: &Int8Node) -> Result<Rescale, Refusal> {
         let offset = self.bytes.offset;
         let mantissas = self.bytes.take("mantissas", layout.padded_outputs)?;
         let shifts = self.bytes.take("shifts", layout.padded_outputs)?;
@@ -209,7 +212,7 @@ impl Reader<'_> {
         layout: &Layout,
         node: &Int8Node,
         bias: &[i32],
-    ) -> Result<(Vec<(u8, i32)>, Vec<i32>), Refusal> {
+    ) -> Result<(Rescale, Vec<i32>), Refusal> {
         let (n, padded) = (layout.n_outputs, layout.padded_outputs);
         self.zeros(padded + 64)?;
         let offset = self.bytes.offset;
@@ -220,7 +223,7 @@ impl Reader<'_> {
         for channel in 0..n {
             let mantissa = u16::from_le_bytes(mantissas[channel]);
             let is_multiple = first[channel] < 31 && bias[channel] & ((1 << first[channel]) - 1) == 0;
-            if !mantissa.is_multiple_of(128) || mantissa < 1 << 14 || mantissa >= 1 << 15 || !is_multiple {
+            if !mantissa.is_multiple_of(128) || !(1 << 14..1 << 15).contains(&mantissa) || !is_multiple {
                 let expected = "an 8-bit mantissa times 128, and a bias that the first shift divides";
                 let found = format!("{mantissa}, bias {} and shift {}", bias[channel], first[channel]);
                 return Err(Refusal::byte(offset + channel, expected, found));

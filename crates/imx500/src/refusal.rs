@@ -23,7 +23,7 @@ pub enum PackageError {
         /// The file.
         path: PathBuf,
         /// Where and why.
-        refusal: Refusal,
+        refusal: Box<Refusal>,
     },
 }
 
@@ -97,7 +97,7 @@ impl Refusal {
 
     /// The same refusal, of the file at `path`.
     pub(crate) fn of(self, path: &Path) -> PackageError {
-        PackageError::Format { path: path.into(), refusal: self }
+        PackageError::Format { path: path.into(), refusal: Box::new(self) }
     }
 }
 

@@ -121,7 +121,7 @@ fn show_rpk(path: &Path) -> anyhow::Result<()> {
     let rpk = Rpk::read(path)?;
     let [major, minor, patch] = rpk.release();
     say(&format!(
-        "camera network of release {major}.{minor}.{patch}, colours {}; every byte is as expected",
+        "camera network of release {major}.{minor}.{patch}, colours {}; its layout is right, and its parts have no checksum",
         rpk.format().name()
     ));
     rpk.parts().for_each(|(what, part)| show_part(what, part));

@@ -56,6 +56,17 @@ pub fn export(
     scores: Option<&EvalReport>,
     converter: ConverterChoice,
 ) -> anyhow::Result<PathBuf> {
+    let program = match converter {
+        ConverterChoice::PackerOut(program) => Some(program),
+        ConverterChoice::Rpk(program) => program,
+        ConverterChoice::None => None,
+    };
+    // Before anything is written.
+    let search_path = std::env::var_os("PATH").unwrap_or_default();
+    let installed = match converter {
+        ConverterChoice::None => None,
+        _ => Some(Converter::find(program, &search_path)?),
+    };
     let package = folder.package();
     let partial = folder.root().join("package.partial");
     if partial.exists() {
@@ -104,8 +115,14 @@ pub fn export(
         let summary = |name: &str| scores.predictor(name).ok().map(|predictor| json!(predictor.groups));
         manifest["scores"] = json!({ "float": summary("float"), "int8": summary("int8") });
     }
-    if converter != ConverterChoice::None {
-        convert(&onnx, &partial, &estimate, converter, &mut manifest)?;
+    if let Some(installed) = installed {
+        let zip = convert(&installed, &onnx, &partial, &estimate, &mut manifest)?;
+        manifest["packer_out_digest"] = json!(digest(&zip)?);
+        if let ConverterChoice::Rpk(_) = converter {
+            let file = partial.join("network.rpk");
+            package_rpk(&zip, &file, InputFormat::Rgb, Some(STUDENT_INTRINSICS.into()))?;
+            manifest["rpk_digest"] = json!(digest(&file)?);
+        }
     }
     write_whole(&partial.join("manifest.json"), &serde_json::to_vec_pretty(&manifest)?)?;
     if package.exists() {
@@ -116,20 +133,14 @@ pub fn export(
     Ok(package)
 }
 
-/// Runs the converter on `onnx`, packages what it makes if that is asked for, and notes both in `manifest`.
+/// Runs the converter on `onnx` and notes in `manifest` what it says of memory; the `packerOut.zip` that it made.
 fn convert(
+    converter: &Converter,
     onnx: &Path,
     package: &Path,
     estimate: &MemoryEstimate,
-    choice: ConverterChoice,
     manifest: &mut serde_json::Value,
-) -> anyhow::Result<()> {
-    let program = match choice {
-        ConverterChoice::PackerOut(program) => Some(program),
-        ConverterChoice::Rpk(program) => program,
-        ConverterChoice::None => None,
-    };
-    let converter = Converter::find(program, &std::env::var_os("PATH").unwrap_or_default())?;
+) -> anyhow::Result<PathBuf> {
     let options = ConvertOptions { time_limit: CONVERTER_TIME_LIMIT, memory_report_only: false };
     say("running the vendor's converter (minutes)");
     let conversion = converter.convert(onnx, &package.join("imx500"), &options, &|| false)?;
@@ -148,18 +159,12 @@ fn convert(
         "reserved": report.reserved,
         "limit": report.limit,
     });
-    let Some(zip) = &conversion.packer_out else { return Ok(()) };
-    let digest = |path: &Path| -> anyhow::Result<String> {
-        let bytes = fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
-        Ok(blake3::hash(&bytes).to_hex().to_string())
-    };
-    manifest["packer_out_digest"] = json!(digest(zip)?);
-    if let ConverterChoice::Rpk(_) = choice {
-        let file = package.join("network.rpk");
-        package_rpk(zip, &file, InputFormat::Rgb, Some(STUDENT_INTRINSICS.into()))?;
-        manifest["rpk_digest"] = json!(digest(&file)?);
-    }
-    Ok(())
+    conversion.packer_out.context("a full conversion has a packerOut.zip")
+}
+
+fn digest(path: &Path) -> anyhow::Result<String> {
+    let bytes = fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
+    Ok(blake3::hash(&bytes).to_hex().to_string())
 }
 
 /// Makes `network.rpk` of a `packerOut.zip`, and says what is in it.
@@ -171,7 +176,7 @@ pub fn package_rpk(zip: &Path, out: &Path, format: InputFormat, intrinsics: Opti
     let rpk =
         Rpk::new(&network, format, intrinsics).map_err(|refusal| anyhow::anyhow!("{}: {refusal}", zip.display()))?;
     rpk.write(out)?;
-    say(&format!("{}: {:?}, {} colours first to last", out.display(), network.network_id, format.name()));
+    say(&format!("{}: network {:?} for {} input", out.display(), network.network_id, format.name()));
     Ok(())
 }
 

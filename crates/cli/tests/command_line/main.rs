@@ -8,6 +8,8 @@ mod cache;
 mod configuration;
 mod data;
 mod disk;
+#[cfg(unix)]
+mod package;
 mod resume;
 
 use std::fs;
