@@ -1,7 +1,8 @@
 //! Integer models, their arithmetic, files and budget on Sony's IMX500.
 //!
 //! It never trains, calibrates or reads images: it takes finished integers, runs them as the chip does, writes the
-//! files that the vendor's converter takes, and makes of what it gives the file that a camera loads. Facts about the chip come from converter 3.19.2, observed as a black box.
+//! files that the vendor's converter takes, and makes of what it gives the file that a camera loads. Facts about the
+//! chip come from converter 3.19.2, observed as a black box.
 
 pub mod coefficients;
 mod conv;
