@@ -67,6 +67,29 @@ pub enum Command {
         /// The vendor's imxconv-pt, see scripts/imx500/setup.sh
         #[arg(long)]
         converter: Option<PathBuf>,
+        /// Make network.rpk too, which the camera loads; runs the imxconv-pt on PATH if no other is named
+        #[arg(long)]
+        rpk: bool,
+    },
+    /// Hold a package's integer model to tensors recorded on a camera by the package's camera.py
+    Replay {
+        /// A package folder
+        package: PathBuf,
+        /// A folder of NAME.input and NAME.output; the package's own test_vectors is one
+        recording: PathBuf,
+    },
+    /// Make network.rpk, which the camera loads, of the converter's packerOut.zip
+    Rpk {
+        /// The converter's packerOut.zip
+        packer_out: PathBuf,
+        /// The file to write
+        out: PathBuf,
+        /// In which order the sensor gives its colours: RGB or BGR
+        #[arg(long, default_value = "RGB")]
+        input_format: String,
+        /// A JSON file for the host's software, as picamera2 reads it; default: none
+        #[arg(long)]
+        intrinsics: Option<PathBuf>,
     },
     /// Compare two runs instance by instance: exit code 0 pass, 1 fail, 3 cannot tell
     Gate {
@@ -81,7 +104,7 @@ pub enum Command {
         #[arg(long, default_value_t = 0.5)]
         max_drop: f64,
     },
-    /// Explain a file: teacher cache, int8 model, ONNX, weights, checkpoint or report
+    /// Explain a file: teacher cache, int8 model, ONNX, weights, checkpoint, report, or a file of the IMX500
     Inspect {
         /// The file or cache folder
         file: PathBuf,

@@ -8,8 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::dnn_params::{DnnParams, MemoryMap};
 use crate::files::read_bounded;
+use crate::fit_report::FitReport;
 use crate::model::is_clean_name;
+use crate::packer_out::PackerOut;
+use crate::refusal::{self, PackageError};
 
 /// An installed converter.
 #[derive(Debug, Clone)]
@@ -136,14 +140,10 @@ pub enum ConverterError {
         onnx: PathBuf,
     },
     /// It reported success, but a file is missing or not what it should be.
-    #[error("{path}: expected {expected}, found {found} (log: {log})")]
+    #[error("{source} (log: {log})")]
     Output {
-        /// The file.
-        path: PathBuf,
-        /// What it should be.
-        expected: &'static str,
-        /// What it is.
-        found: String,
+        /// Which file, and why.
+        source: PackageError,
         /// Everything that it said.
         log: PathBuf,
     },
@@ -256,27 +256,17 @@ impl MemoryReport {
     pub fn total(&self) -> u64 {
         self.coefficients + self.runtime + self.reserved
     }
+}
 
-    /// The `l2memory` element of the converter's `dnnParams.xml`.
-    ///
-    /// # Errors
-    /// A sentence saying which number is missing.
-    pub fn from_dnn_params(xml: &str) -> Result<Self, String> {
-        let (_, element) = xml.split_once("<l2memory ").ok_or("no l2memory element")?;
-        let (element, _) = element.split_once('>').ok_or("an l2memory element without end")?;
-        let number = |name: &str| -> Result<u64, String> {
-            let start = format!("{name}=\"");
-            let (_, rest) = element.split_once(&start).ok_or_else(|| format!("no {name}"))?;
-            let (digits, _) = rest.split_once('"').ok_or_else(|| format!("{name} without end"))?;
-            let value: u32 = digits.parse().map_err(|_| format!("{name} {digits:?}"))?;
-            Ok(u64::from(value))
-        };
-        Ok(Self {
-            coefficients: number("coefficientsSize")?,
-            runtime: number("networksRuntimeSize")?,
-            reserved: number("reservedMemorySize")?,
-            limit: number("totalSize")?,
-        })
+impl From<MemoryMap> for MemoryReport {
+    fn from(map: MemoryMap) -> Self {
+        let MemoryMap { total, coefficients, reserved, runtime } = map;
+        Self {
+            coefficients: coefficients.into(),
+            runtime: runtime.into(),
+            reserved: reserved.into(),
+            limit: total.into(),
+        }
     }
 }
 
@@ -352,43 +342,18 @@ fn explain(log: &Path, status: ExitStatus) -> (Refusal, String) {
 }
 
 fn check_report(folder: &Path, stem: &str, log: &Path) -> Result<MemoryReport, ConverterError> {
-    let output = |path: &Path, expected, found: String| ConverterError::Output {
-        path: path.into(),
-        expected,
-        found,
-        log: log.into(),
-    };
+    let output = |source| ConverterError::Output { source, log: log.into() };
     let path = folder.join(format!("{stem}_MemoryReport.json"));
-    let bytes = read_bounded(&path, 1 << 20).map_err(|error| output(&path, "a memory report", error.to_string()))?;
-    let report: serde_json::Value =
-        serde_json::from_slice(&bytes).map_err(|error| output(&path, "a memory report", error.to_string()))?;
-    let fits = &report["Memory Report"]["Fit In Chip"];
-    if fits != &serde_json::Value::Bool(true) {
-        return Err(output(&path, "\"Fit In Chip\": true", fits.to_string()));
+    let report = FitReport::read(&path).map_err(output)?;
+    if !report.fits {
+        return Err(output(refusal::Refusal::key("Fit In Chip", "true", "false").of(&path)));
     }
-    let path = folder.join("dnnParams.xml");
-    let bytes =
-        read_bounded(&path, 16 << 20).map_err(|error| output(&path, "tensors and memory", error.to_string()))?;
-    let found = MemoryReport::from_dnn_params(&String::from_utf8_lossy(&bytes));
-    found.map_err(|reason| output(&path, "sizes of the chip's memory", reason))
+    Ok(DnnParams::read(&folder.join("dnnParams.xml")).map_err(output)?.memory.into())
 }
 
 fn check_package(folder: &Path, log: &Path) -> Result<&'static str, ConverterError> {
-    let path = folder.join(PACKER_OUT);
-    let output = |found: String| {
-        let expected = "a zip with the parts of a network";
-        ConverterError::Output { path: path.clone(), expected, found, log: log.into() }
-    };
-    let file = File::open(&path).map_err(|error| output(error.to_string()))?;
-    let mut zip = zip::ZipArchive::new(file).map_err(|error| output(error.to_string()))?;
-    for part in ["l2staticData.bin", "cfgA.bin", "cfgC.bin", "sdpsA.bin", "sdpsC.bin", "dnnParams.xml", "manifest.json"]
-    {
-        let size = zip.by_name(part).map(|entry| entry.size()).map_err(|error| output(format!("{part}: {error}")))?;
-        if size == 0 {
-            return Err(output(format!("{part} of no bytes")));
-        }
-    }
-    Ok(PACKER_OUT)
+    let read = PackerOut::read(&folder.join(PACKER_OUT));
+    read.map(|_| PACKER_OUT).map_err(|source| ConverterError::Output { source, log: log.into() })
 }
 
 const PACKER_OUT: &str = "packerOut.zip";

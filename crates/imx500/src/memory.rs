@@ -124,20 +124,8 @@ fn coefficients(network: &NetworkShape) -> u64 {
 /// addition is computed within it and never stored.
 fn runtime(network: &NetworkShape) -> u64 {
     let nodes = &network.nodes;
-    let mut readers: Vec<Vec<usize>> = vec![vec![]; nodes.len()];
-    for (idx, node) in nodes.iter().enumerate() {
-        node.inputs.iter().for_each(|&input| readers[input].push(idx));
-    }
-    // The last convolution before an addition is the one that is fused into it.
-    let mut fused_into: Vec<Option<usize>> = vec![None; nodes.len()];
-    for (idx, node) in nodes.iter().enumerate().filter(|(_, node)| node.op == OpShape::Add) {
-        let fits = |&input: &usize| {
-            matches!(nodes[input].op, OpShape::Conv(ConvKind { relu: false, .. })) && readers[input] == [idx]
-        };
-        if let Some(input) = node.inputs.iter().copied().filter(fits).max() {
-            fused_into[input] = Some(idx);
-        }
-    }
+    let readers = readers(network);
+    let fused_into = fused_into(network);
     // A fused convolution's inputs are read when the addition runs.
     let runs_at = |idx: usize| fused_into[idx].unwrap_or(idx);
     let last_use = |idx: usize| readers[idx].iter().map(|&reader| runs_at(reader)).max().unwrap_or(idx);
@@ -150,6 +138,31 @@ fn runtime(network: &NetworkShape) -> u64 {
     let peak = (0..nodes.len()).filter(|&idx| fused_into[idx].is_none()).map(live_at).max().unwrap_or(0);
     let kept_input = nodes.first().map_or(0, |input| input.shape.iter().product::<usize>() + KEPT_INPUT);
     (peak + kept_input) as u64
+}
+
+/// For each node the addition that it is computed within: the last convolution before an addition, if nothing else reads
+/// it.
+pub(crate) fn fused_into(network: &NetworkShape) -> Vec<Option<usize>> {
+    let (nodes, readers) = (&network.nodes, readers(network));
+    let mut fused_into: Vec<Option<usize>> = vec![None; nodes.len()];
+    for (idx, node) in nodes.iter().enumerate().filter(|(_, node)| node.op == OpShape::Add) {
+        let fits = |&input: &usize| {
+            matches!(nodes[input].op, OpShape::Conv(ConvKind { relu: false, .. })) && readers[input] == [idx]
+        };
+        if let Some(input) = node.inputs.iter().copied().filter(fits).max() {
+            fused_into[input] = Some(idx);
+        }
+    }
+    fused_into
+}
+
+/// For each node the nodes that read it.
+fn readers(network: &NetworkShape) -> Vec<Vec<usize>> {
+    let mut readers: Vec<Vec<usize>> = vec![vec![]; network.nodes.len()];
+    for (idx, node) in network.nodes.iter().enumerate() {
+        node.inputs.iter().for_each(|&input| readers[input].push(idx));
+    }
+    readers
 }
 
 /// Bytes of a stored tensor: channels padded to 32, or, from fewer channels out of a dense convolution, the width.

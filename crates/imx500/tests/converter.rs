@@ -3,24 +3,27 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use sensei_imx500::converter::{Conversion, ConvertOptions, Converter, ConverterError, MemoryReport, Refusal};
+use sensei_imx500::refusal::PackageError;
+
+mod sample;
+use sample::package::CASES;
 
 struct Bench {
     folder: tempfile::TempDir,
     path: OsString,
 }
 
-const PARTS: [&str; 7] =
-    ["l2staticData.bin", "cfgA.bin", "cfgC.bin", "sdpsA.bin", "sdpsC.bin", "dnnParams.xml", "manifest.json"];
-const XML: &str = r#"<l2memory totalSize="8388480" coefficientsSize="1322656" reservedMemorySize="1024" networksRuntimeSize="2403424"/>"#;
 /// What a working converter leaves; `$4` is the output folder.
 const SUCCEED: &str = r#"mkdir -p "$4"; cp "$D/package.zip" "$4/packerOut.zip"; cp "$D/dnnParams.xml" "$4"
-echo '{"Memory Report": {"Fit In Chip": true}}' > "$4/net_MemoryReport.json""#;
+cp "$D/report.json" "$4/net_MemoryReport.json""#;
+const REPORT: &str = r#"{"Memory Report": {"Name": "net", "Runtime Memory Physical Size": "2.29MB",
+"Model Memory Physical Size": "1.26MB", "Reserved Memory": "1.00KB", "Memory Usage": "3.55MB",
+"Total Memory Available On Chip": "8.00MB", "Memory Utilization": "45%", "Fit In Chip": true}}"#;
 
 impl Bench {
     fn new(script: &str) -> Self {
@@ -32,13 +35,9 @@ impl Bench {
             fs::set_permissions(at(name), fs::Permissions::from_mode(0o755)).expect("our file");
         }
         fs::write(at("net.onnx"), "network").expect("writable");
-        fs::write(at("dnnParams.xml"), XML).expect("writable");
-        let mut zip = zip::ZipWriter::new(fs::File::create(at("package.zip")).expect("writable"));
-        for part in PARTS {
-            zip.start_file(part, zip::write::SimpleFileOptions::default()).expect("writable");
-            zip.write_all(b"bytes").expect("writable");
-        }
-        zip.finish().expect("writable");
+        fs::write(at("dnnParams.xml"), CASES[0].params().to_xml()).expect("writable");
+        fs::write(at("report.json"), REPORT).expect("writable");
+        CASES[0].packer_out().write(&at("package.zip")).expect("writable");
         let path = OsString::from(format!("{}:/bin:/usr/bin", folder.path().display()));
         Self { folder, path }
     }
@@ -121,7 +120,12 @@ fn success_without_a_complete_package_is_an_error() {
     let check = |spoil: &str, file: &str| {
         let bench = Bench::new(&format!("{SUCCEED}\n{spoil}"));
         match bench.convert(60) {
-            Err(ConverterError::Output { path, .. }) => assert!(path.ends_with(file), "{}", path.display()),
+            Err(ConverterError::Output { source: PackageError::Format { path, .. }, .. }) => {
+                assert!(path.ends_with(file), "{}", path.display());
+            }
+            Err(ConverterError::Output { source: PackageError::Io { path, .. }, .. }) => {
+                assert!(path.ends_with(file), "{}", path.display());
+            }
             other => panic!("{spoil}: expected an error about {file}, found {other:?}"),
         }
     };
@@ -129,7 +133,7 @@ fn success_without_a_complete_package_is_an_error() {
     check(r#"echo cut > "$4/packerOut.zip""#, "packerOut.zip");
     check(r#"rm "$4/dnnParams.xml""#, "dnnParams.xml");
     check(r#"echo '<l2memory totalSize="x">' > "$4/dnnParams.xml""#, "dnnParams.xml");
-    check(r#"echo '{"Memory Report": {"Fit In Chip": false}}' > "$4/net_MemoryReport.json""#, "net_MemoryReport.json");
+    check(r#"sed 's/true/false/' "$D/report.json" > "$4/net_MemoryReport.json""#, "net_MemoryReport.json");
     check(r#"echo nonsense > "$4/net_MemoryReport.json""#, "net_MemoryReport.json");
 }
 

@@ -26,10 +26,15 @@ pub fn shared_dir(test: &str) -> Option<PathBuf> {
         return Some(dir);
     }
     assert!(std::env::var_os("CI").is_none(), "{test}: no shared data at {}, and CI must not skip", dir.display());
+    skipped(test, &format!("no shared data at {}", dir.display()));
+    None
+}
+
+/// Prints a line that says that `test` did not run, and why.
+pub fn skipped(test: &str, reason: &str) {
     // The line goes around the test harness's capture on purpose: a skip has to be seen.
     use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "skipped: {test}: no shared data at {}", dir.display());
-    None
+    let _ = writeln!(std::io::stderr(), "skipped: {test}: {reason}");
 }
 
 /// Reference tensors made by the `make.py` beside them.

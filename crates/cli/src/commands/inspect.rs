@@ -6,10 +6,14 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use sensei_eval::report::EvalReport;
+use sensei_imx500::dnn_params::{DnnParams, DnnTensor};
+use sensei_imx500::fit_report::FitReport;
 use sensei_imx500::memory::{NetworkShape, memory_estimate};
 use sensei_imx500::model::{Int8Model, Int8Op};
 use sensei_imx500::model_file::read_model;
 use sensei_imx500::onnx::read_onnx;
+use sensei_imx500::packer_out::{PackerOut, Part};
+use sensei_imx500::rpk::Rpk;
 use sensei_student::weights::read_weights;
 use sensei_teacher::verify::stats;
 
@@ -48,9 +52,22 @@ pub fn inspect(path: &Path) -> anyhow::Result<()> {
                 say(&format!("{name} {:?}", tensor.shape));
             }
         }
+        Some("zip") => show_packer_out(&PackerOut::read(path)?),
+        Some("xml") => show_params(&DnnParams::read(path)?),
+        Some("rpk") => show_rpk(path)?,
+        Some("json") if path.to_string_lossy().ends_with("_MemoryReport.json") => {
+            let report = FitReport::read(path)?;
+            let fits = if report.fits { "fits" } else { "does not fit" };
+            say(&format!("memory report of network {:?}, which {fits}", report.name));
+            report.sizes.iter().for_each(|(what, size)| say(&format!("{what:<32}{size:>10}")));
+        }
         Some("json") => say(&EvalReport::read(path)?.table()),
         _ => {
-            bail!("{}: expected .s8m, .onnx, .safetensors, .pt, .pth or .json, found {}", path.display(), start(path)?)
+            bail!(
+                "{}: expected .s8m, .onnx, .safetensors, .pt, .pth, .json, .zip, .xml or .rpk, found {}",
+                path.display(),
+                start(path)?
+            )
         }
     }
     Ok(())
@@ -79,6 +96,81 @@ fn show_model(model: &Int8Model) {
             node.grid.threshold()
         ));
     }
+}
+
+fn show_packer_out(network: &PackerOut) {
+    let [major, minor, patch] = network.release;
+    say(&format!(
+        "network {:?}, compiled by release {major}.{minor}.{patch}; sizes and digests fit",
+        network.network_id
+    ));
+    let PackerOut { config_1, config_2, program_a, program_c, coefficients, .. } = network;
+    for (what, part) in [
+        ("configuration 1", config_1),
+        ("configuration 2", config_2),
+        ("program A", program_a),
+        ("program C", program_c),
+        ("coefficients", coefficients),
+    ] {
+        show_part(what, part);
+    }
+    show_params(&network.params);
+}
+
+fn show_rpk(path: &Path) -> anyhow::Result<()> {
+    let rpk = Rpk::read(path)?;
+    let [major, minor, patch] = rpk.release();
+    say(&format!(
+        "camera network of release {major}.{minor}.{patch}, colours {}; its layout is right, and its parts have no checksum",
+        rpk.format().name()
+    ));
+    rpk.parts().for_each(|(what, part)| show_part(what, part));
+    show_params(rpk.params());
+    if let Some(intrinsics) = rpk.intrinsics() {
+        say(&format!("intrinsics {intrinsics}"));
+    }
+    let info = rpk.network_info().map_err(|refusal| anyhow::anyhow!("{}: {refusal}", path.display()))?;
+    info.lines().for_each(say);
+    Ok(())
+}
+
+fn show_part(what: &str, part: &Part) {
+    say(&format!("{what:<16}{:>9} B at {:#010x}", part.bytes.len(), part.address));
+}
+
+fn show_params(params: &DnnParams) {
+    for network in &params.networks {
+        for (what, tensors) in [("input", &network.inputs), ("output", &network.outputs)] {
+            tensors.iter().for_each(|tensor| show_tensor(&network.name, what, tensor));
+        }
+    }
+    let map = params.memory;
+    let used = u64::from(map.coefficients) + u64::from(map.runtime) + u64::from(map.reserved);
+    say(&format!(
+        "memory: coefficients {} B, runtime {} B, reserved {} B, total {used} of {} B ({:.1} %)",
+        map.coefficients,
+        map.runtime,
+        map.reserved,
+        map.total,
+        100.0 * used as f64 / f64::from(map.total)
+    ));
+}
+
+fn show_tensor(network: &str, what: &str, tensor: &DnnTensor) {
+    let mut order: Vec<usize> = (0..tensor.dimensions.len()).collect();
+    order.sort_by_key(|side| tensor.dimensions[*side].serialization);
+    let sides: Vec<String> = tensor.dimensions.iter().map(|side| side.size.to_string()).collect();
+    let sign = if tensor.signed { "signed" } else { "unsigned" };
+    say(&format!(
+        "{network}: {what} {} [{}] {sign} {} bit, value (q - {}) * {}, dimensions from fastest to slowest {order:?}, at {}{}",
+        tensor.name,
+        sides.join(", "),
+        tensor.bits,
+        tensor.shift,
+        tensor.scale,
+        tensor.l2_offset,
+        if tensor.kept { ", kept for the host" } else { "" }
+    ));
 }
 
 /// The first bytes of a file, for the message about an unknown one.

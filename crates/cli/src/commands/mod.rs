@@ -4,6 +4,8 @@ mod data;
 mod gate;
 mod inspect;
 pub mod plan;
+mod replay;
+mod rpk;
 mod run;
 mod teacher;
 
@@ -29,7 +31,11 @@ pub fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
             on_device(&machine, eval).map(done)
         }
         Command::Quantize { run, threads } => run::quantize(&run, threads).map(done),
-        Command::Export { run, converter } => run::export(&run, converter.as_deref()).map(done),
+        Command::Export { run, converter, rpk } => run::export(&run, converter.as_deref(), rpk).map(done),
+        Command::Rpk { packer_out, out, input_format, intrinsics } => {
+            rpk::rpk(&packer_out, &out, &input_format, intrinsics.as_deref()).map(done)
+        }
+        Command::Replay { package, recording } => replay::replay(&package, &recording).map(done),
         Command::Gate { baseline, candidate, predictor, max_drop } => {
             gate::gate(&baseline, &candidate, &predictor, max_drop)
         }

@@ -16,7 +16,7 @@ use crate::device::{Devices, open as open_devices, start_threads};
 use crate::html;
 use crate::phases::data::{Split, check_disjoint, open};
 use crate::phases::evaluate::{Networks, score, scores_of};
-use crate::phases::export::{Origin, int8_model};
+use crate::phases::export::{ConverterChoice, Origin, int8_model};
 use crate::phases::train::{TrainOptions, train, trained_weights};
 use crate::phases::{export as exporting, quantize as quantizing};
 use crate::progress::{say, stop_flag};
@@ -34,8 +34,8 @@ pub fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     let networks = Networks { weights: &weights, int8: Some(&model) };
     let scores = score(&plan, &networks, &train, &val, &devices.main, &folder.eval())?;
     let origin = origin(&train, &val, &weights);
-    let converter = plan.export.converter.as_deref();
-    exporting::export(&plan, &folder, &model, Some(&origin), Some(&scores), converter)?;
+    let converter = plan.export.converter.as_deref().map_or(ConverterChoice::None, ConverterChoice::PackerOut);
+    exporting::export(&plan, &folder, &model, Some(&origin), Some(&scores), &exporting::examples(&val)?, converter)?;
     report(folder.root())
 }
 
@@ -95,14 +95,17 @@ pub fn quantize(run: &Path, threads: usize) -> anyhow::Result<()> {
 }
 
 /// The package of a quantized run.
-pub fn export(run: &Path, converter: Option<&Path>) -> anyhow::Result<()> {
+pub fn export(run: &Path, converter: Option<&Path>, rpk: bool) -> anyhow::Result<()> {
     let (plan, folder) = open_run(run)?;
     let model = int8_model(&folder)?;
     let (train, val) = splits(&plan, runs_of(&folder))?;
     let origin = origin(&train, &val, &trained_weights(&plan, &folder)?);
     let scores = scores_of(&folder.eval(), &model)?;
-    let converter = converter.or(plan.export.converter.as_deref());
-    exporting::export(&plan, &folder, &model, Some(&origin), scores.as_ref(), converter)?;
+    let converter = match converter.or(plan.export.converter.as_deref()) {
+        program if rpk => ConverterChoice::Rpk(program),
+        program => program.map_or(ConverterChoice::None, ConverterChoice::PackerOut),
+    };
+    exporting::export(&plan, &folder, &model, Some(&origin), scores.as_ref(), &exporting::examples(&val)?, converter)?;
     Ok(())
 }
 

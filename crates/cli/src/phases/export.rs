@@ -6,12 +6,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
 use sensei_eval::report::EvalReport;
 use sensei_imx500::converter::{ConvertOptions, Converter};
+use sensei_imx500::interpreter::Interpreter;
 use sensei_imx500::memory::{MemoryEstimate, NetworkShape, memory_estimate};
 use sensei_imx500::model::Int8Model;
 use sensei_imx500::model_file::{read_model, write_model};
 use sensei_imx500::onnx::write_onnx;
+use sensei_imx500::packer_out::PackerOut;
+use sensei_imx500::recording::write_pair;
+use sensei_imx500::rpk::{InputFormat, Rpk, STUDENT_INTRINSICS};
+use sensei_train::source::SampleSource;
 use serde_json::json;
 
 use crate::config::RunPlan;
@@ -30,19 +37,42 @@ pub struct Origin {
     pub weights: String,
 }
 
-/// Writes the package: ONNX, int8 model, memory, manifest and, with a converter, its `packerOut.zip`. It appears under
-/// its name when it is complete.
+/// Whether the vendor's converter runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConverterChoice<'a> {
+    /// It does not: the package ends with the ONNX file.
+    None,
+    /// This one, as far as `packerOut.zip`.
+    PackerOut(&'a Path),
+    /// This one, or one on `PATH`, and `network.rpk` of what it makes.
+    Rpk(Option<&'a Path>),
+}
+
+/// Writes the package: ONNX, int8 model, memory, manifest and, with a converter, its `packerOut.zip` and `network.rpk`.
+/// It appears under its name when it is complete.
 ///
 /// # Errors
-/// If the model does not fit the chip, the converter refuses it, or a file cannot be written.
+/// If the model does not fit the chip, the converter is missing or refuses it, or a file cannot be written.
 pub fn export(
     plan: &RunPlan,
     folder: &RunFolder,
     model: &Int8Model,
     origin: Option<&Origin>,
     scores: Option<&EvalReport>,
-    converter: Option<&Path>,
+    examples: &[Example],
+    converter: ConverterChoice,
 ) -> anyhow::Result<PathBuf> {
+    let program = match converter {
+        ConverterChoice::PackerOut(program) => Some(program),
+        ConverterChoice::Rpk(program) => program,
+        ConverterChoice::None => None,
+    };
+    // Before anything is written.
+    let search_path = std::env::var_os("PATH").unwrap_or_default();
+    let installed = match converter {
+        ConverterChoice::None => None,
+        _ => Some(Converter::find(program, &search_path)?),
+    };
     let package = folder.package();
     let partial = folder.root().join("package.partial");
     if partial.exists() {
@@ -68,8 +98,10 @@ pub fn export(
     write_whole(&onnx, &onnx_bytes)?;
     write_model(&partial.join(format!("{}.s8m", model.name())), model)?;
 
+    write_test_vectors(&partial.join("test_vectors"), model, examples)?;
+    write_whole(&partial.join("camera.py"), CAMERA_PROGRAM.as_bytes())?;
     let mut manifest = json!({
-        "format": 1,
+        "format": 2,
         "network": model.name(),
         "sensei_version": env!("CARGO_PKG_VERSION"),
         "plan_digest": plan.train_digest,
@@ -77,7 +109,9 @@ pub fn export(
         "onnx_digest": blake3::hash(&onnx_bytes).to_hex().to_string(),
         "memory_estimate": memory_json(&estimate),
         "input": "int8, pixel - 128, channels x height x width",
+        "input_side": model.input().shape[1],
         "output": "mask logits; foreground where greater than 0",
+        "test_vectors": examples.iter().map(|example| example.annotation_id).collect::<Vec<_>>(),
     });
     if let Some(origin) = origin {
         manifest["train_data_digest"] = json!(origin.train_data);
@@ -91,31 +125,16 @@ pub fn export(
         let summary = |name: &str| scores.predictor(name).ok().map(|predictor| json!(predictor.groups));
         manifest["scores"] = json!({ "float": summary("float"), "int8": summary("int8") });
     }
-    if let Some(program) = converter {
-        let converter = Converter::find(Some(program), &std::env::var_os("PATH").unwrap_or_default())?;
-        let options = ConvertOptions { time_limit: CONVERTER_TIME_LIMIT, memory_report_only: false };
-        say("running the vendor's converter (minutes)");
-        let conversion = converter.convert(&onnx, &partial.join("imx500"), &options, &|| false)?;
-        let report = conversion.memory;
-        let difference = 100.0 * (estimate.total() as f64 / report.total() as f64 - 1.0);
-        say(&format!(
-            "converter: accepted in {:.0} s; coefficients {} B, runtime {} B, total {} B; our estimate is {difference:+.2} %",
-            conversion.duration.as_secs_f64(),
-            report.coefficients,
-            report.runtime,
-            report.total()
-        ));
-        manifest["converter_memory"] = json!({
-            "coefficients": report.coefficients,
-            "runtime": report.runtime,
-            "reserved": report.reserved,
-            "limit": report.limit,
-        });
-        if let Some(zip) = &conversion.packer_out {
-            let bytes = fs::read(zip).with_context(|| format!("{}: cannot read", zip.display()))?;
-            manifest["packer_out_digest"] = json!(blake3::hash(&bytes).to_hex().to_string());
+    if let Some(installed) = installed {
+        let zip = convert(&installed, &onnx, &partial, &estimate, &mut manifest)?;
+        manifest["packer_out_digest"] = json!(digest(&zip)?);
+        if let ConverterChoice::Rpk(_) = converter {
+            let file = partial.join("network.rpk");
+            package_rpk(&zip, &file, InputFormat::Rgb, Some(STUDENT_INTRINSICS.into()))?;
+            manifest["rpk_digest"] = json!(digest(&file)?);
         }
     }
+    write_whole(&partial.join("MODEL_CARD.md"), model_card(plan, model, origin, scores, &estimate).as_bytes())?;
     write_whole(&partial.join("manifest.json"), &serde_json::to_vec_pretty(&manifest)?)?;
     if package.exists() {
         fs::remove_dir_all(&package).with_context(|| format!("{}: cannot replace", package.display()))?;
@@ -123,6 +142,132 @@ pub fn export(
     fs::rename(&partial, &package).with_context(|| format!("{}: cannot write", package.display()))?;
     say(&format!("package: {}", package.display()));
     Ok(package)
+}
+
+/// An image that the package shows the network on.
+pub struct Example {
+    /// The annotation whose crop it is.
+    pub annotation_id: u64,
+    /// RGB pixels of the crop, `[side, side, 3]`.
+    pub pixels: Vec<u8>,
+}
+
+/// Crops of some validation instances, spread evenly over the split.
+///
+/// # Errors
+/// If a sample cannot be had.
+pub fn examples(val: &SampleSource) -> anyhow::Result<Vec<Example>> {
+    let n_examples = TEST_VECTORS.min(val.instances.len());
+    let chosen = (0..n_examples).map(|at| val.instances[at * val.instances.len() / n_examples]);
+    chosen
+        .map(|instance| {
+            let sample = val.sample(instance)?;
+            Ok(Example { annotation_id: sample.annotation_id, pixels: sample.pixels })
+        })
+        .collect()
+}
+
+/// Input and output of each example as the chip has them, and every layer's integers.
+fn write_test_vectors(folder: &Path, model: &Int8Model, examples: &[Example]) -> anyhow::Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("{}: cannot make the folder", folder.display()))?;
+    let interpreter = Interpreter::new(model);
+    for (idx, example) in examples.iter().enumerate() {
+        let name = format!("{idx:04}");
+        let input = interpreter.from_pixels(&example.pixels)?;
+        let layers = interpreter.run_all(&input)?;
+        let output = layers.last().context("a network has an output")?;
+        write_pair(folder, &name, &input, output)?;
+        let bytes: Vec<Vec<u8>> =
+            layers.iter().map(|layer| layer.values.iter().flat_map(|q| q.to_le_bytes()).collect()).collect();
+        let tensors = model.nodes().iter().zip(&layers).zip(&bytes).map(|((node, layer), bytes)| {
+            Ok((node.name.as_str(), TensorView::new(Dtype::I16, layer.shape.to_vec(), bytes)?))
+        });
+        let tensors = tensors.collect::<Result<Vec<_>, safetensors::SafeTensorError>>()?;
+        let metadata = [("annotation_id".to_string(), example.annotation_id.to_string())].into();
+        let file = safetensors::serialize(tensors, Some(metadata))?;
+        write_whole(&folder.join(format!("{name}.layers.safetensors")), &file)?;
+    }
+    Ok(())
+}
+
+/// What a person wants to know of the model before using it.
+fn model_card(
+    plan: &RunPlan,
+    model: &Int8Model,
+    origin: Option<&Origin>,
+    scores: Option<&EvalReport>,
+    estimate: &MemoryEstimate,
+) -> String {
+    let side = model.input().shape[1];
+    let data = origin.map_or("not known".into(), |origin| {
+        let teacher = origin.teacher.as_deref().unwrap_or("none");
+        format!("annotations {} (training), {} (validation), teacher key {teacher}", origin.train_data, origin.val_data)
+    });
+    let scores = scores.map_or("None: it was not scored.\n".into(), |scores| {
+        format!("Protocol {} ({}).\n\n```\n{}```\n", scores.protocol.name, scores.protocol_hash, scores.table())
+    });
+    format!(
+        "# {name}\n\n\
+         Answers a square region of interest with the mask of the object in its middle. Input: {side} x {side} RGB, `pixel - 128` as signed \
+         bytes. Output: {side} x {side} mask logits, foreground above 0; the chip sends them column by column.\n\n\
+         ## Trained on\n{data}; plan {plan}.\n\n\
+         ## Scores\n{scores}\n\
+         The `int8` row is the integer model of this package, read back from its file.\n\n\
+         ## On the chip\nMemory, estimated: {memory}. `test_vectors/` has inputs and outputs as the chip should have them; `camera.py` records \
+         what a camera has, and `sensei replay` compares. Nothing of this has run on a camera of the authors'.\n\n\
+         ## Limits\nOne object, given by its region; no classes and no score. Whatever the training data leave out, the model has not seen. \
+         Licences of training data and teacher bind the user.\n",
+        name = model.name(),
+        plan = plan.train_digest,
+        memory = memory_line(estimate),
+    )
+}
+
+/// Runs the converter on `onnx` and notes in `manifest` what it says of memory; the `packerOut.zip` that it made.
+fn convert(
+    converter: &Converter,
+    onnx: &Path,
+    package: &Path,
+    estimate: &MemoryEstimate,
+    manifest: &mut serde_json::Value,
+) -> anyhow::Result<PathBuf> {
+    let options = ConvertOptions { time_limit: CONVERTER_TIME_LIMIT, memory_report_only: false };
+    say("running the vendor's converter (minutes)");
+    let conversion = converter.convert(onnx, &package.join("imx500"), &options, &|| false)?;
+    let report = conversion.memory;
+    let difference = 100.0 * (estimate.total() as f64 / report.total() as f64 - 1.0);
+    say(&format!(
+        "converter: accepted in {:.0} s; coefficients {} B, runtime {} B, total {} B; our estimate is {difference:+.2} %",
+        conversion.duration.as_secs_f64(),
+        report.coefficients,
+        report.runtime,
+        report.total()
+    ));
+    manifest["converter_memory"] = json!({
+        "coefficients": report.coefficients,
+        "runtime": report.runtime,
+        "reserved": report.reserved,
+        "limit": report.limit,
+    });
+    conversion.packer_out.context("a full conversion has a packerOut.zip")
+}
+
+fn digest(path: &Path) -> anyhow::Result<String> {
+    let bytes = fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
+    Ok(blake3::hash(&bytes).to_hex().to_string())
+}
+
+/// Makes `network.rpk` of a `packerOut.zip`, and says what is in it.
+///
+/// # Errors
+/// If the zip is broken or holds something whose layout in a `network.rpk` is not known, or the file cannot be written.
+pub fn package_rpk(zip: &Path, out: &Path, format: InputFormat, intrinsics: Option<String>) -> anyhow::Result<()> {
+    let network = PackerOut::read(zip)?;
+    let rpk =
+        Rpk::new(&network, format, intrinsics).map_err(|refusal| anyhow::anyhow!("{}: {refusal}", zip.display()))?;
+    rpk.write(out)?;
+    say(&format!("{}: network {:?} for {} input", out.display(), network.network_id, format.name()));
+    Ok(())
 }
 
 /// The int8 model of a run, read back from its file: what is scored is what ships.
@@ -156,3 +301,9 @@ fn memory_json(estimate: &MemoryEstimate) -> serde_json::Value {
 
 /// PicoSAM2 takes about 90 s on two cores.
 const CONVERTER_TIME_LIMIT: Duration = Duration::from_secs(30 * 60);
+
+/// Examples in a package.
+const TEST_VECTORS: usize = 4;
+
+/// What runs on the Raspberry Pi.
+const CAMERA_PROGRAM: &str = include_str!("../../../../scripts/imx500/camera.py");

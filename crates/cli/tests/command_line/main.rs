@@ -9,6 +9,8 @@ mod configuration;
 mod data;
 mod device;
 mod disk;
+#[cfg(unix)]
+mod package;
 mod resume;
 
 use std::fs;

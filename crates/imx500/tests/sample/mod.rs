@@ -1,6 +1,8 @@
 //! Networks of the student family with random weights from integers only: the same bytes on every machine.
 #![allow(dead_code, reason = "shared by several tests and an example; none uses all of it")]
 
+pub mod package;
+
 use sensei_imx500::grid::{ActivationGrid, WeightThreshold};
 use sensei_imx500::model::{ConvShape, FloatConv, Int8Conv, Int8Model, Int8Node, Int8Op};
 

@@ -1,0 +1,145 @@
+//! From a run to `network.rpk`, with a stand-in for the vendor's converter.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use sensei_imx500::dnn_params::{Dimension, DnnParams, DnnTensor, MemoryMap, Network};
+use sensei_imx500::packer_out::{PackerOut, Part};
+use sensei_imx500::rpk::{InputFormat, Rpk, STUDENT_INTRINSICS};
+
+use super::{Place, text};
+
+fn packer_out() -> PackerOut {
+    let side = |size, serialization| Dimension { size, serialization, padding: 0 };
+    let tensor = |name: &str, orders: [u8; 3], channels, kept| DnnTensor {
+        name: name.into(),
+        l2_offset: 4096,
+        bits: 8,
+        shift: 0,
+        scale: 0.125,
+        signed: true,
+        kept,
+        dimensions: vec![side(channels, orders[0]), side(32, orders[1]), side(32, orders[2])],
+    };
+    let network = Network {
+        name: "tiny".into(),
+        kind: String::new(),
+        inputs: vec![tensor("input", [2, 1, 0], 3, true)],
+        outputs: vec![tensor("output", [0, 1, 2], 1, false)],
+    };
+    let part = |address| Part { address, bytes: vec![7; 1000] };
+    PackerOut {
+        release: [3, 19, 1],
+        network_id: "tiny".into(),
+        params: DnnParams {
+            networks: vec![network],
+            memory: MemoryMap { total: 8_388_480, coefficients: 1000, reserved: 1024, runtime: 9000 },
+        },
+        config_1: part(0x500_0000),
+        config_2: part(0x600_0000),
+        program_a: part(0x504_0000),
+        program_c: part(0x608_0000),
+        coefficients: part(0x46b_d0e0),
+    }
+}
+
+/// A folder with `imxconv-pt` and `java`, and the value of `PATH` that has it first.
+fn stand_in(place: &Place, script: &str) -> String {
+    let folder = place.path("bin");
+    fs::create_dir_all(&folder).unwrap();
+    packer_out().write(&folder.join("made.zip")).unwrap();
+    fs::write(folder.join("dnnParams.xml"), packer_out().params.to_xml()).unwrap();
+    let report = r#"{"Memory Report": {"Name": "tiny", "Runtime Memory Physical Size": "9KB",
+        "Model Memory Physical Size": "1KB", "Reserved Memory": "1.00KB", "Memory Usage": "11KB",
+        "Total Memory Available On Chip": "8.00MB", "Memory Utilization": "1%", "Fit In Chip": true}}"#;
+    fs::write(folder.join("report.json"), report).unwrap();
+    for (name, script) in [("imxconv-pt", script), ("java", "")] {
+        fs::write(folder.join(name), format!("#!/bin/sh\nD='{}'\n{script}\n", folder.display())).unwrap();
+        fs::set_permissions(folder.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    format!("{}:/bin:/usr/bin", folder.display())
+}
+
+const CONVERT: &str = r#"mkdir -p "$4"; cp "$D/made.zip" "$4/packerOut.zip"; cp "$D/dnnParams.xml" "$4"
+cp "$D/report.json" "$4/$(basename "$2" .onnx)_MemoryReport.json""#;
+
+#[test]
+fn a_run_is_exported_as_far_as_the_cameras_file() {
+    let place = Place::new();
+    place.does(&["run", "tiny.toml"]);
+    let package = place.path("runs/tiny/package");
+    let before = fs::read(package.join("manifest.json")).unwrap();
+    let export = |path: &str, more: &[&str]| {
+        let arguments = [&["export", "runs/tiny"], more].concat();
+        place.command(&arguments).env("PATH", path).output().unwrap()
+    };
+
+    // Nothing is on PATH: the package stays as it is.
+    let output = export("/nowhere", &["--rpk"]);
+    place.refused(&output, 1, &["imxconv-pt: expected an installed program"]);
+    assert_eq!(fs::read(package.join("manifest.json")).unwrap(), before);
+
+    // The converter fails, or makes something that cannot be packaged: no package of this, the old one stays.
+    for script in ["echo 'ERROR : CODE: [USOP] no' >&2; exit 2", &CONVERT.replace("made.zip", "report.json")] {
+        let path = stand_in(&place, script);
+        let output = export(&path, &["--rpk"]);
+        let (_, err) = text(&output);
+        assert_eq!(output.status.code(), Some(1), "{err}");
+        assert_eq!(fs::read(package.join("manifest.json")).unwrap(), before);
+        assert!(!package.join("network.rpk").exists());
+    }
+
+    let path = stand_in(&place, CONVERT);
+    let output = export(&path, &["--rpk"]);
+    assert!(output.status.success(), "{:?}", text(&output));
+    let rpk = Rpk::read(&package.join("network.rpk")).unwrap();
+    assert_eq!(rpk, Rpk::new(&packer_out(), InputFormat::Rgb, Some(STUDENT_INTRINSICS.into())).unwrap());
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&fs::read(package.join("manifest.json")).unwrap()).unwrap();
+    let digest = |name: &str| blake3::hash(&fs::read(package.join(name)).unwrap()).to_hex().to_string();
+    assert_eq!(manifest["rpk_digest"], digest("network.rpk"));
+    assert_eq!(manifest["packer_out_digest"], digest("imx500/packerOut.zip"));
+
+    // The same from the zip alone, and a converter that is named needs no PATH entry of its own.
+    place.does(&["rpk", "runs/tiny/package/imx500/packerOut.zip", "bare.rpk"]);
+    assert_eq!(Rpk::read(&place.path("bare.rpk")).unwrap().intrinsics(), None);
+    let named = place.path("bin/imxconv-pt");
+    let output = export("/bin:/usr/bin", &["--converter", named.to_str().unwrap()]);
+    assert!(output.status.success(), "{:?}", text(&output));
+    assert!(package.join("imx500/packerOut.zip").exists() && !package.join("network.rpk").exists());
+}
+
+#[test]
+fn files_of_the_sensor_are_explained_or_refused() {
+    let place = Place::new();
+    stand_in(&place, CONVERT);
+    let explains = |file: &str, words: &[&str]| {
+        let out = place.does(&["inspect", file]);
+        words.iter().for_each(|word| assert!(out.contains(word), "expected {word:?} in: {out}"));
+    };
+    place.does(&["rpk", "bin/made.zip", "bgr.rpk", "--input-format", "BGR"]);
+    fs::rename(place.path("bin/report.json"), place.path("bin/tiny_MemoryReport.json")).unwrap();
+    explains("bin/made.zip", &["network \"tiny\"", "coefficients         1000 B at 0x046bd0e0", "input [3, 32, 32]"]);
+    explains("bin/dnnParams.xml", &["dimensions from fastest to slowest [2, 1, 0]", "total 11024 of 8388480 B"]);
+    explains("bgr.rpk", &["colours BGR", "inputTensorFormat=BGR", "output [1, 32, 32] signed 8 bit"]);
+    explains("bin/tiny_MemoryReport.json", &["which fits", "11KB"]);
+
+    let damage = |from: &str, to: &str, at: usize| {
+        let mut bytes = fs::read(place.path(from)).unwrap();
+        bytes[at] ^= 0x20;
+        fs::write(place.path(to), bytes).unwrap();
+    };
+    damage("bgr.rpk", "damaged.rpk", 68);
+    place.refuses(
+        &["inspect", "damaged.rpk"],
+        1,
+        &["damaged.rpk: at byte 68: expected [80, 00, f0, 00]", "found [a0, 00, f0, 00]"],
+    );
+    damage("bin/made.zip", "damaged.zip", 45);
+    place.refuses(&["inspect", "damaged.zip"], 1, &["damaged.zip: cfgA.bin: at byte", "expected", "found"]);
+    place.refuses(&["rpk", "damaged.zip", "none.rpk"], 1, &["damaged.zip: cfgA.bin"]);
+    assert!(!place.path("none.rpk").exists());
+    fs::write(place.path("half.xml"), &packer_out().params.to_xml()[..300]).unwrap();
+    place.refuses(&["inspect", "half.xml"], 1, &["half.xml: line ", "well-formed XML"]);
+    place.refuses(&["rpk", "bin/made.zip", "y.rpk", "--input-format", "Y"], 2, &["expected RGB or BGR", "found Y"]);
+}
