@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use sensei_imx500::dnn_params::{Dimension, DnnParams, DnnTensor, MemoryMap, Network};
 use sensei_imx500::packer_out::{PackerOut, Part};
@@ -142,4 +143,44 @@ fn files_of_the_sensor_are_explained_or_refused() {
     fs::write(place.path("half.xml"), &packer_out().params.to_xml()[..300]).unwrap();
     place.refuses(&["inspect", "half.xml"], 1, &["half.xml: line ", "well-formed XML"]);
     place.refuses(&["rpk", "bin/made.zip", "y.rpk", "--input-format", "Y"], 2, &["expected RGB or BGR", "found Y"]);
+}
+
+#[test]
+fn test_vectors_replay_as_the_model_and_damage_does_not() {
+    let place = Place::new();
+    place.does(&["run", "tiny.toml"]);
+    let package = place.path("runs/tiny/package");
+    let card = fs::read_to_string(package.join("MODEL_CARD.md")).unwrap();
+    for words in ["# tiny", "inscribed_ellipse", "int8", "plan "] {
+        assert!(card.contains(words), "{card}");
+    }
+    let out = place.does(&["replay", "runs/tiny/package", "runs/tiny/package/test_vectors"]);
+    assert!(out.contains("4 frames, 4096 values: all are the model's"), "{out}");
+    let layers = fs::read(package.join("test_vectors/0000.layers.safetensors")).unwrap();
+    let layers = safetensors::SafeTensors::deserialize(&layers).unwrap();
+    assert_eq!(layers.tensor("input").map_or(0, |tensor| tensor.data().len()), 2 * 3 * 32 * 32, "{:?}", layers.names());
+
+    // What camera.py writes, here from the test vectors as its camera; it needs numpy.
+    let has_numpy =
+        Command::new("python3").args(["-c", "import numpy"]).output().is_ok_and(|done| done.status.success());
+    if has_numpy {
+        let mut camera = Command::new("python3");
+        camera.arg(package.join("camera.py")).args(["record", "recorded", "4"]).current_dir(place.path("."));
+        let recorded = camera.env("SENSEI_TENSORS", package.join("test_vectors")).output().unwrap();
+        assert!(recorded.status.success(), "{:?}", text(&recorded));
+        place.does(&["replay", "runs/tiny/package", "recorded"]);
+    } else {
+        println!("skipped: camera.py on recorded tensors: python3 has no numpy");
+    }
+
+    let vectors = package.join("test_vectors");
+    let mut sent = fs::read(vectors.join("0002.output")).unwrap();
+    sent[4..8].copy_from_slice(&0f32.to_le_bytes());
+    sent[8..12].copy_from_slice(&0f32.to_le_bytes());
+    fs::write(vectors.join("0002.output"), sent).unwrap();
+    let replay = ["replay", "runs/tiny/package", "runs/tiny/package/test_vectors"];
+    place.refuses(&replay, 1, &["of 4096 recorded values are not the model's"]);
+    fs::remove_file(vectors.join("0001.input")).unwrap();
+    place.refuses(&replay, 1, &["0001.input", "cannot read"]);
+    place.refuses(&["replay", "runs/tiny", "runs/tiny"], 1, &["manifest.json"]);
 }
