@@ -5,6 +5,8 @@
 
 use std::mem::MaybeUninit;
 
+use rayon::prelude::*;
+
 use crate::buffer::CACHE_LINE;
 use crate::cpu::Level;
 use crate::vector::Vector;
@@ -123,15 +125,25 @@ impl Panels {
     ) -> Self {
         let mut panels = Self::empty(level);
         panels.clear(inner, columns);
-        for (first, width) in panel_columns(columns, lanes(level)) {
+        panels.values.resize(panels.start + inner * columns.next_multiple_of(lanes(level)), 0.0);
+        // In the order of the source: a weight's lines are much longer than a cache line, and far apart.
+        let mut lines: Vec<(usize, usize)> = (0..inner).map(|k| (start(k), k)).collect();
+        lines.sort_unstable();
+        let mut rest = &mut panels.values[panels.start..];
+        let parts = panel_columns(columns, lanes(level)).map(|(first, width)| {
+            let (panel, after) = std::mem::take(&mut rest).split_at_mut(inner * width);
+            rest = after;
+            (first, width, panel)
+        });
+        parts.collect::<Vec<_>>().into_par_iter().for_each(|(first, width, panel)| {
             let real = width.min(columns - first);
-            for k in 0..inner {
-                let line = source[start(k) + first * column_step..].iter().step_by(column_step);
-                panels.values.extend(line.take(real));
-                panels.values.extend(std::iter::repeat_n(0.0, width - real));
+            for lines in lines.chunks(PACKED_LINES) {
+                for column in 0..real {
+                    let source = &source[(first + column) * column_step..];
+                    lines.iter().for_each(|&(start, k)| panel[k * width + column] = source[start]);
+                }
             }
-        }
-        panels.assert_full();
+        });
         panels
     }
 
@@ -483,6 +495,9 @@ const MOST_SUMS: usize = 8 * 3 * 16;
 
 /// Inner indices of a panel that are used for all rows before the next ones: so much of it stays in the first-level cache.
 const INNER_BLOCK: usize = 128;
+
+/// Lines of a panel that are packed at a time: they and what they are made of stay in the first-level cache.
+const PACKED_LINES: usize = 36;
 
 #[cfg(test)]
 mod tests {
