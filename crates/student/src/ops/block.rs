@@ -112,8 +112,9 @@ fn forward(block: Block, inputs: &[FlexTensor]) -> Kept {
     let made = separable::forward(&shape, &weights_of(inputs), values(&inputs[0]));
     let (ins, outs) = (made.mean1.len(), made.mean2.len());
     let MapShape { batch, height, width, .. } = output_shape(&shape);
+    let depthwise_batch = if made.depthwise.is_empty() { 0 } else { batch };
     [
-        tensor(made.depthwise, [batch, height, width, ins]),
+        tensor(made.depthwise, [depthwise_batch, height, width, ins]),
         tensor(made.mean1, [ins]),
         tensor(made.variance1, [ins]),
         tensor(made.pointwise, [batch, height, width, outs]),
@@ -197,7 +198,7 @@ fn kept_values(kept: &Kept) -> separable::Kept<&[f32]> {
 }
 
 fn statistics(kept: &Kept) -> [Statistics; 2] {
-    let MapShape { batch, height, width, .. } = map_shape(&kept[0]);
+    let MapShape { batch, height, width, .. } = map_shape(&kept[3]);
     let of = |idx: usize| Statistics {
         mean: Tensor::from_primitive::<Flex>(kept[idx].clone()),
         variance: Tensor::from_primitive::<Flex>(kept[idx + 1].clone()),
