@@ -142,6 +142,19 @@ pub struct SeparableGradients {
     pub pointwise: Vec<f32>,
     /// Of the second batch norm.
     pub norm2: NormGradients,
+    /// Of the skip connection, if there is one.
+    pub skip: Option<SkipGradients>,
+}
+
+/// Gradients of a [`Skip`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct SkipGradients {
+    /// Of its input.
+    pub input: Vec<f32>,
+    /// Of its weight.
+    pub weight: Vec<f32>,
+    /// Of its bias.
+    pub bias: Vec<f32>,
 }
 
 /// Both convolutions, with the statistics of the batch; [`output`] makes the output of it.
@@ -176,15 +189,16 @@ pub fn output(shape: &SeparableShape, norm2: &Norm, kept: &Kept<&[f32]>, skip: O
     unsafe { filled(shape.output_len(), run) }
 }
 
-/// Gradients from that of the output (before the skip connection was added, which changes nothing).
+/// Gradients from that of the output.
 pub fn backward(
     shape: &SeparableShape,
     weights: &SeparableWeights,
     input: &[f32],
+    skip: Option<Skip>,
     kept: &Kept<&[f32]>,
     grad_output: &[f32],
 ) -> SeparableGradients {
-    backward_at(Level::detect(), shape, weights, input, kept, grad_output)
+    backward_at(Level::detect(), shape, weights, input, skip, kept, grad_output)
 }
 
 /// Weights and biases of a block whose batch norms are folded into them.
@@ -492,6 +506,7 @@ fn backward_at(
     shape: &SeparableShape,
     weights: &SeparableWeights,
     input: &[f32],
+    skip: Option<Skip>,
     kept: &Kept<&[f32]>,
     grad_output: &[f32],
 ) -> SeparableGradients {
@@ -501,9 +516,18 @@ fn backward_at(
     assert_eq!(pointwise.len(), shape.output_len(), "separable: 1x1 output, {shape:?}");
     assert_eq!(grad_output.len(), shape.output_len(), "separable: output gradient, {shape:?}");
     let reduce = GradientSums::new(&weights.norm2, mean2, variance2);
-    let sums = reduce.wide.sums(pointwise.len(), |range, sums| {
-        reduce.add(level, &pointwise[range.clone()], &grad_output[range], sums);
-    });
+    let (sums, skip) = match skip {
+        Some(skip) => {
+            let (sums, gradients) = skip_backward(level, shape, &skip, pointwise, grad_output, &reduce);
+            (sums, Some(gradients))
+        }
+        None => {
+            let sums = reduce.wide.sums(pointwise.len(), |range, sums| {
+                reduce.add(level, &pointwise[range.clone()], &grad_output[range], sums);
+            });
+            (sums, None)
+        }
+    };
     let (gradient2, norm2) = reduce.finish(&sums, pointwise.len());
     let reduce = GradientSums::new(&weights.norm1, kept.mean1, kept.variance1);
     let again = Taps::new(shape, weights.depthwise, None, false);
@@ -514,7 +538,50 @@ fn backward_at(
     } else {
         depthwise_backward(level, shape, weights, input, kept.depthwise, &made.grad, &gradient1)
     };
-    SeparableGradients { input, depthwise, norm1, pointwise: made.weight, norm2 }
+    SeparableGradients { input, depthwise, norm1, pointwise: made.weight, norm2, skip }
+}
+
+/// Gradients of the skip connection, and the sums of the second batch norm over the same gradient of the output.
+fn skip_backward(
+    level: Level,
+    shape: &SeparableShape,
+    skip: &Skip,
+    pointwise: &[f32],
+    grad_output: &[f32],
+    reduce: &GradientSums,
+) -> (Vec<f64>, SkipGradients) {
+    let outs = shape.out_channels;
+    assert!(skip.weight.len().is_multiple_of(outs), "separable: weight of the skip connection");
+    let ins = skip.weight.len() / outs;
+    assert_eq!(skip.input.len(), shape.rows() * ins, "separable: input of the skip connection");
+    let turned = Panels::pack(level, [outs, ins], skip.weight, |out| out * ins, 1);
+    let totals = Moments::around(&vec![0.0; outs]);
+    let part = part_len(shape.rows(), 1, MIN_ROWS_PER_TASK);
+    let mut parts = vec![];
+    let run = |out: &mut [MaybeUninit<f32>]| {
+        let maps = skip.input.par_chunks(part * ins).zip(pointwise.par_chunks(part * outs));
+        let chunks = out.par_chunks_mut(part * ins).zip(maps.zip(grad_output.par_chunks(part * outs)));
+        let chunks = chunks.map(|(out, ((input, pointwise), grads))| {
+            let (mut weight, mut panels) = (vec![0.0; outs * ins], Panels::empty(level));
+            let (mut sums, mut bias) = (reduce.wide.zeros(), totals.wide.zeros());
+            let maps = input.chunks(WEIGHT_TILE_ROWS * ins).zip(pointwise.chunks(WEIGHT_TILE_ROWS * outs));
+            let tiles = out.chunks_mut(WEIGHT_TILE_ROWS * ins).zip(maps.zip(grads.chunks(WEIGHT_TILE_ROWS * outs)));
+            for (out, ((input, pointwise), grads)) in tiles {
+                reduce.add(level, pointwise, grads, &mut sums);
+                totals.add(level, grads, &mut bias);
+                panels.repack(input, Starts::Even { rows: grads.len() / outs, step: ins }, ins, &[0]);
+                panels.multiply_and_add(Rows::transposed(grads, outs), Finish::NOTHING, &mut weight);
+                turned.multiply(Rows::dense(grads, outs), Finish::NOTHING, out);
+            }
+            (weight, (sums, bias))
+        });
+        parts = chunks.collect();
+    };
+    // SAFETY: the chunks and tiles cover the output, and `multiply` writes all of each.
+    let input = unsafe { filled(skip.input.len(), run) };
+    let (weight, (sums, bias)): (Vec<_>, (Vec<_>, Vec<_>)) = parts.into_iter().unzip();
+    let bias = totals.wide.total(bias)[..outs].iter().map(|sum| *sum as f32).collect();
+    (reduce.wide.total(sums), SkipGradients { input, weight: sum_in_order(weight), bias })
 }
 
 /// What [`pointwise_backward`] makes.
@@ -807,7 +874,11 @@ mod tests {
                 input = pixelwise::upsample_2x_backward(&self.small(), &input);
             }
             let output = pixelwise::add(&o.output, &skip);
-            vec![output, input, taps, norm1.scale, norm1.shift, pointwise, norm2.scale, norm2.shift]
+            let skip_input = conv::backward_input(&self.conv(5), &self.skip[1], &self.grad);
+            let skip_weight = conv::backward_weight(&self.conv(5), &self.skip[0], &self.grad);
+            let skip_bias = norm::channel_sums(&self.grad, self.shape.out_channels);
+            let block = vec![output, input, taps, norm1.scale, norm1.shift, pointwise, norm2.scale, norm2.shift];
+            [block, vec![skip_input, skip_weight, skip_bias]].concat()
         }
 
         fn as_one(&self, level: Level) -> Vec<Vec<f32>> {
@@ -816,9 +887,14 @@ mod tests {
             let Kept { depthwise, mean1, variance1, pointwise, mean2, variance2 } = &kept;
             let kept = Kept { depthwise: &depthwise[..], mean1, variance1, pointwise, mean2, variance2 };
             let output = output(&self.shape, &weights.norm2, &kept, Some(self.skip()));
-            let made = backward_at(level, &self.shape, &weights, &self.input, &kept, &self.grad);
-            let SeparableGradients { input, depthwise, norm1, pointwise, norm2 } = made;
-            vec![output, input, depthwise, norm1.scale, norm1.shift, pointwise, norm2.scale, norm2.shift]
+            let alone = backward_at(level, &self.shape, &weights, &self.input, None, &kept, &self.grad);
+            let made = backward_at(level, &self.shape, &weights, &self.input, Some(self.skip()), &kept, &self.grad);
+            // The second batch norm's sums are taken in other parts beside a skip connection.
+            assert_near("input, without skip", &alone.input, &doubles(&made.input));
+            let SeparableGradients { input, depthwise, norm1, pointwise, norm2, skip } = made;
+            let skip = skip.expect("there is a skip connection");
+            let block = vec![output, input, depthwise, norm1.scale, norm1.shift, pointwise, norm2.scale, norm2.shift];
+            [block, vec![skip.input, skip.weight, skip.bias]].concat()
         }
     }
 
@@ -829,11 +905,12 @@ mod tests {
     #[test]
     fn block_is_its_operators_one_after_the_other() {
         const NAMES: [&str; 8] = ["output", "input", "depthwise", "scale 1", "shift 1", "1x1", "scale 2", "shift 2"];
+        const SKIP: [&str; 3] = ["skip input", "skip weight", "skip bias"];
         for case in CASES {
             let case = Case::new(case);
             let expected = case.separately();
             for level in Level::available() {
-                for ((got, expected), name) in case.as_one(level).iter().zip(&expected).zip(NAMES) {
+                for ((got, expected), name) in case.as_one(level).iter().zip(&expected).zip([&NAMES[..], &SKIP].concat()) {
                     assert_near(&format!("{level:?}, {:?}, {name}", case.shape), got, &doubles(expected));
                 }
             }

@@ -6,9 +6,8 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::{Autodiff, BackendTypes, Flex};
 use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
-use sensei_kernels::conv::{self, ConvShape};
 use sensei_kernels::depthwise::DepthwiseShape;
-use sensei_kernels::norm::{self, Norm};
+use sensei_kernels::norm::Norm;
 use sensei_kernels::pixelwise::MapShape;
 use sensei_kernels::separable::{self, FoldedSeparable, SeparableShape, SeparableWeights, Skip};
 
@@ -132,7 +131,9 @@ fn output(block: Block, inputs: &[FlexTensor], kept: &Kept) -> FlexTensor {
 
 fn backward(block: Block, inputs: &[FlexTensor], kept: Kept, grad: FlexTensor) -> Vec<FlexTensor> {
     let shape = shape_of(block, &inputs[0]);
-    let made = separable::backward(&shape, &weights_of(inputs), values(&inputs[0]), &kept_values(&kept), values(&grad));
+    let weights = weights_of(inputs);
+    let skip = <&[FlexTensor; 3]>::try_from(&inputs[7..]).ok().map(skip_of);
+    let made = separable::backward(&shape, &weights, values(&inputs[0]), skip, &kept_values(&kept), values(&grad));
     drop(kept);
     let gradients = [
         made.input,
@@ -143,19 +144,9 @@ fn backward(block: Block, inputs: &[FlexTensor], kept: Kept, grad: FlexTensor) -
         made.norm2.scale,
         made.norm2.shift,
     ];
-    let like_inputs = gradients.into_iter().zip(inputs).map(|(gradient, input)| tensor(gradient, dims(input)));
-    let mut gradients: Vec<FlexTensor> = like_inputs.collect();
-    if let [x, weight, bias] = &inputs[7..] {
-        let MapShape { batch, height, width, channels: out_channels } = output_shape(&shape);
-        let in_channels = map_shape(x).channels;
-        let (kernel, stride, padding, dilation) = (1, 1, 0, 1);
-        let conv = ConvShape { batch, height, width, in_channels, out_channels, kernel, stride, padding, dilation };
-        let grad = values(&grad);
-        gradients.push(tensor(conv::backward_input(&conv, values(weight), grad), dims(x)));
-        gradients.push(tensor(conv::backward_weight(&conv, values(x), grad), dims(weight)));
-        gradients.push(tensor(norm::channel_sums(grad, out_channels), dims(bias)));
-    }
-    gradients
+    let skip = made.skip.into_iter().flat_map(|skip| [skip.input, skip.weight, skip.bias]);
+    let like_inputs = gradients.into_iter().chain(skip).zip(inputs);
+    like_inputs.map(|(gradient, input)| tensor(gradient, dims(input))).collect()
 }
 
 fn shape_of(block: Block, x: &FlexTensor) -> SeparableShape {
