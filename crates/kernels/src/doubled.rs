@@ -202,7 +202,8 @@ fn write_lanes<const FUSED: bool, const LANES: usize>(
             for column in 0..2 {
                 for place in 0..2 {
                     for lane in 0..LANES {
-                        let (value, tap) = (window[row][place + column][lane], taps[4 * place + 2 * row + column][lane]);
+                        let (value, tap) =
+                            (window[row][place + column][lane], taps[4 * place + 2 * row + column][lane]);
                         sums[place][lane] = multiply_add::<FUSED>(value, tap, sums[place][lane]);
                     }
                 }
@@ -283,7 +284,12 @@ fn lane_sums<const FUSED: bool, const LANES: usize>(
 
 /// What the first pixel's left and middle columns read of two rows.
 #[inline(always)]
-fn window<const LANES: usize>(values: &[f32], rows: [usize; 2], channels: usize, lane: usize) -> [[[f32; LANES]; 3]; 2] {
+fn window<const LANES: usize>(
+    values: &[f32],
+    rows: [usize; 2],
+    channels: usize,
+    lane: usize,
+) -> [[[f32; LANES]; 3]; 2] {
     let mut window = [[[0.0; LANES]; 3]; 2];
     for row in 0..2 {
         window[row][0] = *array::<LANES>(values, rows[row] + lane);

@@ -49,13 +49,7 @@ pub fn forward(norm: &Norm, input: &[f32]) -> BatchNorm {
 /// The gradient of the input of [`forward`] with these statistics from that of the output, and those of scale and shift.
 ///
 /// The mask of the ReLU is computed again from `input`, so the output need not be kept.
-pub fn backward(
-    norm: &Norm,
-    input: &[f32],
-    mean: &[f32],
-    variance: &[f32],
-    grad: &[f32],
-) -> (Vec<f32>, NormGradients) {
+pub fn backward(norm: &Norm, input: &[f32], mean: &[f32], variance: &[f32], grad: &[f32]) -> (Vec<f32>, NormGradients) {
     backward_at(Level::detect(), norm, input, mean, variance, grad)
 }
 

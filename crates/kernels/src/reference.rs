@@ -207,6 +207,7 @@ fn layers_of_the_student_follow_their_definition() {
         };
         check_conv(shape);
         check_conv(ConvShape { batch: 3, kernel: 1, stride: 1, padding: 0, ..shape });
+        check_conv(ConvShape { in_channels: 20, out_channels: 144, ..shape });
         check_conv(ConvShape { out_channels: 1, kernel: 1, stride: 1, padding: 0, ..shape });
         let shape =
             DepthwiseShape { batch: 8, height: 12, width: 13, channels: 40, kernel: 3, dilation: 1, padding: 1 };

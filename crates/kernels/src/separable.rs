@@ -10,11 +10,11 @@ use std::mem::MaybeUninit;
 use rayon::prelude::*;
 
 use crate::buffer::{Scratch, filled, part_len};
-use crate::conv::{MIN_ROWS_PER_TASK, TASKS_PER_THREAD, WEIGHT_TILE_ROWS, sum_in_order, tile_rows};
+use crate::conv::{MIN_ROWS_PER_TASK, TASKS_PER_THREAD, WEIGHT_TILE_ROWS, WeightProduct, sum_in_order, tile_rows};
 use crate::cpu::Level;
 use crate::depthwise::{DepthwiseShape, Kernel, Ring, Source, WeightSums, band_lines, map_bands, turned_taps};
 use crate::doubled::{DoubledKernel, DoubledSums, DoubledTurned};
-use crate::matrix::{Finish, Panels, Rows, Starts};
+use crate::matrix::{Finish, Panels, Rows};
 use crate::norm::{Affine, GradientSums, InputGradient, Moments, Norm, NormGradients, Statistics};
 
 /// Sizes of the block.
@@ -64,7 +64,10 @@ impl SeparableShape {
         assert!(same, "separable: a depthwise convolution that keeps the size, {self:?}");
         let taps = (self.depthwise.kernel, self.depthwise.dilation);
         let halves = height.is_multiple_of(2) && width.is_multiple_of(2);
-        assert!(!self.doubled || (taps == (3, 1) && halves), "separable: doubled means 3x3 taps on even sides, {self:?}");
+        assert!(
+            !self.doubled || (taps == (3, 1) && halves),
+            "separable: doubled means 3x3 taps on even sides, {self:?}"
+        );
         assert_eq!(pointwise.len(), self.out_channels * channels, "separable: 1x1 weight, {self:?}");
     }
 
@@ -309,14 +312,7 @@ struct Lines<'a> {
 
 impl<'a> Lines<'a> {
     /// Ready to make line `first` and then each next one.
-    fn new(
-        level: Level,
-        shape: &SeparableShape,
-        taps: &'a Taps,
-        input: &'a [f32],
-        image: usize,
-        first: usize,
-    ) -> Self {
+    fn new(level: Level, shape: &SeparableShape, taps: &'a Taps, input: &'a [f32], image: usize, first: usize) -> Self {
         let line_len = shape.depthwise.out_line_len();
         Self { level, taps, ring: shape.ring(input, image, first), line_len, small: None }
     }
@@ -409,22 +405,28 @@ fn forward_at(level: Level, shape: &SeparableShape, weights: &SeparableWeights, 
     };
     let run_again = |out: &mut [MaybeUninit<f32>]| {
         let group = shape.group_lines(tile_rows(ins) / 2);
-        let parts = fold_lines(shape, outs, out, TASKS_PER_THREAD, || moments.wide.zeros(), |sums, image, first, out| {
-            let mut lines = Lines::new(level, shape, &taps, input, image, first);
-            let (mut values, mut scratch) = (Scratch::default(), Scratch::default());
-            for (first, out) in (first..).step_by(group).zip(out.chunks_mut(group * shape.depthwise.width * outs)) {
-                let len = out.len() / outs * ins;
-                // SAFETY: `write` writes all lines.
-                let values = unsafe { values.filled(len, |out| lines.write(first, out, |_| {})) };
-                tile(values, &mut scratch, sums, out);
-            }
-        });
+        let parts = fold_lines(
+            shape,
+            outs,
+            out,
+            TASKS_PER_THREAD,
+            || moments.wide.zeros(),
+            |sums, image, first, out| {
+                let mut lines = Lines::new(level, shape, &taps, input, image, first);
+                let (mut values, mut scratch) = (Scratch::default(), Scratch::default());
+                for (first, out) in (first..).step_by(group).zip(out.chunks_mut(group * shape.depthwise.width * outs)) {
+                    let len = out.len() / outs * ins;
+                    // SAFETY: `write` writes all lines.
+                    let values = unsafe { values.filled(len, |out| lines.write(first, out, |_| {})) };
+                    tile(values, &mut scratch, sums, out);
+                }
+            },
+        );
         parts
     };
     // SAFETY: the chunks and tiles, or the lines of all images, cover the output, and `multiply` writes all of each.
-    let pointwise = unsafe {
-        filled(shape.output_len(), |out| sums = if shape.doubled { run_again(out) } else { run_map(out) })
-    };
+    let pointwise =
+        unsafe { filled(shape.output_len(), |out| sums = if shape.doubled { run_again(out) } else { run_map(out) }) };
     let Statistics { mean: mean2, variance: variance2 } = moments.statistics(&moments.wide.total(sums), shape.rows());
     Kept { depthwise, mean1, variance1, pointwise, mean2, variance2 }
 }
@@ -562,15 +564,14 @@ fn skip_backward(
         let maps = skip.input.par_chunks(part * ins).zip(pointwise.par_chunks(part * outs));
         let chunks = out.par_chunks_mut(part * ins).zip(maps.zip(grad_output.par_chunks(part * outs)));
         let chunks = chunks.map(|(out, ((input, pointwise), grads))| {
-            let (mut weight, mut panels) = (vec![0.0; outs * ins], Panels::empty(level));
+            let (mut weight, mut product) = (vec![0.0; outs * ins], WeightProduct::new(level, outs));
             let (mut sums, mut bias) = (reduce.wide.zeros(), totals.wide.zeros());
             let maps = input.chunks(WEIGHT_TILE_ROWS * ins).zip(pointwise.chunks(WEIGHT_TILE_ROWS * outs));
             let tiles = out.chunks_mut(WEIGHT_TILE_ROWS * ins).zip(maps.zip(grads.chunks(WEIGHT_TILE_ROWS * outs)));
             for (out, ((input, pointwise), grads)) in tiles {
                 reduce.add(level, pointwise, grads, &mut sums);
                 totals.add(level, grads, &mut bias);
-                panels.repack(input, Starts::Even { rows: grads.len() / outs, step: ins }, ins, &[0]);
-                panels.multiply_and_add(Rows::transposed(grads, outs), Finish::NOTHING, &mut weight);
+                product.add_pixels(grads, input, &mut weight);
                 turned.multiply(Rows::dense(grads, outs), Finish::NOTHING, out);
             }
             (weight, (sums, bias))
@@ -597,7 +598,7 @@ struct PointwiseGradients {
 struct PointwiseTask {
     weight: Vec<f32>,
     sums: Vec<f64>,
-    panels: Panels,
+    product: WeightProduct,
     normalised: Scratch,
     gradient: Scratch,
     depthwise: Scratch,
@@ -620,7 +621,7 @@ fn pointwise_backward(
     let new_task = || PointwiseTask {
         weight: vec![0.0; outs * ins],
         sums: reduce.wide.zeros(),
-        panels: Panels::empty(level),
+        product: WeightProduct::new(level, outs),
         normalised: Scratch::default(),
         gradient: Scratch::default(),
         depthwise: Scratch::default(),
@@ -634,8 +635,7 @@ fn pointwise_backward(
             let gradient = task.gradient.filled(grads.len(), |out| gradient2.apply(level, pointwise, grads, out));
             (gradient, task.normalised.filled(depthwise.len(), |out| affine.apply(level, depthwise, out)))
         };
-        task.panels.repack(normalised, Starts::Even { rows, step: ins }, ins, &[0]);
-        task.panels.multiply_and_add(Rows::transposed(gradient, outs), Finish::NOTHING, &mut task.weight);
+        task.product.add_pixels(gradient, normalised, &mut task.weight);
         turned.multiply(Rows::dense(gradient, outs), Finish::NOTHING, out);
         // SAFETY: `multiply` has written all of it.
         reduce.add(level, depthwise, unsafe { out.assume_init_ref() }, &mut task.sums);
@@ -910,7 +910,9 @@ mod tests {
             let case = Case::new(case);
             let expected = case.separately();
             for level in Level::available() {
-                for ((got, expected), name) in case.as_one(level).iter().zip(&expected).zip([&NAMES[..], &SKIP].concat()) {
+                for ((got, expected), name) in
+                    case.as_one(level).iter().zip(&expected).zip([&NAMES[..], &SKIP].concat())
+                {
                     assert_near(&format!("{level:?}, {:?}, {name}", case.shape), got, &doubles(expected));
                 }
             }

@@ -259,8 +259,7 @@ impl<S: CheckpointStrategy> FastOps for Autodiff<Flex, S> {
                 let grad = contiguous(grads.consume::<Flex>(&ops.node));
                 let [x, scale, shift, mean, variance] = ops.state;
                 let norm = norm_of(&scale, &shift, self.0);
-                let (grad, made) =
-                    norm::backward(&norm, values(&x), values(&mean), values(&variance), values(&grad));
+                let (grad, made) = norm::backward(&norm, values(&x), values(&mean), values(&variance), values(&grad));
                 let grad = tensor(grad, dims(&x));
                 let channels = made.scale.len();
                 let gradients = [grad, tensor(made.scale, [channels]), tensor(made.shift, [channels])];
