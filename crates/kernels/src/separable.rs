@@ -6,6 +6,7 @@
 //! the small input takes less than to write and read it.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -86,8 +87,15 @@ impl SeparableShape {
         rows.div_ceil(self.depthwise.width).max(1)
     }
 
+    /// Values of the depthwise output that are kept for the backward pass.
     fn depthwise_len(&self) -> usize {
         if self.doubled { 0 } else { self.depthwise.output_len() }
+    }
+
+    /// Values of the 1x1 convolution's output that are kept for the backward pass.
+    fn pointwise_len(&self) -> usize {
+        let is_made_again = !self.doubled && self.depthwise.channels <= MOST_INS_AGAIN;
+        if is_made_again { 0 } else { self.output_len() }
     }
 }
 
@@ -113,7 +121,7 @@ pub struct Kept<T> {
     pub mean1: T,
     /// Biased variance of each of its channels.
     pub variance1: T,
-    /// Output of the 1x1 convolution.
+    /// Output of the 1x1 convolution; nothing of a block with few input channels, which makes it again.
     pub pointwise: T,
     /// Mean of each of its channels.
     pub mean2: T,
@@ -166,24 +174,22 @@ pub fn forward(shape: &SeparableShape, weights: &SeparableWeights, input: &[f32]
 }
 
 /// The second batch norm and ReLU, plus the skip connection if there is one.
-pub fn output(shape: &SeparableShape, norm2: &Norm, kept: &Kept<&[f32]>, skip: Option<Skip>) -> Vec<f32> {
+pub fn output(shape: &SeparableShape, weights: &SeparableWeights, kept: &Kept<&[f32]>, skip: Option<Skip>) -> Vec<f32> {
     let level = Level::detect();
-    let Kept { pointwise: values, mean2: mean, variance2: variance, .. } = *kept;
-    assert_eq!(values.len(), shape.output_len(), "separable: 1x1 output, {shape:?}");
-    let affine = Affine::of_norm(norm2, mean, variance);
+    let map = PointwiseMap::new(level, shape, weights, kept);
+    let affine = Affine::of_norm(&weights.norm2, kept.mean2, kept.variance2);
     let outs = shape.out_channels;
     let skip = skip.map(|skip| (SkipPanels::new(level, outs, skip.weight, skip.bias), skip.input));
     let tile = skip.as_ref().map_or(tile_rows(outs), |(skip, _)| tile_rows(skip.ins));
     let part = part_len(shape.rows(), TASKS_PER_THREAD, MIN_ROWS_PER_TASK);
     let run = |out: &mut [MaybeUninit<f32>]| {
-        let parts = out.par_chunks_mut(part * outs).zip(values.par_chunks(part * outs)).enumerate();
-        parts.for_each(|(idx, (out, values))| {
-            let tiles = out.chunks_mut(tile * outs).zip(values.chunks(tile * outs)).enumerate();
-            for (tile_idx, (out, values)) in tiles {
-                affine.apply(level, values, out);
+        out.par_chunks_mut(part * outs).enumerate().for_each(|(idx, out)| {
+            let mut scratch = Default::default();
+            for (first, out) in (idx * part..).step_by(tile).zip(out.chunks_mut(tile * outs)) {
+                affine.apply(level, map.rows(first..first + out.len() / outs, &mut scratch), out);
                 if let Some((skip, input)) = &skip {
                     // SAFETY: `apply` has written all of it.
-                    skip.add(input, idx * part + tile_idx * tile, unsafe { out.assume_init_mut() });
+                    skip.add(input, first, unsafe { out.assume_init_mut() });
                 }
             }
         });
@@ -367,26 +373,75 @@ fn pack_pointwise(level: Level, weight: &[f32], ins: usize, outs: usize) -> Pane
     Panels::pack(level, [ins, outs], weight, |k| k, ins)
 }
 
+/// The first batch norm, ReLU and the 1x1 convolution.
+struct Pointwise {
+    level: Level,
+    ins: usize,
+    affine: Affine,
+    panels: Panels,
+}
+
+impl Pointwise {
+    fn new(level: Level, shape: &SeparableShape, weights: &SeparableWeights, mean1: &[f32], variance1: &[f32]) -> Self {
+        let ins = shape.depthwise.channels;
+        let panels = pack_pointwise(level, weights.pointwise, ins, shape.out_channels);
+        Self { level, ins, affine: Affine::of_norm(&weights.norm1, mean1, variance1), panels }
+    }
+
+    /// Writes all of `out` for pixels of the depthwise output.
+    fn write(&self, depthwise: &[f32], scratch: &mut Scratch, out: &mut [MaybeUninit<f32>]) {
+        // SAFETY: `apply` writes all of its output.
+        let normalised =
+            unsafe { scratch.filled(depthwise.len(), |out| self.affine.apply(self.level, depthwise, out)) };
+        self.panels.multiply(Rows::dense(normalised, self.ins), Finish::NOTHING, out);
+    }
+}
+
+/// The 1x1 convolution's output after the forward pass.
+struct PointwiseMap<'a> {
+    outs: usize,
+    kept: &'a [f32],
+    /// What makes it from the depthwise output if it was not kept: the same bits.
+    again: Option<(Pointwise, &'a [f32])>,
+}
+
+impl<'a> PointwiseMap<'a> {
+    fn new(level: Level, shape: &SeparableShape, weights: &SeparableWeights, kept: &Kept<&'a [f32]>) -> Self {
+        assert_eq!(kept.depthwise.len(), shape.depthwise_len(), "separable: depthwise output, {shape:?}");
+        assert_eq!(kept.pointwise.len(), shape.pointwise_len(), "separable: 1x1 output, {shape:?}");
+        let again = kept
+            .pointwise
+            .is_empty()
+            .then(|| (Pointwise::new(level, shape, weights, kept.mean1, kept.variance1), kept.depthwise));
+        Self { outs: shape.out_channels, kept: kept.pointwise, again }
+    }
+
+    /// The values of some pixels.
+    fn rows<'s>(&'s self, rows: Range<usize>, scratch: &'s mut [Scratch; 2]) -> &'s [f32] {
+        let Some((pointwise, depthwise)) = &self.again else {
+            return &self.kept[rows.start * self.outs..rows.end * self.outs];
+        };
+        let depthwise = &depthwise[rows.start * pointwise.ins..rows.end * pointwise.ins];
+        let [normalised, values] = scratch;
+        // SAFETY: `write` writes all of its output.
+        unsafe { values.filled(rows.len() * self.outs, |out| pointwise.write(depthwise, normalised, out)) }
+    }
+}
+
 fn forward_at(level: Level, shape: &SeparableShape, weights: &SeparableWeights, input: &[f32]) -> Kept<Vec<f32>> {
     shape.check(input, weights.pointwise);
     let taps = Taps::new(shape, weights.depthwise, None, false);
     let (depthwise, Statistics { mean: mean1, variance: variance1 }) = depthwise_forward(level, shape, &taps, input);
-    let affine = Affine::of_norm(&weights.norm1, &mean1, &variance1);
     let (ins, outs) = (shape.depthwise.channels, shape.out_channels);
-    let panels = pack_pointwise(level, weights.pointwise, ins, outs);
-    let multiply = |values: &[f32], scratch: &mut Scratch, out: &mut [MaybeUninit<f32>]| {
-        // SAFETY: `apply` writes all of its output.
-        let normalised = unsafe { scratch.filled(values.len(), |out| affine.apply(level, values, out)) };
-        panels.multiply(Rows::dense(normalised, ins), Finish::NOTHING, out);
-    };
+    let pointwise = Pointwise::new(level, shape, weights, &mean1, &variance1);
     // The first pixel is near the mean of all.
     let first_line = first_line(level, shape, &taps, input);
-    // SAFETY: `multiply` writes all of its output.
-    let centre = unsafe { filled(outs, |out| multiply(&first_line[..ins], &mut Scratch::default(), out)) };
+    // SAFETY: `write` writes all of its output.
+    let centre = unsafe { filled(outs, |out| pointwise.write(&first_line[..ins], &mut Scratch::default(), out)) };
     let moments = Moments::around(&centre);
     let tile = |values: &[f32], scratch: &mut Scratch, sums: &mut [f64], out: &mut [MaybeUninit<f32>]| {
-        multiply(values, scratch, out);
-        // SAFETY: `multiply` has written all of it.
+        pointwise.write(values, scratch, out);
+        // SAFETY: `write` has written all of it.
         moments.add(level, unsafe { out.assume_init_ref() }, sums);
     };
     let mut sums = vec![];
@@ -424,11 +479,27 @@ fn forward_at(level: Level, shape: &SeparableShape, weights: &SeparableWeights, 
         );
         parts
     };
-    // SAFETY: the chunks and tiles, or the lines of all images, cover the output, and `multiply` writes all of each.
-    let pointwise =
-        unsafe { filled(shape.output_len(), |out| sums = if shape.doubled { run_again(out) } else { run_map(out) }) };
+    let values = if shape.pointwise_len() == 0 {
+        let part = part_len(shape.rows(), TASKS_PER_THREAD, MIN_ROWS_PER_TASK);
+        let parts = depthwise.par_chunks(part * ins).map(|values| {
+            let (mut scratch, mut made, mut sums) = (Scratch::default(), Scratch::default(), moments.wide.zeros());
+            for values in values.chunks(WEIGHT_TILE_ROWS * ins) {
+                // SAFETY: `write` writes all of its output.
+                let made =
+                    unsafe { made.filled(values.len() / ins * outs, |out| pointwise.write(values, &mut scratch, out)) };
+                moments.add(level, made, &mut sums);
+            }
+            sums
+        });
+        sums = parts.collect();
+        vec![]
+    } else {
+        let run = |out: &mut [MaybeUninit<f32>]| sums = if shape.doubled { run_again(out) } else { run_map(out) };
+        // SAFETY: the chunks and tiles, or the lines of all images, cover the output, and `write` writes all of each.
+        unsafe { filled(shape.output_len(), run) }
+    };
     let Statistics { mean: mean2, variance: variance2 } = moments.statistics(&moments.wide.total(sums), shape.rows());
-    Kept { depthwise, mean1, variance1, pointwise, mean2, variance2 }
+    Kept { depthwise, mean1, variance1, pointwise: values, mean2, variance2 }
 }
 
 /// The first line of the depthwise output.
@@ -513,27 +584,32 @@ fn backward_at(
     grad_output: &[f32],
 ) -> SeparableGradients {
     shape.check(input, weights.pointwise);
-    let Kept { pointwise, mean2, variance2, .. } = *kept;
-    assert_eq!(kept.depthwise.len(), shape.depthwise_len(), "separable: depthwise output, {shape:?}");
-    assert_eq!(pointwise.len(), shape.output_len(), "separable: 1x1 output, {shape:?}");
+    let map = PointwiseMap::new(level, shape, weights, kept);
     assert_eq!(grad_output.len(), shape.output_len(), "separable: output gradient, {shape:?}");
-    let reduce = GradientSums::new(&weights.norm2, mean2, variance2);
+    let reduce = GradientSums::new(&weights.norm2, kept.mean2, kept.variance2);
     let (sums, skip) = match skip {
         Some(skip) => {
-            let (sums, gradients) = skip_backward(level, shape, &skip, pointwise, grad_output, &reduce);
+            let (sums, gradients) = skip_backward(level, shape, &skip, &map, grad_output, &reduce);
             (sums, Some(gradients))
         }
         None => {
-            let sums = reduce.wide.sums(pointwise.len(), |range, sums| {
-                reduce.add(level, &pointwise[range.clone()], &grad_output[range], sums);
+            let outs = shape.out_channels;
+            let sums = reduce.wide.sums(grad_output.len(), |range, sums| {
+                let mut scratch = Default::default();
+                for first in range.clone().step_by(WEIGHT_TILE_ROWS * outs) {
+                    let tile = first..(first + WEIGHT_TILE_ROWS * outs).min(range.end);
+                    let values = map.rows(tile.start / outs..tile.end / outs, &mut scratch);
+                    reduce.add(level, values, &grad_output[tile], sums);
+                }
             });
             (sums, None)
         }
     };
-    let (gradient2, norm2) = reduce.finish(&sums, pointwise.len());
+    let (gradient2, norm2) = reduce.finish(&sums, grad_output.len());
     let reduce = GradientSums::new(&weights.norm1, kept.mean1, kept.variance1);
     let again = Taps::new(shape, weights.depthwise, None, false);
-    let made = pointwise_backward(level, shape, weights, (input, &again), kept, grad_output, &gradient2, &reduce);
+    let made =
+        pointwise_backward(level, shape, weights, (input, &again), kept, (&map, grad_output), &gradient2, &reduce);
     let (gradient1, norm1) = reduce.finish(&made.sums, made.grad.len());
     let (input, depthwise) = if shape.doubled {
         doubled_backward(level, shape, weights, (input, &again), &made.grad, &gradient1)
@@ -548,7 +624,7 @@ fn skip_backward(
     level: Level,
     shape: &SeparableShape,
     skip: &Skip,
-    pointwise: &[f32],
+    map: &PointwiseMap,
     grad_output: &[f32],
     reduce: &GradientSums,
 ) -> (Vec<f64>, SkipGradients) {
@@ -561,15 +637,17 @@ fn skip_backward(
     let part = part_len(shape.rows(), 1, MIN_ROWS_PER_TASK);
     let mut parts = vec![];
     let run = |out: &mut [MaybeUninit<f32>]| {
-        let maps = skip.input.par_chunks(part * ins).zip(pointwise.par_chunks(part * outs));
-        let chunks = out.par_chunks_mut(part * ins).zip(maps.zip(grad_output.par_chunks(part * outs)));
-        let chunks = chunks.map(|(out, ((input, pointwise), grads))| {
+        let maps = skip.input.par_chunks(part * ins).zip(grad_output.par_chunks(part * outs));
+        let chunks = out.par_chunks_mut(part * ins).zip(maps).enumerate();
+        let chunks = chunks.map(|(idx, (out, (input, grads)))| {
+            let mut scratch = Default::default();
             let (mut weight, mut product) = (vec![0.0; outs * ins], WeightProduct::new(level, outs));
             let (mut sums, mut bias) = (reduce.wide.zeros(), totals.wide.zeros());
-            let maps = input.chunks(WEIGHT_TILE_ROWS * ins).zip(pointwise.chunks(WEIGHT_TILE_ROWS * outs));
-            let tiles = out.chunks_mut(WEIGHT_TILE_ROWS * ins).zip(maps.zip(grads.chunks(WEIGHT_TILE_ROWS * outs)));
-            for (out, ((input, pointwise), grads)) in tiles {
-                reduce.add(level, pointwise, grads, &mut sums);
+            let maps = input.chunks(WEIGHT_TILE_ROWS * ins).zip(grads.chunks(WEIGHT_TILE_ROWS * outs));
+            let tiles = out.chunks_mut(WEIGHT_TILE_ROWS * ins).zip(maps);
+            for (first, (out, (input, grads))) in (idx * part..).step_by(WEIGHT_TILE_ROWS).zip(tiles) {
+                let rows = first..first + grads.len() / outs;
+                reduce.add(level, map.rows(rows, &mut scratch), grads, &mut sums);
                 totals.add(level, grads, &mut bias);
                 product.add_pixels(grads, input, &mut weight);
                 turned.multiply(Rows::dense(grads, outs), Finish::NOTHING, out);
@@ -602,6 +680,7 @@ struct PointwiseTask {
     normalised: Scratch,
     gradient: Scratch,
     depthwise: Scratch,
+    pointwise: [Scratch; 2],
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -611,7 +690,7 @@ fn pointwise_backward(
     weights: &SeparableWeights,
     (input, again): (&[f32], &Taps),
     kept: &Kept<&[f32]>,
-    grad_output: &[f32],
+    (map, grad_output): (&PointwiseMap, &[f32]),
     gradient2: &InputGradient,
     reduce: &GradientSums,
 ) -> PointwiseGradients {
@@ -625,11 +704,12 @@ fn pointwise_backward(
         normalised: Scratch::default(),
         gradient: Scratch::default(),
         depthwise: Scratch::default(),
+        pointwise: Default::default(),
     };
     let tile = |task: &mut PointwiseTask, depthwise: &[f32], first: usize, out: &mut [MaybeUninit<f32>]| {
         let rows = out.len() / ins;
-        let place = first * outs..(first + rows) * outs;
-        let (pointwise, grads) = (&kept.pointwise[place.clone()], &grad_output[place]);
+        let grads = &grad_output[first * outs..(first + rows) * outs];
+        let pointwise = map.rows(first..first + rows, &mut task.pointwise);
         // SAFETY: both `apply` write all of their output.
         let (gradient, normalised) = unsafe {
             let gradient = task.gradient.filled(grads.len(), |out| gradient2.apply(level, pointwise, grads, out));
@@ -780,6 +860,9 @@ fn infer_at(
     packed.forward(shape.depthwise.batch, input, skip.map(|skip| skip.input))
 }
 
+/// Input channels up to which the 1x1 convolution is made again: fewer products than its output has bytes.
+const MOST_INS_AGAIN: usize = 4;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -886,7 +969,7 @@ mod tests {
             let kept = forward_at(level, &self.shape, &weights, &self.input);
             let Kept { depthwise, mean1, variance1, pointwise, mean2, variance2 } = &kept;
             let kept = Kept { depthwise: &depthwise[..], mean1, variance1, pointwise, mean2, variance2 };
-            let output = output(&self.shape, &weights.norm2, &kept, Some(self.skip()));
+            let output = output(&self.shape, &weights, &kept, Some(self.skip()));
             let alone = backward_at(level, &self.shape, &weights, &self.input, None, &kept, &self.grad);
             let made = backward_at(level, &self.shape, &weights, &self.input, Some(self.skip()), &kept, &self.grad);
             // The second batch norm's sums are taken in other parts beside a skip connection.

@@ -25,6 +25,8 @@ pub(super) fn train(
     merge: Option<Merge>,
 ) -> (Tensor<4>, [Statistics; 2]) {
     let device = x.device();
+    let [batch, height, width, _] = x.dims();
+    let count = batch * height * width * if block.doubled { 4 } else { 1 };
     let BlockWeights { depthwise, scale1, shift1, pointwise, scale2, shift2 } = weights;
     let mut maps = vec![x];
     let mut flat = vec![depthwise, scale1, shift1, pointwise, scale2, shift2];
@@ -37,12 +39,12 @@ pub(super) fn train(
         let maps: Vec<Tracked> = maps.into_iter().map(tracked).collect();
         let inputs = in_order(maps, flat);
         let (output, kept) = if inputs.len() == 7 { track::<7>(block, inputs) } else { track::<10>(block, inputs) };
-        return (Tensor::from_primitive::<Autodiff<Flex>>(output), statistics(&kept));
+        return (Tensor::from_primitive::<Autodiff<Flex>>(output), statistics(&kept, count));
     }
     let inputs = in_order(maps.into_iter().map(flex).collect(), flat.into_iter().map(flex).collect());
     let kept = forward(block, &inputs);
     let output = output(block, &inputs, &kept);
-    (Tensor::from_primitive::<Flex>(output), statistics(&kept))
+    (Tensor::from_primitive::<Flex>(output), statistics(&kept, count))
 }
 
 /// See [`super::block_eval`].
@@ -111,12 +113,16 @@ fn forward(block: Block, inputs: &[FlexTensor]) -> Kept {
     let made = separable::forward(&shape, &weights_of(inputs), values(&inputs[0]));
     let (ins, outs) = (made.mean1.len(), made.mean2.len());
     let MapShape { batch, height, width, .. } = output_shape(&shape);
-    let depthwise_batch = if made.depthwise.is_empty() { 0 } else { batch };
+    // What the block makes again has no images.
+    let map = |values: Vec<f32>, channels| {
+        let batch = if values.is_empty() { 0 } else { batch };
+        tensor(values, [batch, height, width, channels])
+    };
     [
-        tensor(made.depthwise, [depthwise_batch, height, width, ins]),
+        map(made.depthwise, ins),
         tensor(made.mean1, [ins]),
         tensor(made.variance1, [ins]),
-        tensor(made.pointwise, [batch, height, width, outs]),
+        map(made.pointwise, outs),
         tensor(made.mean2, [outs]),
         tensor(made.variance2, [outs]),
     ]
@@ -125,7 +131,7 @@ fn forward(block: Block, inputs: &[FlexTensor]) -> Kept {
 fn output(block: Block, inputs: &[FlexTensor], kept: &Kept) -> FlexTensor {
     let shape = shape_of(block, &inputs[0]);
     let skip = <&[FlexTensor; 3]>::try_from(&inputs[7..]).ok().map(skip_of);
-    let output = separable::output(&shape, &weights_of(inputs).norm2, &kept_values(kept), skip);
+    let output = separable::output(&shape, &weights_of(inputs), &kept_values(kept), skip);
     tensor(output, output_dims(&shape))
 }
 
@@ -188,12 +194,11 @@ fn kept_values(kept: &Kept) -> separable::Kept<&[f32]> {
     separable::Kept { depthwise, mean1, variance1, pointwise, mean2, variance2 }
 }
 
-fn statistics(kept: &Kept) -> [Statistics; 2] {
-    let MapShape { batch, height, width, .. } = map_shape(&kept[3]);
+fn statistics(kept: &Kept, count: usize) -> [Statistics; 2] {
     let of = |idx: usize| Statistics {
         mean: Tensor::from_primitive::<Flex>(kept[idx].clone()),
         variance: Tensor::from_primitive::<Flex>(kept[idx + 1].clone()),
-        count: batch * height * width,
+        count,
     };
     [of(1), of(4)]
 }
