@@ -339,12 +339,22 @@ impl WeightProduct {
 
     /// [`WeightProduct::add`] of a 1x1 convolution's pixels.
     pub(crate) fn add_pixels(&mut self, grads: &[f32], input: &[f32], sum: &mut [f32]) {
-        let pixels = grads.len() / self.outs;
+        let (outs, pixels) = (self.outs, grads.len() / self.outs);
         let ins = input.len() / pixels;
-        self.starts.clear();
-        self.starts.extend((0..pixels).map(|pixel| pixel * ins));
-        let starts = std::mem::take(&mut self.starts);
-        self.add(grads, Lines { values: input, starts: &starts, run: ins, runs: &[0] }, sum);
+        let is_turned = ins < FEW_COLUMNS && outs > ins;
+        let step = if is_turned { outs } else { ins };
+        let mut starts = std::mem::take(&mut self.starts);
+        starts.clear();
+        starts.extend((0..pixels).map(|pixel| pixel * step));
+        if is_turned {
+            // The transpose, so that vectors are full.
+            let mut turned = vec![0.0; ins * outs];
+            let lines = Lines { values: grads, starts: &starts, run: outs, runs: &[0] };
+            multiply_lines_and_add(self.level, Rows::transposed(input, ins), lines, &mut turned);
+            sum.iter_mut().enumerate().for_each(|(idx, sum)| *sum += turned[idx % ins * outs + idx / ins]);
+        } else {
+            self.add(grads, Lines { values: input, starts: &starts, run: ins, runs: &[0] }, sum);
+        }
         self.starts = starts;
     }
 }
@@ -368,6 +378,8 @@ pub(crate) fn tile_rows(columns: usize) -> usize {
 const TILE_VALUES: usize = 64 * 1024;
 /// A multiple of the rows that each instruction set multiplies at once.
 const MIN_TILE_ROWS: usize = 60;
+/// Columns that leave vectors of some level mostly empty.
+const FEW_COLUMNS: usize = 8;
 /// Output channels up to which a weight's gradient is not worth packing what its pixels read.
 const MOST_OUTS_IN_PLACE: usize = 128;
 pub(crate) const WEIGHT_TILE_ROWS: usize = 192;
