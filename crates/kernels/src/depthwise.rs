@@ -289,12 +289,15 @@ impl Lanes {
     }
 }
 
+/// Writes the line of the given index.
+type MakeLine<'a> = dyn FnMut(usize, &mut [f32]) + 'a;
+
 /// Where the lines of an image come from.
 pub(crate) enum Source<'a> {
     /// `[height, width, channels]`
     Map(&'a [f32]),
     /// Writes line `y`; called for each in ascending order.
-    Made(Box<dyn FnMut(usize, &mut [f32]) + 'a>),
+    Made(Box<MakeLine<'a>>),
 }
 
 /// The last lines of an image that taps can still reach, padded with zeros.

@@ -460,7 +460,7 @@ fn forward_at(level: Level, shape: &SeparableShape, weights: &SeparableWeights, 
     };
     let run_again = |out: &mut [MaybeUninit<f32>]| {
         let group = shape.group_lines(tile_rows(ins) / 2);
-        let parts = fold_lines(
+        fold_lines(
             shape,
             outs,
             out,
@@ -476,8 +476,7 @@ fn forward_at(level: Level, shape: &SeparableShape, weights: &SeparableWeights, 
                     tile(values, &mut scratch, sums, out);
                 }
             },
-        );
-        parts
+        )
     };
     let values = if shape.pointwise_len() == 0 {
         let part = part_len(shape.rows(), TASKS_PER_THREAD, MIN_ROWS_PER_TASK);

@@ -155,6 +155,7 @@ fn backward(block: Block, inputs: &[FlexTensor], kept: Kept, grad: FlexTensor) -
     like_inputs.map(|(gradient, input)| tensor(gradient, dims(input))).collect()
 }
 
+/// Of a doubled block, the kernels take 3x3 taps without dilation; `run::block_steps` makes no other.
 fn shape_of(block: Block, x: &FlexTensor) -> SeparableShape {
     let MapShape { batch, height, width, channels } = map_shape(x);
     let Block { doubled, kernel, dilation, out_channels } = block;
