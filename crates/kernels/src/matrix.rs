@@ -129,15 +129,12 @@ impl Panels {
         level: Level,
         [inner, columns]: [usize; 2],
         source: &[f32],
-        start: impl Fn(usize) -> usize,
+        start: impl Fn(usize) -> usize + Sync,
         column_step: usize,
     ) -> Self {
         let mut panels = Self::empty(level);
         panels.clear(inner, columns);
         panels.values.resize(panels.start + inner * columns.next_multiple_of(lanes(level)), 0.0);
-        // In the order of the source: a weight's lines are much longer than a cache line, and far apart.
-        let mut lines: Vec<(usize, usize)> = (0..inner).map(|k| (start(k), k)).collect();
-        lines.sort_unstable();
         let mut rest = &mut panels.values[panels.start..];
         let parts = panel_columns(columns, lanes(level)).map(|(first, width)| {
             let (panel, after) = std::mem::take(&mut rest).split_at_mut(inner * width);
@@ -146,11 +143,9 @@ impl Panels {
         });
         parts.collect::<Vec<_>>().into_par_iter().for_each(|(first, width, panel)| {
             let real = width.min(columns - first);
-            for lines in lines.chunks(PACKED_LINES) {
-                for column in 0..real {
-                    let source = &source[(first + column) * column_step..];
-                    lines.iter().for_each(|&(start, k)| panel[k * width + column] = source[start]);
-                }
+            for (k, line) in panel.chunks_exact_mut(width).enumerate() {
+                let source = source[start(k) + first * column_step..].iter().step_by(column_step);
+                line[..real].iter_mut().zip(source).for_each(|(value, source)| *value = *source);
             }
         });
         panels
@@ -588,9 +583,6 @@ const MOST_SUMS: usize = 8 * 3 * 16;
 
 /// Inner indices of a panel that are used for all rows before the next ones: so much of it stays in the first-level cache.
 const INNER_BLOCK: usize = 128;
-
-/// Lines of a panel that are packed at a time: they and what they are made of stay in the first-level cache.
-const PACKED_LINES: usize = 36;
 
 #[cfg(test)]
 mod tests {
