@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::buffer::{Scratch, filled, part_len};
 use crate::cpu::Level;
-use crate::matrix::{Finish, Panels, Parts, Rows, Starts};
+use crate::matrix::{Finish, Lines, Panels, Parts, Rows, Starts, multiply_lines_and_add};
 use crate::view::{Group, TapGrid, View};
 
 /// Sizes of a convolution with square taps and symmetric zero padding.
@@ -206,11 +206,11 @@ pub fn backward_weight(shape: &ConvShape, input: &[f32], grad_output: &[f32]) ->
         let part = part_len(shape.out_rows(), 1, MIN_ROWS_PER_TASK);
         let parts = grad_output.par_chunks(part * outs).zip(input.par_chunks(part * ins));
         let parts = parts.map(|(grads, input)| {
-            let (mut sum, mut panels) = (vec![0.0; outs * ins], Panels::empty(Level::detect()));
+            let mut product = WeightProduct::new(Level::detect(), outs);
+            let mut sum = vec![0.0; outs * ins];
             let tiles = grads.chunks(WEIGHT_TILE_ROWS * outs).zip(input.chunks(WEIGHT_TILE_ROWS * ins));
             for (grads, input) in tiles {
-                panels.repack(input, Starts::Even { rows: input.len() / ins, step: ins }, ins, &[0]);
-                panels.multiply_and_add(Rows::transposed(grads, outs), Finish::NOTHING, &mut sum);
+                product.add_pixels(grads, input, &mut sum);
             }
             sum
         });
@@ -222,14 +222,13 @@ pub fn backward_weight(shape: &ConvShape, input: &[f32], grad_output: &[f32]) ->
         let groups = view.groups(shape.batch);
         let image_len = shape.out_height() * shape.out_width() * outs;
         let parts = groups.par_chunks(part_len(groups.len(), 1, 1)).map(|groups| {
-            let (mut sum, mut panels) = (vec![0.0; outs * columns], Panels::empty(Level::detect()));
-            let mut scratch = Scratch::default();
+            let mut product = WeightProduct::new(Level::detect(), outs);
+            let (mut sum, mut scratch) = (vec![0.0; outs * columns], Scratch::default());
             for group in groups {
                 let (values, starts) = view.window(input, group, &mut scratch);
-                panels.repack(values, Starts::List(&starts), run, &runs);
                 let first = group.images.start * image_len + group.lines.start * shape.out_width() * outs;
                 let grads = &grad_output[first..][..starts.len() * outs];
-                panels.multiply_and_add(Rows::transposed(grads, outs), Finish::NOTHING, &mut sum);
+                product.add(grads, Lines { values, starts: &starts, run, runs: &runs }, &mut sum);
             }
             sum
         });
@@ -314,6 +313,52 @@ impl PixelClass {
     }
 }
 
+/// Products that make the gradient of a weight: of the output's gradient, `[pixels, out]`, with what its pixels read.
+pub(crate) struct WeightProduct {
+    outs: usize,
+    level: Level,
+    panels: Panels,
+    /// Where the pixels of a dense tile start.
+    starts: Vec<usize>,
+}
+
+impl WeightProduct {
+    pub(crate) fn new(level: Level, outs: usize) -> Self {
+        Self { outs, level, panels: Panels::empty(level), starts: vec![] }
+    }
+
+    /// Adds to `sum`, `[out, columns]`: line `k` of `lines` is what pixel `k` reads.
+    pub(crate) fn add(&mut self, grads: &[f32], lines: Lines, sum: &mut [f32]) {
+        let rows = Rows::transposed(grads, self.outs);
+        if self.outs <= MOST_OUTS_IN_PLACE {
+            return multiply_lines_and_add(self.level, rows, lines, sum);
+        }
+        self.panels.repack(lines.values, Starts::List(lines.starts), lines.run, lines.runs);
+        self.panels.multiply_and_add(rows, Finish::NOTHING, sum);
+    }
+
+    /// [`WeightProduct::add`] of a 1x1 convolution's pixels.
+    pub(crate) fn add_pixels(&mut self, grads: &[f32], input: &[f32], sum: &mut [f32]) {
+        let (outs, pixels) = (self.outs, grads.len() / self.outs);
+        let ins = input.len() / pixels;
+        let is_turned = ins < FEW_COLUMNS && outs > ins;
+        let step = if is_turned { outs } else { ins };
+        let mut starts = std::mem::take(&mut self.starts);
+        starts.clear();
+        starts.extend((0..pixels).map(|pixel| pixel * step));
+        if is_turned {
+            // The transpose, so that vectors are full.
+            let mut turned = vec![0.0; ins * outs];
+            let lines = Lines { values: grads, starts: &starts, run: outs, runs: &[0] };
+            multiply_lines_and_add(self.level, Rows::transposed(input, ins), lines, &mut turned);
+            sum.iter_mut().enumerate().for_each(|(idx, sum)| *sum += turned[idx % ins * outs + idx / ins]);
+        } else {
+            self.add(grads, Lines { values: input, starts: &starts, run: ins, runs: &[0] }, sum);
+        }
+        self.starts = starts;
+    }
+}
+
 pub(crate) fn sum_in_order(parts: Vec<Vec<f32>>) -> Vec<f32> {
     let mut parts = parts.into_iter();
     let mut total = parts.next().expect("an image has at least one pixel");
@@ -333,6 +378,10 @@ pub(crate) fn tile_rows(columns: usize) -> usize {
 const TILE_VALUES: usize = 64 * 1024;
 /// A multiple of the rows that each instruction set multiplies at once.
 const MIN_TILE_ROWS: usize = 60;
+/// Columns that leave vectors of some level mostly empty.
+const FEW_COLUMNS: usize = 8;
+/// Output channels up to which a weight's gradient is not worth packing what its pixels read.
+const MOST_OUTS_IN_PLACE: usize = 128;
 pub(crate) const WEIGHT_TILE_ROWS: usize = 192;
 pub(crate) const TASKS_PER_THREAD: usize = 2;
 pub(crate) const MIN_ROWS_PER_TASK: usize = 64;

@@ -6,7 +6,6 @@ use rayon::prelude::*;
 
 use crate::buffer::{CACHE_LINE, filled};
 use crate::cpu::{Level, for_each_level, multiply_add};
-use crate::norm::InputGradient;
 
 /// Sizes of a depthwise convolution with stride 1, square taps and symmetric zero padding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,7 +124,7 @@ impl PackedDepthwise {
             let (band, line_len) = (band_lines(&shape), shape.out_line_len());
             map_bands(shape.out_height() * line_len, band * line_len, out, |image, band_idx, out| {
                 let (first, source) = (band_idx * band, Source::Map(&input[image * image_len..][..image_len]));
-                let mut ring = Ring::new(level, &shape, source, first);
+                let mut ring = Ring::new(&shape, source, first);
                 self.kernel.write_lines(level, &mut ring, first, out, |_| {});
             });
         };
@@ -153,7 +152,7 @@ fn backward_weight_at(level: Level, shape: &DepthwiseShape, input: &[f32], grad_
             let n_lines = band.min(shape.out_height() - first);
             let grads = &grad_output[(image * shape.out_height() + first) * shape.out_line_len()..];
             let source = Source::Map(&input[image * image_len..][..image_len]);
-            let mut ring = Ring::new(level, shape, source, first);
+            let mut ring = Ring::new(shape, source, first);
             let mut sums = WeightSums::new(shape);
             for (line, grads) in grads.chunks_exact(shape.out_line_len()).take(n_lines).enumerate() {
                 ring.advance(first + line);
@@ -290,41 +289,20 @@ impl Lanes {
     }
 }
 
+/// Writes the line of the given index.
+type MakeLine<'a> = dyn FnMut(usize, &mut [f32]) + 'a;
+
 /// Where the lines of an image come from.
 pub(crate) enum Source<'a> {
     /// `[height, width, channels]`
     Map(&'a [f32]),
-    /// `[height / 2, width / 2, channels]`: each pixel is repeated in a square of four.
-    Doubled(&'a [f32]),
-    /// Gradients through a batch norm, from those of its output.
-    Normalised { gradient: &'a InputGradient, input: &'a [f32], grad: &'a [f32] },
-}
-
-impl Source<'_> {
-    fn read_line(&self, level: Level, y: usize, channels: usize, line: &mut [f32]) {
-        match self {
-            Source::Map(image) => line.copy_from_slice(&image[y * line.len()..][..line.len()]),
-            Source::Doubled(image) => {
-                let small = &image[y / 2 * (line.len() / 2)..][..line.len() / 2];
-                for (two, pixel) in line.chunks_exact_mut(2 * channels).zip(small.chunks_exact(channels)) {
-                    let (left, right) = two.split_at_mut(channels);
-                    left.copy_from_slice(pixel);
-                    right.copy_from_slice(pixel);
-                }
-            }
-            Source::Normalised { gradient, input, grad } => {
-                let place = y * line.len()..(y + 1) * line.len();
-                line.copy_from_slice(&grad[place.clone()]);
-                gradient.apply(level, &input[place], line);
-            }
-        }
-    }
+    /// Writes line `y`; called for each in ascending order.
+    Made(Box<MakeLine<'a>>),
 }
 
 /// The last lines of an image that taps can still reach, padded with zeros.
 pub(crate) struct Ring<'a> {
-    level: Level,
-    shape: &'a DepthwiseShape,
+    shape: DepthwiseShape,
     source: Source<'a>,
     /// The first `offset` values are not used, so that lines of whole cache lines lie in as many.
     lines: Vec<f32>,
@@ -337,12 +315,12 @@ pub(crate) struct Ring<'a> {
 
 impl<'a> Ring<'a> {
     /// Ready to be advanced to output line `first` and then to each next one.
-    pub(crate) fn new(level: Level, shape: &'a DepthwiseShape, source: Source<'a>, first: usize) -> Self {
+    pub(crate) fn new(shape: &DepthwiseShape, source: Source<'a>, first: usize) -> Self {
         let (line_len, n_lines) = ((shape.width + 2 * shape.padding) * shape.channels, shape.reach() + 1);
         let lines = vec![0.0; n_lines * line_len + CACHE_LINE / size_of::<f32>()];
         let offset = lines.as_ptr().align_offset(CACHE_LINE).min(CACHE_LINE / size_of::<f32>());
         let starts = Vec::with_capacity(shape.kernel * shape.kernel);
-        let mut ring = Self { level, shape, source, lines, offset, line_len, n_lines, starts };
+        let mut ring = Self { shape: *shape, source, lines, offset, line_len, n_lines, starts };
         (first..first + shape.reach()).for_each(|line| ring.load(line));
         ring
     }
@@ -358,6 +336,11 @@ impl<'a> Ring<'a> {
         }
     }
 
+    /// The lines, and where in them each tap of the first pixel of the current output line starts.
+    pub(crate) fn taps(&self) -> (&[f32], &[usize]) {
+        (&self.lines, &self.starts)
+    }
+
     /// Input line `y`, which must be within reach of the current output line.
     pub(crate) fn line(&self, y: usize) -> &[f32] {
         let line = self.offset + (y + self.shape.padding) % self.n_lines * self.line_len;
@@ -370,9 +353,10 @@ impl<'a> Ring<'a> {
         let (padding, channels) = (self.shape.padding, self.shape.channels);
         let start = self.offset + padded_line % self.n_lines * self.line_len + padding * channels;
         let line = &mut self.lines[start..][..self.shape.width * channels];
-        match padded_line.checked_sub(padding).filter(|line| *line < self.shape.height) {
-            Some(y) => self.source.read_line(self.level, y, channels, line),
-            None => line.fill(0.0),
+        match (padded_line.checked_sub(padding).filter(|line| *line < self.shape.height), &mut self.source) {
+            (Some(y), Source::Map(image)) => line.copy_from_slice(&image[y * line.len()..][..line.len()]),
+            (Some(y), Source::Made(make)) => make(y, line),
+            (None, _) => line.fill(0.0),
         }
     }
 }
@@ -649,12 +633,12 @@ fn add_pixel<const FUSED: bool, const LANES: usize, const TAPS: usize>(
 
 /// Starts of blocks of `LANES` that cover `width`; the last may overlap the one before. `width` is at least `LANES`.
 #[inline(always)]
-fn blocks<const LANES: usize>(width: usize) -> impl Iterator<Item = usize> {
+pub(crate) fn blocks<const LANES: usize>(width: usize) -> impl Iterator<Item = usize> {
     (0..width.div_ceil(LANES)).map(move |block| (block * LANES).min(width - LANES))
 }
 
 #[inline(always)]
-fn array<const LEN: usize>(values: &[f32], start: usize) -> &[f32; LEN] {
+pub(crate) fn array<const LEN: usize>(values: &[f32], start: usize) -> &[f32; LEN] {
     values[start..start + LEN].try_into().expect("a slice of this length")
 }
 

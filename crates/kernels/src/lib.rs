@@ -11,7 +11,7 @@ mod buffer;
 pub mod conv;
 mod cpu;
 pub mod depthwise;
-
+mod doubled;
 mod matrix;
 pub mod memory;
 pub mod norm;

@@ -5,6 +5,8 @@
 
 use std::mem::MaybeUninit;
 
+use rayon::prelude::*;
+
 use crate::buffer::CACHE_LINE;
 use crate::cpu::Level;
 use crate::vector::Vector;
@@ -44,6 +46,15 @@ pub(crate) enum Parts<'a> {
     Even { step: usize },
     /// Runs of as many neighbours, at these offsets.
     Runs { len: usize, offsets: &'a [usize] },
+}
+
+/// A second factor that is read in place: line `k` is made of runs of `run` neighbours, from `values[starts[k] + runs[i]]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Lines<'a> {
+    pub values: &'a [f32],
+    pub starts: &'a [usize],
+    pub run: usize,
+    pub runs: &'a [usize],
 }
 
 impl<'a> Rows<'a> {
@@ -118,20 +129,25 @@ impl Panels {
         level: Level,
         [inner, columns]: [usize; 2],
         source: &[f32],
-        start: impl Fn(usize) -> usize,
+        start: impl Fn(usize) -> usize + Sync,
         column_step: usize,
     ) -> Self {
         let mut panels = Self::empty(level);
         panels.clear(inner, columns);
-        for (first, width) in panel_columns(columns, lanes(level)) {
+        panels.values.resize(panels.start + inner * columns.next_multiple_of(lanes(level)), 0.0);
+        let mut rest = &mut panels.values[panels.start..];
+        let parts = panel_columns(columns, lanes(level)).map(|(first, width)| {
+            let (panel, after) = std::mem::take(&mut rest).split_at_mut(inner * width);
+            rest = after;
+            (first, width, panel)
+        });
+        parts.collect::<Vec<_>>().into_par_iter().for_each(|(first, width, panel)| {
             let real = width.min(columns - first);
-            for k in 0..inner {
-                let line = source[start(k) + first * column_step..].iter().step_by(column_step);
-                panels.values.extend(line.take(real));
-                panels.values.extend(std::iter::repeat_n(0.0, width - real));
+            for (k, line) in panel.chunks_exact_mut(width).enumerate() {
+                let source = source[start(k) + first * column_step..].iter().step_by(column_step);
+                line[..real].iter_mut().zip(source).for_each(|(value, source)| *value = *source);
             }
-        }
-        panels.assert_full();
+        });
         panels
     }
 
@@ -235,6 +251,79 @@ impl Panels {
     }
 }
 
+/// Adds `a * b` to `out`, `[rows, columns]`; the elements of a row of `a` must be evenly spaced.
+///
+/// For few rows: what packing `b` would cost is then more than what it saves.
+pub(crate) fn multiply_lines_and_add(level: Level, a: Rows, b: Lines, out: &mut [f32]) {
+    assert_eq!(out.len(), a.starts.rows() * b.run * b.runs.len(), "matrix product: output");
+    assert!(a.starts.rows() > 0 && !b.starts.is_empty() && !out.is_empty(), "matrix product: an empty factor");
+    assert!(a.last(b.starts.len()) < a.values.len(), "matrix product: first factor");
+    let furthest = |starts: &[usize]| *starts.iter().max().expect("asserted: not empty");
+    assert!(furthest(b.starts) + furthest(b.runs) + b.run <= b.values.len(), "matrix product: second factor");
+    // SAFETY: the level's features are there (see `Level`); the extents of both factors and the output were asserted.
+    unsafe {
+        match level {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => lines_avx512(a, b, out.as_mut_ptr()),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => lines_avx2(a, b, out.as_mut_ptr()),
+            _ => lines_product::<crate::vector::Quad, 4>(a, b, out.as_mut_ptr()),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx2,fma")]
+unsafe fn lines_avx512(a: Rows, b: Lines, out: *mut f32) {
+    // SAFETY: the caller's promise.
+    unsafe { lines_product::<std::arch::x86_64::__m512, 8>(a, b, out) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn lines_avx2(a: Rows, b: Lines, out: *mut f32) {
+    // SAFETY: the caller's promise.
+    unsafe { lines_product::<std::arch::x86_64::__m256, 4>(a, b, out) }
+}
+
+/// # Safety
+/// As [`multiply_lines_and_add`], whose assertions must hold, on a CPU with the instructions of `V`.
+#[inline(always)]
+unsafe fn lines_product<V: Vector, const ROWS: usize>(a: Rows, b: Lines, out: *mut f32) {
+    let Parts::Even { step } = a.parts else { panic!("matrix product: evenly spaced elements of the first factor") };
+    let columns = b.run * b.runs.len();
+    let places = Starts::Even { rows: a.starts.rows(), step: columns };
+    for (idx, lines) in b.starts.chunks(INNER_BLOCK).enumerate() {
+        for (run_idx, run) in b.runs.iter().enumerate() {
+            for (first, width) in panel_columns(b.run, V::LANES) {
+                let block = Block {
+                    starts: a.starts,
+                    places,
+                    values: a.values.as_ptr().wrapping_add(idx * INNER_BLOCK * step),
+                    out: out.wrapping_add(run_idx * b.run + first),
+                    n_inner: lines.len(),
+                    inner_step: step,
+                    panel: b.values.as_ptr().wrapping_add(run + first),
+                    lines: lines.as_ptr(),
+                    last_lanes: V::LANES - (first + width).saturating_sub(b.run),
+                    read: true,
+                    bias: None,
+                    relu: false,
+                };
+                // SAFETY: the rows and the inner indices of this block exist in `a`, their lines in `b`, and the columns
+                // from `first` on in `out`.
+                unsafe {
+                    match width / V::LANES {
+                        1 => block.rows::<V, ROWS, 1, true>(),
+                        2 => block.rows::<V, ROWS, 2, true>(),
+                        _ => block.rows::<V, ROWS, 3, true>(),
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx2,fma")]
 unsafe fn run_avx512(panels: &Panels, a: Rows, finish: Finish, add: bool, out: *mut f32, places: Starts) {
@@ -281,6 +370,7 @@ unsafe fn product<V: Vector, const ROWS: usize>(
                     n_inner,
                     inner_step: step,
                     panel: panels.values[panels.start + first * panels.inner + first_k * width..].as_ptr(),
+                    lines: std::ptr::null(),
                     last_lanes: V::LANES - (first + width).saturating_sub(panels.columns),
                     read: add || first_k > 0,
                     bias: finish.bias.filter(|_| is_last).map(|bias| bias[first..].as_ptr()),
@@ -290,9 +380,9 @@ unsafe fn product<V: Vector, const ROWS: usize>(
                 // `first` on in `out`; the panel has `n_inner` lines of `width`, the bias `width` values.
                 unsafe {
                     match width / V::LANES {
-                        1 => block.rows::<V, ROWS, 1>(),
-                        2 => block.rows::<V, ROWS, 2>(),
-                        _ => block.rows::<V, ROWS, 3>(),
+                        1 => block.rows::<V, ROWS, 1, false>(),
+                        2 => block.rows::<V, ROWS, 2, false>(),
+                        _ => block.rows::<V, ROWS, 3, false>(),
                     }
                 }
             }
@@ -310,7 +400,10 @@ struct Block<'a> {
     out: *mut f32,
     n_inner: usize,
     inner_step: usize,
+    /// The first of the panel's columns of a line at place 0 if `LISTED`, else the panel.
     panel: *const f32,
+    /// Where the lines of the second factor start, if `LISTED`.
+    lines: *const usize,
     /// Columns of the panel's last vector that exist.
     last_lanes: usize,
     /// Whether the output holds a sum to go on with.
@@ -324,28 +417,28 @@ impl Block<'_> {
     ///
     /// # Safety
     /// `values` must be valid for reading the block's inner indices of all rows, `panel` for `n_inner` lines of `VECTORS`
-    /// vectors, `bias` for one line, `out` for writing (and reading if `self.read`) the panel's columns at all places.
+    /// vectors (one behind the other, or if `LISTED` the existing columns at each of as many `lines`), `bias` for one line, `out` for writing (and reading if `self.read`) the panel's columns at all places.
     /// The CPU must have the instructions of `V`.
     #[inline(always)]
-    unsafe fn rows<V: Vector, const ROWS: usize, const VECTORS: usize>(&self) {
+    unsafe fn rows<V: Vector, const ROWS: usize, const VECTORS: usize, const LISTED: bool>(&self) {
         let n_rows = self.starts.rows();
         let mut row = 0;
         // SAFETY: the contract; `row` and the following rows are below `n_rows`.
         unsafe {
             while row + ROWS <= n_rows {
-                self.run::<V, ROWS, VECTORS>(row);
+                self.run::<V, ROWS, VECTORS, LISTED>(row);
                 row += ROWS;
             }
             while row + 4 <= n_rows {
-                self.run::<V, 4, VECTORS>(row);
+                self.run::<V, 4, VECTORS, LISTED>(row);
                 row += 4;
             }
             if row + 2 <= n_rows {
-                self.run::<V, 2, VECTORS>(row);
+                self.run::<V, 2, VECTORS, LISTED>(row);
                 row += 2;
             }
             if row < n_rows {
-                self.run::<V, 1, VECTORS>(row);
+                self.run::<V, 1, VECTORS, LISTED>(row);
             }
         }
     }
@@ -356,7 +449,7 @@ impl Block<'_> {
     /// As [`Block::rows`], and the rows must exist.
     #[inline(always)]
     #[allow(clippy::needless_range_loop, reason = "constant indices keep the sums in registers")]
-    unsafe fn run<V: Vector, const ROWS: usize, const VECTORS: usize>(&self, row: usize) {
+    unsafe fn run<V: Vector, const ROWS: usize, const VECTORS: usize, const LISTED: bool>(&self, row: usize) {
         // SAFETY: reads and writes of the elements named in the contract.
         unsafe {
             let mut rows = [self.values; ROWS];
@@ -365,10 +458,15 @@ impl Block<'_> {
             }
             let mut sums = [[V::splat(0.0); VECTORS]; ROWS];
             let (mut panel, mut offset) = (self.panel, 0);
-            for _ in 0..self.n_inner {
+            for k in 0..self.n_inner {
                 let mut line = [V::splat(0.0); VECTORS];
+                if LISTED {
+                    panel = self.panel.add(*self.lines.add(k));
+                }
                 for vector in 0..VECTORS {
-                    line[vector] = V::load(panel.add(vector * V::LANES));
+                    let place = panel.add(vector * V::LANES);
+                    let is_whole = !LISTED || vector + 1 < VECTORS || self.last_lanes == V::LANES;
+                    line[vector] = if is_whole { V::load(place) } else { V::load_first(place, self.last_lanes) };
                 }
                 for row in 0..ROWS {
                     let value = V::splat(*rows[row].add(offset));
@@ -376,7 +474,9 @@ impl Block<'_> {
                         sums[row][vector] = V::multiply_add(value, line[vector], sums[row][vector]);
                     }
                 }
-                panel = panel.add(VECTORS * V::LANES);
+                if !LISTED {
+                    panel = panel.add(VECTORS * V::LANES);
+                }
                 offset += self.inner_step;
             }
             // Loops so short that they are unrolled: one that is not would keep the sums in memory all along.
@@ -522,7 +622,18 @@ mod tests {
                 let panels = Panels::pack(level, [inner, columns], &turned, |k| k, inner);
                 let mut sum = vec![1.0; rows * columns];
                 panels.multiply_and_add(first, Finish::NOTHING, &mut sum);
-                assert_near(&name, &sum, &expected.iter().map(|value| value + 1.0).collect::<Vec<f64>>());
+                let and_one: Vec<f64> = expected.iter().map(|value| value + 1.0).collect();
+                assert_near(&name, &sum, &and_one);
+
+                // In one run, and in two halves.
+                let starts: Vec<usize> = (0..inner).map(|k| k * columns).collect();
+                let halves = [(columns, vec![0]), (columns / 2, vec![0, columns / 2])];
+                for (run, runs) in halves.into_iter().filter(|(run, runs)| run * runs.len() == columns) {
+                    let mut sum = vec![1.0; rows * columns];
+                    let lines = Lines { values: &b, starts: &starts, run, runs: &runs };
+                    multiply_lines_and_add(level, first, lines, &mut sum);
+                    assert_near(&name, &sum, &and_one);
+                }
             }
         }
     }

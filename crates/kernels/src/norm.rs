@@ -46,10 +46,10 @@ pub fn forward(norm: &Norm, input: &[f32]) -> BatchNorm {
     forward_at(Level::detect(), norm, input)
 }
 
-/// Replaces the gradient of the output by the gradient of the input of [`forward`] with these statistics.
+/// The gradient of the input of [`forward`] with these statistics from that of the output, and those of scale and shift.
 ///
 /// The mask of the ReLU is computed again from `input`, so the output need not be kept.
-pub fn backward(norm: &Norm, input: &[f32], mean: &[f32], variance: &[f32], grad: &mut [f32]) -> NormGradients {
+pub fn backward(norm: &Norm, input: &[f32], mean: &[f32], variance: &[f32], grad: &[f32]) -> (Vec<f32>, NormGradients) {
     backward_at(Level::detect(), norm, input, mean, variance, grad)
 }
 
@@ -82,8 +82,8 @@ fn backward_at(
     input: &[f32],
     mean: &[f32],
     variance: &[f32],
-    grad: &mut [f32],
-) -> NormGradients {
+    grad: &[f32],
+) -> (Vec<f32>, NormGradients) {
     assert_eq!(input.len(), grad.len(), "batch norm: input and gradient");
     let reduce = GradientSums::new(norm, mean, variance);
     assert!(!input.is_empty() && input.len().is_multiple_of(reduce.wide.channels), "batch norm: input and channels");
@@ -91,10 +91,12 @@ fn backward_at(
         reduce.wide.sums(input.len(), |range, sums| reduce.add(level, &input[range.clone()], &grad[range], sums));
     let part = reduce.wide.part(input.len());
     let (gradient, gradients) = reduce.finish(&sums, input.len());
-    grad.par_chunks_mut(part).zip(input.par_chunks(part)).for_each(|(grad, input)| {
-        gradient.apply(level, input, grad);
-    });
-    gradients
+    let run = |out: &mut [MaybeUninit<f32>]| {
+        let parts = out.par_chunks_mut(part).zip(input.par_chunks(part).zip(grad.par_chunks(part)));
+        parts.for_each(|(out, (input, grad))| gradient.apply(level, input, grad, out));
+    };
+    // SAFETY: the chunks cover the output, and `apply` writes all of each.
+    (unsafe { filled(input.len(), run) }, gradients)
 }
 
 fn affine_at(level: Level, input: &[f32], scale: &[f32], shift: &[f32], relu: bool) -> Vec<f32> {
@@ -243,10 +245,10 @@ pub(crate) struct InputGradient {
 }
 
 impl InputGradient {
-    /// Replaces the output's gradient over whole pixels by the input's.
-    pub(crate) fn apply(&self, level: Level, input: &[f32], grad: &mut [f32]) {
-        assert_eq!(input.len(), grad.len(), "batch norm: input and gradient");
-        input_gradient(level, self, input, grad);
+    /// Writes the input's gradient over whole pixels, all of `out`, from the output's.
+    pub(crate) fn apply(&self, level: Level, input: &[f32], grad: &[f32], out: &mut [MaybeUninit<f32>]) {
+        assert_eq!((input.len(), grad.len()), (out.len(), out.len()), "batch norm: input and gradient");
+        input_gradient(level, self, input, grad, out);
     }
 }
 
@@ -326,7 +328,12 @@ for_each_level! {
     fn apply(input: &[f32], mask: Mask, out: &mut [MaybeUninit<f32>]) = apply_body
 }
 for_each_level! {
-    fn input_gradient(gradient: &InputGradient, input: &[f32], grad: &mut [f32]) = input_gradient_body
+    fn input_gradient(
+        gradient: &InputGradient,
+        input: &[f32],
+        grad: &[f32],
+        out: &mut [MaybeUninit<f32>],
+    ) = input_gradient_body
 }
 
 /// Adds the sums of `value - centre` and of its square.
@@ -419,18 +426,19 @@ fn apply_body<const FUSED: bool, const LANES: usize>(input: &[f32], mask: Mask, 
 fn input_gradient_body<const FUSED: bool, const LANES: usize>(
     gradient: &InputGradient,
     input: &[f32],
-    grad: &mut [f32],
+    grad: &[f32],
+    out: &mut [MaybeUninit<f32>],
 ) {
     let (mask, slopes, constants) = (gradient.affine.mask(), &gradient.slopes[..], &gradient.constants[..]);
     let width = slopes.len();
     let (mask, constants) = (mask.of_width(width), &constants[..width]);
-    for (grad, input) in grad.chunks_mut(width).zip(input.chunks(width)) {
-        let len = grad.len().min(width);
-        let (grad, input) = (&mut grad[..len], &input[..len]);
+    for (out, (input, grad)) in out.chunks_mut(width).zip(input.chunks(width).zip(grad.chunks(width))) {
+        let len = out.len().min(width);
+        let (out, input, grad) = (&mut out[..len], &input[..len], &grad[..len]);
         for lane in 0..len {
             let passed = masked::<FUSED>(mask, input[lane], grad[lane], lane);
             let centred = multiply_add::<FUSED>(input[lane], slopes[lane], constants[lane]);
-            grad[lane] = multiply_add::<FUSED>(passed, mask.scale[lane], centred);
+            out[lane].write(multiply_add::<FUSED>(passed, mask.scale[lane], centred));
         }
     }
 }
@@ -469,8 +477,7 @@ mod tests {
             let norm = Norm { scale: &scale, shift: &shift, epsilon: 1e-5, relu: false };
             let run = |level| {
                 let BatchNorm { output, mean, variance } = forward_at(level, &norm, &input);
-                let mut grad = grad.clone();
-                let gradients = backward_at(level, &norm, &input, &mean, &variance, &mut grad);
+                let (grad, gradients) = backward_at(level, &norm, &input, &mean, &variance, &grad);
                 [output, mean, variance, grad, gradients.scale, gradients.shift]
             };
             let baseline = run(Level::Baseline);

@@ -76,7 +76,7 @@ pub fn upsample_2x_backward(small: &MapShape, grad_output: &[f32]) -> Vec<f32> {
 }
 
 /// Writes the sums over the squares of four pixels that two neighbouring lines are made of.
-pub(crate) fn sum_squares(channels: usize, above: &[f32], below: &[f32], out: &mut [MaybeUninit<f32>]) {
+fn sum_squares(channels: usize, above: &[f32], below: &[f32], out: &mut [MaybeUninit<f32>]) {
     assert_eq!((above.len(), below.len()), (2 * out.len(), 2 * out.len()), "sum_squares: lines");
     let blocks = above.chunks_exact(2 * channels).zip(below.chunks_exact(2 * channels));
     for (pixel, (above, below)) in out.chunks_exact_mut(channels).zip(blocks) {

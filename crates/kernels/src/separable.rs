@@ -1,20 +1,22 @@
 //! The block that the students repeat: depthwise convolution, batch norm, ReLU, 1x1 convolution, batch norm, ReLU.
 //!
 //! As one operator, each feature map in between crosses memory once where separate operators would take it several
-//! times: statistics are summed while a line is in the cache, normalised values are made where they are read, and the
-//! doubled input of a decoder block exists a few lines at a time.
+//! times: statistics are summed while a line is in the cache, and normalised values are made where they are read. A
+//! decoder block's upsampled input does not exist, and its depthwise output a few lines at a time: to make it again from
+//! the small input takes less than to write and read it.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
 use crate::buffer::{Scratch, filled, part_len};
-use crate::conv::{MIN_ROWS_PER_TASK, TASKS_PER_THREAD, WEIGHT_TILE_ROWS, sum_in_order, tile_rows};
+use crate::conv::{MIN_ROWS_PER_TASK, TASKS_PER_THREAD, WEIGHT_TILE_ROWS, WeightProduct, sum_in_order, tile_rows};
 use crate::cpu::Level;
 use crate::depthwise::{DepthwiseShape, Kernel, Ring, Source, WeightSums, band_lines, map_bands, turned_taps};
-use crate::matrix::{Finish, Panels, Rows, Starts};
+use crate::doubled::{DoubledKernel, DoubledSums, DoubledTurned};
+use crate::matrix::{Finish, Panels, Rows};
 use crate::norm::{Affine, GradientSums, InputGradient, Moments, Norm, NormGradients, Statistics};
-use crate::pixelwise::sum_squares;
 
 /// Sizes of the block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,13 +63,39 @@ impl SeparableShape {
         let DepthwiseShape { height, width, channels, .. } = self.depthwise;
         let same = self.depthwise.out_height() == height && self.depthwise.out_width() == width;
         assert!(same, "separable: a depthwise convolution that keeps the size, {self:?}");
-        assert!(!self.doubled || (height % 2 == 0 && width % 2 == 0), "separable: a doubled side is even, {self:?}");
+        let taps = (self.depthwise.kernel, self.depthwise.dilation);
+        let halves = height.is_multiple_of(2) && width.is_multiple_of(2);
+        assert!(
+            !self.doubled || (taps == (3, 1) && halves),
+            "separable: doubled means 3x3 taps on even sides, {self:?}"
+        );
         assert_eq!(pointwise.len(), self.out_channels * channels, "separable: 1x1 weight, {self:?}");
     }
 
-    fn source<'a>(&self, input: &'a [f32], image: usize) -> Source<'a> {
-        let map = &input[image * self.image_len()..][..self.image_len()];
-        if self.doubled { Source::Doubled(map) } else { Source::Map(map) }
+    /// The lines of the input that the taps of `first` and of later lines reach: of the small map if `doubled`.
+    fn ring<'a>(&self, input: &'a [f32], image: usize, first: usize) -> Ring<'a> {
+        let map = Source::Map(&input[image * self.image_len()..][..self.image_len()]);
+        if !self.doubled {
+            return Ring::new(&self.depthwise, map, first);
+        }
+        let DepthwiseShape { height, width, .. } = self.depthwise;
+        Ring::new(&DepthwiseShape { height: height / 2, width: width / 2, ..self.depthwise }, map, first / 2)
+    }
+
+    /// Lines of which about `rows` pixels are made at a time.
+    fn group_lines(&self, rows: usize) -> usize {
+        rows.div_ceil(self.depthwise.width).max(1)
+    }
+
+    /// Values of the depthwise output that are kept for the backward pass.
+    fn depthwise_len(&self) -> usize {
+        if self.doubled { 0 } else { self.depthwise.output_len() }
+    }
+
+    /// Values of the 1x1 convolution's output that are kept for the backward pass.
+    fn pointwise_len(&self) -> usize {
+        let is_made_again = !self.doubled && self.depthwise.channels <= MOST_INS_AGAIN;
+        if is_made_again { 0 } else { self.output_len() }
     }
 }
 
@@ -87,13 +115,13 @@ pub struct SeparableWeights<'a> {
 /// What the backward pass needs of the forward pass; `T` is owned values or a slice of them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Kept<T> {
-    /// Output of the depthwise convolution.
+    /// Output of the depthwise convolution; nothing of a doubled block, which makes it again.
     pub depthwise: T,
     /// Mean of each of its channels.
     pub mean1: T,
     /// Biased variance of each of its channels.
     pub variance1: T,
-    /// Output of the 1x1 convolution.
+    /// Output of the 1x1 convolution; nothing of a block with few input channels, which makes it again.
     pub pointwise: T,
     /// Mean of each of its channels.
     pub mean2: T,
@@ -125,6 +153,19 @@ pub struct SeparableGradients {
     pub pointwise: Vec<f32>,
     /// Of the second batch norm.
     pub norm2: NormGradients,
+    /// Of the skip connection, if there is one.
+    pub skip: Option<SkipGradients>,
+}
+
+/// Gradients of a [`Skip`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct SkipGradients {
+    /// Of its input.
+    pub input: Vec<f32>,
+    /// Of its weight.
+    pub weight: Vec<f32>,
+    /// Of its bias.
+    pub bias: Vec<f32>,
 }
 
 /// Both convolutions, with the statistics of the batch; [`output`] makes the output of it.
@@ -133,24 +174,22 @@ pub fn forward(shape: &SeparableShape, weights: &SeparableWeights, input: &[f32]
 }
 
 /// The second batch norm and ReLU, plus the skip connection if there is one.
-pub fn output(shape: &SeparableShape, norm2: &Norm, kept: &Kept<&[f32]>, skip: Option<Skip>) -> Vec<f32> {
+pub fn output(shape: &SeparableShape, weights: &SeparableWeights, kept: &Kept<&[f32]>, skip: Option<Skip>) -> Vec<f32> {
     let level = Level::detect();
-    let Kept { pointwise: values, mean2: mean, variance2: variance, .. } = *kept;
-    assert_eq!(values.len(), shape.output_len(), "separable: 1x1 output, {shape:?}");
-    let affine = Affine::of_norm(norm2, mean, variance);
+    let map = PointwiseMap::new(level, shape, weights, kept);
+    let affine = Affine::of_norm(&weights.norm2, kept.mean2, kept.variance2);
     let outs = shape.out_channels;
     let skip = skip.map(|skip| (SkipPanels::new(level, outs, skip.weight, skip.bias), skip.input));
     let tile = skip.as_ref().map_or(tile_rows(outs), |(skip, _)| tile_rows(skip.ins));
     let part = part_len(shape.rows(), TASKS_PER_THREAD, MIN_ROWS_PER_TASK);
     let run = |out: &mut [MaybeUninit<f32>]| {
-        let parts = out.par_chunks_mut(part * outs).zip(values.par_chunks(part * outs)).enumerate();
-        parts.for_each(|(idx, (out, values))| {
-            let tiles = out.chunks_mut(tile * outs).zip(values.chunks(tile * outs)).enumerate();
-            for (tile_idx, (out, values)) in tiles {
-                affine.apply(level, values, out);
+        out.par_chunks_mut(part * outs).enumerate().for_each(|(idx, out)| {
+            let mut scratch = Default::default();
+            for (first, out) in (idx * part..).step_by(tile).zip(out.chunks_mut(tile * outs)) {
+                affine.apply(level, map.rows(first..first + out.len() / outs, &mut scratch), out);
                 if let Some((skip, input)) = &skip {
                     // SAFETY: `apply` has written all of it.
-                    skip.add(input, idx * part + tile_idx * tile, unsafe { out.assume_init_mut() });
+                    skip.add(input, first, unsafe { out.assume_init_mut() });
                 }
             }
         });
@@ -159,15 +198,16 @@ pub fn output(shape: &SeparableShape, norm2: &Norm, kept: &Kept<&[f32]>, skip: O
     unsafe { filled(shape.output_len(), run) }
 }
 
-/// Gradients from that of the output (before the skip connection was added, which changes nothing).
+/// Gradients from that of the output.
 pub fn backward(
     shape: &SeparableShape,
     weights: &SeparableWeights,
     input: &[f32],
+    skip: Option<Skip>,
     kept: &Kept<&[f32]>,
     grad_output: &[f32],
 ) -> SeparableGradients {
-    backward_at(Level::detect(), shape, weights, input, kept, grad_output)
+    backward_at(Level::detect(), shape, weights, input, skip, kept, grad_output)
 }
 
 /// Weights and biases of a block whose batch norms are folded into them.
@@ -192,7 +232,7 @@ pub fn infer(shape: &SeparableShape, weights: &FoldedSeparable, input: &[f32], s
 pub struct PackedSeparable {
     level: Level,
     shape: SeparableShape,
-    kernel: Kernel,
+    taps: Taps,
     pointwise: Panels,
     pointwise_bias: Vec<f32>,
     skip: Option<SkipPanels>,
@@ -206,11 +246,11 @@ impl PackedSeparable {
 
     fn at(level: Level, shape: &SeparableShape, weights: &FoldedSeparable, skip: Option<(&[f32], &[f32])>) -> Self {
         shape.check_weights(weights.pointwise);
-        let kernel = Kernel::new(&shape.depthwise, weights.depthwise, Some(weights.depthwise_bias), true);
+        let taps = Taps::new(shape, weights.depthwise, Some(weights.depthwise_bias), true);
         let pointwise = pack_pointwise(level, weights.pointwise, shape.depthwise.channels, shape.out_channels);
         let pointwise_bias = pointwise.padded(weights.pointwise_bias);
         let skip = skip.map(|(weight, bias)| SkipPanels::new(level, shape.out_channels, weight, bias));
-        Self { level, shape: *shape, kernel, pointwise, pointwise_bias, skip }
+        Self { level, shape: *shape, taps, pointwise, pointwise_bias, skip }
     }
 
     /// The block's output, plus the skip connection of `skip_input`, which is given if and only if there is one.
@@ -229,18 +269,16 @@ impl PackedSeparable {
         let (ins, outs) = (depthwise.channels, shape.out_channels);
         let finish = Finish { bias: Some(&self.pointwise_bias), relu: true };
         let (height, width) = (depthwise.out_height(), depthwise.out_width());
-        let (band, group) = (band_lines(depthwise), tile_rows(ins).div_ceil(2 * width).max(1));
+        let (band, group) = (band_lines(depthwise), shape.group_lines(tile_rows(ins) / 2));
         let run = |out: &mut [MaybeUninit<f32>]| {
             map_bands(height * width * outs, band * width * outs, out, |image, band_idx, out| {
-                let mut ring = Ring::new(level, depthwise, shape.source(input, image), band_idx * band);
+                let mut lines = Lines::new(level, &shape, &self.taps, input, image, band_idx * band);
                 let mut scratch = Scratch::default();
                 for (group_idx, out) in out.chunks_mut(group * width * outs).enumerate() {
                     let (first, rows) = (band_idx * band + group_idx * group, out.len() / outs);
-                    // SAFETY: `write_lines` writes all lines.
-                    let lines = unsafe {
-                        scratch.filled(rows * ins, |out| self.kernel.write_lines(level, &mut ring, first, out, |_| {}))
-                    };
-                    self.pointwise.multiply(Rows::dense(lines, ins), finish, out);
+                    // SAFETY: `write` writes all lines.
+                    let values = unsafe { scratch.filled(rows * ins, |out| lines.write(first, out, |_| {})) };
+                    self.pointwise.multiply(Rows::dense(values, ins), finish, out);
                     if let Some((skip, input)) = skip {
                         // SAFETY: `multiply` has written all of it.
                         skip.add(input, (image * height + first) * width, unsafe { out.assume_init_mut() });
@@ -250,6 +288,58 @@ impl PackedSeparable {
         };
         // SAFETY: the bands and groups cover the output, and `multiply` writes all of each.
         unsafe { filled(shape.output_len(), run) }
+    }
+}
+
+/// The depthwise weight as lines are made of it.
+enum Taps {
+    Plain(Kernel),
+    Doubled(DoubledKernel),
+}
+
+impl Taps {
+    fn new(shape: &SeparableShape, weight: &[f32], bias: Option<&[f32]>, relu: bool) -> Self {
+        if shape.doubled {
+            return Self::Doubled(DoubledKernel::new(shape.depthwise.channels, weight, bias, relu));
+        }
+        Self::Plain(Kernel::new(&shape.depthwise, weight, bias, relu))
+    }
+}
+
+/// Makes lines of an image's depthwise output.
+struct Lines<'a> {
+    level: Level,
+    taps: &'a Taps,
+    ring: Ring<'a>,
+    line_len: usize,
+    /// The line of a doubled block's input that the ring was advanced to.
+    small: Option<usize>,
+}
+
+impl<'a> Lines<'a> {
+    /// Ready to make line `first` and then each next one.
+    fn new(level: Level, shape: &SeparableShape, taps: &'a Taps, input: &'a [f32], image: usize, first: usize) -> Self {
+        let line_len = shape.depthwise.out_line_len();
+        Self { level, taps, ring: shape.ring(input, image, first), line_len, small: None }
+    }
+
+    /// Writes whole lines from `first` on and calls `done` with each of them.
+    fn write(&mut self, first: usize, out: &mut [MaybeUninit<f32>], mut done: impl FnMut(&[f32])) {
+        for (y, out) in (first..).zip(out.chunks_exact_mut(self.line_len)) {
+            done(match self.taps {
+                Taps::Plain(kernel) => {
+                    self.ring.advance(y);
+                    kernel.write_line(self.level, &self.ring, out)
+                }
+                Taps::Doubled(kernel) => {
+                    if self.small != Some(y / 2) {
+                        self.ring.advance(y / 2);
+                        self.small = Some(y / 2);
+                    }
+                    kernel.write_line(self.level, &self.ring, y % 2, out)
+                }
+            });
+        }
     }
 }
 
@@ -283,98 +373,293 @@ fn pack_pointwise(level: Level, weight: &[f32], ins: usize, outs: usize) -> Pane
     Panels::pack(level, [ins, outs], weight, |k| k, ins)
 }
 
+/// The first batch norm, ReLU and the 1x1 convolution.
+struct Pointwise {
+    level: Level,
+    ins: usize,
+    affine: Affine,
+    panels: Panels,
+}
+
+impl Pointwise {
+    fn new(level: Level, shape: &SeparableShape, weights: &SeparableWeights, mean1: &[f32], variance1: &[f32]) -> Self {
+        let ins = shape.depthwise.channels;
+        let panels = pack_pointwise(level, weights.pointwise, ins, shape.out_channels);
+        Self { level, ins, affine: Affine::of_norm(&weights.norm1, mean1, variance1), panels }
+    }
+
+    /// Writes all of `out` for pixels of the depthwise output.
+    fn write(&self, depthwise: &[f32], scratch: &mut Scratch, out: &mut [MaybeUninit<f32>]) {
+        // SAFETY: `apply` writes all of its output.
+        let normalised =
+            unsafe { scratch.filled(depthwise.len(), |out| self.affine.apply(self.level, depthwise, out)) };
+        self.panels.multiply(Rows::dense(normalised, self.ins), Finish::NOTHING, out);
+    }
+}
+
+/// The 1x1 convolution's output after the forward pass.
+struct PointwiseMap<'a> {
+    outs: usize,
+    kept: &'a [f32],
+    /// What makes it from the depthwise output if it was not kept: the same bits.
+    again: Option<(Pointwise, &'a [f32])>,
+}
+
+impl<'a> PointwiseMap<'a> {
+    fn new(level: Level, shape: &SeparableShape, weights: &SeparableWeights, kept: &Kept<&'a [f32]>) -> Self {
+        assert_eq!(kept.depthwise.len(), shape.depthwise_len(), "separable: depthwise output, {shape:?}");
+        assert_eq!(kept.pointwise.len(), shape.pointwise_len(), "separable: 1x1 output, {shape:?}");
+        let again = kept
+            .pointwise
+            .is_empty()
+            .then(|| (Pointwise::new(level, shape, weights, kept.mean1, kept.variance1), kept.depthwise));
+        Self { outs: shape.out_channels, kept: kept.pointwise, again }
+    }
+
+    /// The values of some pixels.
+    fn rows<'s>(&'s self, rows: Range<usize>, scratch: &'s mut [Scratch; 2]) -> &'s [f32] {
+        let Some((pointwise, depthwise)) = &self.again else {
+            return &self.kept[rows.start * self.outs..rows.end * self.outs];
+        };
+        let depthwise = &depthwise[rows.start * pointwise.ins..rows.end * pointwise.ins];
+        let [normalised, values] = scratch;
+        // SAFETY: `write` writes all of its output.
+        unsafe { values.filled(rows.len() * self.outs, |out| pointwise.write(depthwise, normalised, out)) }
+    }
+}
+
 fn forward_at(level: Level, shape: &SeparableShape, weights: &SeparableWeights, input: &[f32]) -> Kept<Vec<f32>> {
     shape.check(input, weights.pointwise);
-    let (depthwise, Statistics { mean: mean1, variance: variance1 }) = depthwise_forward(level, shape, weights, input);
-    let affine = Affine::of_norm(&weights.norm1, &mean1, &variance1);
+    let taps = Taps::new(shape, weights.depthwise, None, false);
+    let (depthwise, Statistics { mean: mean1, variance: variance1 }) = depthwise_forward(level, shape, &taps, input);
     let (ins, outs) = (shape.depthwise.channels, shape.out_channels);
-    let panels = pack_pointwise(level, weights.pointwise, ins, outs);
-    let tile = tile_rows(ins);
-    let multiply = |values: &[f32], scratch: &mut Scratch, out: &mut [MaybeUninit<f32>]| {
-        // SAFETY: `apply` writes all of its output.
-        let normalised = unsafe { scratch.filled(values.len(), |out| affine.apply(level, values, out)) };
-        panels.multiply(Rows::dense(normalised, ins), Finish::NOTHING, out);
-    };
+    let pointwise = Pointwise::new(level, shape, weights, &mean1, &variance1);
     // The first pixel is near the mean of all.
-    // SAFETY: `multiply` writes all of its output.
-    let centre = unsafe { filled(outs, |out| multiply(&depthwise[..ins], &mut Scratch::default(), out)) };
+    let first_line = first_line(level, shape, &taps, input);
+    // SAFETY: `write` writes all of its output.
+    let centre = unsafe { filled(outs, |out| pointwise.write(&first_line[..ins], &mut Scratch::default(), out)) };
     let moments = Moments::around(&centre);
-    let part = part_len(shape.rows(), TASKS_PER_THREAD, MIN_ROWS_PER_TASK);
+    let tile = |values: &[f32], scratch: &mut Scratch, sums: &mut [f64], out: &mut [MaybeUninit<f32>]| {
+        pointwise.write(values, scratch, out);
+        // SAFETY: `write` has written all of it.
+        moments.add(level, unsafe { out.assume_init_ref() }, sums);
+    };
     let mut sums = vec![];
-    let run = |out: &mut [MaybeUninit<f32>]| {
+    let run_map = |out: &mut [MaybeUninit<f32>]| {
+        let part = part_len(shape.rows(), TASKS_PER_THREAD, MIN_ROWS_PER_TASK);
         let parts = out.par_chunks_mut(part * outs).zip(depthwise.par_chunks(part * ins));
         let parts = parts.map(|(out, values)| {
             let (mut scratch, mut sums) = (Scratch::default(), moments.wide.zeros());
-            for (out, values) in out.chunks_mut(tile * outs).zip(values.chunks(tile * ins)) {
-                multiply(values, &mut scratch, out);
-                // SAFETY: `multiply` has written all of it.
-                moments.add(level, unsafe { out.assume_init_ref() }, &mut sums);
+            let rows = tile_rows(ins);
+            for (out, values) in out.chunks_mut(rows * outs).zip(values.chunks(rows * ins)) {
+                tile(values, &mut scratch, &mut sums, out);
+            }
+            sums
+        });
+        parts.collect()
+    };
+    let run_again = |out: &mut [MaybeUninit<f32>]| {
+        let group = shape.group_lines(tile_rows(ins) / 2);
+        fold_lines(
+            shape,
+            outs,
+            out,
+            TASKS_PER_THREAD,
+            || moments.wide.zeros(),
+            |sums, image, first, out| {
+                let mut lines = Lines::new(level, shape, &taps, input, image, first);
+                let (mut values, mut scratch) = (Scratch::default(), Scratch::default());
+                for (first, out) in (first..).step_by(group).zip(out.chunks_mut(group * shape.depthwise.width * outs)) {
+                    let len = out.len() / outs * ins;
+                    // SAFETY: `write` writes all lines.
+                    let values = unsafe { values.filled(len, |out| lines.write(first, out, |_| {})) };
+                    tile(values, &mut scratch, sums, out);
+                }
+            },
+        )
+    };
+    let values = if shape.pointwise_len() == 0 {
+        let part = part_len(shape.rows(), TASKS_PER_THREAD, MIN_ROWS_PER_TASK);
+        let parts = depthwise.par_chunks(part * ins).map(|values| {
+            let (mut scratch, mut made, mut sums) = (Scratch::default(), Scratch::default(), moments.wide.zeros());
+            for values in values.chunks(WEIGHT_TILE_ROWS * ins) {
+                // SAFETY: `write` writes all of its output.
+                let made =
+                    unsafe { made.filled(values.len() / ins * outs, |out| pointwise.write(values, &mut scratch, out)) };
+                moments.add(level, made, &mut sums);
             }
             sums
         });
         sums = parts.collect();
+        vec![]
+    } else {
+        let run = |out: &mut [MaybeUninit<f32>]| sums = if shape.doubled { run_again(out) } else { run_map(out) };
+        // SAFETY: the chunks and tiles, or the lines of all images, cover the output, and `write` writes all of each.
+        unsafe { filled(shape.output_len(), run) }
     };
-    // SAFETY: the chunks and tiles cover the output, and `multiply` writes all of each.
-    let pointwise = unsafe { filled(shape.output_len(), run) };
     let Statistics { mean: mean2, variance: variance2 } = moments.statistics(&moments.wide.total(sums), shape.rows());
-    Kept { depthwise, mean1, variance1, pointwise, mean2, variance2 }
+    Kept { depthwise, mean1, variance1, pointwise: values, mean2, variance2 }
 }
 
-fn depthwise_forward(
-    level: Level,
+/// The first line of the depthwise output.
+fn first_line(level: Level, shape: &SeparableShape, taps: &Taps, input: &[f32]) -> Vec<f32> {
+    let mut lines = Lines::new(level, shape, taps, input, 0, 0);
+    // SAFETY: `write` writes the whole line.
+    unsafe { filled(shape.depthwise.out_line_len(), |out| lines.write(0, out, |_| {})) }
+}
+
+/// Calls `run(sums, image, first line, lines)` for the lines of all images of `out`, with `channels` per pixel, in parts of
+/// whole lines of an image; the sums of each task's parts, in order.
+fn fold_lines<T: Send>(
     shape: &SeparableShape,
-    weights: &SeparableWeights,
-    input: &[f32],
-) -> (Vec<f32>, Statistics) {
-    let depthwise = &shape.depthwise;
-    let kernel = Kernel::new(depthwise, weights.depthwise, None, false);
-    let first_line = {
-        let mut ring = Ring::new(level, depthwise, shape.source(input, 0), 0);
-        // SAFETY: `write_lines` writes the whole line.
-        unsafe { filled(depthwise.out_line_len(), |out| kernel.write_lines(level, &mut ring, 0, out, |_| {})) }
-    };
-    let moments = Moments::around(&first_line[..depthwise.channels]);
+    channels: usize,
+    out: &mut [MaybeUninit<f32>],
+    tasks_per_thread: usize,
+    zeros: impl Fn() -> T + Sync,
+    run: impl Fn(&mut T, usize, usize, &mut [MaybeUninit<f32>]) + Sync,
+) -> Vec<T> {
+    let DepthwiseShape { height, width, .. } = shape.depthwise;
+    let (band, line_len) = (band_lines(&shape.depthwise), width * channels);
+    let images = out.chunks_mut(height * line_len).enumerate();
+    let bands = images.flat_map(|(image, out)| {
+        let bands = out.chunks_mut(band * line_len).enumerate();
+        bands.map(move |(idx, out)| (image, idx * band, out))
+    });
+    let mut bands: Vec<_> = bands.collect();
+    let part = part_len(bands.len(), tasks_per_thread, 1);
+    let parts = bands.par_chunks_mut(part).map(|bands| {
+        let mut sums = zeros();
+        bands.iter_mut().for_each(|(image, first, out)| run(&mut sums, *image, *first, out));
+        sums
+    });
+    parts.collect()
+}
+
+/// The output, which is empty if the block makes it again, and its statistics.
+fn depthwise_forward(level: Level, shape: &SeparableShape, taps: &Taps, input: &[f32]) -> (Vec<f32>, Statistics) {
+    let (depthwise, channels) = (&shape.depthwise, shape.depthwise.channels);
+    let moments = Moments::around(&first_line(level, shape, taps, input)[..channels]);
     let mut sums = vec![];
-    let run = |out: &mut [MaybeUninit<f32>]| {
-        let (band, line_len) = (band_lines(depthwise), depthwise.out_line_len());
-        sums = map_bands(depthwise.out_height() * line_len, band * line_len, out, |image, band_idx, out| {
-            let first = band_idx * band;
-            let mut ring = Ring::new(level, depthwise, shape.source(input, image), first);
-            let mut sums = moments.wide.zeros();
-            kernel.write_lines(level, &mut ring, first, out, |line| moments.add(level, line, &mut sums));
+    let (band, line_len) = (band_lines(depthwise), depthwise.out_line_len());
+    let values = if shape.doubled {
+        let bands = depthwise.out_height().div_ceil(band);
+        let parts = (0..depthwise.batch * bands).into_par_iter().map(|idx| {
+            let (image, first) = (idx / bands, idx % bands * band);
+            let mut lines = Lines::new(level, shape, taps, input, image, first);
+            let (mut line, mut sums) = (Scratch::default(), moments.wide.zeros());
+            for y in first..(first + band).min(depthwise.out_height()) {
+                // SAFETY: `write` writes the whole line.
+                let line = unsafe { line.filled(line_len, |out| lines.write(y, out, |_| {})) };
+                moments.add(level, line, &mut sums);
+            }
             sums
         });
+        sums = parts.collect();
+        vec![]
+    } else {
+        let run = |out: &mut [MaybeUninit<f32>]| {
+            sums = map_bands(depthwise.out_height() * line_len, band * line_len, out, |image, band_idx, out| {
+                let first = band_idx * band;
+                let mut lines = Lines::new(level, shape, taps, input, image, first);
+                let mut sums = moments.wide.zeros();
+                lines.write(first, out, |line| moments.add(level, line, &mut sums));
+                sums
+            });
+        };
+        // SAFETY: the bands cover the output, and `write` writes all of each.
+        unsafe { filled(depthwise.output_len(), run) }
     };
-    // SAFETY: the bands cover the output, and `write_lines` writes all of each.
-    let values = unsafe { filled(depthwise.output_len(), run) };
     let statistics = moments.statistics(&moments.wide.total(sums), shape.rows());
     (values, statistics)
 }
 
-#[allow(clippy::too_many_arguments)]
 fn backward_at(
     level: Level,
     shape: &SeparableShape,
     weights: &SeparableWeights,
     input: &[f32],
+    skip: Option<Skip>,
     kept: &Kept<&[f32]>,
     grad_output: &[f32],
 ) -> SeparableGradients {
     shape.check(input, weights.pointwise);
-    let Kept { pointwise, mean2, variance2, .. } = *kept;
-    assert_eq!(kept.depthwise.len(), shape.depthwise.output_len(), "separable: depthwise output, {shape:?}");
-    assert_eq!(pointwise.len(), shape.output_len(), "separable: 1x1 output, {shape:?}");
+    let map = PointwiseMap::new(level, shape, weights, kept);
     assert_eq!(grad_output.len(), shape.output_len(), "separable: output gradient, {shape:?}");
-    let reduce = GradientSums::new(&weights.norm2, mean2, variance2);
-    let sums = reduce.wide.sums(pointwise.len(), |range, sums| {
-        reduce.add(level, &pointwise[range.clone()], &grad_output[range], sums);
-    });
-    let (gradient2, norm2) = reduce.finish(&sums, pointwise.len());
+    let reduce = GradientSums::new(&weights.norm2, kept.mean2, kept.variance2);
+    let (sums, skip) = match skip {
+        Some(skip) => {
+            let (sums, gradients) = skip_backward(level, shape, &skip, &map, grad_output, &reduce);
+            (sums, Some(gradients))
+        }
+        None => {
+            let outs = shape.out_channels;
+            let sums = reduce.wide.sums(grad_output.len(), |range, sums| {
+                let mut scratch = Default::default();
+                for first in range.clone().step_by(WEIGHT_TILE_ROWS * outs) {
+                    let tile = first..(first + WEIGHT_TILE_ROWS * outs).min(range.end);
+                    let values = map.rows(tile.start / outs..tile.end / outs, &mut scratch);
+                    reduce.add(level, values, &grad_output[tile], sums);
+                }
+            });
+            (sums, None)
+        }
+    };
+    let (gradient2, norm2) = reduce.finish(&sums, grad_output.len());
     let reduce = GradientSums::new(&weights.norm1, kept.mean1, kept.variance1);
-    let made = pointwise_backward(level, shape, weights, kept, grad_output, &gradient2, &reduce);
-    let (gradient1, norm1) = reduce.finish(&made.sums, kept.depthwise.len());
-    let (input, depthwise) = depthwise_backward(level, shape, weights, input, kept.depthwise, &made.grad, &gradient1);
-    SeparableGradients { input, depthwise, norm1, pointwise: made.weight, norm2 }
+    let again = Taps::new(shape, weights.depthwise, None, false);
+    let made =
+        pointwise_backward(level, shape, weights, (input, &again), kept, (&map, grad_output), &gradient2, &reduce);
+    let (gradient1, norm1) = reduce.finish(&made.sums, made.grad.len());
+    let (input, depthwise) = if shape.doubled {
+        doubled_backward(level, shape, weights, (input, &again), &made.grad, &gradient1)
+    } else {
+        depthwise_backward(level, shape, weights, input, kept.depthwise, &made.grad, &gradient1)
+    };
+    SeparableGradients { input, depthwise, norm1, pointwise: made.weight, norm2, skip }
+}
+
+/// Gradients of the skip connection, and the sums of the second batch norm over the same gradient of the output.
+fn skip_backward(
+    level: Level,
+    shape: &SeparableShape,
+    skip: &Skip,
+    map: &PointwiseMap,
+    grad_output: &[f32],
+    reduce: &GradientSums,
+) -> (Vec<f64>, SkipGradients) {
+    let outs = shape.out_channels;
+    assert!(skip.weight.len().is_multiple_of(outs), "separable: weight of the skip connection");
+    let ins = skip.weight.len() / outs;
+    assert_eq!(skip.input.len(), shape.rows() * ins, "separable: input of the skip connection");
+    let turned = Panels::pack(level, [outs, ins], skip.weight, |out| out * ins, 1);
+    let totals = Moments::around(&vec![0.0; outs]);
+    let part = part_len(shape.rows(), 1, MIN_ROWS_PER_TASK);
+    let mut parts = vec![];
+    let run = |out: &mut [MaybeUninit<f32>]| {
+        let maps = skip.input.par_chunks(part * ins).zip(grad_output.par_chunks(part * outs));
+        let chunks = out.par_chunks_mut(part * ins).zip(maps).enumerate();
+        let chunks = chunks.map(|(idx, (out, (input, grads)))| {
+            let mut scratch = Default::default();
+            let (mut weight, mut product) = (vec![0.0; outs * ins], WeightProduct::new(level, outs));
+            let (mut sums, mut bias) = (reduce.wide.zeros(), totals.wide.zeros());
+            let maps = input.chunks(WEIGHT_TILE_ROWS * ins).zip(grads.chunks(WEIGHT_TILE_ROWS * outs));
+            let tiles = out.chunks_mut(WEIGHT_TILE_ROWS * ins).zip(maps);
+            for (first, (out, (input, grads))) in (idx * part..).step_by(WEIGHT_TILE_ROWS).zip(tiles) {
+                let rows = first..first + grads.len() / outs;
+                reduce.add(level, map.rows(rows, &mut scratch), grads, &mut sums);
+                totals.add(level, grads, &mut bias);
+                product.add_pixels(grads, input, &mut weight);
+                turned.multiply(Rows::dense(grads, outs), Finish::NOTHING, out);
+            }
+            (weight, (sums, bias))
+        });
+        parts = chunks.collect();
+    };
+    // SAFETY: the chunks and tiles cover the output, and `multiply` writes all of each.
+    let input = unsafe { filled(skip.input.len(), run) };
+    let (weight, (sums, bias)): (Vec<_>, (Vec<_>, Vec<_>)) = parts.into_iter().unzip();
+    let bias = totals.wide.total(bias)[..outs].iter().map(|sum| *sum as f32).collect();
+    (reduce.wide.total(sums), SkipGradients { input, weight: sum_in_order(weight), bias })
 }
 
 /// What [`pointwise_backward`] makes.
@@ -386,52 +671,86 @@ struct PointwiseGradients {
     sums: Vec<f64>,
 }
 
+/// The sums of a task of [`pointwise_backward`], and its buffers.
+struct PointwiseTask {
+    weight: Vec<f32>,
+    sums: Vec<f64>,
+    product: WeightProduct,
+    normalised: Scratch,
+    gradient: Scratch,
+    depthwise: Scratch,
+    pointwise: [Scratch; 2],
+}
+
+#[allow(clippy::too_many_arguments)]
 fn pointwise_backward(
     level: Level,
     shape: &SeparableShape,
     weights: &SeparableWeights,
+    (input, again): (&[f32], &Taps),
     kept: &Kept<&[f32]>,
-    grad_output: &[f32],
+    (map, grad_output): (&PointwiseMap, &[f32]),
     gradient2: &InputGradient,
     reduce: &GradientSums,
 ) -> PointwiseGradients {
     let (ins, outs) = (shape.depthwise.channels, shape.out_channels);
     let affine = Affine::of_norm(&weights.norm1, kept.mean1, kept.variance1);
     let turned = Panels::pack(level, [outs, ins], weights.pointwise, |out| out * ins, 1);
-    let part = part_len(shape.rows(), 1, MIN_ROWS_PER_TASK);
-    let mut parts = vec![];
-    let run = |out: &mut [MaybeUninit<f32>]| {
-        let maps = kept.depthwise.par_chunks(part * ins).zip(kept.pointwise.par_chunks(part * outs));
-        let chunks = out.par_chunks_mut(part * ins).zip(maps.zip(grad_output.par_chunks(part * outs)));
-        let chunks = chunks.map(|(out, ((depthwise, pointwise), grads))| {
-            let (mut normalised, mut scratch) = (Scratch::default(), Scratch::default());
-            let mut panels = Panels::empty(level);
-            let (mut weight, mut sums) = (vec![0.0; outs * ins], reduce.wide.zeros());
-            let maps = depthwise.chunks(WEIGHT_TILE_ROWS * ins).zip(pointwise.chunks(WEIGHT_TILE_ROWS * outs));
-            let tiles = out.chunks_mut(WEIGHT_TILE_ROWS * ins).zip(maps.zip(grads.chunks(WEIGHT_TILE_ROWS * outs)));
-            for (out, ((depthwise, pointwise), grads)) in tiles {
-                let rows = grads.len() / outs;
-                // SAFETY: a copy and `apply` write all of their output.
-                let (gradient, normalised) = unsafe {
-                    let gradient = scratch.filled(grads.len(), |out| {
-                        out.write_copy_of_slice(grads);
-                    });
-                    (gradient, normalised.filled(depthwise.len(), |out| affine.apply(level, depthwise, out)))
-                };
-                gradient2.apply(level, pointwise, gradient);
-                panels.repack(normalised, Starts::Even { rows, step: ins }, ins, &[0]);
-                panels.multiply_and_add(Rows::transposed(gradient, outs), Finish::NOTHING, &mut weight);
-                turned.multiply(Rows::dense(gradient, outs), Finish::NOTHING, out);
-                // SAFETY: `multiply` has written all of it.
-                reduce.add(level, depthwise, unsafe { out.assume_init_ref() }, &mut sums);
-            }
-            (weight, sums)
-        });
-        parts = chunks.collect();
+    let new_task = || PointwiseTask {
+        weight: vec![0.0; outs * ins],
+        sums: reduce.wide.zeros(),
+        product: WeightProduct::new(level, outs),
+        normalised: Scratch::default(),
+        gradient: Scratch::default(),
+        depthwise: Scratch::default(),
+        pointwise: Default::default(),
     };
-    // SAFETY: the chunks and tiles cover the output, and `multiply` writes all of each.
+    let tile = |task: &mut PointwiseTask, depthwise: &[f32], first: usize, out: &mut [MaybeUninit<f32>]| {
+        let rows = out.len() / ins;
+        let grads = &grad_output[first * outs..(first + rows) * outs];
+        let pointwise = map.rows(first..first + rows, &mut task.pointwise);
+        // SAFETY: both `apply` write all of their output.
+        let (gradient, normalised) = unsafe {
+            let gradient = task.gradient.filled(grads.len(), |out| gradient2.apply(level, pointwise, grads, out));
+            (gradient, task.normalised.filled(depthwise.len(), |out| affine.apply(level, depthwise, out)))
+        };
+        task.product.add_pixels(gradient, normalised, &mut task.weight);
+        turned.multiply(Rows::dense(gradient, outs), Finish::NOTHING, out);
+        // SAFETY: `multiply` has written all of it.
+        reduce.add(level, depthwise, unsafe { out.assume_init_ref() }, &mut task.sums);
+    };
+    let run_map = |out: &mut [MaybeUninit<f32>]| -> Vec<PointwiseTask> {
+        let part = part_len(shape.rows(), 1, MIN_ROWS_PER_TASK);
+        let parts = out.par_chunks_mut(part * ins).zip(kept.depthwise.par_chunks(part * ins)).enumerate();
+        let parts = parts.map(|(idx, (out, depthwise))| {
+            let mut task = new_task();
+            let tiles = out.chunks_mut(WEIGHT_TILE_ROWS * ins).zip(depthwise.chunks(WEIGHT_TILE_ROWS * ins));
+            for (first, (out, depthwise)) in (idx * part..).step_by(WEIGHT_TILE_ROWS).zip(tiles) {
+                tile(&mut task, depthwise, first, out);
+            }
+            task
+        });
+        parts.collect()
+    };
+    let run_again = |out: &mut [MaybeUninit<f32>]| -> Vec<PointwiseTask> {
+        let DepthwiseShape { height, width, .. } = shape.depthwise;
+        let group = shape.group_lines(WEIGHT_TILE_ROWS);
+        fold_lines(shape, ins, out, 1, new_task, |task, image, first, out| {
+            let mut lines = Lines::new(level, shape, again, input, image, first);
+            for (first, out) in (first..).step_by(group).zip(out.chunks_mut(group * width * ins)) {
+                let mut depthwise = std::mem::take(&mut task.depthwise);
+                // SAFETY: `write` writes all lines.
+                let values = unsafe { depthwise.filled(out.len(), |out| lines.write(first, out, |_| {})) };
+                tile(task, values, (image * height + first) * width, out);
+                task.depthwise = depthwise;
+            }
+        })
+    };
+    let mut tasks = vec![];
+    let run = |out: &mut [MaybeUninit<f32>]| tasks = if shape.doubled { run_again(out) } else { run_map(out) };
+    // SAFETY: the chunks and tiles, or the lines of all images, cover the output, and `multiply` writes all of each.
     let grad = unsafe { filled(shape.depthwise.output_len(), run) };
-    let (weight, sums) = parts.into_iter().unzip();
+    let (weight, sums) = tasks.into_iter().map(|task| (task.weight, task.sums)).unzip();
     PointwiseGradients { grad, weight: sum_in_order(weight), sums: reduce.wide.total(sums) }
 }
 
@@ -448,44 +767,85 @@ fn depthwise_backward(
     let depthwise = &shape.depthwise;
     let turned = depthwise.turned();
     let kernel = Kernel::new(&turned, &turned_taps(depthwise, weights.depthwise), None, false);
-    let scale = 1 + usize::from(shape.doubled);
-    let (line_len, image_len) = (depthwise.out_line_len(), depthwise.output_len() / depthwise.batch);
-    let band = band_lines(depthwise).next_multiple_of(scale);
+    let (band, line_len) = (band_lines(depthwise), depthwise.out_line_len());
     let mut sums = vec![];
     let run = |out: &mut [MaybeUninit<f32>]| {
-        let band_len = band / scale * (line_len / scale);
-        sums = map_bands(shape.image_len(), band_len, out, |image, band_idx, out| {
-            let place = image * image_len..(image + 1) * image_len;
-            let grad = Source::Normalised { gradient: gradient1, input: &output[place.clone()], grad: &grad[place] };
-            let first = band_idx * band;
-            let mut grads = Ring::new(level, &turned, grad, first);
-            let mut inputs = Ring::new(level, depthwise, shape.source(input, image), first);
-            let (mut above, mut below) = (Scratch::default(), Scratch::default());
+        sums = map_bands(shape.image_len(), band * line_len, out, |image, band_idx, out| {
+            let (first, image_start) = (band_idx * band, image * depthwise.out_height() * line_len);
+            let make = |y: usize, line: &mut [f32]| {
+                let place = image_start + y * line_len..image_start + (y + 1) * line_len;
+                gradient1.apply(level, &output[place.clone()], &grad[place], uninit(line));
+            };
+            let mut grads = Ring::new(&turned, Source::Made(Box::new(make)), first);
+            let mut inputs = shape.ring(input, image, first);
             let mut sums = WeightSums::new(depthwise);
-            for (line, out) in out.chunks_exact_mut(line_len / scale).enumerate() {
-                let mut next = |y: usize, out: &mut [MaybeUninit<f32>]| {
-                    grads.advance(y);
-                    inputs.advance(y);
-                    sums.add(level, &inputs, grads.line(y));
-                    kernel.write_line(level, &grads, out);
-                };
-                if shape.doubled {
-                    let y = first + 2 * line;
-                    // SAFETY: `write_line` writes the whole line.
-                    let above = unsafe { above.filled(line_len, |out| next(y, out)) };
-                    // SAFETY: as above.
-                    let below = unsafe { below.filled(line_len, |out| next(y + 1, out)) };
-                    sum_squares(depthwise.channels, above, below, out);
-                } else {
-                    next(first + line, out);
-                }
+            for (y, out) in (first..).zip(out.chunks_exact_mut(line_len)) {
+                grads.advance(y);
+                inputs.advance(y);
+                sums.add(level, &inputs, grads.line(y));
+                kernel.write_line(level, &grads, out);
             }
             sums
         });
     };
-    // SAFETY: the bands cover the input, and `write_line` or `sum_squares` writes all of each of its lines.
+    // SAFETY: the bands cover the input, and `write_line` writes all of each of its lines.
     let grad_input = unsafe { filled(shape.input_len(), run) };
     (grad_input, WeightSums::total(depthwise, sums))
+}
+
+/// [`depthwise_backward`] of a doubled block, whose depthwise output is made again.
+fn doubled_backward(
+    level: Level,
+    shape: &SeparableShape,
+    weights: &SeparableWeights,
+    (input, again): (&[f32], &Taps),
+    grad: &[f32],
+    gradient1: &InputGradient,
+) -> (Vec<f32>, Vec<f32>) {
+    let depthwise = &shape.depthwise;
+    let DepthwiseShape { height, channels, .. } = *depthwise;
+    let turned = DoubledTurned::new(channels, weights.depthwise);
+    let line_len = depthwise.out_line_len();
+    let band = band_lines(depthwise).div_ceil(2);
+    let mut sums = vec![];
+    let run = |out: &mut [MaybeUninit<f32>]| {
+        sums = map_bands(shape.image_len(), band * line_len / 2, out, |image, band_idx, out| {
+            let (first, image_start) = (band_idx * band, image * height * line_len);
+            let first_made = (2 * first).saturating_sub(1);
+            let mut lines = Lines::new(level, shape, again, input, image, first_made);
+            let mut values = Scratch::default();
+            let make = move |y: usize, line: &mut [f32]| {
+                let grad = &grad[image_start + y * line_len..][..line_len];
+                // SAFETY: `write` writes the whole line.
+                let values = unsafe { values.filled(line_len, |out| lines.write(y, out, |_| {})) };
+                gradient1.apply(level, values, grad, uninit(line));
+            };
+            let mut grads = Ring::new(&DoubledTurned::shape(depthwise), Source::Made(Box::new(make)), 2 * first);
+            let mut inputs = shape.ring(input, image, 2 * first);
+            let mut sums = DoubledSums::new(channels);
+            for (y, out) in (first..).zip(out.chunks_exact_mut(line_len / 2)) {
+                if y > first {
+                    grads.advance(2 * y - 1);
+                }
+                grads.advance(2 * y);
+                inputs.advance(y);
+                for place in 0..2 {
+                    sums.add(level, &inputs, place, grads.line(2 * y + place));
+                }
+                turned.write_line(level, &grads, out);
+            }
+            sums
+        });
+    };
+    // SAFETY: the bands cover the input, and `write_line` writes all of each of its lines.
+    let grad_input = unsafe { filled(shape.input_len(), run) };
+    (grad_input, DoubledSums::total(channels, &sums))
+}
+
+/// The same values, to be written only.
+fn uninit(values: &mut [f32]) -> &mut [MaybeUninit<f32>] {
+    // SAFETY: both have one layout, and the callers in this file hand it to functions that only write values.
+    unsafe { &mut *(std::ptr::from_mut(values) as *mut [MaybeUninit<f32>]) }
 }
 
 fn infer_at(
@@ -499,6 +859,9 @@ fn infer_at(
     packed.forward(shape.depthwise.batch, input, skip.map(|skip| skip.input))
 }
 
+/// Input channels up to which the 1x1 convolution is made again: fewer products than its output has bytes.
+const MOST_INS_AGAIN: usize = 4;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -506,9 +869,10 @@ mod tests {
     use crate::reference::{assert_near, noise};
     use crate::{depthwise, norm, pixelwise};
 
-    const CASES: [(usize, usize, usize, usize, bool, usize); 6] = [
+    const CASES: [(usize, usize, usize, usize, bool, usize); 7] = [
         (2, 6, 5, 7, false, 1),
         (1, 8, 4, 33, true, 1),
+        (1, 10, 6, 5, true, 1),
         (3, 4, 6, 16, true, 1),
         (2, 9, 7, 3, false, 2),
         (2, 3, 1, 20, false, 1),
@@ -582,18 +946,21 @@ mod tests {
             let p = conv::forward(&conv, &n.output, weights.pointwise, None, false);
             let o = norm::forward(&weights.norm2, &p);
             let skip = conv::forward(&self.conv(5), &self.skip[0], &self.skip[1], Some(&self.skip[2]), false);
-            let mut grad = self.grad.clone();
-            let norm2 = norm::backward(&weights.norm2, &p, &o.mean, &o.variance, &mut grad);
+            let (grad, norm2) = norm::backward(&weights.norm2, &p, &o.mean, &o.variance, &self.grad);
             let pointwise = conv::backward_weight(&conv, &n.output, &grad);
-            let mut grad = conv::backward_input(&conv, weights.pointwise, &grad);
-            let norm1 = norm::backward(&weights.norm1, &d, &n.mean, &n.variance, &mut grad);
+            let grad = conv::backward_input(&conv, weights.pointwise, &grad);
+            let (grad, norm1) = norm::backward(&weights.norm1, &d, &n.mean, &n.variance, &grad);
             let taps = depthwise::backward_weight(shape, &doubled, &grad);
             let mut input = depthwise::backward_input(shape, weights.depthwise, &grad);
             if self.shape.doubled {
                 input = pixelwise::upsample_2x_backward(&self.small(), &input);
             }
             let output = pixelwise::add(&o.output, &skip);
-            vec![output, input, taps, norm1.scale, norm1.shift, pointwise, norm2.scale, norm2.shift]
+            let skip_input = conv::backward_input(&self.conv(5), &self.skip[1], &self.grad);
+            let skip_weight = conv::backward_weight(&self.conv(5), &self.skip[0], &self.grad);
+            let skip_bias = norm::channel_sums(&self.grad, self.shape.out_channels);
+            let block = vec![output, input, taps, norm1.scale, norm1.shift, pointwise, norm2.scale, norm2.shift];
+            [block, vec![skip_input, skip_weight, skip_bias]].concat()
         }
 
         fn as_one(&self, level: Level) -> Vec<Vec<f32>> {
@@ -601,10 +968,15 @@ mod tests {
             let kept = forward_at(level, &self.shape, &weights, &self.input);
             let Kept { depthwise, mean1, variance1, pointwise, mean2, variance2 } = &kept;
             let kept = Kept { depthwise: &depthwise[..], mean1, variance1, pointwise, mean2, variance2 };
-            let output = output(&self.shape, &weights.norm2, &kept, Some(self.skip()));
-            let made = backward_at(level, &self.shape, &weights, &self.input, &kept, &self.grad);
-            let SeparableGradients { input, depthwise, norm1, pointwise, norm2 } = made;
-            vec![output, input, depthwise, norm1.scale, norm1.shift, pointwise, norm2.scale, norm2.shift]
+            let output = output(&self.shape, &weights, &kept, Some(self.skip()));
+            let alone = backward_at(level, &self.shape, &weights, &self.input, None, &kept, &self.grad);
+            let made = backward_at(level, &self.shape, &weights, &self.input, Some(self.skip()), &kept, &self.grad);
+            // The second batch norm's sums are taken in other parts beside a skip connection.
+            assert_near("input, without skip", &alone.input, &doubles(&made.input));
+            let SeparableGradients { input, depthwise, norm1, pointwise, norm2, skip } = made;
+            let skip = skip.expect("there is a skip connection");
+            let block = vec![output, input, depthwise, norm1.scale, norm1.shift, pointwise, norm2.scale, norm2.shift];
+            [block, vec![skip.input, skip.weight, skip.bias]].concat()
         }
     }
 
@@ -615,11 +987,14 @@ mod tests {
     #[test]
     fn block_is_its_operators_one_after_the_other() {
         const NAMES: [&str; 8] = ["output", "input", "depthwise", "scale 1", "shift 1", "1x1", "scale 2", "shift 2"];
+        const SKIP: [&str; 3] = ["skip input", "skip weight", "skip bias"];
         for case in CASES {
             let case = Case::new(case);
             let expected = case.separately();
             for level in Level::available() {
-                for ((got, expected), name) in case.as_one(level).iter().zip(&expected).zip(NAMES) {
+                for ((got, expected), name) in
+                    case.as_one(level).iter().zip(&expected).zip([&NAMES[..], &SKIP].concat())
+                {
                     assert_near(&format!("{level:?}, {:?}, {name}", case.shape), got, &doubles(expected));
                 }
             }

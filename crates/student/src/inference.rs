@@ -54,6 +54,11 @@ impl InferenceStudent {
     /// # Panics
     /// If `images` is not a whole number of images, or none.
     pub fn mask_logits(&self, images: &[f32]) -> Vec<f32> {
+        // On a thread of the pool from here on: each kernel would wake one otherwise.
+        rayon::scope(|_| self.logits_in_pool(images))
+    }
+
+    fn logits_in_pool(&self, images: &[f32]) -> Vec<f32> {
         let input = map_shape(&self.graph.nodes()[0], 1);
         assert!(!images.is_empty() && images.len().is_multiple_of(input.len()), "mask_logits: whole images");
         let batch = images.len() / input.len();

@@ -47,7 +47,8 @@ pub fn block_steps(graph: &LayerGraph) -> Vec<Step> {
     let mut steps = vec![];
     let mut idx = 1;
     while idx < nodes.len() {
-        let doubled = nodes[idx].op == Op::UpsampleNearest2x && is_only_read_by(idx, idx + 1);
+        let doubled =
+            nodes[idx].op == Op::UpsampleNearest2x && is_only_read_by(idx, idx + 1) && has_3x3_taps(&nodes[idx + 1]);
         let depthwise = idx + usize::from(doubled);
         let pointwise = depthwise + 1;
         let is_block =
@@ -77,6 +78,11 @@ fn is_depthwise(node: &Node) -> bool {
     let Conv { kernel, stride, padding, dilation, .. } = *conv;
     let grouped = conv.groups == conv.in_channels && conv.groups == conv.out_channels;
     grouped && stride == 1 && 2 * padding == dilation * (kernel - 1) && ends_in_relu(conv)
+}
+
+/// What a doubled block's depthwise convolution has to be.
+fn has_3x3_taps(node: &Node) -> bool {
+    matches!(&node.op, Op::Conv(conv) if (conv.kernel, conv.dilation) == (3, 1))
 }
 
 fn is_pointwise(node: &Node) -> bool {

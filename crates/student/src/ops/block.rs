@@ -6,9 +6,8 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::{Autodiff, BackendTypes, Flex};
 use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
-use sensei_kernels::conv::{self, ConvShape};
 use sensei_kernels::depthwise::DepthwiseShape;
-use sensei_kernels::norm::{self, Norm};
+use sensei_kernels::norm::Norm;
 use sensei_kernels::pixelwise::MapShape;
 use sensei_kernels::separable::{self, FoldedSeparable, SeparableShape, SeparableWeights, Skip};
 
@@ -26,6 +25,8 @@ pub(super) fn train(
     merge: Option<Merge>,
 ) -> (Tensor<4>, [Statistics; 2]) {
     let device = x.device();
+    let [batch, height, width, _] = x.dims();
+    let count = batch * height * width * if block.doubled { 4 } else { 1 };
     let BlockWeights { depthwise, scale1, shift1, pointwise, scale2, shift2 } = weights;
     let mut maps = vec![x];
     let mut flat = vec![depthwise, scale1, shift1, pointwise, scale2, shift2];
@@ -38,12 +39,12 @@ pub(super) fn train(
         let maps: Vec<Tracked> = maps.into_iter().map(tracked).collect();
         let inputs = in_order(maps, flat);
         let (output, kept) = if inputs.len() == 7 { track::<7>(block, inputs) } else { track::<10>(block, inputs) };
-        return (Tensor::from_primitive::<Autodiff<Flex>>(output), statistics(&kept));
+        return (Tensor::from_primitive::<Autodiff<Flex>>(output), statistics(&kept, count));
     }
     let inputs = in_order(maps.into_iter().map(flex).collect(), flat.into_iter().map(flex).collect());
     let kept = forward(block, &inputs);
     let output = output(block, &inputs, &kept);
-    (Tensor::from_primitive::<Flex>(output), statistics(&kept))
+    (Tensor::from_primitive::<Flex>(output), statistics(&kept, count))
 }
 
 /// See [`super::block_eval`].
@@ -112,11 +113,16 @@ fn forward(block: Block, inputs: &[FlexTensor]) -> Kept {
     let made = separable::forward(&shape, &weights_of(inputs), values(&inputs[0]));
     let (ins, outs) = (made.mean1.len(), made.mean2.len());
     let MapShape { batch, height, width, .. } = output_shape(&shape);
+    // What the block makes again has no images.
+    let map = |values: Vec<f32>, channels| {
+        let batch = if values.is_empty() { 0 } else { batch };
+        tensor(values, [batch, height, width, channels])
+    };
     [
-        tensor(made.depthwise, [batch, height, width, ins]),
+        map(made.depthwise, ins),
         tensor(made.mean1, [ins]),
         tensor(made.variance1, [ins]),
-        tensor(made.pointwise, [batch, height, width, outs]),
+        map(made.pointwise, outs),
         tensor(made.mean2, [outs]),
         tensor(made.variance2, [outs]),
     ]
@@ -125,13 +131,15 @@ fn forward(block: Block, inputs: &[FlexTensor]) -> Kept {
 fn output(block: Block, inputs: &[FlexTensor], kept: &Kept) -> FlexTensor {
     let shape = shape_of(block, &inputs[0]);
     let skip = <&[FlexTensor; 3]>::try_from(&inputs[7..]).ok().map(skip_of);
-    let output = separable::output(&shape, &weights_of(inputs).norm2, &kept_values(kept), skip);
+    let output = separable::output(&shape, &weights_of(inputs), &kept_values(kept), skip);
     tensor(output, output_dims(&shape))
 }
 
 fn backward(block: Block, inputs: &[FlexTensor], kept: Kept, grad: FlexTensor) -> Vec<FlexTensor> {
     let shape = shape_of(block, &inputs[0]);
-    let made = separable::backward(&shape, &weights_of(inputs), values(&inputs[0]), &kept_values(&kept), values(&grad));
+    let weights = weights_of(inputs);
+    let skip = <&[FlexTensor; 3]>::try_from(&inputs[7..]).ok().map(skip_of);
+    let made = separable::backward(&shape, &weights, values(&inputs[0]), skip, &kept_values(&kept), values(&grad));
     drop(kept);
     let gradients = [
         made.input,
@@ -142,21 +150,12 @@ fn backward(block: Block, inputs: &[FlexTensor], kept: Kept, grad: FlexTensor) -
         made.norm2.scale,
         made.norm2.shift,
     ];
-    let like_inputs = gradients.into_iter().zip(inputs).map(|(gradient, input)| tensor(gradient, dims(input)));
-    let mut gradients: Vec<FlexTensor> = like_inputs.collect();
-    if let [x, weight, bias] = &inputs[7..] {
-        let MapShape { batch, height, width, channels: out_channels } = output_shape(&shape);
-        let in_channels = map_shape(x).channels;
-        let (kernel, stride, padding, dilation) = (1, 1, 0, 1);
-        let conv = ConvShape { batch, height, width, in_channels, out_channels, kernel, stride, padding, dilation };
-        let grad = values(&grad);
-        gradients.push(tensor(conv::backward_input(&conv, values(weight), grad), dims(x)));
-        gradients.push(tensor(conv::backward_weight(&conv, values(x), grad), dims(weight)));
-        gradients.push(tensor(norm::channel_sums(grad, out_channels), dims(bias)));
-    }
-    gradients
+    let skip = made.skip.into_iter().flat_map(|skip| [skip.input, skip.weight, skip.bias]);
+    let like_inputs = gradients.into_iter().chain(skip).zip(inputs);
+    like_inputs.map(|(gradient, input)| tensor(gradient, dims(input))).collect()
 }
 
+/// Of a doubled block, the kernels take 3x3 taps without dilation; `run::block_steps` makes no other.
 fn shape_of(block: Block, x: &FlexTensor) -> SeparableShape {
     let MapShape { batch, height, width, channels } = map_shape(x);
     let Block { doubled, kernel, dilation, out_channels } = block;
@@ -196,12 +195,11 @@ fn kept_values(kept: &Kept) -> separable::Kept<&[f32]> {
     separable::Kept { depthwise, mean1, variance1, pointwise, mean2, variance2 }
 }
 
-fn statistics(kept: &Kept) -> [Statistics; 2] {
-    let MapShape { batch, height, width, .. } = map_shape(&kept[0]);
+fn statistics(kept: &Kept, count: usize) -> [Statistics; 2] {
     let of = |idx: usize| Statistics {
         mean: Tensor::from_primitive::<Flex>(kept[idx].clone()),
         variance: Tensor::from_primitive::<Flex>(kept[idx + 1].clone()),
-        count: batch * height * width,
+        count,
     };
     [of(1), of(4)]
 }

@@ -256,20 +256,11 @@ impl<S: CheckpointStrategy> FastOps for Autodiff<Flex, S> {
             type State = [FlexTensor; 5];
             fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let _timer = profile::backward(&self.1);
-                let mut grad = contiguous(grads.consume::<Flex>(&ops.node));
+                let grad = contiguous(grads.consume::<Flex>(&ops.node));
                 let [x, scale, shift, mean, variance] = ops.state;
                 let norm = norm_of(&scale, &shift, self.0);
-                let backward =
-                    |grad: &mut [f32]| norm::backward(&norm, values(&x), values(&mean), values(&variance), grad);
-                let made = match own_values(&mut grad) {
-                    Some(grad) => backward(grad),
-                    None => {
-                        let mut copy = values(&grad).to_vec();
-                        let made = backward(&mut copy);
-                        grad = tensor(copy, dims(&grad));
-                        made
-                    }
-                };
+                let (grad, made) = norm::backward(&norm, values(&x), values(&mean), values(&variance), values(&grad));
+                let grad = tensor(grad, dims(&x));
                 let channels = made.scale.len();
                 let gradients = [grad, tensor(made.scale, [channels]), tensor(made.shift, [channels])];
                 for (node, gradient) in ops.parents.into_iter().zip(gradients) {
