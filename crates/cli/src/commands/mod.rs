@@ -28,7 +28,7 @@ pub fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
             let eval = || run::eval(&run, weights.as_deref(), imagenet_normalised, out.as_deref(), &machine);
             on_device(&machine, eval).map(done)
         }
-        Command::Quantize { run, threads } => run::quantize(&run, threads).map(done),
+        Command::Quantize { run, sensitivity, threads } => run::quantize(&run, sensitivity, threads).map(done),
         Command::Export { run, converter } => run::export(&run, converter.as_deref()).map(done),
         Command::Gate { baseline, candidate, predictor, max_drop } => {
             gate::gate(&baseline, &candidate, &predictor, max_drop)

@@ -1,5 +1,6 @@
 //! What a run will do: paths absolute, choices resolved, ranges checked.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -7,9 +8,12 @@ use anyhow::{Context, bail, ensure};
 use sensei_data::augment::Augmentation;
 use sensei_data::prompt::{Border, PromptRule};
 use sensei_data::synth::SynthConfig;
+use sensei_imx500::memory::MemoryEstimate;
 use sensei_loss::{LossPlan, LossTerm, SampleWeighting, TermKind};
+use sensei_quant::equalize::Equalization;
+use sensei_quant::gptq::Rounding;
 use sensei_quant::thresholds::ThresholdSearch;
-use sensei_student::graph::LayerGraph;
+use sensei_student::graph::{LayerGraph, Op};
 use sensei_student::mixed::HalfPrecision;
 use sensei_student::unet::UnetConfig;
 use sensei_train::optimizer::AdamWConfig;
@@ -19,9 +23,9 @@ use sensei_train::schedule::{Decay, Schedule};
 use sensei_train::source::InstanceChoice;
 
 use super::file::{
-    AnswersToml, AugmentationToml, BorderToml, DataToml, DecayToml, InstancesToml, MixedPrecisionToml, PromptToml,
-    RunToml, ScenesToml, SearchToml, SplitToml, StageToml, StudentToml, TeacherToml, TermToml, TrainToml,
-    WeightingToml,
+    AnswersToml, AugmentationToml, BorderToml, DataToml, DecayToml, EqualizationToml, InstancesToml, MemoryLimitToml,
+    MixedPrecisionToml, PromptToml, QuantizeToml, RoundingToml, RunToml, ScenesToml, SearchToml, SplitToml, StageToml,
+    StudentToml, TeacherToml, TermToml, TrainToml, WeightBudgetToml, WeightingToml,
 };
 
 /// A configuration, resolved.
@@ -111,7 +115,7 @@ pub struct EvalPlan {
 }
 
 /// How the student is quantized.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct QuantizePlan {
     /// Training instances that thresholds are chosen on.
     pub calibration_instances: usize,
@@ -119,6 +123,53 @@ pub struct QuantizePlan {
     pub threshold_search: ThresholdSearch,
     /// Whether biases are corrected for the mean error of the rounded weights.
     pub bias_correction: bool,
+    /// What scales between convolutions are chosen by, if they are.
+    pub equalization: Option<Equalization>,
+    /// How weights become integers.
+    pub rounding: Rounding,
+    /// Bits of the weights.
+    pub weight_bits: u8,
+    /// Bits of the weights of single convolutions, by name.
+    pub weight_bits_of: BTreeMap<String, u8>,
+    /// Bits of the logits.
+    pub output_bits: u8,
+    /// What the weights may take, if fewer bits are to be chosen by it.
+    pub budget: Option<WeightBudget>,
+}
+
+/// Which convolutions get fewer bits: as many as it takes.
+#[derive(Debug, Clone, Copy)]
+pub struct WeightBudget {
+    /// The bits they get.
+    pub weight_bits: u8,
+    /// What must not be exceeded.
+    pub limit: MemoryLimit,
+}
+
+/// Bytes of the chip's memory, as estimated.
+#[derive(Debug, Clone, Copy)]
+pub enum MemoryLimit {
+    /// Weights, biases and rescales.
+    Coefficients(u64),
+    /// Everything.
+    Total(u64),
+}
+
+impl QuantizePlan {
+    /// Bits of a convolution's weights as configured.
+    pub fn weight_bits_of(&self, conv: &str) -> u8 {
+        self.weight_bits_of.get(conv).copied().unwrap_or(self.weight_bits)
+    }
+}
+
+impl MemoryLimit {
+    /// What counts of an estimate, and its limit.
+    pub fn of(self, estimate: &MemoryEstimate) -> (u64, u64) {
+        match self {
+            Self::Coefficients(limit) => (estimate.coefficients, limit),
+            Self::Total(limit) => (estimate.total(), limit),
+        }
+    }
 }
 
 /// How the student is exported.
@@ -232,7 +283,7 @@ fn resolve(file: RunToml, name: String) -> anyhow::Result<RunPlan> {
         batch_size: in_range("[eval] batch_size", file.eval.batch_size, 1, 4096)?,
         overlays: in_range("[eval] overlays", file.eval.overlays, 0, 1000)?,
     };
-    let calibration = file.quantize.calibration_instances;
+    let quantize = quantize(file.quantize, &graph)?;
     Ok(RunPlan {
         name,
         data: data(file.data),
@@ -252,14 +303,7 @@ fn resolve(file: RunToml, name: String) -> anyhow::Result<RunPlan> {
         train,
         initial_weights: file.train.initial_weights,
         eval,
-        quantize: QuantizePlan {
-            calibration_instances: in_range("[quantize] calibration_instances", calibration, 1, 1_000_000)?,
-            threshold_search: match file.quantize.threshold_search {
-                SearchToml::MinMax => ThresholdSearch::MinMax,
-                SearchToml::Mse => ThresholdSearch::Mse,
-            },
-            bias_correction: file.quantize.bias_correction,
-        },
+        quantize,
         export: ExportPlan { converter: file.export.converter },
         logging: LoggingPlan {
             log_every_steps: in_range("[logging] log_every_steps", file.logging.log_every_steps, 1, u64::MAX)?,
@@ -421,6 +465,55 @@ fn augmentation(augmentation: &AugmentationToml) -> anyhow::Result<Augmentation>
     })
 }
 
+fn quantize(quantize: QuantizeToml, graph: &LayerGraph) -> anyhow::Result<QuantizePlan> {
+    let weight_bits = |key: &str, bits: u8| {
+        ensure!([8, 4, 2].contains(&bits), "{key}: expected 8, 4 or 2, found {bits}");
+        Ok(bits)
+    };
+    for (name, &bits) in &quantize.weight_bits_of {
+        let is_conv = graph.nodes().iter().any(|node| node.name == *name && matches!(node.op, Op::Conv(_)));
+        ensure!(
+            is_conv,
+            "[quantize.weight_bits_of] {name:?}: expected the name of a convolution (`sensei plan` lists them)"
+        );
+        weight_bits(&format!("[quantize.weight_bits_of] {name:?}"), bits)?;
+    }
+    let output_bits = quantize.output_bits;
+    ensure!([8, 16].contains(&output_bits), "[quantize] output_bits: expected 8 or 16, found {output_bits}");
+    let budget = |budget: WeightBudgetToml| -> anyhow::Result<WeightBudget> {
+        Ok(WeightBudget {
+            weight_bits: weight_bits("[quantize.budget] weight_bits", budget.weight_bits)?,
+            limit: match budget.limit {
+                MemoryLimitToml::CoefficientBytes(limit) => MemoryLimit::Coefficients(limit),
+                MemoryLimitToml::TotalBytes(limit) => MemoryLimit::Total(limit),
+            },
+        })
+    };
+    let calibration = quantize.calibration_instances;
+    Ok(QuantizePlan {
+        calibration_instances: in_range("[quantize] calibration_instances", calibration, 1, 1_000_000)?,
+        threshold_search: match quantize.threshold_search {
+            SearchToml::MinMax => ThresholdSearch::MinMax,
+            SearchToml::Mse => ThresholdSearch::Mse,
+            SearchToml::Kl => ThresholdSearch::Kl,
+        },
+        bias_correction: quantize.bias_correction,
+        equalization: match quantize.equalization {
+            EqualizationToml::None => None,
+            EqualizationToml::Weights => Some(Equalization::Weights),
+            EqualizationToml::Activations => Some(Equalization::Activations),
+        },
+        rounding: match quantize.rounding {
+            RoundingToml::Nearest => Rounding::Nearest,
+            RoundingToml::Gptq => Rounding::Gptq,
+        },
+        weight_bits: weight_bits("[quantize] weight_bits", quantize.weight_bits)?,
+        weight_bits_of: quantize.weight_bits_of,
+        output_bits,
+        budget: quantize.budget.map(budget).transpose()?,
+    })
+}
+
 /// The value if it lies in `[low, high]`; NaN does not.
 fn in_range<T: PartialOrd + std::fmt::Display>(key: &str, value: T, low: T, high: T) -> anyhow::Result<T> {
     ensure!(value >= low && value <= high, "{key}: expected {low} to {high}, found {value}");
@@ -449,6 +542,38 @@ mod tests {
             }
         }
         assert!(n_loaded > 0, "{}: no configurations", folder.display());
+    }
+
+    #[test]
+    fn weight_bits_that_the_chip_or_the_network_does_not_have_are_refused() {
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/quickstart.toml");
+        let text = fs::read_to_string(shipped).expect("a shipped configuration");
+        let folder = tempfile::tempdir().expect("a folder");
+        let load = |from: &str, to: &str, appended: &str| {
+            assert!(text.contains(from), "{from}");
+            let path = folder.path().join("changed.toml");
+            fs::write(&path, text.replace(from, to) + appended).expect("a writable folder");
+            let plan = load_plan(&path)?;
+            crate::commands::plan::check_budget(&plan).map(|_| plan)
+        };
+        let bits = "\nweight_bits = 8";
+        let of = |table: &str| format!("\n[quantize.weight_bits_of]\n{table}\n");
+        let budget = |limit: &str| format!("\n[quantize.budget]\nweight_bits = 4\nlimit = {{ {limit} }}\n");
+        let plan = load(bits, "\nweight_bits = 4", &of("down1 = 8")).unwrap_or_else(|error| panic!("{error:#}"));
+        assert_eq!((plan.quantize.weight_bits_of("down1"), plan.quantize.weight_bits_of("down2")), (8, 4));
+        assert!(load(bits, bits, &budget("coefficient_bytes = 1000000")).is_ok());
+        for (to, appended, expected) in [
+            ("\nweight_bits = 3", String::new(), "[quantize] weight_bits: expected 8, 4 or 2, found 3"),
+            (bits, of("down9 = 4"), "[quantize.weight_bits_of] \"down9\""),
+            (bits, of("add1 = 4"), "[quantize.weight_bits_of] \"add1\""),
+            (bits, of("down1 = 6"), "[quantize.weight_bits_of] \"down1\": expected 8, 4 or 2, found 6"),
+            (bits, budget("coefficient_bytes = 1000"), "[quantize.budget]"),
+            (bits, budget("bytes = 1000"), "unknown variant"),
+            ("", String::new(), "missing field `weight_bits`"),
+        ] {
+            let error = load(bits, to, &appended).err().unwrap_or_else(|| panic!("{to}{appended}: accepted"));
+            assert!(format!("{error:#}").contains(expected), "{error:#}");
+        }
     }
 
     /// A run folder's plan.toml is the configuration, also when it is read again.

@@ -2,13 +2,16 @@
 
 use burn::tensor::{Device, Tensor};
 use sensei_data::sampling::subset;
+use sensei_imx500::memory::memory_estimate;
 use sensei_imx500::model::Int8Model;
 use sensei_imx500::model_file::write_model;
 use sensei_quant::calibration::{Calibration, CalibrationConfig, calibrate};
-use sensei_quant::compare::{LayerReport, compare_layers};
+use sensei_quant::compare::{LayerComparison, LayerReport, compare_layers};
+use sensei_quant::equalize::equalize;
 use sensei_quant::fake_quant::FakeQuantStudent;
 use sensei_quant::folded::FoldedStudent;
-use sensei_quant::lower::lower;
+use sensei_quant::lower::{lower, network_shape};
+use sensei_quant::sensitivity::{SensitivityReport, sensitivity};
 use sensei_student::weights::NamedWeights;
 use sensei_train::loader::HostBatch;
 use sensei_train::source::{Sample, SampleSource};
@@ -25,6 +28,8 @@ pub struct Quantized {
     pub calibration: Calibration,
     /// Float, fake-quantized and integer network, layer by layer, on some of the calibration images.
     pub layers: LayerReport,
+    /// What was measured to choose convolutions for fewer bits, if they were to be chosen.
+    pub sensitivity: Option<SensitivityReport>,
 }
 
 /// Chooses thresholds on training instances, lowers the student and compares the three networks layer by layer.
@@ -34,8 +39,52 @@ pub struct Quantized {
 /// # Errors
 /// If a sample cannot be had, a weight or output is not finite, or the chip cannot represent a layer.
 pub fn quantize(plan: &RunPlan, weights: &NamedWeights, train: &SampleSource) -> anyhow::Result<Quantized> {
+    let Prepared { float, batches, mut config } = prepare(plan, weights, train)?;
+    let mut report = None;
+    if let Some(budget) = &plan.quantize.budget {
+        let measured = sensitivity(&float, &batches, &config, budget.weight_bits)?;
+        let memory = |narrowed: &[&str]| {
+            let bits =
+                |name: &str| if narrowed.contains(&name) { budget.weight_bits } else { config.weight_bits_of(name) };
+            budget.limit.of(&memory_estimate(&network_shape(&plan.graph, bits, config.output_bits)))
+        };
+        let chosen = measured.choose(memory(&[]).1, |narrowed| memory(narrowed).0)?;
+        config.weight_bits_of.extend(chosen.into_iter().map(|name| (name, budget.weight_bits)));
+        report = Some(measured);
+    }
+    let calibration = calibrate(&float, &batches, &config)?;
+    let model = lower(&float, &calibration, &network_name(&plan.name))?;
+    let fake = FakeQuantStudent::new(&plan.graph, model.clone(), float.device())?;
+    let n_compared = COMPARED_IMAGES.min(batches[0].dims()[0]);
+    let layers = compare_layers(&float, &fake, &batches[0].clone().narrow(0, 0, n_compared))?;
+    Ok(Quantized { model, calibration, layers, sensitivity: report })
+}
+
+/// What it costs to give single convolutions this many bits.
+///
+/// # Errors
+/// As [`quantize`].
+pub fn sensitivities(
+    plan: &RunPlan,
+    weights: &NamedWeights,
+    train: &SampleSource,
+    bits: u8,
+) -> anyhow::Result<SensitivityReport> {
+    let Prepared { float, batches, config } = prepare(plan, weights, train)?;
+    Ok(sensitivity(&float, &batches, &config, bits)?)
+}
+
+/// What calibration starts from.
+struct Prepared {
+    float: FoldedStudent,
+    batches: Vec<Tensor<4>>,
+    config: CalibrationConfig,
+}
+
+fn prepare(plan: &RunPlan, weights: &NamedWeights, train: &SampleSource) -> anyhow::Result<Prepared> {
     let device = &Device::flex();
-    let n_wanted = plan.quantize.calibration_instances.min(train.instances.len());
+    let quantize = &plan.quantize;
+    let n_wanted = quantize.calibration_instances.min(train.instances.len());
     let mut chosen = subset(train.instances.len(), n_wanted, plan.train.seed);
     chosen.sort_unstable();
     let mut batches: Vec<Tensor<4>> = Vec::new();
@@ -44,19 +93,19 @@ pub fn quantize(plan: &RunPlan, weights: &NamedWeights, train: &SampleSource) ->
         let samples: Vec<Sample> = samples.collect::<Result<_, _>>()?;
         batches.push(HostBatch::new(&samples).input_tensor(device));
     }
-    let float = FoldedStudent::new(&plan.graph, weights, device)?;
+    let mut float = FoldedStudent::new(&plan.graph, weights, device)?;
+    if let Some(by) = quantize.equalization {
+        float = equalize(&float, &batches, by)?;
+    }
     let config = CalibrationConfig {
-        method: plan.quantize.threshold_search,
-        weight_bits: 8,
-        output_bits: 8,
-        bias_correction: plan.quantize.bias_correction,
+        method: quantize.threshold_search,
+        weight_bits: quantize.weight_bits,
+        weight_bits_of: quantize.weight_bits_of.clone(),
+        output_bits: quantize.output_bits,
+        bias_correction: quantize.bias_correction,
+        rounding: quantize.rounding,
     };
-    let calibration = calibrate(&float, &batches, &config)?;
-    let model = lower(&float, &calibration, &network_name(&plan.name))?;
-    let fake = FakeQuantStudent::new(&plan.graph, model.clone(), device)?;
-    let n_compared = COMPARED_IMAGES.min(batches[0].dims()[0]);
-    let layers = compare_layers(&float, &fake, &batches[0].clone().narrow(0, 0, n_compared))?;
-    Ok(Quantized { model, calibration, layers })
+    Ok(Prepared { float, batches, config })
 }
 
 /// Writes model and layer table into the run folder, and says what matters of them.
@@ -69,12 +118,16 @@ pub fn save(quantized: &Quantized, folder: &RunFolder) -> anyhow::Result<()> {
         .layers
         .layers
         .iter()
-        .map(|layer| {
+        .zip(&quantized.calibration.nodes)
+        .map(|(layer, node)| {
             serde_json::json!({
                 "name": layer.name,
+                "weight_bits": layer.weight_bits,
                 "bits": layer.grid.bits(),
                 "signed": layer.grid.signed(),
                 "threshold": layer.grid.threshold(),
+                "calibration_min": node.min,
+                "calibration_max": node.max,
                 "sqnr_db": layer.sqnr_db.is_finite().then_some(layer.sqnr_db),
                 "max_abs_diff": layer.max_abs_diff,
                 "saturated_share": layer.saturated_share(),
@@ -94,6 +147,26 @@ pub fn save(quantized: &Quantized, folder: &RunFolder) -> anyhow::Result<()> {
         "int8: calibrated on {} images; {saturated} of {values} activations saturate, {clipped} weights are clipped",
         calibration.n_images
     ));
+    if let Some(report) = &quantized.sensitivity {
+        let narrowed: Vec<&str> = report
+            .convs
+            .iter()
+            .map(|conv| conv.name.as_str())
+            .filter(|name| {
+                let bits =
+                    |layer: &LayerComparison| layer.weight_bits == Some(report.narrow_bits) && layer.name == *name;
+                quantized.layers.layers.iter().any(bits)
+            })
+            .collect();
+        say(&format!("{}int8: {} bits for {}", report.table(), report.narrow_bits, narrowed.join(", ")));
+    }
+    match quantized.layers.first_below(DIVERGED_DB) {
+        Some(layer) => say(&format!(
+            "int8: float and int8 first diverge in {}: {:.1} dB, below {DIVERGED_DB} dB",
+            layer.name, layer.sqnr_db
+        )),
+        None => say(&format!("int8: float and int8 stay above {DIVERGED_DB} dB in every layer")),
+    }
     match quantized.layers.first_divergent(1e-5) {
         Some(layer) => say(&format!(
             "int8: fake-quant and integers first diverge in {}: {} of {} values, at most {} steps",
@@ -110,5 +183,7 @@ fn network_name(run: &str) -> String {
     run.chars().map(clean).take(64).collect()
 }
 
+/// Noise of a hundredth of the signal: what a layer report names the first layer below.
+const DIVERGED_DB: f64 = 20.0;
 /// Images of the layer comparison.
 const COMPARED_IMAGES: usize = 8;
