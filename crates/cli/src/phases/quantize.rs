@@ -138,7 +138,9 @@ pub fn save(quantized: &Quantized, folder: &RunFolder) -> anyhow::Result<()> {
         })
         .collect();
     write_whole(&folder.layers(), &serde_json::to_vec_pretty(&rows)?)?;
-    write_whole(&folder.layers().with_extension("txt"), quantized.layers.table().as_bytes())?;
+    let divergence = first_divergences(&quantized.layers);
+    let table = format!("{}{}\n", quantized.layers.table(), divergence.join("\n"));
+    write_whole(&folder.layers().with_extension("txt"), table.as_bytes())?;
     let calibration = &quantized.calibration;
     let saturated: u64 = calibration.nodes.iter().map(|node| node.saturated).sum();
     let values: u64 = calibration.nodes.iter().map(|node| node.values).sum();
@@ -160,21 +162,27 @@ pub fn save(quantized: &Quantized, folder: &RunFolder) -> anyhow::Result<()> {
             .collect();
         say(&format!("{}int8: {} bits for {}", report.table(), report.narrow_bits, narrowed.join(", ")));
     }
-    match quantized.layers.first_below(DIVERGED_DB) {
-        Some(layer) => say(&format!(
+    divergence.iter().for_each(|line| say(line));
+    Ok(())
+}
+
+/// Which layer diverges first: float and int8, fake-quant and integers.
+fn first_divergences(layers: &LayerReport) -> [String; 2] {
+    let from_float = match layers.first_below(DIVERGED_DB) {
+        Some(layer) => format!(
             "int8: float and int8 first diverge in {}: {:.1} dB, below {DIVERGED_DB} dB",
             layer.name, layer.sqnr_db
-        )),
-        None => say(&format!("int8: float and int8 stay above {DIVERGED_DB} dB in every layer")),
-    }
-    match quantized.layers.first_divergent(1e-5) {
-        Some(layer) => say(&format!(
+        ),
+        None => format!("int8: float and int8 stay above {DIVERGED_DB} dB in every layer"),
+    };
+    let from_fake = match layers.first_divergent(1e-5) {
+        Some(layer) => format!(
             "int8: fake-quant and integers first diverge in {}: {} of {} values, at most {} steps",
             layer.name, layer.integer_mismatches, layer.values, layer.max_integer_mismatch
-        )),
-        None => say("int8: fake-quant and integers agree in every layer (at most 1 step in 1e-5 of the values)"),
-    }
-    Ok(())
+        ),
+        None => "int8: fake-quant and integers agree in every layer (at most 1 step in 1e-5 of the values)".into(),
+    };
+    [from_float, from_fake]
 }
 
 /// A run's name as the chip's tools take it: letters, digits, `-` and `_`.
