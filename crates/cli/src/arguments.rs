@@ -56,6 +56,9 @@ pub enum Command {
     Quantize {
         /// A run folder
         run: PathBuf,
+        /// Also print what it costs, in logits and masks, to give each convolution's weights alone this many bits (4 or 2)
+        #[arg(long, value_name = "BITS", value_parser = clap::value_parser!(u8).range(2..=4))]
+        sensitivity: Option<u8>,
         /// Threads. 0: one per core
         #[arg(long, default_value_t = 0)]
         threads: usize,

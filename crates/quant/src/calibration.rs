@@ -5,28 +5,40 @@ use std::collections::BTreeMap;
 use burn::tensor::Tensor;
 use sensei_imx500::grid::{ActivationGrid, WeightThreshold};
 use sensei_imx500::model::{FloatConv, Int8Conv};
-use sensei_student::graph::{Conv, LayerGraph, Op};
+use sensei_student::graph::{Conv, LayerGraph, Node, Op};
 use sensei_student::ops;
 use sensei_student::run::run_graph;
 
 use crate::error::QuantError;
 use crate::fake_quant::FakeQuantStudent;
 use crate::folded::{FoldedStudent, check_finite, check_images, host_values, weight_tensor};
+use crate::gptq::{Rounding, reconstruct};
 use crate::histogram::Histogram;
 use crate::lower::{conv_shape, lower};
 use crate::thresholds::{ThresholdSearch, activation_grid, weight_threshold};
 
 /// How grids are chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CalibrationConfig {
     /// For activations and weights.
     pub method: ThresholdSearch,
-    /// 8, 4 or 2, for all convolutions.
+    /// 8, 4 or 2, for all convolutions that `weight_bits_of` does not name.
     pub weight_bits: u8,
+    /// 8, 4 or 2, by the name of the convolution.
+    pub weight_bits_of: BTreeMap<String, u8>,
     /// 8 or 16: width of the network's output, the mask logits.
     pub output_bits: u8,
     /// Whether each channel's bias takes up the mean error that its weights' rounding makes on the images.
     pub bias_correction: bool,
+    /// How weights become integers.
+    pub rounding: Rounding,
+}
+
+impl CalibrationConfig {
+    /// Bits of a convolution's weights.
+    pub fn weight_bits_of(&self, conv: &str) -> u8 {
+        self.weight_bits_of.get(conv).copied().unwrap_or(self.weight_bits)
+    }
 }
 
 /// Grids of a network and what they cut off. Entry `i` of `nodes` is node `i`; `convs` has each convolution.
@@ -55,16 +67,18 @@ pub struct NodeCalibration {
     pub saturated: u64,
 }
 
-/// The grid of a convolution's weights.
+/// A convolution's weights and their grid.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConvCalibration {
+    /// What is rounded to the grid: the folded weights, or, chosen by [`Rounding::Gptq`], values that lie on it.
+    pub weights: Vec<f32>,
     /// One per output channel.
     pub thresholds: Vec<WeightThreshold>,
     /// 8, 4 or 2.
     pub weight_bits: u8,
     /// One per output channel, corrected if asked for.
     pub bias: Vec<f32>,
-    /// Weights that their grid cuts off by more than half a step.
+    /// Folded weights that their grid cuts off by more than half a step.
     pub clipped_weights: usize,
     /// Channels whose threshold was raised so that their bias fits the accumulator.
     pub raised_channels: usize,
@@ -80,7 +94,8 @@ pub struct ConvCalibration {
 /// # Shapes
 /// - `batches`: each `[batch, 3, height, width]`, values `(pixel - 128) / 128`
 /// # Errors
-/// If there are no images or they have another size, an output is not finite, or a threshold is beyond the chip's.
+/// If there are no images or they have another size, an output is not finite, a threshold is beyond the chip's, or
+/// weight bits are given for a node that has no weights.
 pub fn calibrate(
     student: &FoldedStudent,
     batches: &[Tensor<4>],
@@ -92,13 +107,19 @@ pub fn calibrate(
     if n_images == 0 {
         return Err(QuantError::NoImages);
     }
+    let is_conv = |name: &str| graph.nodes().iter().any(|node| node.name == name && matches!(node.op, Op::Conv(_)));
+    if let Some(name) = config.weight_bits_of.keys().find(|name| !is_conv(name)) {
+        return Err(QuantError::NoSuchConv { name: name.clone() });
+    }
+    // Reconstruction corrects biases itself, for all that comes before a convolution too.
+    let correct_here = config.bias_correction && config.rounding == Rounding::Nearest;
     let mut convs = BTreeMap::new();
     let mut errors = BTreeMap::new();
     for (idx, node) in graph.nodes().iter().enumerate() {
         let Op::Conv(conv) = &node.op else { continue };
         let (calibrated, error) = calibrate_weights(student, idx, conv, config)?;
         convs.insert(idx, calibrated);
-        if config.bias_correction {
+        if correct_here {
             errors.insert(idx, WeightError { weight: error, sum: vec![0.0; conv.out_channels] });
         }
     }
@@ -117,6 +138,10 @@ pub fn calibrate(
                 *bias = (f64::from(*bias) + sum / per_channel) as f32;
             }
         }
+        raise_thresholds(node, conv, grids[node.inputs[0]])?;
+    }
+    if config.rounding == Rounding::Gptq {
+        reconstruct(student, batches, &grids, &mut convs, config.bias_correction)?;
     }
     finish(student, batches, &seen, &grids, convs)
 }
@@ -134,8 +159,10 @@ impl Calibration {
             if let Op::Conv(conv) = &node.op {
                 let one = WeightThreshold::at_least(1.0).expect("a threshold of the grid");
                 let thresholds = vec![one; conv.out_channels];
-                let (weight_bits, bias) = (config.weight_bits, vec![0.0; conv.out_channels]);
-                let conv = ConvCalibration { thresholds, weight_bits, bias, clipped_weights: 0, raised_channels: 0 };
+                let (weight_bits, bias) = (config.weight_bits_of(&node.name), vec![0.0; conv.out_channels]);
+                let weights = vec![];
+                let conv =
+                    ConvCalibration { weights, thresholds, weight_bits, bias, clipped_weights: 0, raised_channels: 0 };
                 convs.insert(idx, conv);
             }
         }
@@ -169,8 +196,10 @@ pub(crate) fn calibration_on(
     if sizes.sum::<Result<usize, QuantError>>()? == 0 {
         return Err(QuantError::NoImages);
     }
-    for (idx, conv) in &mut convs {
-        conv.clipped_weights = clipped_weights(&student.weights()[idx].weight.values, conv);
+    for (&idx, conv) in &mut convs {
+        let node = &student.graph().nodes()[idx];
+        conv.clipped_weights = clipped_weights(conv);
+        raise_thresholds(node, conv, grids[node.inputs[0]])?;
     }
     let mut seen = vec![Histogram::default(); student.graph().nodes().len()];
     for batch in batches {
@@ -180,7 +209,8 @@ pub(crate) fn calibration_on(
 }
 
 /// Weights that their channel's grid cuts off by more than half a step.
-fn clipped_weights(weights: &[f32], conv: &ConvCalibration) -> usize {
+fn clipped_weights(conv: &ConvCalibration) -> usize {
+    let weights = &conv.weights;
     let limit = f64::from(1_i16 << (conv.weight_bits - 1));
     let channels = weights.chunks_exact(weights.len() / conv.thresholds.len()).zip(&conv.thresholds);
     let in_channel = channels.map(|(weights, threshold)| {
@@ -190,25 +220,15 @@ fn clipped_weights(weights: &[f32], conv: &ConvCalibration) -> usize {
     in_channel.sum()
 }
 
-/// Raises thresholds whose biases do not fit, and counts what is cut off.
+/// Counts what is cut off.
 fn finish(
     student: &FoldedStudent,
     batches: &[Tensor<4>],
     seen: &[Histogram],
     grids: &[ActivationGrid],
-    mut convs: BTreeMap<usize, ConvCalibration>,
+    convs: BTreeMap<usize, ConvCalibration>,
 ) -> Result<Calibration, QuantError> {
     let n_images = batches.iter().map(|batch| batch.dims()[0]).sum();
-    for (&idx, conv) in &mut convs {
-        let node = &student.graph().nodes()[idx];
-        for (threshold, bias) in conv.thresholds.iter_mut().zip(&conv.bias) {
-            let input = grids[node.inputs[0]];
-            let raised = WeightThreshold::for_channel(threshold.value(), f64::from(*bias), input, conv.weight_bits)
-                .map_err(|source| QuantError::Grid { node: node.name.clone(), source })?;
-            conv.raised_channels += usize::from(raised != *threshold);
-            *threshold = raised;
-        }
-    }
     let nodes = grids.iter().zip(seen).map(|(&grid, seen)| NodeCalibration {
         grid,
         min: seen.min(),
@@ -219,6 +239,21 @@ fn finish(
     let mut calibration = Calibration { nodes: nodes.collect(), convs, n_images };
     count_saturated(student, batches, &mut calibration)?;
     Ok(calibration)
+}
+
+/// Raises the threshold of every channel whose bias does not fit its accumulator.
+pub(crate) fn raise_thresholds(
+    node: &Node,
+    conv: &mut ConvCalibration,
+    input: ActivationGrid,
+) -> Result<(), QuantError> {
+    for (threshold, bias) in conv.thresholds.iter_mut().zip(&conv.bias) {
+        let raised = WeightThreshold::for_channel(threshold.value(), f64::from(*bias), input, conv.weight_bits)
+            .map_err(|source| QuantError::Grid { node: node.name.clone(), source })?;
+        conv.raised_channels += usize::from(raised != *threshold);
+        *threshold = raised;
+    }
+    Ok(())
 }
 
 /// How many of a node's values, before rounding, its grid cuts off by more than half a step; what a ReLU cuts off is
@@ -244,10 +279,11 @@ fn calibrate_weights(
     config: &CalibrationConfig,
 ) -> Result<(ConvCalibration, Tensor<4>), QuantError> {
     let (node, folded) = (&student.graph().nodes()[idx], &student.weights()[&idx]);
+    let weight_bits = config.weight_bits_of(&node.name);
     let (shape, weights) = (conv_shape(conv), &folded.weight.values);
     let thresholds = weights
         .chunks_exact(shape.weights_per_channel())
-        .map(|channel| weight_threshold(channel, config.weight_bits, config.method))
+        .map(|channel| weight_threshold(channel, weight_bits, config.method))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|source| QuantError::Grid { node: node.name.clone(), source })?;
     let no_bias = vec![0.0; conv.out_channels];
@@ -257,13 +293,14 @@ fn calibrate_weights(
         conv.relu,
         FloatConv { weights, bias: &no_bias },
         thresholds.clone(),
-        config.weight_bits,
+        weight_bits,
         ActivationGrid::SIGNED_PIXELS,
     )?;
     let errors = weights.iter().zip(int8.float_weights()).map(|(weight, rounded)| weight - rounded).collect();
     let calibrated = ConvCalibration {
+        weights: weights.clone(),
         thresholds,
-        weight_bits: config.weight_bits,
+        weight_bits,
         bias: folded.bias.clone(),
         clipped_weights: clipped.weights,
         raised_channels: 0,

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use burn::tensor::Tensor;
 use sensei_imx500::grid::ActivationGrid;
 use sensei_imx500::interpreter::{IntTensor, Interpreter};
+use sensei_imx500::model::{Int8Node, Int8Op};
 use sensei_student::graph::Op;
 
 use crate::calibration::saturated;
@@ -19,6 +20,8 @@ pub struct LayerComparison {
     pub name: String,
     /// Its grid.
     pub grid: ActivationGrid,
+    /// Bits of its weights, if it has any.
+    pub weight_bits: Option<u8>,
     /// Values compared.
     pub values: u64,
     /// Power of the float values over that of their difference to the fake-quant ones, in decibels; infinite if there
@@ -67,14 +70,24 @@ impl LayerReport {
     /// A table to print, one line per node.
     pub fn table(&self) -> String {
         let mut table = format!(
-            "{:<20} {:>4} {:>9} {:>8} {:>9} {:>9} {:>7} {:>5} {:>10}\n",
-            "layer", "bits", "threshold", "SQNR dB", "max diff", "saturated", "int/fq", "steps", "end to end"
+            "{:<20} {:>7} {:>4} {:>9} {:>8} {:>9} {:>9} {:>7} {:>5} {:>10}\n",
+            "layer",
+            "weights",
+            "bits",
+            "threshold",
+            "SQNR dB",
+            "max diff",
+            "saturated",
+            "int/fq",
+            "steps",
+            "end to end"
         );
         for layer in &self.layers {
             let bits = format!("{}{}", if layer.grid.signed() { "s" } else { "u" }, layer.grid.bits());
+            let weights = layer.weight_bits.map_or_else(|| "-".into(), |bits| bits.to_string());
             let _ = writeln!(
                 table,
-                "{:<20} {bits:>4} {:>9} {:>8.2} {:>9.3e} {:>8.3}% {:>7} {:>5} {:>10}",
+                "{:<20} {weights:>7} {bits:>4} {:>9} {:>8.2} {:>9.3e} {:>8.3}% {:>7} {:>5} {:>10}",
                 layer.name,
                 layer.grid.threshold(),
                 layer.sqnr_db,
@@ -135,7 +148,7 @@ pub fn compare_layers(
             sums[idx].add_integers(&integers[idx], &given_inputs, &end_to_end[idx]);
         }
     }
-    let layers = sums.iter().zip(model.nodes()).map(|(sums, node)| sums.comparison(&node.name, node.grid));
+    let layers = sums.iter().zip(model.nodes()).map(|(sums, node)| sums.comparison(node));
     Ok(LayerReport { layers: layers.collect() })
 }
 
@@ -172,12 +185,14 @@ impl Sums {
         self.end_to_end_mismatches += pairs.filter(|(fake, integer)| fake != integer).count() as u64;
     }
 
-    fn comparison(&self, name: &str, grid: ActivationGrid) -> LayerComparison {
+    fn comparison(&self, node: &Int8Node) -> LayerComparison {
+        let weight_bits = if let Int8Op::Conv(conv) = &node.op { Some(conv.weight_bits()) } else { None };
         LayerComparison {
-            name: name.into(),
-            grid,
+            name: node.name.clone(),
+            grid: node.grid,
+            weight_bits,
             values: self.values,
-            sqnr_db: if self.noise == 0.0 { f64::INFINITY } else { 10.0 * (self.signal / self.noise).log10() },
+            sqnr_db: decibels(self.signal, self.noise),
             max_abs_diff: self.max_abs_diff,
             saturated: self.saturated,
             integer_mismatches: self.integer_mismatches,
@@ -185,4 +200,9 @@ impl Sums {
             end_to_end_mismatches: self.end_to_end_mismatches,
         }
     }
+}
+
+/// Ratio of two powers in decibels; infinite without noise.
+pub(crate) fn decibels(signal: f64, noise: f64) -> f64 {
+    if noise == 0.0 { f64::INFINITY } else { 10.0 * (signal / noise).log10() }
 }

@@ -45,6 +45,22 @@ pub enum QuantError {
         /// Dimensions given.
         found: [usize; 4],
     },
+    /// Weight bits for a node that has no weights.
+    #[error("weight bits of {name:?}: expected the name of a convolution of the network, found none of that name")]
+    NoSuchConv {
+        /// The name given.
+        name: String,
+    },
+    /// A memory target that narrower weights alone do not reach.
+    #[error("weight memory: expected at most {limit} bytes, found {reached} with every convolution at {bits} bits")]
+    Budget {
+        /// The target.
+        limit: u64,
+        /// What is left when everything is narrow.
+        reached: u64,
+        /// The narrow width.
+        bits: u8,
+    },
     /// An integer model of another network.
     #[error("{model}: expected the nodes of the network it is compared with, found others from node {node_idx} on")]
     OtherNetwork {

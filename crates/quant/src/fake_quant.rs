@@ -45,7 +45,7 @@ pub struct FakeQuantStudent {
 }
 
 /// A convolution whose weights are integers.
-struct IntegerConv {
+pub(crate) struct IntegerConv {
     weight: Tensor<4>,
     /// In units of the output before `scale`.
     bias: Tensor<1>,
@@ -114,7 +114,7 @@ impl FakeQuantStudent {
 }
 
 impl IntegerConv {
-    fn new(int8: &Int8Conv, conv: &Conv, input: ActivationGrid, device: &Device) -> Self {
+    pub(crate) fn new(int8: &Int8Conv, conv: &Conv, input: ActivationGrid, device: &Device) -> Self {
         let weights = int8.weights().iter().map(|&q| f32::from(q)).collect();
         let bias: Vec<f32> = int8.bias().iter().map(|&q| (f64::from(q) * input.step()) as f32).collect();
         let scale: Vec<f32> = int8.thresholds().iter().map(|t| t.step(int8.weight_bits()) as f32).collect();
@@ -126,7 +126,7 @@ impl IntegerConv {
     }
 
     /// The ReLU is in the rounding: a node with ReLU has a grid that starts at 0.
-    fn apply(&self, inputs: Vec<Tensor<4>>, conv: &Conv, batch: usize) -> Tensor<4> {
+    pub(crate) fn apply(&self, inputs: Vec<Tensor<4>>, conv: &Conv, batch: usize) -> Tensor<4> {
         let [x] = <[_; 1]>::try_from(inputs).expect("a convolution has one input");
         let sums = ops::conv2d(x, self.weight.clone(), Some(self.bias.clone()), conv);
         let scale = self.scale.clone().expand([batch, conv.out_channels, 1, 1]);

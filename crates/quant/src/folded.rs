@@ -25,7 +25,11 @@ impl FoldedStudent {
     /// # Errors
     /// If the weights are not those of the graph, or a weight is not finite before or after folding.
     pub fn new(graph: &LayerGraph, weights: &NamedWeights, device: &Device) -> Result<Self, QuantError> {
-        let weights = fold_batch_norm(graph, weights)?;
+        Self::from_folded(graph, fold_batch_norm(graph, weights)?, device)
+    }
+
+    /// A network of weights that are folded already.
+    pub(crate) fn from_folded(graph: &LayerGraph, weights: FoldedWeights, device: &Device) -> Result<Self, QuantError> {
         for (&idx, conv) in &weights {
             for (what, values) in [("folded weights", &conv.weight.values), ("folded bias", &conv.bias)] {
                 check_finite(&graph.nodes()[idx].name, what, values)?;

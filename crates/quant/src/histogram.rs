@@ -77,6 +77,18 @@ impl Histogram {
         sum / self.count() as f64
     }
 
+    /// Centre and count of every bin that has any, ascending; zeros, which every grid holds, are left out.
+    pub fn counted_bins(&self) -> Vec<(f64, u64)> {
+        let centre = |bin: usize| (bin as f64 + 0.5 - N_BINS as f64 / 2.0) * self.bin_width();
+        let counted = self.bins.iter().enumerate().filter(|(_, count)| **count > 0);
+        counted.map(|(bin, &count)| (centre(bin), count)).collect()
+    }
+
+    /// Width of a bin; 0 before the first value other than 0.
+    pub fn bin_width(&self) -> f64 {
+        self.log2_range.map_or(0.0, |log2_range| f64::from(log2_range + 1).exp2() / N_BINS as f64)
+    }
+
     fn double_range(&mut self) {
         let mut wider = vec![0; N_BINS];
         for (bin, count) in self.bins.iter().enumerate() {

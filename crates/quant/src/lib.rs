@@ -5,10 +5,13 @@
 
 pub mod calibration;
 pub mod compare;
+pub mod equalize;
 pub mod error;
 pub mod fake_quant;
 pub mod folded;
+pub mod gptq;
 pub mod histogram;
 pub mod lower;
 pub mod qat;
+pub mod sensitivity;
 pub mod thresholds;

@@ -1,7 +1,8 @@
 //! From a calibrated student to the integer model, and from any network to the shapes that its memory depends on.
 
+use sensei_imx500::grid::ActivationGrid;
 use sensei_imx500::memory::{ConvKind, NetworkShape, NodeShape};
-use sensei_imx500::model::{ConvShape, FloatConv, Int8Conv, Int8Model, Int8Node, Int8Op};
+use sensei_imx500::model::{ConvShape, FloatConv, Int8Conv, Int8Model, Int8Node, Int8Op, ModelError};
 use sensei_student::graph::{Conv, LayerGraph, Node, Op};
 
 use crate::calibration::{Calibration, ConvCalibration};
@@ -21,13 +22,7 @@ pub fn lower(student: &FoldedStudent, calibration: &Calibration, name: &str) -> 
     let mut nodes = Vec::with_capacity(graph.nodes().len());
     for (idx, node) in graph.nodes().iter().enumerate() {
         let op = chip_op(&node.op).try_map_conv(|conv| {
-            let (folded, calibrated) = (&student.weights()[&idx], &calibration.convs[&idx]);
-            let input = calibration.nodes[node.inputs[0]].grid;
-            let floats = FloatConv { weights: &folded.weight.values, bias: &calibrated.bias };
-            let ConvCalibration { thresholds, weight_bits, .. } = calibrated;
-            let (shape, thresholds) = (conv_shape(conv), thresholds.clone());
-            let made = Int8Conv::quantize(&node.name, shape, conv.relu, floats, thresholds, *weight_bits, input);
-            made.map(|(int8, _)| int8)
+            integer_conv(node, conv, &calibration.convs[&idx], calibration.nodes[node.inputs[0]].grid)
         })?;
         let grid = calibration.nodes[idx].grid;
         nodes.push(Int8Node { name: node.name.clone(), op, inputs: node.inputs.clone(), shape: node.shape, grid });
@@ -35,12 +30,29 @@ pub fn lower(student: &FoldedStudent, calibration: &Calibration, name: &str) -> 
     Ok(Int8Model::new(name, nodes)?)
 }
 
-/// What the memory budget of a network depends on, before any training.
-pub fn network_shape(graph: &LayerGraph, weight_bits: u8, output_bits: u8) -> NetworkShape {
+/// One convolution on its grid.
+pub(crate) fn integer_conv(
+    node: &Node,
+    conv: &Conv,
+    calibrated: &ConvCalibration,
+    input: ActivationGrid,
+) -> Result<Int8Conv, ModelError> {
+    let ConvCalibration { weights, bias, thresholds, weight_bits, .. } = calibrated;
+    let floats = FloatConv { weights, bias };
+    let (shape, thresholds) = (conv_shape(conv), thresholds.clone());
+    Int8Conv::quantize(&node.name, shape, conv.relu, floats, thresholds, *weight_bits, input).map(|(int8, _)| int8)
+}
+
+/// What the memory budget of a network depends on, before any training; `weight_bits` by the name of a convolution.
+pub fn network_shape(graph: &LayerGraph, weight_bits: impl Fn(&str) -> u8, output_bits: u8) -> NetworkShape {
     let last = graph.nodes().len() - 1;
     let node = |(idx, node): (usize, &Node)| NodeShape {
         name: node.name.clone(),
-        op: chip_op(&node.op).map_conv(|conv| ConvKind { shape: conv_shape(conv), relu: conv.relu, weight_bits }),
+        op: chip_op(&node.op).map_conv(|conv| ConvKind {
+            shape: conv_shape(conv),
+            relu: conv.relu,
+            weight_bits: weight_bits(&node.name),
+        }),
         inputs: node.inputs.clone(),
         shape: node.shape,
         bits: if idx == last { output_bits } else { 8 },

@@ -272,7 +272,8 @@ impl Quantizers {
             let (parameter, weight_bits) = self.weights[idx].expect("convolution nodes have weight thresholds");
             let thresholds = weight_thresholds(&host(&self.parameters[parameter].values)).collect();
             let bias = folded.bias.clone();
-            (idx, ConvCalibration { thresholds, weight_bits, bias, clipped_weights: 0, raised_channels: 0 })
+            let weights = folded.weight.values.clone();
+            (idx, ConvCalibration { weights, thresholds, weight_bits, bias, clipped_weights: 0, raised_channels: 0 })
         });
         calibration_on(student, batches, &self.grids(), convs.collect())
     }

@@ -2,17 +2,22 @@
 
 mod fixture;
 
+use std::collections::BTreeMap;
+
 use burn::tensor::{Device, Tensor, TensorData};
 use fixture::{MSE, calibrated, folded, images, small_config, small_graph, weights};
-use sensei_imx500::memory::NetworkShape;
+use sensei_imx500::memory::{NetworkShape, memory_estimate};
 use sensei_imx500::model::Int8Op;
 use sensei_quant::calibration::{CalibrationConfig, calibrate};
 use sensei_quant::compare::{LayerReport, compare_layers};
+use sensei_quant::equalize::{Equalization, equalize, pairs};
 use sensei_quant::error::QuantError;
 use sensei_quant::fake_quant::{FakeQuantStudent, fake_quantize};
 use sensei_quant::folded::FoldedStudent;
+use sensei_quant::gptq::Rounding;
 use sensei_quant::lower::{lower, network_shape};
 use sensei_quant::qat::{NormStatistics, Quantizers};
+use sensei_quant::sensitivity::sensitivity;
 use sensei_quant::thresholds::ThresholdSearch;
 use sensei_student::graph::{Conv, GraphBuilder, Op};
 use sensei_student::student::Student;
@@ -56,9 +61,10 @@ fn folding_keeps_the_network() {
 
 #[test]
 fn every_integer_layer_is_its_fake_quant_layer() {
-    for method in [ThresholdSearch::MinMax, ThresholdSearch::Mse] {
+    for method in [ThresholdSearch::MinMax, ThresholdSearch::Mse, ThresholdSearch::Kl] {
         for (weight_bits, output_bits) in [(8, 8), (8, 16), (4, 8)] {
-            let config = CalibrationConfig { method, weight_bits, output_bits, bias_correction: true };
+            let rounding = if weight_bits == 4 { Rounding::Gptq } else { Rounding::Nearest };
+            let config = CalibrationConfig { method, weight_bits, output_bits, rounding, ..MSE };
             let report = report(&folded(&small_graph(), 8), &config, 4);
             let divergent = report.first_divergent(1e-5).map(|layer| &layer.name);
             assert_eq!(divergent, None, "{config:?}\n{}", report.table());
@@ -95,7 +101,7 @@ fn least_squares_and_more_bits_each_bring_the_logits_closer() {
     let student = folded(&small_graph(), 8);
     let images = images(4, 32, 1);
     let sqnr = |method, weight_bits| {
-        let config = CalibrationConfig { method, weight_bits, output_bits: 16, bias_correction: true };
+        let config = CalibrationConfig { method, weight_bits, output_bits: 16, ..MSE };
         let calibration = calibrate(&student, std::slice::from_ref(&images), &config).expect("ordinary images");
         let model = lower(&student, &calibration, "student").expect("a network that the chip holds");
         let fake = FakeQuantStudent::new(student.graph(), model, &Device::flex()).expect("a model of this network");
@@ -174,7 +180,133 @@ fn grids_follow_the_rules_of_the_chip() {
         assert_eq!((grid.signed(), grid.bits()), (expected_sign, 8), "{}", node.name);
     }
     let model = lower(&student, &calibration, "student").expect("a network that the chip holds");
-    assert_eq!(network_shape(student.graph(), 8, 8), NetworkShape::from(&model));
+    assert_eq!(network_shape(student.graph(), |_| 8, 8), NetworkShape::from(&model));
+}
+
+#[test]
+fn equalised_networks_have_the_same_logits_and_other_weights() {
+    let student = folded(&small_graph(), 8);
+    let images = images(3, 32, 1);
+    let expected = values(student.forward(images.clone(), |_, output| output));
+    for by in [Equalization::Weights, Equalization::Activations] {
+        let equalised = equalize(&student, std::slice::from_ref(&images), by).expect("ordinary images");
+        let got = values(equalised.forward(images.clone(), |_, output| output));
+        assert!(relative_l2(&got, &expected) < 1e-5, "{by:?}: {}", relative_l2(&got, &expected));
+        let moved = pairs(student.graph()).into_iter().filter(|pair| {
+            let weight = |student: &FoldedStudent| student.weights()[&pair.first].weight.values.clone();
+            relative_l2(&weight(&equalised), &weight(&student)) > 0.01
+        });
+        assert_eq!(moved.count(), pairs(student.graph()).len(), "{by:?}");
+        let again = equalize(&student, std::slice::from_ref(&images), by).expect("ordinary images");
+        assert_eq!(again.weights(), equalised.weights());
+    }
+}
+
+/// After equalisation by weights, each channel of a pair is made and read by weights of one range.
+#[test]
+fn equalised_ranges_are_equal() {
+    let student = folded(&small_graph(), 8);
+    let equalised = equalize(&student, &[], Equalization::Weights).expect("finite weights");
+    let node = |name: &str| student.graph().nodes().iter().position(|node| node.name == name).expect("a node");
+    let (made, read) =
+        (&equalised.weights()[&node("encoder_stage2.0")], &equalised.weights()[&node("encoder_stage2.3")]);
+    let n_channels = made.bias.len();
+    for channel in 0..n_channels {
+        let max = |values: &mut dyn Iterator<Item = &f32>| values.fold(0.0_f32, |max, value| max.max(value.abs()));
+        let made = max(&mut made.weight.values[9 * channel..9 * (channel + 1)].iter());
+        let read = max(&mut read.weight.values.iter().skip(channel).step_by(n_channels));
+        assert!((made / read - 1.0).abs() < 1e-3, "channel {channel}: {made} and {read}");
+    }
+}
+
+/// After equalisation by activations, every channel before a depthwise convolution ends just below a power of two.
+#[test]
+fn equalised_activations_fill_their_grid() {
+    let student = folded(&small_graph(), 8);
+    let images = images(3, 32, 1);
+    let equalised = equalize(&student, std::slice::from_ref(&images), Equalization::Activations).expect("images");
+    let at = student.graph().nodes().iter().position(|node| node.name == "bottleneck.0.3").expect("a node");
+    equalised.forward(images, |idx, output| {
+        if idx == at {
+            let maxima = values(sensei_student::ops::to_nchw(output.clone()).max_dim(3).max_dim(2).max_dim(0));
+            let live: Vec<f32> = maxima.into_iter().filter(|max| *max > 0.0).collect();
+            let top = live.iter().fold(0.0_f32, |top, max| top.max(*max));
+            assert!((f64::from(top).log2().ceil().exp2() * 511.0 / 512.0 - f64::from(top)).abs() < 1e-5, "{top}");
+            assert!(live.len() > 10 && live.iter().all(|max| (max / top - 1.0).abs() < 1e-4), "{live:?}");
+        }
+        output
+    });
+    let error = equalize(&student, &[], Equalization::Activations).err().expect("nothing to look at");
+    assert!(matches!(error, QuantError::NoImages), "{error}");
+}
+
+#[test]
+fn reconstructed_weights_bring_the_logits_of_other_images_closer_than_nearest_ones() {
+    let student = folded(&small_graph(), 8);
+    let calibration_images = images(24, 32, 1);
+    let others = images(4, 32, 77);
+    let sqnr = |rounding| {
+        let config = CalibrationConfig { weight_bits: 4, output_bits: 16, rounding, ..MSE };
+        let calibration = calibrate(&student, std::slice::from_ref(&calibration_images), &config).expect("images");
+        let model = lower(&student, &calibration, "student").expect("a network that the chip holds");
+        let fake = FakeQuantStudent::new(student.graph(), model, &Device::flex()).expect("a model of this network");
+        output_sqnr(&compare_layers(&student, &fake, &others).expect("one network"))
+    };
+    let (nearest, gptq) = (sqnr(Rounding::Nearest), sqnr(Rounding::Gptq));
+    assert!(gptq > nearest + 2.0, "{gptq} dB, nearest {nearest} dB");
+    let config = CalibrationConfig { rounding: Rounding::Gptq, weight_bits: 4, ..MSE };
+    assert_eq!(calibrated(&student, &config), calibrated(&student, &config));
+}
+
+#[test]
+fn single_convolutions_have_their_own_bits() {
+    let student = folded(&small_graph(), 8);
+    let weight_bits_of: BTreeMap<String, u8> = [("down1".into(), 4), ("down2".into(), 2)].into();
+    let config = CalibrationConfig { weight_bits_of: weight_bits_of.clone(), ..MSE };
+    let report = report(&student, &config, 2);
+    for layer in &report.layers {
+        let expected = weight_bits_of.get(&layer.name).copied().unwrap_or(8);
+        assert!(layer.weight_bits.is_none_or(|bits| bits == expected), "{}", report.table());
+    }
+    assert_eq!(report.first_divergent(1e-5).map(|layer| &layer.name), None, "{}", report.table());
+    let config = CalibrationConfig { weight_bits_of: [("add1".into(), 4)].into(), ..MSE };
+    let error = calibrate(&student, &[images(1, 32, 1)], &config).expect_err("a sum has no weights");
+    assert!(matches!(&error, QuantError::NoSuchConv { name } if name == "add1"), "{error}");
+}
+
+#[test]
+fn the_cheapest_convolutions_are_narrowed_until_the_budget_is_met() {
+    let student = folded(&small_graph(), 8);
+    let batch = images(4, 32, 1);
+    let found = sensitivity(&student, std::slice::from_ref(&batch), &MSE, 4).expect("ordinary images");
+    let n_convs = student.weights().len();
+    assert_eq!((found.convs.len(), found.n_images), (n_convs, 4), "{}", found.table());
+    // One narrowed alone is what a calibration with that one narrowed gives.
+    let down2 = found.convs.iter().find(|conv| conv.name == "down2").expect("the network has it");
+    let config = CalibrationConfig { weight_bits_of: [("down2".into(), 4)].into(), ..MSE };
+    let calibration = calibrate(&student, std::slice::from_ref(&batch), &config).expect("ordinary images");
+    let model = lower(&student, &calibration, "student").expect("a network that the chip holds");
+    let fake = FakeQuantStudent::new(student.graph(), model, &Device::flex()).expect("a model of this network");
+    let layers = compare_layers(&student, &fake, &batch).expect("one network");
+    assert!((output_sqnr(&layers) - down2.error.sqnr_db).abs() < 1e-6, "{}", found.table());
+
+    let bytes = |narrowed: &[&str]| {
+        let bits = |name: &str| if narrowed.contains(&name) { 4 } else { 8 };
+        memory_estimate(&network_shape(student.graph(), bits, 8)).coefficients
+    };
+    let all: Vec<&str> = found.convs.iter().map(|conv| conv.name.as_str()).collect();
+    assert_eq!(bytes(&[]) - bytes(&["down2"]), down2.bytes_saved);
+    assert_eq!(found.choose(bytes(&[]), bytes).expect("nothing to do"), Vec::<String>::new());
+    let limit = bytes(&[]) - down2.bytes_saved;
+    let chosen = found.choose(limit, bytes).expect("enough to save");
+    let names: Vec<&str> = chosen.iter().map(String::as_str).collect();
+    assert!(bytes(&names) <= limit && names.len() < all.len(), "{names:?}");
+    for name in &names {
+        let without: Vec<&str> = names.iter().copied().filter(|other| other != name).collect();
+        assert!(bytes(&without) > limit, "{name} is not needed");
+    }
+    let error = found.choose(bytes(&all) - 1, bytes).expect_err("less than there can be");
+    assert!(matches!(error, QuantError::Budget { bits: 4, reached, .. } if reached == bytes(&all)), "{error}");
 }
 
 #[test]

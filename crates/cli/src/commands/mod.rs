@@ -30,7 +30,7 @@ pub fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
             let eval = || run::eval(&run, weights.as_deref(), imagenet_normalised, out.as_deref(), &machine);
             on_device(&machine, eval).map(done)
         }
-        Command::Quantize { run, threads } => run::quantize(&run, threads).map(done),
+        Command::Quantize { run, sensitivity, threads } => run::quantize(&run, sensitivity, threads).map(done),
         Command::Export { run, converter, rpk } => run::export(&run, converter.as_deref(), rpk).map(done),
         Command::Rpk { packer_out, out, input_format, intrinsics } => {
             rpk::rpk(&packer_out, &out, &input_format, intrinsics.as_deref()).map(done)

@@ -41,7 +41,9 @@ pub fn plan(config: &Path, place: &Place) -> anyhow::Result<()> {
 /// # Errors
 /// If it does not fit, with what to change.
 pub fn check_budget(plan: &RunPlan) -> anyhow::Result<MemoryEstimate> {
-    let estimate = memory_estimate(&network_shape(&plan.graph, 8, 8));
+    let quantize = &plan.quantize;
+    let estimate =
+        memory_estimate(&network_shape(&plan.graph, |conv| quantize.weight_bits_of(conv), quantize.output_bits));
     ensure!(
         estimate.fits(),
         "[student]: expected at most {} bytes on the chip, estimated {} ({} of weights, {} of tensors): make the input \
@@ -51,5 +53,15 @@ pub fn check_budget(plan: &RunPlan) -> anyhow::Result<MemoryEstimate> {
         estimate.coefficients,
         estimate.runtime
     );
+    if let Some(budget) = &quantize.budget {
+        let least = |conv: &str| quantize.weight_bits_of(conv).min(budget.weight_bits);
+        let (reached, limit) =
+            budget.limit.of(&memory_estimate(&network_shape(&plan.graph, least, quantize.output_bits)));
+        ensure!(
+            reached <= limit,
+            "[quantize.budget]: expected at most {limit} bytes, estimated {reached} with every convolution at {} bits",
+            budget.weight_bits
+        );
+    }
     Ok(estimate)
 }

@@ -83,11 +83,14 @@ pub fn eval(
 }
 
 /// The int8 model of a trained run.
-pub fn quantize(run: &Path, threads: usize) -> anyhow::Result<()> {
+pub fn quantize(run: &Path, sensitivity_bits: Option<u8>, threads: usize) -> anyhow::Result<()> {
     let (plan, folder) = open_run(run)?;
     start_threads(threads)?;
     let weights = trained_weights(&plan, &folder)?;
     let train = open(&plan, Split::Train, runs_of(&folder))?;
+    if let Some(bits) = sensitivity_bits {
+        say(&quantizing::sensitivities(&plan, &weights, &train, bits)?.table());
+    }
     let quantized = quantizing::quantize(&plan, &weights, &train, &folder)?;
     quantizing::save(&quantized, &folder)?;
     say(&quantized.layers.table());

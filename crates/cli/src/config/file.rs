@@ -1,5 +1,6 @@
 //! How a configuration file is spelt. Unknown keys are errors; a key that changes the numbers has no default.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -224,6 +225,43 @@ pub struct QuantizeToml {
     pub calibration_instances: usize,
     pub threshold_search: SearchToml,
     pub bias_correction: bool,
+    pub equalization: EqualizationToml,
+    pub rounding: RoundingToml,
+    pub weight_bits: u8,
+    pub output_bits: u8,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub weight_bits_of: BTreeMap<String, u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<WeightBudgetToml>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EqualizationToml {
+    None,
+    Weights,
+    Activations,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RoundingToml {
+    Nearest,
+    Gptq,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct WeightBudgetToml {
+    pub weight_bits: u8,
+    pub limit: MemoryLimitToml,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemoryLimitToml {
+    CoefficientBytes(u64),
+    TotalBytes(u64),
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, Serialize)]
@@ -231,6 +269,7 @@ pub struct QuantizeToml {
 pub enum SearchToml {
     MinMax,
     Mse,
+    Kl,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]

@@ -1,5 +1,6 @@
 //! What a run will do: paths absolute, choices resolved, ranges checked.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -7,10 +8,13 @@ use anyhow::{Context, bail, ensure};
 use sensei_data::augment::Augmentation;
 use sensei_data::prompt::{Border, PromptRule};
 use sensei_data::synth::SynthConfig;
+use sensei_imx500::memory::MemoryEstimate;
 use sensei_loss::{LossPlan, LossTerm, SampleWeighting, TermKind};
 use sensei_quant::calibration::CalibrationConfig;
+use sensei_quant::equalize::Equalization;
+use sensei_quant::gptq::Rounding;
 use sensei_quant::thresholds::ThresholdSearch;
-use sensei_student::graph::LayerGraph;
+use sensei_student::graph::{LayerGraph, Op};
 use sensei_student::mixed::HalfPrecision;
 use sensei_student::unet::UnetConfig;
 use sensei_train::optimizer::AdamWConfig;
@@ -21,9 +25,9 @@ use sensei_train::schedule::{Decay, Schedule};
 use sensei_train::source::InstanceChoice;
 
 use super::file::{
-    AnswersToml, AugmentationToml, BorderToml, DataToml, DecayToml, InstancesToml, MixedPrecisionToml, PromptToml,
-    QuantizeToml, RunToml, ScenesToml, SearchToml, SplitToml, StageToml, StudentToml, TeacherToml, TermToml, TrainToml,
-    WeightingToml,
+    AnswersToml, AugmentationToml, BorderToml, DataToml, DecayToml, EqualizationToml, InstancesToml, MemoryLimitToml,
+    MixedPrecisionToml, PromptToml, QuantizeToml, RoundingToml, RunToml, ScenesToml, SearchToml, SplitToml, StageToml,
+    StudentToml, TeacherToml, TermToml, TrainToml, WeightBudgetToml, WeightingToml,
 };
 
 /// A configuration, resolved.
@@ -113,12 +117,73 @@ pub struct EvalPlan {
 }
 
 /// How the student is quantized.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct QuantizePlan {
     /// Training instances that thresholds are chosen on.
     pub calibration_instances: usize,
+    /// How thresholds are chosen.
+    pub threshold_search: ThresholdSearch,
+    /// Whether biases are corrected for the mean error of the rounded weights.
+    pub bias_correction: bool,
+    /// What scales between convolutions are chosen by, if they are.
+    pub equalization: Option<Equalization>,
+    /// How weights become integers.
+    pub rounding: Rounding,
+    /// Bits of the weights.
+    pub weight_bits: u8,
+    /// Bits of the weights of single convolutions, by name.
+    pub weight_bits_of: BTreeMap<String, u8>,
+    /// Bits of the logits.
+    pub output_bits: u8,
+    /// What the weights may take, if fewer bits are to be chosen by it.
+    pub budget: Option<WeightBudget>,
+}
+
+/// Which convolutions get fewer bits: as many as it takes.
+#[derive(Debug, Clone, Copy)]
+pub struct WeightBudget {
+    /// The bits they get.
+    pub weight_bits: u8,
+    /// What must not be exceeded.
+    pub limit: MemoryLimit,
+}
+
+/// Bytes of the chip's memory, as estimated.
+#[derive(Debug, Clone, Copy)]
+pub enum MemoryLimit {
+    /// Weights, biases and rescales.
+    Coefficients(u64),
+    /// Everything.
+    Total(u64),
+}
+
+impl QuantizePlan {
     /// How grids are chosen.
-    pub config: CalibrationConfig,
+    pub fn calibration(&self) -> CalibrationConfig {
+        CalibrationConfig {
+            method: self.threshold_search,
+            weight_bits: self.weight_bits,
+            weight_bits_of: self.weight_bits_of.clone(),
+            output_bits: self.output_bits,
+            bias_correction: self.bias_correction,
+            rounding: self.rounding,
+        }
+    }
+
+    /// Bits of a convolution's weights as configured.
+    pub fn weight_bits_of(&self, conv: &str) -> u8 {
+        self.weight_bits_of.get(conv).copied().unwrap_or(self.weight_bits)
+    }
+}
+
+impl MemoryLimit {
+    /// What counts of an estimate, and its limit.
+    pub fn of(self, estimate: &MemoryEstimate) -> (u64, u64) {
+        match self {
+            Self::Coefficients(limit) => (estimate.coefficients, limit),
+            Self::Total(limit) => (estimate.total(), limit),
+        }
+    }
 }
 
 /// How the student is exported.
@@ -218,7 +283,8 @@ fn resolve(file: RunToml, name: String) -> anyhow::Result<RunPlan> {
             *instances
         }
     };
-    let train = train(&file.train, &file.quantize, file.seed)?;
+    let quantize = quantize(file.quantize, &graph)?;
+    let train = train(&file.train, &quantize, file.seed)?;
     if file.teacher.is_none() {
         ensure!(matches!(instances, InstancesToml::All), "[data] instances: \"cached\" needs a [teacher]");
         let wants_teacher = train.stages.iter().find(|stage| stage.loss.needs_teacher());
@@ -251,10 +317,7 @@ fn resolve(file: RunToml, name: String) -> anyhow::Result<RunPlan> {
         train,
         initial_weights: file.train.initial_weights,
         eval,
-        quantize: QuantizePlan {
-            calibration_instances: calibration_instances(&file.quantize)?,
-            config: calibration_config(&file.quantize),
-        },
+        quantize,
         export: ExportPlan { converter: file.export.converter },
         logging: LoggingPlan {
             log_every_steps: in_range("[logging] log_every_steps", file.logging.log_every_steps, 1, u64::MAX)?,
@@ -343,7 +406,7 @@ fn prompt(prompt: &PromptToml, grid: u32) -> anyhow::Result<PromptRule> {
     })
 }
 
-fn train(train: &TrainToml, quantize: &QuantizeToml, seed: u64) -> anyhow::Result<TrainPlan> {
+fn train(train: &TrainToml, quantize: &QuantizePlan, seed: u64) -> anyhow::Result<TrainPlan> {
     ensure!(!train.stage.is_empty(), "[[train.stage]]: expected at least one stage, found none");
     let first_quantized = train.stage.iter().position(|stage| stage.quantization.is_some());
     if let Some(first) = first_quantized {
@@ -352,6 +415,12 @@ fn train(train: &TrainToml, quantize: &QuantizeToml, seed: u64) -> anyhow::Resul
             bail!("[[train.stage]] {:?}: expected quantization, as in the stage before it, found none", later.name);
         }
         ensure!(train.mixed_precision.is_none(), "[train] mixed_precision: expected none in a run with quantization");
+        let plain =
+            quantize.equalization.is_none() && quantize.budget.is_none() && quantize.rounding == Rounding::Nearest;
+        ensure!(
+            plain,
+            "[quantize]: expected equalization = \"none\", rounding = \"nearest\" and no budget where a stage has quantization"
+        );
     }
     let optimizer = &train.optimizer;
     Ok(TrainPlan {
@@ -384,7 +453,7 @@ fn mixed_precision(mixed: &MixedPrecisionToml) -> anyhow::Result<MixedPrecision>
     })
 }
 
-fn stage(stage: &StageToml, quantize: &QuantizeToml) -> anyhow::Result<StagePlan> {
+fn stage(stage: &StageToml, quantize: &QuantizePlan) -> anyhow::Result<StagePlan> {
     let within = || format!("[[train.stage]] {:?}", stage.name);
     let weighting = match stage.loss.weighting {
         WeightingToml::TeacherScorePerSample => SampleWeighting::TeacherScorePerSample,
@@ -418,8 +487,8 @@ fn stage(stage: &StageToml, quantize: &QuantizeToml) -> anyhow::Result<StagePlan
         augmentation: augmentation(&stage.augmentation).with_context(within)?,
         quantization: match &stage.quantization {
             Some(quantization) => Some(QuantizationPlan {
-                calibration: calibration_config(quantize),
-                calibration_instances: calibration_instances(quantize)?,
+                calibration: quantize.calibration(),
+                calibration_instances: quantize.calibration_instances,
                 threshold_learning_rate: learning_rate("threshold_learning_rate", quantization.threshold_learning_rate)
                     .with_context(within)?,
                 hold_thresholds_after: quantization.hold_thresholds_after,
@@ -430,22 +499,6 @@ fn stage(stage: &StageToml, quantize: &QuantizeToml) -> anyhow::Result<StagePlan
     })
 }
 
-fn calibration_config(quantize: &QuantizeToml) -> CalibrationConfig {
-    CalibrationConfig {
-        method: match quantize.threshold_search {
-            SearchToml::MinMax => ThresholdSearch::MinMax,
-            SearchToml::Mse => ThresholdSearch::Mse,
-        },
-        weight_bits: 8,
-        output_bits: 8,
-        bias_correction: quantize.bias_correction,
-    }
-}
-
-fn calibration_instances(quantize: &QuantizeToml) -> anyhow::Result<usize> {
-    in_range("[quantize] calibration_instances", quantize.calibration_instances, 1, 1_000_000)
-}
-
 fn augmentation(augmentation: &AugmentationToml) -> anyhow::Result<Augmentation> {
     Ok(Augmentation {
         flip_probability: in_range("flip_probability", augmentation.flip_probability, 0.0, 1.0)?,
@@ -454,6 +507,55 @@ fn augmentation(augmentation: &AugmentationToml) -> anyhow::Result<Augmentation>
         brightness: in_range("brightness", augmentation.brightness, 0.0, 0.9)?,
         contrast: in_range("contrast", augmentation.contrast, 0.0, 0.9)?,
         saturation: in_range("saturation", augmentation.saturation, 0.0, 0.9)?,
+    })
+}
+
+fn quantize(quantize: QuantizeToml, graph: &LayerGraph) -> anyhow::Result<QuantizePlan> {
+    let weight_bits = |key: &str, bits: u8| {
+        ensure!([8, 4, 2].contains(&bits), "{key}: expected 8, 4 or 2, found {bits}");
+        Ok(bits)
+    };
+    for (name, &bits) in &quantize.weight_bits_of {
+        let is_conv = graph.nodes().iter().any(|node| node.name == *name && matches!(node.op, Op::Conv(_)));
+        ensure!(
+            is_conv,
+            "[quantize.weight_bits_of] {name:?}: expected the name of a convolution (`sensei plan` lists them)"
+        );
+        weight_bits(&format!("[quantize.weight_bits_of] {name:?}"), bits)?;
+    }
+    let output_bits = quantize.output_bits;
+    ensure!([8, 16].contains(&output_bits), "[quantize] output_bits: expected 8 or 16, found {output_bits}");
+    let budget = |budget: WeightBudgetToml| -> anyhow::Result<WeightBudget> {
+        Ok(WeightBudget {
+            weight_bits: weight_bits("[quantize.budget] weight_bits", budget.weight_bits)?,
+            limit: match budget.limit {
+                MemoryLimitToml::CoefficientBytes(limit) => MemoryLimit::Coefficients(limit),
+                MemoryLimitToml::TotalBytes(limit) => MemoryLimit::Total(limit),
+            },
+        })
+    };
+    let calibration = quantize.calibration_instances;
+    Ok(QuantizePlan {
+        calibration_instances: in_range("[quantize] calibration_instances", calibration, 1, 1_000_000)?,
+        threshold_search: match quantize.threshold_search {
+            SearchToml::MinMax => ThresholdSearch::MinMax,
+            SearchToml::Mse => ThresholdSearch::Mse,
+            SearchToml::Kl => ThresholdSearch::Kl,
+        },
+        bias_correction: quantize.bias_correction,
+        equalization: match quantize.equalization {
+            EqualizationToml::None => None,
+            EqualizationToml::Weights => Some(Equalization::Weights),
+            EqualizationToml::Activations => Some(Equalization::Activations),
+        },
+        rounding: match quantize.rounding {
+            RoundingToml::Nearest => Rounding::Nearest,
+            RoundingToml::Gptq => Rounding::Gptq,
+        },
+        weight_bits: weight_bits("[quantize] weight_bits", quantize.weight_bits)?,
+        weight_bits_of: quantize.weight_bits_of,
+        output_bits,
+        budget: quantize.budget.map(budget).transpose()?,
     })
 }
 
@@ -485,6 +587,38 @@ mod tests {
             }
         }
         assert!(n_loaded > 0, "{}: no configurations", folder.display());
+    }
+
+    #[test]
+    fn weight_bits_that_the_chip_or_the_network_does_not_have_are_refused() {
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/quickstart.toml");
+        let text = fs::read_to_string(shipped).expect("a shipped configuration");
+        let folder = tempfile::tempdir().expect("a folder");
+        let load = |from: &str, to: &str, appended: &str| {
+            assert!(text.contains(from), "{from}");
+            let path = folder.path().join("changed.toml");
+            fs::write(&path, text.replace(from, to) + appended).expect("a writable folder");
+            let plan = load_plan(&path)?;
+            crate::commands::plan::check_budget(&plan).map(|_| plan)
+        };
+        let bits = "\nweight_bits = 8";
+        let of = |table: &str| format!("\n[quantize.weight_bits_of]\n{table}\n");
+        let budget = |limit: &str| format!("\n[quantize.budget]\nweight_bits = 4\nlimit = {{ {limit} }}\n");
+        let plan = load(bits, "\nweight_bits = 4", &of("down1 = 8")).unwrap_or_else(|error| panic!("{error:#}"));
+        assert_eq!((plan.quantize.weight_bits_of("down1"), plan.quantize.weight_bits_of("down2")), (8, 4));
+        assert!(load(bits, bits, &budget("coefficient_bytes = 1000000")).is_ok());
+        for (to, appended, expected) in [
+            ("\nweight_bits = 3", String::new(), "[quantize] weight_bits: expected 8, 4 or 2, found 3"),
+            (bits, of("down9 = 4"), "[quantize.weight_bits_of] \"down9\""),
+            (bits, of("add1 = 4"), "[quantize.weight_bits_of] \"add1\""),
+            (bits, of("down1 = 6"), "[quantize.weight_bits_of] \"down1\": expected 8, 4 or 2, found 6"),
+            (bits, budget("coefficient_bytes = 1000"), "[quantize.budget]"),
+            (bits, budget("bytes = 1000"), "unknown variant"),
+            ("", String::new(), "missing field `weight_bits`"),
+        ] {
+            let error = load(bits, to, &appended).err().unwrap_or_else(|| panic!("{to}{appended}: accepted"));
+            assert!(format!("{error:#}").contains(expected), "{error:#}");
+        }
     }
 
     /// A run folder's plan.toml is the configuration, also when it is read again.

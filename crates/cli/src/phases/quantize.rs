@@ -1,13 +1,16 @@
 //! From trained weights to the int8 model of a run.
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
+use sensei_imx500::memory::memory_estimate;
 use sensei_imx500::model::Int8Model;
 use sensei_imx500::model_file::write_model;
-use sensei_quant::calibration::{Calibration, calibrate};
-use sensei_quant::compare::{LayerReport, compare_layers};
+use sensei_quant::calibration::{Calibration, CalibrationConfig, calibrate};
+use sensei_quant::compare::{LayerComparison, LayerReport, compare_layers};
+use sensei_quant::equalize::equalize;
 use sensei_quant::fake_quant::FakeQuantStudent;
 use sensei_quant::folded::FoldedStudent;
-use sensei_quant::lower::lower;
+use sensei_quant::lower::{lower, network_shape};
+use sensei_quant::sensitivity::{SensitivityReport, sensitivity};
 use sensei_student::weights::{NamedWeights, read_weights};
 use sensei_train::quantization::{calibration_batches, quantizers_of};
 use sensei_train::source::SampleSource;
@@ -24,6 +27,8 @@ pub struct Quantized {
     pub calibration: Calibration,
     /// Float, fake-quantized and integer network, layer by layer, on some of the calibration images.
     pub layers: LayerReport,
+    /// What was measured to choose convolutions for fewer bits, if they were to be chosen.
+    pub sensitivity: Option<SensitivityReport>,
 }
 
 /// Chooses thresholds on training instances, or takes those that were trained, lowers the student and compares the three networks layer by layer.
@@ -38,24 +43,67 @@ pub fn quantize(
     train: &SampleSource,
     folder: &RunFolder,
 ) -> anyhow::Result<Quantized> {
-    let device = &Device::flex();
-    let batches = calibration_batches(train, plan.quantize.calibration_instances, plan.train.seed)?;
-    let float = FoldedStudent::new(&plan.graph, weights, device)?;
+    let Prepared { float, batches, mut config } = prepare(plan, weights, train)?;
+    let mut report = None;
+    if let Some(budget) = &plan.quantize.budget {
+        let measured = sensitivity(&float, &batches, &config, budget.weight_bits)?;
+        let memory = |narrowed: &[&str]| {
+            let bits =
+                |name: &str| if narrowed.contains(&name) { budget.weight_bits } else { config.weight_bits_of(name) };
+            budget.limit.of(&memory_estimate(&network_shape(&plan.graph, bits, config.output_bits)))
+        };
+        let chosen = measured.choose(memory(&[]).1, |narrowed| memory(narrowed).0)?;
+        config.weight_bits_of.extend(chosen.into_iter().map(|name| (name, budget.weight_bits)));
+        report = Some(measured);
+    }
     let calibration = match plan.train.quantization() {
         Some(quantization) => {
             let file = folder.thresholds();
             let thresholds = read_weights(&file)?.tensors;
-            let quantizers = quantizers_of(quantization, &plan.graph, thresholds, device);
+            let quantizers = quantizers_of(quantization, &plan.graph, thresholds, float.device());
             let quantizers = quantizers.map_err(|problem| anyhow::anyhow!("{}: {problem}", file.display()))?;
             quantizers.calibration(&float, &batches)?
         }
-        None => calibrate(&float, &batches, &plan.quantize.config)?,
+        None => calibrate(&float, &batches, &config)?,
     };
     let model = lower(&float, &calibration, &network_name(&plan.name))?;
-    let fake = FakeQuantStudent::new(&plan.graph, model.clone(), device)?;
+    let fake = FakeQuantStudent::new(&plan.graph, model.clone(), float.device())?;
     let n_compared = COMPARED_IMAGES.min(batches[0].dims()[0]);
     let layers = compare_layers(&float, &fake, &batches[0].clone().narrow(0, 0, n_compared))?;
-    Ok(Quantized { model, calibration, layers })
+    Ok(Quantized { model, calibration, layers, sensitivity: report })
+}
+
+/// What it costs to give single convolutions this many bits.
+///
+/// # Errors
+/// As [`quantize`].
+pub fn sensitivities(
+    plan: &RunPlan,
+    weights: &NamedWeights,
+    train: &SampleSource,
+    bits: u8,
+) -> anyhow::Result<SensitivityReport> {
+    let Prepared { float, batches, config } = prepare(plan, weights, train)?;
+    Ok(sensitivity(&float, &batches, &config, bits)?)
+}
+
+/// What calibration starts from.
+struct Prepared {
+    float: FoldedStudent,
+    batches: Vec<Tensor<4>>,
+    config: CalibrationConfig,
+}
+
+fn prepare(plan: &RunPlan, weights: &NamedWeights, train: &SampleSource) -> anyhow::Result<Prepared> {
+    let device = &Device::flex();
+    let quantize = &plan.quantize;
+    let batches = calibration_batches(train, quantize.calibration_instances, plan.train.seed)?;
+    let mut float = FoldedStudent::new(&plan.graph, weights, device)?;
+    if let Some(by) = quantize.equalization {
+        float = equalize(&float, &batches, by)?;
+    }
+    let config = quantize.calibration();
+    Ok(Prepared { float, batches, config })
 }
 
 /// Writes model and layer table into the run folder, and says what matters of them.
@@ -68,12 +116,16 @@ pub fn save(quantized: &Quantized, folder: &RunFolder) -> anyhow::Result<()> {
         .layers
         .layers
         .iter()
-        .map(|layer| {
+        .zip(&quantized.calibration.nodes)
+        .map(|(layer, node)| {
             serde_json::json!({
                 "name": layer.name,
+                "weight_bits": layer.weight_bits,
                 "bits": layer.grid.bits(),
                 "signed": layer.grid.signed(),
                 "threshold": layer.grid.threshold(),
+                "calibration_min": node.min,
+                "calibration_max": node.max,
                 "sqnr_db": layer.sqnr_db.is_finite().then_some(layer.sqnr_db),
                 "max_abs_diff": layer.max_abs_diff,
                 "saturated_share": layer.saturated_share(),
@@ -84,7 +136,9 @@ pub fn save(quantized: &Quantized, folder: &RunFolder) -> anyhow::Result<()> {
         })
         .collect();
     write_whole(&folder.layers(), &serde_json::to_vec_pretty(&rows)?)?;
-    write_whole(&folder.layers().with_extension("txt"), quantized.layers.table().as_bytes())?;
+    let divergence = first_divergences(&quantized.layers);
+    let table = format!("{}{}\n", quantized.layers.table(), divergence.join("\n"));
+    write_whole(&folder.layers().with_extension("txt"), table.as_bytes())?;
     let calibration = &quantized.calibration;
     let saturated: u64 = calibration.nodes.iter().map(|node| node.saturated).sum();
     let values: u64 = calibration.nodes.iter().map(|node| node.values).sum();
@@ -93,14 +147,40 @@ pub fn save(quantized: &Quantized, folder: &RunFolder) -> anyhow::Result<()> {
         "int8: calibrated on {} images; {saturated} of {values} activations saturate, {clipped} weights are clipped",
         calibration.n_images
     ));
-    match quantized.layers.first_divergent(1e-5) {
-        Some(layer) => say(&format!(
+    if let Some(report) = &quantized.sensitivity {
+        let narrowed: Vec<&str> = report
+            .convs
+            .iter()
+            .map(|conv| conv.name.as_str())
+            .filter(|name| {
+                let bits =
+                    |layer: &LayerComparison| layer.weight_bits == Some(report.narrow_bits) && layer.name == *name;
+                quantized.layers.layers.iter().any(bits)
+            })
+            .collect();
+        say(&format!("{}int8: {} bits for {}", report.table(), report.narrow_bits, narrowed.join(", ")));
+    }
+    divergence.iter().for_each(|line| say(line));
+    Ok(())
+}
+
+/// Which layer diverges first: float and int8, fake-quant and integers.
+fn first_divergences(layers: &LayerReport) -> [String; 2] {
+    let from_float = match layers.first_below(DIVERGED_DB) {
+        Some(layer) => format!(
+            "int8: float and int8 first diverge in {}: {:.1} dB, below {DIVERGED_DB} dB",
+            layer.name, layer.sqnr_db
+        ),
+        None => format!("int8: float and int8 stay above {DIVERGED_DB} dB in every layer"),
+    };
+    let from_fake = match layers.first_divergent(1e-5) {
+        Some(layer) => format!(
             "int8: fake-quant and integers first diverge in {}: {} of {} values, at most {} steps",
             layer.name, layer.integer_mismatches, layer.values, layer.max_integer_mismatch
-        )),
-        None => say("int8: fake-quant and integers agree in every layer (at most 1 step in 1e-5 of the values)"),
-    }
-    Ok(())
+        ),
+        None => "int8: fake-quant and integers agree in every layer (at most 1 step in 1e-5 of the values)".into(),
+    };
+    [from_float, from_fake]
 }
 
 /// A run's name as the chip's tools take it: letters, digits, `-` and `_`.
@@ -109,5 +189,7 @@ fn network_name(run: &str) -> String {
     run.chars().map(clean).take(64).collect()
 }
 
+/// Noise of a hundredth of the signal: what a layer report names the first layer below.
+const DIVERGED_DB: f64 = 20.0;
 /// Images of the layer comparison.
 const COMPARED_IMAGES: usize = 8;

@@ -195,4 +195,8 @@ bootstrap_seed = 0
 calibration_instances = 8
 threshold_search = "mse"
 bias_correction = true
+equalization = "none"
+rounding = "nearest"
+weight_bits = 8
+output_bits = 8
 "#;

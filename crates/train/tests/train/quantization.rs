@@ -2,6 +2,7 @@
 
 use burn::tensor::Device;
 use sensei_quant::calibration::CalibrationConfig;
+use sensei_quant::gptq::Rounding;
 use sensei_quant::thresholds::ThresholdSearch;
 use sensei_train::plan::TrainPlan;
 use sensei_train::quantization::QuantizationPlan;
@@ -15,8 +16,10 @@ fn on_grid() -> TrainPlan {
         calibration: CalibrationConfig {
             method: ThresholdSearch::Mse,
             weight_bits: 8,
+            weight_bits_of: [("down1".to_string(), 4)].into(),
             output_bits: 8,
             bias_correction: false,
+            rounding: Rounding::Nearest,
         },
         calibration_instances: 4,
         threshold_learning_rate: 0.02,
