@@ -1,5 +1,7 @@
 //! Recorded tensors against the integer model.
 
+#![allow(clippy::unwrap_used)] // tests
+
 mod sample;
 
 use std::fs;

@@ -2,7 +2,7 @@
 //!
 //! Errors of the command line or the configuration are exit code 2, failed runs exit code 1.
 
-#![allow(clippy::unwrap_used)] // tests
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // tests, which say what they skip
 
 mod cache;
 mod configuration;
