@@ -66,13 +66,13 @@ pub enum DetectionError {
         found: u64,
     },
     /// Not JSON, or not the fields COCO prescribes.
-    #[error("{}: detection {detection_idx}: expected COCO's result format, found {found:?}", path.display())]
+    #[error("{}: detection {detection_idx}: expected COCO's result format, found {found:?} where reading ended", path.display())]
     Json {
         /// The file.
         path: PathBuf,
         /// Position in the list, from 0.
         detection_idx: usize,
-        /// The text at which reading ended.
+        /// The text around the place where reading ended.
         found: String,
         /// Where and what.
         source: serde_json::Error,
@@ -267,7 +267,11 @@ impl Known<'_> {
                     return error("bbox", String::from(expected), format!("{:?}", [x, y, width, height]));
                 }
                 if !self.has_boxes {
-                    return error("bbox", String::from("in all detections or in none"), String::from("the first"));
+                    return error(
+                        "bbox",
+                        String::from("in all detections or in none"),
+                        String::from("the file's first"),
+                    );
                 }
             }
             None if self.has_boxes => {
@@ -286,13 +290,123 @@ impl Known<'_> {
     }
 }
 
-/// The first characters from a line and column on, both counted from 1 in bytes.
+/// The characters around a line and column, both counted from 1 in bytes.
 fn text_at(text: &str, line: usize, column: usize) -> String {
     let bytes = text.as_bytes();
     let line_start = match line.checked_sub(2) {
         Some(n) => bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').nth(n).map_or(0, |(at, _)| at + 1),
         None => 0,
     };
-    let start = (line_start + column.saturating_sub(1)).min(bytes.len());
-    String::from_utf8_lossy(&bytes[start..(start + 16).min(bytes.len())]).into_owned()
+    let at = (line_start + column).min(bytes.len());
+    String::from_utf8_lossy(&bytes[at.saturating_sub(16)..(at + 16).min(bytes.len())]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::{Category, ImageRecord};
+
+    fn dataset() -> Dataset {
+        let image = |id| ImageRecord {
+            id,
+            size: Size { width: 4, height: 3 },
+            file_name: format!("{id}.png"),
+            neg_category_ids: Vec::new(),
+            not_exhaustive_category_ids: Vec::new(),
+        };
+        Dataset {
+            annotations_path: PathBuf::from("truth.json"),
+            images_dir: PathBuf::new(),
+            images: vec![image(7), image(8)],
+            categories: vec![Category { id: 5, name: String::from("cat"), frequency: None }],
+            instances: Vec::new(),
+            digest: [0; 32],
+        }
+    }
+
+    const GOOD: &str =
+        r#"{"image_id": 8, "category_id": 5, "score": 0.5, "segmentation": {"size": [3, 4], "counts": [4, 2, 6]}}"#;
+    const BOX: &str = r#"{"image_id": 8, "category_id": 5, "score": 1, "bbox": [1, 1, 2, 0]}"#;
+
+    fn parse(text: String) -> Result<Detections, DetectionError> {
+        Detections::parse(Path::new("found.json"), text, &dataset())
+    }
+
+    /// What is said about a list of a sound detection and another one.
+    fn check(sound: &str, other: &str, expected: &str) {
+        let dataset = dataset();
+        let read = parse(format!("[{sound},\n {other}]"));
+        let read = read.and_then(|detections| detections.mask(1, &dataset));
+        assert_eq!(read.unwrap_err().to_string(), format!("found.json: detection 1: {expected}"), "{other}");
+    }
+
+    fn edited(from: &str, to: &str) -> String {
+        assert!(GOOD.contains(from), "{from}");
+        GOOD.replace(from, to)
+    }
+
+    #[test]
+    fn masks_and_boxes_are_read() {
+        let masks = parse(format!("[{GOOD}]")).unwrap();
+        assert!(!masks.has_boxes && masks.items[0].image_idx == 1 && masks.items[0].category_idx == 0);
+        assert_eq!(masks.mask(0, &dataset()).unwrap().counts(), [4, 2, 6]);
+        let compressed = parse(format!("[{}]", edited("[4, 2, 6]", r#""426""#))).unwrap();
+        assert_eq!(compressed.mask(0, &dataset()).unwrap().counts(), [4, 2, 6]);
+        let polygon =
+            parse(format!("[{}]", edited(r#"{"size": [3, 4], "counts": [4, 2, 6]}"#, "[[1, 1, 3, 1, 3, 3, 1, 3]]")));
+        assert_eq!(polygon.unwrap().mask(0, &dataset()).unwrap().area(), 4);
+        let boxes = parse(format!("[{BOX}]")).unwrap();
+        assert!(boxes.has_boxes && boxes.items[0].bbox == Some([1.0, 1.0, 2.0, 0.0]));
+        assert!(parse(String::from("[]")).unwrap().items.is_empty());
+    }
+
+    #[test]
+    fn foreign_ids_are_refused() {
+        let expected = "expected image_id of one of the 2 images of truth.json, found 9";
+        check(GOOD, &edited("\"image_id\": 8", "\"image_id\": 9"), expected);
+        let expected = "expected category_id of one of the 1 categories of truth.json, found 0";
+        check(GOOD, &edited("\"category_id\": 5", "\"category_id\": 0"), expected);
+        let with_id = edited("{\"image_id\"", "{\"id\": 3, \"image_id\"");
+        check(&with_id, &with_id, "expected id that no detection before has, found 3");
+    }
+
+    #[test]
+    fn scores_are_numbers() {
+        for word in ["NaN", "Infinity", "null"] {
+            let other = edited("0.5", word);
+            let error = parse(format!("[{GOOD},\n {other}]")).unwrap_err().to_string();
+            let expected = "found.json: detection 1: expected COCO's result format, found \"";
+            assert!(error.starts_with(expected), "{error}");
+            assert!(error.contains(word), "{error}");
+        }
+        assert!(parse(format!("[{}]", edited("0.5", "1e999"))).is_err());
+        assert!(parse(format!("[{}]", edited("\"score\": 0.5, ", ""))).is_err());
+        assert!(parse(String::from("{\"annotations\": []}")).is_err());
+        assert!(parse(format!("[{GOOD}] [")).is_err());
+    }
+
+    #[test]
+    fn masks_are_of_their_image() {
+        check(GOOD, &edited("[3, 4]", "[4, 3]"), "expected segmentation of its image's size, 4 x 3, found 3 x 4");
+        check(GOOD, &edited("[4, 2, 6]", "[4, 2, 5]"), "runs cover 11 pixels, a 4 x 3 mask has 12");
+        check(
+            GOOD,
+            &edited("[4, 2, 6]", "\"42~\""),
+            "byte 0x7e at 2: a compressed mask is made of the characters '0' to 'o'",
+        );
+        let polygon = edited(r#"{"size": [3, 4], "counts": [4, 2, 6]}"#, "[[1, 1, 3, 1]]");
+        check(GOOD, &polygon, "polygon 0: expected an even number of at least 6 coordinates, found 4");
+        check(BOX, BOX, "expected segmentation polygons or runs, found none");
+    }
+
+    #[test]
+    fn boxes_are_whole_and_everywhere() {
+        let expected =
+            "expected bbox [x, y, width, height], finite, with sides of at least 0, found [1.0, 1.0, -2.0, 0.0]";
+        check(BOX, &BOX.replace("[1, 1, 2, 0]", "[1, 1, -2, 0]"), expected);
+        check(BOX, GOOD, "expected bbox in all detections or in none, found none");
+        check(GOOD, BOX, "expected bbox in all detections or in none, found the file's first");
+        let neither = r#"{"image_id": 8, "category_id": 5, "score": 1}"#;
+        check(GOOD, neither, "expected bbox or segmentation to be there, found none");
+    }
 }

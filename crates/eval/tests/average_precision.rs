@@ -9,8 +9,7 @@ use sensei_data::detections::Detections;
 use sensei_eval::average_precision::{ApReport, IouKind, Rules, average_precision};
 use serde::Deserialize;
 
-const KINDS: [(&str, IouKind); 3] =
-    [("segm", IouKind::Segm), ("bbox", IouKind::Bbox), ("boundary", IouKind::Boundary)];
+const KINDS: [(&str, IouKind); 3] = [("segm", IouKind::Segm), ("bbox", IouKind::Bbox), ("boundary", IouKind::Boundary)];
 
 /// A number by its name; -1 where nothing defines it.
 type Numbers = BTreeMap<String, f64>;

@@ -1,6 +1,7 @@
 //! One function per subcommand.
 
 mod data;
+mod eval_coco;
 mod gate;
 mod inspect;
 pub mod plan;
@@ -10,7 +11,7 @@ mod teacher;
 use std::process::ExitCode;
 
 use crate::arguments::{Arguments, Command};
-use crate::device::on_device;
+use crate::device::{on_device, start_threads};
 
 /// Does what the command line asks for.
 ///
@@ -27,6 +28,10 @@ pub fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Eval { run, weights, imagenet_normalised, out, machine } => {
             let eval = || run::eval(&run, weights.as_deref(), imagenet_normalised, out.as_deref(), &machine);
             on_device(&machine, eval).map(done)
+        }
+        Command::EvalCoco { annotations, detections, format, iou, out, threads } => {
+            start_threads(threads)?;
+            eval_coco::eval_coco(&annotations, &detections, format, iou, out.as_deref()).map(done)
         }
         Command::Quantize { run, threads } => run::quantize(&run, threads).map(done),
         Command::Export { run, converter } => run::export(&run, converter.as_deref()).map(done),

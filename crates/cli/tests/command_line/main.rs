@@ -9,6 +9,7 @@ mod configuration;
 mod data;
 mod device;
 mod disk;
+mod eval_coco;
 mod resume;
 
 use std::fs;

@@ -89,9 +89,7 @@ impl<'a> Images<'a> {
             self.keep_what_lvis_sees(image_idx, &mut truths, &mut answers, &mut scored);
         }
         truths.sort_by_key(|truth| truth.category_idx);
-        answers.sort_by(|a, b| {
-            a.category_idx.cmp(&b.category_idx).then_with(|| descending(&a.of.score, &b.of.score))
-        });
+        answers.sort_by(|a, b| a.category_idx.cmp(&b.category_idx).then_with(|| descending(&a.of.score, &b.of.score)));
         let (mut truths, mut answers) = (truths.as_slice(), answers.as_slice());
         let first = |truths: &[Entry<Truth>], answers: &[Entry<Answer>]| {
             let of_both = [truths.first().map(|truth| truth.category_idx), answers.first().map(|of| of.category_idx)];
@@ -111,13 +109,7 @@ impl<'a> Images<'a> {
         Ok(scored)
     }
 
-    fn cell(
-        &self,
-        image_idx: usize,
-        category_idx: usize,
-        answers: &[Entry<Answer>],
-        truths: &[Entry<Truth>],
-    ) -> Cell {
+    fn cell(&self, image_idx: usize, category_idx: usize, answers: &[Entry<Answer>], truths: &[Entry<Truth>]) -> Cell {
         let of_truths: Vec<Truth> = truths.iter().map(|truth| truth.of).collect();
         let outlines: Vec<(&Outline, bool)> = truths.iter().map(|truth| (&truth.outline, truth.of.crowd)).collect();
         let ious = overlaps(self.iou, answers.iter().map(|answer| &answer.outline), &outlines);

@@ -39,8 +39,8 @@ impl CategoryCurve {
         for (of_limit, limit) in curve.recall_at_limit.iter_mut().zip(COCO_LIMITS) {
             let marks = || cells.iter().flat_map(|cell| cell.marks.iter().take(limit));
             let n_found = |at: usize| marks().filter(|marks| marks.found[0] & !marks.ignored[0] & 1 << at != 0).count();
-            *of_limit = (curve.n_truths > 0)
-                .then(|| std::array::from_fn(|at| n_found(at) as f64 / curve.n_truths as f64));
+            *of_limit =
+                (curve.n_truths > 0).then(|| std::array::from_fn(|at| n_found(at) as f64 / curve.n_truths as f64));
         }
         curve
     }

@@ -38,7 +38,8 @@ pub(super) fn overlaps<'a>(
     detections: impl Iterator<Item = &'a Outline>,
     truths: &[(&Outline, bool)],
 ) -> Vec<Vec<f64>> {
-    let row = |detection: &Outline| truths.iter().map(|(truth, crowd)| overlap(kind, detection, truth, *crowd)).collect();
+    let row =
+        |detection: &Outline| truths.iter().map(|(truth, crowd)| overlap(kind, detection, truth, *crowd)).collect();
     detections.map(row).collect()
 }
 
