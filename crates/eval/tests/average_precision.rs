@@ -1,5 +1,7 @@
 //! Every number of pycocotools, lvis-api and Boundary IoU on generated annotations and detections, see `tests/golden/ap`.
 
+#![allow(clippy::unwrap_used)] // tests
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
