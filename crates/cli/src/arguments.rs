@@ -52,6 +52,25 @@ pub enum Command {
         #[command(flatten)]
         machine: Machine,
     },
+    /// Score anyone's detections by COCO's or LVIS's average precision
+    EvalCoco {
+        /// The annotation file
+        annotations: PathBuf,
+        /// The result file: a list of {image_id, category_id, score, segmentation and/or bbox}
+        detections: PathBuf,
+        /// How the annotation file is written, and whose rules are used
+        #[arg(long, value_enum, default_value_t = AnnotationFormat::Coco)]
+        format: AnnotationFormat,
+        /// What is compared
+        #[arg(long, value_enum, default_value_t = Compared::Segm)]
+        iou: Compared,
+        /// Where every number goes, those of each category included, as JSON
+        #[arg(long)]
+        out: Option<PathBuf>,
+        /// Threads; results do not depend on it. 0: one per core
+        #[arg(long, default_value_t = 0)]
+        threads: usize,
+    },
     /// Choose thresholds on training images and write the int8 model of a run
     Quantize {
         /// A run folder
@@ -196,6 +215,17 @@ pub enum AnnotationFormat {
     Coco,
     /// LVIS v0.5 or v1
     Lvis,
+}
+
+/// What average precision compares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Compared {
+    /// Masks
+    Segm,
+    /// Boxes
+    Bbox,
+    /// Masks and their boundaries: the smaller of the two IoUs
+    Boundary,
 }
 
 /// Teacher cache tools.

@@ -12,7 +12,7 @@ use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use crate::dataset::{Category, Dataset, DatasetError, Frequency, ImageRecord, Instance, Segmentation};
 use crate::geometry::Size;
 use crate::polygon::check_polygons;
-use crate::rle::Rle;
+use crate::rle::{Rle, RleError};
 
 /// Which fields must be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,21 +134,19 @@ struct JsonAnnotation {
     segmentation: Option<JsonSegmentation>,
 }
 
-enum JsonSegmentation {
+pub(crate) enum JsonSegmentation {
     Polygons(Vec<Box<[f64]>>),
     Rle(JsonRle),
 }
 
 #[derive(Deserialize)]
-struct JsonRle {
+pub(crate) struct JsonRle {
     /// Height, width.
-    size: [u32; 2],
-    counts: JsonCounts,
+    pub(crate) size: [u32; 2],
+    pub(crate) counts: JsonCounts,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum JsonCounts {
+pub(crate) enum JsonCounts {
     Runs(Vec<u32>),
     Compressed(String),
 }
@@ -248,11 +246,7 @@ impl JsonAnnotation {
                     let expected = format!("of its image's size, {image_size}");
                     return Err(error("segmentation", &expected, size.to_string()));
                 }
-                let rle = match counts {
-                    JsonCounts::Runs(counts) => Rle::from_counts(size, &counts),
-                    JsonCounts::Compressed(text) => Rle::from_compressed_str(size, &text),
-                };
-                Segmentation::Rle(rle.map_err(|source| DatasetError::Rle {
+                Segmentation::Rle(counts.rle(size).map_err(|source| DatasetError::Rle {
                     path: path.to_path_buf(),
                     annotation_id: id,
                     source,
@@ -268,6 +262,16 @@ impl JsonAnnotation {
             is_crowd: self.iscrowd == 1,
             segmentation,
         })
+    }
+}
+
+impl JsonCounts {
+    /// The mask of an image.
+    pub(crate) fn rle(&self, size: Size) -> Result<Rle, RleError> {
+        match self {
+            JsonCounts::Runs(counts) => Rle::from_counts(size, counts),
+            JsonCounts::Compressed(text) => Rle::from_compressed_str(size, text),
+        }
     }
 }
 
@@ -300,6 +304,35 @@ impl<'de> Deserialize<'de> for JsonSegmentation {
     }
 }
 
+/// Written out for the same reason.
+impl<'de> Deserialize<'de> for JsonCounts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<JsonCounts, D::Error> {
+        struct RunsOrText;
+
+        impl<'de> Visitor<'de> for RunsOrText {
+            type Value = JsonCounts;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+                f.write_str("a list of run lengths or a compressed string")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<JsonCounts, A::Error> {
+                let mut counts = Vec::new();
+                while let Some(count) = list.next_element()? {
+                    counts.push(count);
+                }
+                Ok(JsonCounts::Runs(counts))
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<JsonCounts, E> {
+                Ok(JsonCounts::Compressed(String::from(text)))
+            }
+        }
+
+        deserializer.deserialize_any(RunsOrText)
+    }
+}
+
 /// LVIS v0.5 names images as COCO 2014 did: `COCO_val2014_000000391895.jpg` is `000000391895.jpg` in COCO 2017.
 fn name_in_coco_2017(file_name: &str) -> String {
     let name_2014 = file_name.strip_prefix("COCO_").and_then(|rest| rest.split_once('_'));
@@ -324,7 +357,7 @@ fn field_error(
 }
 
 /// COCO 2017's largest file has 0.45 GB, LVIS v1's 1.1 GB.
-const MAX_BYTES: u64 = 4 << 30;
+pub(crate) const MAX_BYTES: u64 = 4 << 30;
 /// A JPEG image's largest side.
 const MAX_SIDE: u64 = 65_535;
 /// Masks take a byte a pixel.

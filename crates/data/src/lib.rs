@@ -4,9 +4,11 @@
 //! does not understand: what is wrong with it is an error that names file, id, expected and found.
 
 pub mod augment;
+pub mod boundary;
 pub mod check;
 pub mod crop;
 pub mod dataset;
+pub mod detections;
 pub mod fetch;
 pub mod geometry;
 pub mod image_file;

@@ -73,10 +73,7 @@ impl Rle {
                 break;
             }
         }
-        if runs.total != n_pixels {
-            return Err(RleError::Sum { size, expected: n_pixels, found: runs.total });
-        }
-        Ok(Rle { size, counts: runs.counts })
+        runs.finish(size)
     }
 
     /// A mask from COCO's compressed string: each run, from the fourth on less the one two before it, in groups of five
@@ -84,20 +81,22 @@ impl Rle {
     pub fn from_compressed_str(size: Size, compressed: &str) -> Result<Rle, RleError> {
         let n_pixels = checked_pixels(size)?;
         let bytes = compressed.as_bytes();
-        let mut counts: Vec<u32> = Vec::new();
-        let (mut at, mut total) = (0, 0u64);
+        let mut runs = Runs { counts: Vec::with_capacity(bytes.len() / 2 + 2), total: 0 };
+        let mut before = [0i64; 2];
+        let (mut at, mut run_idx) = (0, 0);
         while at < bytes.len() {
-            let (value, end) = read_number(bytes, at, counts.len())?;
+            let (value, end) = read_number(bytes, at, run_idx)?;
             at = end;
-            let before = if counts.len() > 2 { i64::from(counts[counts.len() - 2]) } else { 0 };
-            let count = u32::try_from(value + before).map_err(|_| RleError::Run { run_idx: counts.len(), at })?;
-            counts.push(count);
-            total += u64::from(count);
-            if total > n_pixels {
-                return Err(RleError::Sum { size, expected: n_pixels, found: total });
+            let value = if run_idx > 2 { value + before[0] } else { value };
+            let count = u32::try_from(value).map_err(|_| RleError::Run { run_idx, at })?;
+            before = [before[1], value];
+            runs.push(run_idx % 2 == 1, count);
+            run_idx += 1;
+            if runs.total > n_pixels {
+                break;
             }
         }
-        Rle::from_counts(size, &counts)
+        runs.finish(size)
     }
 
     /// COCO's compressed string; see [`Rle::from_compressed_str`].
@@ -167,13 +166,13 @@ impl Rle {
 
     /// Number of foreground pixels.
     pub fn area(&self) -> u64 {
-        self.foreground().map(|(start, end)| end - start).sum()
+        self.foreground().map(|(start, end)| u64::from(end - start)).sum()
     }
 
     /// The smallest box around the foreground as `[x, y, width, height]`; all 0 if there is none.
     pub fn bbox(&self) -> [f64; 4] {
-        let height = u64::from(self.size.height);
-        let (mut x0, mut y0, mut x1, mut y1) = (u64::MAX, u64::MAX, 0, 0);
+        let height = self.size.height;
+        let (mut x0, mut y0, mut x1, mut y1) = (u32::MAX, u32::MAX, 0, 0);
         for (start, end) in self.foreground() {
             let last = end - 1;
             x0 = x0.min(start / height);
@@ -182,7 +181,7 @@ impl Rle {
             y0 = y0.min(if spans_columns { 0 } else { start % height });
             y1 = y1.max(if spans_columns { height } else { last % height + 1 });
         }
-        if x1 == 0 { [0.0; 4] } else { [x0 as f64, y0 as f64, (x1 - x0) as f64, (y1 - y0) as f64] }
+        if x1 == 0 { [0.0; 4] } else { [x0, y0, x1 - x0, y1 - y0].map(f64::from) }
     }
 
     /// Number of pixels that are foreground in both masks.
@@ -190,10 +189,18 @@ impl Rle {
     /// # Panics
     /// If the sizes differ.
     pub fn intersection_area(&self, other: &Rle) -> u64 {
+        assert_eq!(self.size, other.size, "two masks of one image");
+        let (mut these, mut those) = (self.foreground(), other.foreground());
+        let (mut this, mut that) = (these.next(), those.next());
         let mut area = 0;
-        self.walk_with(other, |in_self, in_other, n_pixels| {
-            area += if in_self && in_other { u64::from(n_pixels) } else { 0 }
-        });
+        while let (Some((start, end)), Some((other_start, other_end))) = (this, that) {
+            area += u64::from(end.min(other_end).saturating_sub(start.max(other_start)));
+            if end < other_end {
+                this = these.next();
+            } else {
+                that = those.next();
+            }
+        }
         area
     }
 
@@ -226,15 +233,34 @@ impl Rle {
         }))
     }
 
-    /// Foreground runs as half-open ranges of column-major pixel indices.
-    fn foreground(&self) -> impl Iterator<Item = (u64, u64)> {
+    /// Foreground runs as half-open ranges of column-major pixel indices, in order and apart.
+    pub(crate) fn foreground(&self) -> impl Iterator<Item = (u32, u32)> {
         let mut end = 0;
-        let runs = self.counts.iter().map(move |count| {
-            let start = end;
-            end += u64::from(*count);
+        self.counts.as_chunks::<2>().0.iter().map(move |[gap, run]| {
+            let start = end + gap;
+            end = start + run;
             (start, end)
-        });
-        runs.skip(1).step_by(2)
+        })
+    }
+
+    /// The mask with ranges of its foreground, in order, made background.
+    pub(crate) fn without(&self, ranges: impl Iterator<Item = [u32; 2]>) -> Rle {
+        let mut ranges = ranges.peekable();
+        let mut runs = Runs::default();
+        let mut at = 0;
+        for (start, end) in self.foreground() {
+            runs.push(false, start - at);
+            at = start;
+            while let Some([low, high]) = ranges.next_if(|[low, _]| *low < end) {
+                runs.push(true, low - at);
+                runs.push(false, high - low);
+                at = high;
+            }
+            runs.push(true, end - at);
+            at = end;
+        }
+        runs.push(false, (self.size.n_pixels() - at as usize) as u32);
+        Rle { size: self.size, counts: runs.counts }
     }
 
     /// Calls `visit(in_self, in_other, n_pixels)` for each stretch over which neither mask changes.
@@ -271,6 +297,15 @@ pub(crate) struct Runs {
 }
 
 impl Runs {
+    /// The mask, if the runs are as many pixels as it has.
+    fn finish(self, size: Size) -> Result<Rle, RleError> {
+        let expected = checked_pixels(size)?;
+        if self.total != expected {
+            return Err(RleError::Sum { size, expected, found: self.total });
+        }
+        Ok(Rle { size, counts: self.counts })
+    }
+
     fn push(&mut self, foreground: bool, count: u32) {
         self.total += u64::from(count);
         if self.counts.is_empty() {

@@ -3,6 +3,7 @@
 //! Predictors arrive as closures, and every number is defined on a page of its own, `docs/metrics.md`. Never here: models,
 //! prompt rules, printing, and any number without its protocol.
 
+pub mod average_precision;
 pub mod bootstrap;
 pub mod evaluate;
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! One function per subcommand.
 
 mod data;
+mod eval_coco;
 mod gate;
 mod inspect;
 pub mod plan;
@@ -12,7 +13,7 @@ mod teacher;
 use std::process::ExitCode;
 
 use crate::arguments::{Arguments, Command};
-use crate::device::on_device;
+use crate::device::{on_device, start_threads};
 
 /// Does what the command line asks for.
 ///
@@ -29,6 +30,10 @@ pub fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Eval { run, weights, imagenet_normalised, out, machine } => {
             let eval = || run::eval(&run, weights.as_deref(), imagenet_normalised, out.as_deref(), &machine);
             on_device(&machine, eval).map(done)
+        }
+        Command::EvalCoco { annotations, detections, format, iou, out, threads } => {
+            start_threads(threads)?;
+            eval_coco::eval_coco(&annotations, &detections, format, iou, out.as_deref()).map(done)
         }
         Command::Quantize { run, sensitivity, threads } => run::quantize(&run, sensitivity, threads).map(done),
         Command::Export { run, converter, rpk } => run::export(&run, converter.as_deref(), rpk).map(done),

@@ -9,6 +9,7 @@ mod configuration;
 mod data;
 mod device;
 mod disk;
+mod eval_coco;
 #[cfg(unix)]
 mod package;
 mod resume;

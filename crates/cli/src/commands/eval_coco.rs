@@ -1,0 +1,44 @@
+//! `eval-coco`.
+
+use std::path::Path;
+
+use sensei_data::detections::Detections;
+use sensei_eval::average_precision::{IouKind, Rules, average_precision};
+
+use crate::arguments::{AnnotationFormat, Compared};
+use crate::commands::data::load;
+use crate::progress::say;
+use crate::run_folder::write_whole;
+
+/// Prints the table and writes every number to `out`.
+///
+/// # Errors
+/// Annotations or detections that cannot be read, or of which one is not what the format prescribes.
+pub fn eval_coco(
+    annotations: &Path,
+    detections: &Path,
+    format: AnnotationFormat,
+    compared: Compared,
+    out: Option<&Path>,
+) -> anyhow::Result<()> {
+    // No image is opened: annotations say how large they are.
+    let dataset = load(annotations, Path::new(""), format)?;
+    let detections = Detections::load(detections, &dataset)?;
+    let rules = match format {
+        AnnotationFormat::Coco => Rules::Coco,
+        AnnotationFormat::Lvis => Rules::Lvis,
+    };
+    let iou = match compared {
+        Compared::Segm => IouKind::Segm,
+        Compared::Bbox => IouKind::Bbox,
+        Compared::Boundary => IouKind::Boundary,
+    };
+    let report = average_precision(&dataset, &detections, rules, iou)?;
+    say(report.table().trim_end());
+    if let Some(out) = out {
+        let mut json = serde_json::to_vec_pretty(&report)?;
+        json.push(b'\n');
+        write_whole(out, &json)?;
+    }
+    Ok(())
+}
