@@ -31,7 +31,7 @@ pub struct Statistics {
 /// Geometry of a block: a depthwise convolution that keeps the size, batch norm, ReLU, a 1x1 convolution, batch norm, ReLU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Block {
-    /// Whether the input is upsampled first, as by [`upsample_2x`].
+    /// Whether the input is upsampled first, as by [`upsample_2x`]; then the kernel is 3x3 without dilation.
     pub doubled: bool,
     /// Side of the depthwise kernel; odd.
     pub kernel: usize,
