@@ -169,8 +169,9 @@ pub struct Place {
 /// What computes.
 #[derive(Debug, Clone, Args)]
 pub struct Machine {
-    /// Where tensors live: flex (the CPU), or in builds that have them wgpu[:N], wgpu:integrated, wgpu:software, cuda[:N],
-    /// ndarray. Several, separated by commas, share the batches of a training step ([train] accumulate_batches)
+    /// Where tensors live: flex (the CPU), or in builds that have them wgpu, wgpu:N, wgpu:integrated, wgpu:software, cuda, cuda:N,
+    /// ndarray. Several, separated by commas, share the batches of a training step, of which accumulate_batches in the
+    /// configuration has to be at least as many
     #[arg(long, value_name = "DEVICE", value_delimiter = ',', default_value = "flex")]
     pub device: Vec<DeviceName>,
     /// Threads of the CPU's computation; results are the same bits for the same number. 0: one per core
