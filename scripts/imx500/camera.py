@@ -38,7 +38,7 @@ def logits_of(serialized, side):
 
 def input_of(serialized, side):
     """The input tensor as the bytes of pixel - 128, [channel, row, column]."""
-    flat = np.array(serialized, dtype=np.uint8)
+    flat = np.frombuffer(bytes(serialized), dtype=np.uint8)
     if flat.size != 3 * side * side:
         raise ValueError(f"input tensor: expected {3 * side * side} bytes, found {flat.size}")
     return flat
