@@ -52,7 +52,7 @@ pub fn round(grid: &Grid, input: &[f32]) -> Vec<f32> {
     unsafe { filled(input.len(), run) }
 }
 
-/// Gradients of [`round`]: the input's passes straight through up to half a step beyond the grid's ends and is 0 further out;
+/// Gradients of [`round`]: the input's passes straight through where the nearest integer is on the grid and is 0 elsewhere;
 /// the step's is `q - input / step` inside and the end's integer outside.
 ///
 /// # Source
@@ -127,8 +127,9 @@ fn backward_body<const FUSED: bool, const LANES: usize>(
     for (out, (input, grad)) in out.chunks_mut(SUMS).zip(input.chunks(SUMS).zip(grad.chunks(SUMS))) {
         for (sum, (out, (input, grad))) in sums.iter_mut().zip(out.iter_mut().zip(input.iter().zip(grad))) {
             let steps = input / step;
-            let rounded = (steps.clamp(low, high) + ROUND) - ROUND;
-            let inside = steps >= low - 0.5 && steps <= high + 0.5;
+            let nearest = (steps.clamp(low - 1.0, high + 1.0) + ROUND) - ROUND;
+            let rounded = nearest.clamp(low, high);
+            let inside = nearest == rounded;
             out.write(if inside { *grad } else { 0.0 });
             *sum += grad * (rounded - if inside { steps } else { 0.0 });
         }
@@ -195,7 +196,7 @@ mod tests {
         let found = round(&grid, &input);
         assert!(found.iter().enumerate().all(|(at, value)| *value == rounded[at % 9]));
         let gradients = round_backward(&grid, &input, &vec![1.0; input.len()]);
-        let of_step: f64 = (0..input.len()).map(|at| [0.0, -0.5, 0.0, 0.5, 0.0, -0.5, 0.0, -0.5, 1.0][at % 9]).sum();
+        let of_step: f64 = (0..input.len()).map(|at| [0.0, -0.5, 0.0, 0.5, 0.0, -0.5, 0.0, 1.0, 1.0][at % 9]).sum();
         assert!((f64::from(gradients.steps[0]) - of_step).abs() < 1e-2, "{} {of_step}", gradients.steps[0]);
     }
 

@@ -1,6 +1,6 @@
 //! The integer network in floating point: what it computes on a device, and what training can see of rounding.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use sensei_imx500::grid::ActivationGrid;
 use sensei_imx500::model::{Int8Conv, Int8Model, Int8Op};
 use sensei_student::graph::{Conv, LayerGraph, Op};
@@ -14,21 +14,14 @@ use crate::lower::is_lowered_from;
 
 /// Each value's nearest one on the grid, ties to even; beyond the grid's ends, the end.
 ///
-/// The gradient is passed straight through where the nearest integer is on the grid, and is 0 where the value is cut
-/// off. The output is exactly on the grid, with a gradient and without.
+/// The gradient is that of [`ops::round_to_grid`] with a step that is not trained. The output is exactly on the grid, with a
+/// gradient and without.
 ///
 /// # Source
 /// Straight-through estimator as in PyTorch's `fake_quantize_per_tensor_affine`.
 pub fn fake_quantize<const D: usize>(x: Tensor<D>, grid: ActivationGrid) -> Tensor<D> {
-    let steps = (x.clone().detach() * (1.0 / grid.step())).round();
-    let on_grid = steps.clone().clamp(f64::from(grid.qmin()), f64::from(grid.qmax()));
-    let output = on_grid.clone() * grid.step();
-    if !x.is_tracked() {
-        return output;
-    }
-    // `x - x` is 0 with the gradient of `x`: added to the output it changes no value, unlike `x + (output - x)`.
-    let cut_off = steps.not_equal(on_grid);
-    output + (x.clone() - x.detach()).mask_fill(cut_off, 0.0)
+    let step = Tensor::from_data(TensorData::from([grid.step() as f32].as_slice()), &x.device());
+    ops::round_to_grid(x, step, [grid.qmin() as f32, grid.qmax() as f32])
 }
 
 /// An [`Int8Model`] computed in 32-bit floats on a device.

@@ -10,6 +10,7 @@ use sensei_student::weights::{HostTensor, NamedWeights};
 
 use crate::calibration::{Calibration, CalibrationConfig, ConvCalibration, calibration_on};
 use crate::error::QuantError;
+use crate::fake_quant::fake_quantize;
 use crate::folded::FoldedStudent;
 
 /// Which statistics batch norms use while they are trained on the grid.
@@ -194,7 +195,7 @@ impl Quantizers {
                 let log2_steps = grid.log2_threshold() - grid.log2_step();
                 with_gradient(vec![grid.step() as f32], log2_threshold - f64::from(log2_steps))
             }
-            _ => Tensor::from_data(TensorData::from([grid.step() as f32].as_slice()), &real.device()),
+            ActivationQuantizer::Fixed(_) | ActivationQuantizer::SameAs(_) => return fake_quantize(real, grid),
         };
         ops::round_to_grid(real, step, range)
     }

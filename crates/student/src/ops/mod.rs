@@ -194,7 +194,7 @@ pub fn relu(x: Tensor<4>) -> Tensor<4> {
 /// Each value's nearest one on the grid `q * step`, `q` an integer in `range`, ties to even; beyond its ends, the end. `x` in memory order
 /// is cut into as many equal rows as there are steps, a step for each.
 ///
-/// The gradient of `x` passes straight through up to half a step beyond the grid's ends and is 0 further out; the step's is
+/// The gradient of `x` passes straight through where the nearest integer is on the grid and is 0 elsewhere; the step's is
 /// `q - x / step` inside and the end's `q` outside.
 ///
 /// # Source

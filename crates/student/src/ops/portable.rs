@@ -33,9 +33,10 @@ pub fn round_to_grid<const D: usize>(x: Tensor<D>, steps: Tensor<1>, [low, high]
     let x = x.reshape([rows, dims.iter().product::<usize>() / rows]);
     let steps = steps.reshape([rows, 1]);
     let in_steps = x / steps.clone();
-    // Straight through: `x - x` is 0 with the gradient of `x`, and the clamp lets it pass inside alone.
-    let inside = in_steps.clone().clamp(low - 0.5, high + 0.5);
-    let rounded = in_steps.detach().clamp(low, high).round();
+    let nearest = in_steps.clone().detach().round();
+    let rounded = nearest.clone().clamp(low, high);
+    // Straight through: `x - x` is 0 with the gradient of `x`, which passes where nothing is cut off.
+    let inside = in_steps.mask_fill(nearest.not_equal(rounded.clone()), 0.0);
     let passed = inside.clone() - inside.detach();
     ((rounded + passed) * steps).reshape(dims)
 }
