@@ -240,7 +240,9 @@ fn step(
             (quantization, &mut state.quantizers)
             && quantization.trains_thresholds(step_in_stage)
         {
-            let proportion = learning_rate / stage.schedule.learning_rate;
+            let whole = stage.schedule.learning_rate;
+            // A stage of rate 0 trains nothing; 0 / 0 would be no number.
+            let proportion = if whole > 0.0 { learning_rate / whole } else { 0.0 };
             let learning_rate = quantization.threshold_learning_rate * proportion;
             optimizer.step(quantizers.parameters_mut(), of_thresholds, learning_rate);
         }

@@ -53,7 +53,11 @@ pub fn eval(
     machine: &Machine,
 ) -> anyhow::Result<()> {
     let (plan, folder) = open_run(run)?;
-    let device = open_devices(machine)?.main;
+    let Devices { main: device, others } = open_devices(machine)?;
+    if !others.is_empty() {
+        let found = 1 + others.len();
+        return Err(usage(anyhow::anyhow!("--device: expected one device to score on, found {found}")));
+    }
     let (train, val) = splits(&plan, runs_of(&folder))?;
     let Some(path) = weights else {
         let (weights, model) = (trained_weights(&plan, &folder)?, int8_model(&folder)?);

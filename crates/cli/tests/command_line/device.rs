@@ -8,6 +8,8 @@ fn two_devices_train_the_same_weights() {
     let one = place.does(&["train", "tiny.toml", "--name", "one"]);
     let two = place.does(&["train", "tiny.toml", "--name", "two", "--device", "flex,flex"]);
     assert_eq!(weights_digest(&one), weights_digest(&two));
+    // Scoring has no batches to share: a second device would idle unsaid.
+    place.refuses(&["eval", "runs/one", "--device", "flex,flex"], 2, &["expected one device", "found 2"]);
 }
 
 #[test]
