@@ -7,15 +7,10 @@ import sys
 import time
 
 import torch
-import torch.nn.functional as F
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tests/golden/student"))
 from make import full  # noqa: E402
-
-
-def dice(p, q):
-    overlap, total = (p * q).sum((1, 2, 3)), p.sum((1, 2, 3)) + q.sum((1, 2, 3))
-    return (1 - (2 * overlap + 1e-6) / (total + 1e-6)).mean()
+from torch_step import distillation_loss  # noqa: E402
 
 
 def ramp(batch, channels):
@@ -41,10 +36,7 @@ def main():
         with torch.autocast("cuda", dtype=dtype or torch.float16, enabled=dtype is not None):
             found = model(image)
         found = found.float()
-        p = torch.sigmoid(found)
-        of_teacher = F.mse_loss(p, teacher) + dice(p, teacher)
-        of_truth = F.binary_cross_entropy_with_logits(found, truth) + dice(p, truth)
-        loss = 0.5 * of_teacher + 0.5 * of_truth
+        loss = distillation_loss(found, teacher, truth)
         assert torch.isfinite(loss).item()
         optimizer.zero_grad()
         scaler.scale(loss).backward()

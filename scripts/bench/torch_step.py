@@ -20,6 +20,13 @@ def dice(p, q):
     return (1 - (2 * overlap + 1e-6) / (total + 1e-6)).mean()
 
 
+def distillation_loss(logits, teacher, truth):
+    p = torch.sigmoid(logits)
+    of_teacher = F.mse_loss(p, teacher) + dice(p, teacher)
+    of_truth = F.binary_cross_entropy_with_logits(logits, truth) + dice(p, truth)
+    return 0.5 * of_teacher + 0.5 * of_truth
+
+
 def main():
     threads, batch, repeats = map(int, sys.argv[1:4])
     layout = torch.channels_last if "channels_last" in sys.argv[4:] else torch.contiguous_format
@@ -34,10 +41,7 @@ def main():
     for _ in range(repeats + 2):
         start = time.perf_counter()
         logits = model(image)
-        p = torch.sigmoid(logits)
-        of_teacher = F.mse_loss(p, teacher) + dice(p, teacher)
-        of_truth = F.binary_cross_entropy_with_logits(logits, truth) + dice(p, truth)
-        loss = 0.5 * of_teacher + 0.5 * of_truth
+        loss = distillation_loss(logits, teacher, truth)
         assert torch.isfinite(loss).item()
         optimizer.zero_grad()
         loss.backward()
@@ -47,4 +51,5 @@ def main():
     print(f"median_ms {1e3 * seconds[repeats // 2]:.1f} min_ms {1e3 * seconds[0]:.1f} torch {torch.__version__}")
 
 
-main()
+if __name__ == "__main__":
+    main()
