@@ -360,23 +360,35 @@ impl Student {
         BatchStats { norm, mean, variance: variance * (count as f64 / (count - 1) as f64) }
     }
 
-    /// Weight and bias of a convolution, in their shapes.
+    /// Weight `[out, in / groups, kernel, kernel]` and bias `[out]` of a convolution node.
+    ///
+    /// # Panics
+    /// If the node is not a convolution, or not `conv`.
     pub fn conv_weights(&self, idx: usize, conv: &Conv) -> (Tensor<4>, Option<Tensor<1>>) {
         let layer = self.layer(idx);
         (self.flat(layer.weight).reshape(conv.weight_shape()), layer.bias.map(|bias| self.flat(bias)))
     }
 
-    /// Scale and shift of a convolution's batch norm, if it has one.
+    /// Scale and shift, `[out]` each, of a convolution node's batch norm, if it has one.
+    ///
+    /// # Panics
+    /// If the node is not a convolution.
     pub fn norm_weights(&self, idx: usize) -> Option<(Tensor<1>, Tensor<1>)> {
         self.layer(idx).norm.map(|norm| (self.flat(norm.scale), self.flat(norm.shift)))
     }
 
-    /// What a batch norm saw, under its name.
+    /// What a convolution node's batch norm saw, under its name and with the unbiased variance.
+    ///
+    /// # Panics
+    /// If the node has no batch norm, or it saw one value per channel.
     pub fn norm_stats(&self, idx: usize, stats: Statistics) -> BatchStats {
         self.batch_stats(self.norm(idx), stats)
     }
 
-    /// The running statistics of a convolution's batch norm, if it has one.
+    /// The running statistics of a convolution node's batch norm, if it has one.
+    ///
+    /// # Panics
+    /// If the node is not a convolution.
     pub fn running_stats(&self, idx: usize) -> Option<&BatchStats> {
         self.layer(idx).norm.map(|norm| &self.running[norm.running])
     }
