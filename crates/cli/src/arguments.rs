@@ -35,22 +35,44 @@ pub enum Command {
     Teacher(TeacherCommand),
     /// Only train: checkpoints and student.safetensors
     Train(RunArguments),
-    /// Score a finished run again, or other weights by its protocol
-    Eval {
-        /// A run folder
-        run: PathBuf,
-        /// Weights to score instead of the run's: .safetensors, or a PyTorch .pt/.pth of tensors only
+    /// Score a finished run again: its own networks or other weights, by its own or another protocol
+    Eval(EvalArguments),
+    /// Score masks that another program made for a protocol's prompts
+    EvalMasks {
+        /// The annotation file
+        annotations: PathBuf,
+        /// COCO's result file: a list of {annotation_id, image_id, category_id, score, segmentation}; annotation_id says
+        /// whose prompt a mask answers
+        predictions: PathBuf,
+        /// A protocol's name or file, see configs/protocols
         #[arg(long)]
-        weights: Option<PathBuf>,
-        /// Says that these weights were trained on ImageNet-normalised images: their normalisation is folded into the
-        /// first convolution
-        #[arg(long, requires = "weights")]
-        imagenet_normalised: bool,
-        /// Where the report goes; default: eval/ in the run folder, or eval-WEIGHTS/ with --weights
+        protocol: String,
+        /// How the annotation file is written
+        #[arg(long, value_enum, default_value_t = AnnotationFormat::Coco)]
+        format: AnnotationFormat,
+        /// The row's name; default: the result file's
+        #[arg(long)]
+        name: Option<String>,
+        /// Where the report goes, with the counts of every instance, for `gate`
         #[arg(long)]
         out: Option<PathBuf>,
-        #[command(flatten)]
-        machine: Machine,
+        /// Threads; results do not depend on it. 0: one per core
+        #[arg(long, default_value_t = 0)]
+        threads: usize,
+    },
+    /// Write the prompts of a protocol, for other programs to answer
+    Prompts {
+        /// The annotation file
+        annotations: PathBuf,
+        /// A protocol's name or file, see configs/protocols
+        #[arg(long)]
+        protocol: String,
+        /// How the annotation file is written
+        #[arg(long, value_enum, default_value_t = AnnotationFormat::Coco)]
+        format: AnnotationFormat,
+        /// The JSON file to write
+        #[arg(long)]
+        out: PathBuf,
     },
     /// Score anyone's detections by COCO's or LVIS's average precision
     EvalCoco {
@@ -151,6 +173,40 @@ pub struct RunArguments {
     /// Print the time of each layer over some training steps, and write profile.json, a trace for Perfetto
     #[arg(long)]
     pub profile: bool,
+    #[command(flatten)]
+    pub machine: Machine,
+}
+
+/// What is scored, by which protocol.
+#[derive(Debug, Args)]
+pub struct EvalArguments {
+    /// A run folder
+    pub run: PathBuf,
+    /// Weights to score instead of the run's: .safetensors, or a PyTorch .pt/.pth of tensors only
+    #[arg(long)]
+    pub weights: Option<PathBuf>,
+    /// Says that these weights were trained on ImageNet-normalised images: their normalisation is folded into the
+    /// first convolution
+    #[arg(long, requires = "weights")]
+    pub imagenet_normalised: bool,
+    /// A protocol's name or file instead of the run's own, see configs/protocols
+    #[arg(long)]
+    pub protocol: Option<String>,
+    /// Annotations to score instead of the run's validation split, by a protocol
+    #[arg(long, requires = "images", requires = "protocol")]
+    pub annotations: Option<PathBuf>,
+    /// The folder of their images
+    #[arg(long, requires = "annotations")]
+    pub images: Option<PathBuf>,
+    /// How they are written
+    #[arg(long, value_enum, default_value_t = AnnotationFormat::Coco, requires = "annotations")]
+    pub format: AnnotationFormat,
+    /// Score with boxes that are wrong by up to 0, 5, 10, 20 and 30 % of their sides
+    #[arg(long)]
+    pub robustness: bool,
+    /// Where the report goes; default: a folder of the run, eval/ for its own networks and protocol
+    #[arg(long)]
+    pub out: Option<PathBuf>,
     #[command(flatten)]
     pub machine: Machine,
 }

@@ -207,6 +207,34 @@ impl Dataset {
         crate::coco::load(annotations, images_dir, crate::coco::Format::Lvis)
     }
 
+    /// How common the category of an instance is, in LVIS.
+    ///
+    /// # Panics
+    /// If `instance_idx` is not an index into [`Dataset::instances`].
+    pub fn frequency(&self, instance_idx: usize) -> Option<Frequency> {
+        let category_id = self.instances[instance_idx].category_id;
+        self.categories.iter().find(|category| category.id == category_id).and_then(|category| category.frequency)
+    }
+
+    /// For each instance, how many other instances of its image (no crowd regions) have a box that overlaps its box. Boxes that only
+    /// touch do not overlap.
+    pub fn competitors(&self) -> Vec<u32> {
+        let mut of_image: Vec<Vec<usize>> = vec![vec![]; self.images.len()];
+        for (idx, instance) in self.instances.iter().enumerate() {
+            of_image[instance.image_idx].push(idx);
+        }
+        let axis = |a: f64, a_len: f64, b: f64, b_len: f64| a < b + b_len && b < a + a_len;
+        let overlap =
+            |[ax, ay, aw, ah]: [f64; 4], [bx, by, bw, bh]: [f64; 4]| axis(ax, aw, bx, bw) && axis(ay, ah, by, bh);
+        let count = |(idx, instance): (usize, &Instance)| {
+            let others = of_image[instance.image_idx].iter().filter(|&&other| other != idx);
+            let others = others.map(|&other| &self.instances[other]);
+            let n = others.filter(|other| !other.is_crowd && overlap(instance.bbox, other.bbox)).count();
+            u32::try_from(n).expect("fewer than 2^32 annotations in an image")
+        };
+        self.instances.iter().enumerate().map(count).collect()
+    }
+
     /// Where an image lies.
     ///
     /// # Panics

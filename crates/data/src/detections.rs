@@ -37,6 +37,8 @@ pub struct Detection {
     pub image_idx: usize,
     /// Index into [`Dataset::categories`].
     pub category_idx: usize,
+    /// The annotation whose prompt it answers. Not part of COCO's format; average precision does not look at it.
+    pub annotation_id: Option<u64>,
     /// Finite; larger is surer.
     pub score: f64,
     /// `[x, y, width, height]` in image pixels: finite, sides not negative.
@@ -192,6 +194,7 @@ impl Detections {
 #[derive(serde::Deserialize)]
 struct JsonDetection<'a> {
     id: Option<u64>,
+    annotation_id: Option<u64>,
     image_id: u64,
     category_id: u64,
     score: f64,
@@ -286,7 +289,14 @@ impl Known<'_> {
             let start = raw.get().as_ptr() as usize - self.text_start;
             start..start + raw.get().len()
         });
-        Ok(Detection { image_idx, category_idx, score: json.score, bbox: json.bbox, segmentation })
+        Ok(Detection {
+            image_idx,
+            category_idx,
+            annotation_id: json.annotation_id,
+            score: json.score,
+            bbox: json.bbox,
+            segmentation,
+        })
     }
 }
 

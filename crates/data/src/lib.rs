@@ -15,6 +15,7 @@ pub mod image_file;
 pub mod mask;
 pub mod polygon;
 pub mod prompt;
+pub mod prompt_source;
 pub mod rle;
 pub mod sampling;
 pub mod synth;

@@ -3,6 +3,7 @@
 use crate::crop::CropGeometry;
 use crate::geometry::{PointInImage, RectInImage, Size};
 use crate::mask::Mask;
+use crate::prompt_source::{Prompt, PromptSource};
 
 /// What happens at the image's border and to fractions of a pixel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +72,14 @@ pub enum PromptError {
     /// No pixel of the mask is set, so there is no point to prompt with.
     #[error("the mask is empty")]
     EmptyMask,
+    /// A region of interest is made of a box.
+    #[error("point ({x}, {y}): expected a box to make a region of interest of")]
+    NotABox {
+        /// In image pixels.
+        x: f64,
+        /// In image pixels.
+        y: f64,
+    },
 }
 
 impl PromptRule {
@@ -88,12 +97,52 @@ impl PromptRule {
     /// `sam3_teacher_precompute.py`. Boxes without area are refused here and not there.
     pub fn geometry(&self, bbox: [f64; 4], image: Size, mask: &Mask) -> Result<CropGeometry, PromptError> {
         assert_eq!(mask.size, image, "prompt: size of the mask and of its image");
-        let (rect_in_image, grid) = match *self {
-            PromptRule::CenterWindow { grid, border } => (window(image, mask, grid, border)?, grid),
-            PromptRule::Roi { padding, grid, border } => (region_of_interest(bbox, image, padding, border)?, grid),
+        let prompt = match *self {
+            PromptRule::CenterWindow { border, .. } => match (prompt_pixel(mask), border) {
+                (Some(pixel), _) => Prompt::Point(center_of(pixel)),
+                (None, Border::Reference) => {
+                    Prompt::Point(center_of((i64::from(image.width / 2), i64::from(image.height / 2))))
+                }
+                (None, Border::Corrected) => return Err(PromptError::EmptyMask),
+            },
+            PromptRule::Roi { .. } => Prompt::Box(bbox),
+        };
+        self.crop(prompt, image)
+    }
+
+    /// The crop for a prompt. A window around a box lies around the pixel in its middle.
+    ///
+    /// # Errors
+    /// If there is no sensible crop, or a region of interest is asked for around a point.
+    /// # Panics
+    /// If the grid is 0.
+    pub fn crop(&self, prompt: Prompt, image: Size) -> Result<CropGeometry, PromptError> {
+        let (rect_in_image, grid) = match (*self, prompt) {
+            (PromptRule::CenterWindow { grid, border }, Prompt::Point(point)) => {
+                (window(image, point, grid, border), grid)
+            }
+            (PromptRule::CenterWindow { grid, border }, Prompt::Box(bbox)) => {
+                check_box(bbox, image)?;
+                let [x, y, width, height] = bbox;
+                (window(image, PointInImage { x: x + width / 2.0, y: y + height / 2.0 }, grid, border), grid)
+            }
+            (PromptRule::Roi { padding, grid, border }, Prompt::Box(bbox)) => {
+                (region_of_interest(bbox, image, padding, border)?, grid)
+            }
+            (PromptRule::Roi { .. }, Prompt::Point(PointInImage { x, y })) => {
+                return Err(PromptError::NotABox { x, y });
+            }
         };
         assert!(grid > 0, "prompt: grid of 0");
         Ok(CropGeometry { rect_in_image, grid })
+    }
+
+    /// How the rule takes its prompt from an annotation in training.
+    pub fn source(&self) -> PromptSource {
+        match self {
+            PromptRule::CenterWindow { .. } => PromptSource::MaskCenter,
+            PromptRule::Roi { .. } => PromptSource::Box,
+        }
     }
 
     /// Name for reports and cache keys: says everything that changes the crop.
@@ -115,8 +164,7 @@ impl PromptRule {
 /// # Source
 /// PicoSAM2, `PicoSAM2Dataset.__getitem__`.
 pub fn prompt_point(mask: &Mask) -> Option<PointInImage> {
-    let (column, row) = prompt_pixel(mask)?;
-    Some(PointInImage { x: column as f64 + 0.5, y: row as f64 + 0.5 })
+    prompt_pixel(mask).map(center_of)
 }
 
 /// Smallest side of a region of interest in image pixels, after truncation.
@@ -125,25 +173,26 @@ pub const MIN_ROI_SIDE: u32 = 4;
 /// Largest side of a region of interest in image pixels.
 pub const MAX_ROI_SIDE: u32 = 1 << 20;
 
-fn window(image: Size, mask: &Mask, grid: u32, border: Border) -> Result<RectInImage, PromptError> {
-    let center = match (prompt_pixel(mask), border) {
-        (Some(pixel), _) => pixel,
-        (None, Border::Reference) => (i64::from(image.width / 2), i64::from(image.height / 2)),
-        (None, Border::Corrected) => return Err(PromptError::EmptyMask),
-    };
-    let axis = |center: i64, image_len: u32| {
-        let start = center - i64::from(grid / 2);
+fn center_of((column, row): (i64, i64)) -> PointInImage {
+    PointInImage { x: column as f64 + 0.5, y: row as f64 + 0.5 }
+}
+
+/// `grid` pixels each way around the pixel that the point lies in.
+fn window(image: Size, point: PointInImage, grid: u32, border: Border) -> RectInImage {
+    let axis = |center: f64, image_len: u32| {
+        let start = center.floor() as i64 - i64::from(grid / 2);
         let (start, end) = match border {
             Border::Corrected => (start, start + i64::from(grid)),
             Border::Reference => (start.max(0), i64::from(image_len).min(start.max(0) + i64::from(grid))),
         };
         (start as f64, end as f64)
     };
-    let ((x0, x1), (y0, y1)) = (axis(center.0, image.width), axis(center.1, image.height));
-    Ok(RectInImage { x0, y0, x1, y1 })
+    let ((x0, x1), (y0, y1)) = (axis(point.x, image.width), axis(point.y, image.height));
+    RectInImage { x0, y0, x1, y1 }
 }
 
-fn region_of_interest(bbox: [f64; 4], image: Size, padding: f64, border: Border) -> Result<RectInImage, PromptError> {
+/// Refuses boxes without extent or outside of the image.
+fn check_box(bbox: [f64; 4], image: Size) -> Result<(), PromptError> {
     let [x, y, width, height] = bbox;
     if !(bbox.iter().all(|value| value.is_finite()) && width > 0.0 && height > 0.0) {
         return Err(PromptError::DegenerateBox { bbox });
@@ -152,6 +201,12 @@ fn region_of_interest(bbox: [f64; 4], image: Size, padding: f64, border: Border)
     if !(visible.width() > 0.0 && visible.height() > 0.0) {
         return Err(PromptError::OutsideImage { bbox, image });
     }
+    Ok(())
+}
+
+fn region_of_interest(bbox: [f64; 4], image: Size, padding: f64, border: Border) -> Result<RectInImage, PromptError> {
+    check_box(bbox, image)?;
+    let [x, y, width, height] = bbox;
     // In the order of the published code: the truncation below would show a different rounding.
     let padded = |start: f64, len: f64| (start - len * padding, len + 2.0 * (len * padding));
     let ((x, width), (y, height)) = (padded(x, width), padded(y, height));

@@ -54,7 +54,9 @@ pub fn subset(n_samples: usize, n_chosen: usize, seed: u64) -> Vec<u32> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Purpose {
     Augmentation,
+    BoxJitter,
     EpochOrder,
+    RandomPoint,
     Subset,
     Synth,
 }
@@ -63,7 +65,9 @@ pub(crate) enum Purpose {
 pub(crate) fn stream(purpose: Purpose, seed: u64, a: u64, b: u64) -> ChaCha8Rng {
     let tag: &[u8; 8] = match purpose {
         Purpose::Augmentation => b"augment.",
+        Purpose::BoxJitter => b"jitter..",
         Purpose::EpochOrder => b"epoch...",
+        Purpose::RandomPoint => b"point...",
         Purpose::Subset => b"subset..",
         Purpose::Synth => b"synth...",
     };

@@ -51,6 +51,8 @@ pub enum LeftOutReason {
     EmptyTruth,
     /// The teacher has no answer, and the protocol says to go on without.
     NoTeacherRecord,
+    /// The annotation's area is smaller than the protocol's smallest.
+    BelowMinArea,
 }
 
 /// Answers a batch: as many predictions as items, in their order.
@@ -174,6 +176,7 @@ impl LeftOutReason {
             Self::RoiTooSmall => "ROI too small",
             Self::EmptyTruth => "empty truth",
             Self::NoTeacherRecord => "no teacher record",
+            Self::BelowMinArea => "below the smallest area",
         }
     }
 }
@@ -182,7 +185,8 @@ impl From<PromptError> for LeftOutReason {
     fn from(error: PromptError) -> Self {
         match error {
             PromptError::TooSmall { .. } => Self::RoiTooSmall,
-            PromptError::EmptyMask => Self::EmptyTruth,
+            // A point in place of a box is what an empty mask has.
+            PromptError::EmptyMask | PromptError::NotABox { .. } => Self::EmptyTruth,
             _ => Self::DegenerateRoi,
         }
     }

@@ -7,8 +7,8 @@ use sensei_data::mask::Mask;
 use sensei_data::rle::Rle;
 
 use crate::evaluate::PredictorScores;
-use crate::protocol::{CrowdRule, EmptyTruthRule, EvalProtocol, SCORING};
-use crate::score::{EvalSample, InstanceScore, Overlap, Stratum};
+use crate::protocol::{CrowdRule, EmptyTruthRule, EvalProtocol, MaskChoice, SCORING, Space};
+use crate::score::{EvalSample, InstanceScore, Overlap, Rarity, SampleCrop, Stratum};
 
 pub(crate) fn sample(annotation_id: u64, truth: &Mask, geometry: CropGeometry) -> EvalSample {
     EvalSample {
@@ -18,16 +18,26 @@ pub(crate) fn sample(annotation_id: u64, truth: &Mask, geometry: CropGeometry) -
         area: truth.area() as f64,
         bbox: [0.0, 0.0, f64::from(truth.size.width), f64::from(truth.size.height)],
         image_size: truth.size,
-        geometry,
+        competitors: 0,
+        rarity: None,
         truth_in_image: Rle::from_mask(truth),
-        truth_in_crop: crop_mask(truth, &geometry),
+        crop: Some(SampleCrop { geometry, truth: crop_mask(truth, &geometry) }),
     }
 }
 
 /// The same overlap, `[intersection, truth, prediction]`, in both spaces.
 pub(crate) fn instance(annotation_id: u64, image_id: u64, stratum: Stratum, overlap: [u64; 3]) -> InstanceScore {
     let overlap = Overlap::try_from(overlap).unwrap();
-    InstanceScore { annotation_id, image_id, category_id: 1, stratum, in_crop: overlap, in_image: overlap }
+    InstanceScore {
+        annotation_id,
+        image_id,
+        category_id: 1,
+        stratum,
+        competitors: (annotation_id % 5) as u32,
+        rarity: [Some(Rarity::R), Some(Rarity::C), Some(Rarity::F)][annotation_id as usize % 3],
+        in_crop: Some(overlap),
+        in_image: overlap,
+    }
 }
 
 /// `n_images` images with one to five instances each, of all strata, with IoU between `quality` and 1.
@@ -50,10 +60,13 @@ pub(crate) fn protocol() -> EvalProtocol {
         name: "picosam3-roi96".to_string(),
         dataset: "00ff".to_string(),
         subset: "all".to_string(),
-        prompt: "roi, padding 0.1, reference border".to_string(),
-        crop_grid: 96,
+        prompt: "box".to_string(),
+        crop: Some("roi-96-pad0.1-reference".to_string()),
+        space: Space::Crop,
+        min_area: 0.0,
         crowd: CrowdRule::LeftOut,
         empty_truth: EmptyTruthRule::LeftOut,
+        mask_choice: MaskChoice::Single,
         scoring: SCORING,
     }
 }

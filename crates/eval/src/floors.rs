@@ -5,7 +5,7 @@ use sensei_data::mask::Mask;
 
 use rayon::prelude::*;
 
-use crate::score::{EvalSample, Overlap, Prediction};
+use crate::score::{EvalSample, Overlap, Prediction, SampleCrop};
 
 /// A mask that is the same for every crop, the best of its family on a train split.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,9 +55,13 @@ pub fn inscribed_ellipse(sample: &EvalSample) -> Prediction {
     })
 }
 
-/// The truth on the crop's own grid, as a student with perfect logits of +-1 would answer: the ceiling of image space.
+/// The truth on the crop's own grid, as a student with perfect logits of +-1 would answer: the ceiling of image space. Without a
+/// crop, the truth itself.
 pub fn grid_ceiling(sample: &EvalSample) -> Prediction {
-    certain_logits(&sample.truth_in_crop)
+    match &sample.crop {
+        Some(crop) => certain_logits(&crop.truth),
+        None => Prediction::ImageMask(sample.truth_in_image.to_mask()),
+    }
 }
 
 /// The best constant mask: the pixels that at least a share `s` of the train masks cover, `s` chosen among all shares that
@@ -140,11 +144,13 @@ fn iou_sums<M: AsRef<[u8]>>(truths: &[M], order: &[usize], ends: &[usize]) -> Ve
 /// A shape within the sample's box, by the centres of the pixels in either space.
 fn shape(sample: &EvalSample, contains: impl Fn(PointInImage) -> bool) -> Prediction {
     let centre = |idx: u32| f64::from(idx) + 0.5;
-    let (grid, image) = (sample.geometry.grid, sample.image_size);
-    let mut in_crop = Vec::with_capacity(n_pixels(grid));
-    for row in 0..grid {
-        let inside = |column| contains(sample.geometry.point_in_image([centre(column), centre(row)]));
-        in_crop.extend((0..grid).map(|column| u8::from(inside(column))));
+    let image = sample.image_size;
+    let mut in_crop = vec![];
+    if let Some(SampleCrop { geometry, .. }) = &sample.crop {
+        for row in 0..geometry.grid {
+            let inside = |column| contains(geometry.point_in_image([centre(column), centre(row)]));
+            in_crop.extend((0..geometry.grid).map(|column| u8::from(inside(column))));
+        }
     }
     let [x, y, width, height] = sample.bbox;
     // Casts saturate, so a box outside of the image visits no pixel.

@@ -1,14 +1,16 @@
 //! Scores of promptable masks: one definition each, floors, intervals, reports.
 //!
 //! Predictors arrive as closures, and every number is defined on a page of its own, `docs/metrics.md`. Never here: models,
-//! prompt rules, printing, and any number without its protocol.
+//! printing, and any number without its protocol.
 
 pub mod average_precision;
 pub mod bootstrap;
+pub mod curve;
 pub mod evaluate;
 #[cfg(test)]
 mod fixtures;
 pub mod floors;
+pub mod foreign;
 mod glyphs;
 pub mod metric;
 pub mod overlay;

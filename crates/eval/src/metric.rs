@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::bootstrap::{BootstrapConfig, ClusterSums, Interval};
-use crate::score::{InstanceScore, Overlap, Stratum};
+use crate::score::{InstanceScore, Overlap, Rarity, Stratum};
 
 /// A number over a set of instances. Each is a ratio of two sums over instances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -43,6 +43,18 @@ pub enum Group {
     Medium,
     /// Those of [`Stratum::L`].
     Large,
+    /// Those without another annotated object close by.
+    Alone,
+    /// Those with one or two.
+    FewCompetitors,
+    /// Those with three or more.
+    ManyCompetitors,
+    /// Those of [`Rarity::R`].
+    Rare,
+    /// Those of [`Rarity::C`].
+    Common,
+    /// Those of [`Rarity::F`].
+    Frequent,
 }
 
 /// A number with its 95 % interval.
@@ -99,21 +111,34 @@ impl Metric {
     fn terms(self, instance: &InstanceScore) -> [f64; 2] {
         let pooled = |overlap: &Overlap| [overlap.intersection as f64, overlap.union() as f64];
         match self {
-            Self::MeanIouInCrop => [instance.in_crop.iou(), 1.0],
             Self::MeanIouInImage => [instance.in_image.iou(), 1.0],
-            Self::PooledIouInCrop => pooled(&instance.in_crop),
             Self::PooledIouInImage => pooled(&instance.in_image),
-            Self::HitRateInCrop => [hit_share(&instance.in_crop), 1.0],
             Self::HitRateInImage => [hit_share(&instance.in_image), 1.0],
-            Self::HitRatePicosam2 if instance.in_crop.truth == 0 => [0.0, 0.0],
-            Self::HitRatePicosam2 => [picosam2_hit_share(&instance.in_crop), 1.0],
+            of_crop => instance.in_crop.as_ref().map_or([0.0, 0.0], |in_crop| match of_crop {
+                Self::PooledIouInCrop => pooled(in_crop),
+                Self::HitRateInCrop => [hit_share(in_crop), 1.0],
+                Self::HitRatePicosam2 if in_crop.truth == 0 => [0.0, 0.0],
+                Self::HitRatePicosam2 => [picosam2_hit_share(in_crop), 1.0],
+                _ => [in_crop.iou(), 1.0],
+            }),
         }
     }
 }
 
 impl Group {
     /// All, in the order of reports.
-    pub const ALL: [Self; 4] = [Self::All, Self::Small, Self::Medium, Self::Large];
+    pub const ALL: [Self; 10] = [
+        Self::All,
+        Self::Small,
+        Self::Medium,
+        Self::Large,
+        Self::Alone,
+        Self::FewCompetitors,
+        Self::ManyCompetitors,
+        Self::Rare,
+        Self::Common,
+        Self::Frequent,
+    ];
 
     /// Whether the instance belongs to the group.
     pub fn contains(self, instance: &InstanceScore) -> bool {
@@ -122,6 +147,12 @@ impl Group {
             Self::Small => instance.stratum == Stratum::S,
             Self::Medium => instance.stratum == Stratum::M,
             Self::Large => instance.stratum == Stratum::L,
+            Self::Alone => instance.competitors == 0,
+            Self::FewCompetitors => (1..=2).contains(&instance.competitors),
+            Self::ManyCompetitors => instance.competitors > 2,
+            Self::Rare => instance.rarity == Some(Rarity::R),
+            Self::Common => instance.rarity == Some(Rarity::C),
+            Self::Frequent => instance.rarity == Some(Rarity::F),
         }
     }
 }

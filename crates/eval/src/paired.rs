@@ -126,7 +126,7 @@ pub(crate) fn check_pairs(baseline: &PredictorScores, candidate: &PredictorScore
     let pairs = || baseline.instances.iter().zip(&candidate.instances);
     let differ = pairs().filter(|(b, c)| {
         let key = |i: &crate::score::InstanceScore| {
-            (i.annotation_id, i.image_id, i.stratum, i.in_crop.truth, i.in_image.truth)
+            (i.annotation_id, i.image_id, i.stratum, i.in_crop.map(|in_crop| in_crop.truth), i.in_image.truth)
         };
         key(b) != key(c)
     });
@@ -163,8 +163,9 @@ mod tests {
         let mut int8 = PredictorScores { predictor: "int8".to_string(), ..float.clone() };
         for (idx, instance) in int8.instances.iter_mut().enumerate() {
             let lost = idx as u64 % 3;
-            let Overlap { intersection, truth, prediction } = instance.in_crop;
-            instance.in_crop = Overlap { intersection: intersection - lost, truth, prediction: prediction - lost };
+            let Overlap { intersection, truth, prediction } = instance.in_image;
+            instance.in_crop =
+                Some(Overlap { intersection: intersection - lost, truth, prediction: prediction - lost });
         }
         let difference = paired_difference(&float, &int8, &BOOTSTRAP).unwrap();
         let estimate = difference.groups[&Group::All].estimates[&Metric::MeanIouInCrop];
@@ -190,7 +191,7 @@ mod tests {
     fn another_truth_is_another_protocol() {
         let float = run("float", 10, 0.3, 1);
         let mut int8 = run("int8", 10, 0.3, 2);
-        int8.instances[3].in_crop.truth += 1;
+        int8.instances[3].in_image.truth += 1;
         int8.instances[4].image_id += 1;
         let expected = "float and int8: expected the same image, stratum and truth for each annotation, found 2 different \
                         (first: annotation 20)";

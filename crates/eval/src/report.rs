@@ -114,16 +114,22 @@ pub enum ReportError {
 }
 
 /// The version of the file's layout.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 impl EvalReport {
     /// Computes all metrics and intervals, and the paired differences `(baseline, candidate)` of predictors by name.
+    ///
+    /// Where the protocol has no crop of its own, what was counted in predictors' crops is dropped: it could not be compared.
     pub fn new(
         protocol: EvalProtocol,
-        evaluation: Evaluation,
+        mut evaluation: Evaluation,
         bootstrap: BootstrapConfig,
         differences: &[(&str, &str)],
     ) -> Result<Self, PairingError> {
+        if protocol.crop.is_none() {
+            let instances = evaluation.scores.iter_mut().flat_map(|scores| &mut scores.instances);
+            instances.for_each(|instance| instance.in_crop = None);
+        }
         let predictor = |scores: PredictorScores| {
             let groups = summarize(&scores.instances, &bootstrap);
             PredictorReport { scores, groups }
@@ -297,7 +303,7 @@ mod tests {
             let message = format!("{error}{source}").replace(&path.display().to_string(), "eval.json");
             assert!(message.starts_with(expected), "expected {expected}\nfound    {message}");
         };
-        check(json.replacen(r#""version":1"#, r#""version":2"#, 1), "eval.json: expected report version 1, found 2");
+        check(json.replacen(r#""version":2"#, r#""version":1"#, 1), "eval.json: expected report version 2, found 1");
         let unknown = json.replacen(r#""left_out":["#, r#""left_outs":[],"left_out":["#, 1);
         check(unknown, "eval.json: not a report: unknown field `left_outs`");
         check(json[..json.len() / 2].to_string(), "eval.json: not a report: EOF");

@@ -1,6 +1,7 @@
 //! The overlap of one prediction with its truth, in crop space and in full-image space.
 
 use sensei_data::crop::{CropGeometry, crop_mask, paste_logits};
+use sensei_data::dataset::{Dataset, Frequency};
 use sensei_data::geometry::Size;
 use sensei_data::mask::Mask;
 use sensei_data::rle::Rle;
@@ -17,16 +18,27 @@ pub struct EvalSample {
     pub category_id: u64,
     /// The annotation's own `area` in square image pixels; decides the [`Stratum`].
     pub area: f64,
-    /// Box as x, y, width, height in image pixels.
+    /// Box of the prompt as x, y, width, height in image pixels; the annotated one where the prompt is a point.
     pub bbox: [f64; 4],
     /// Size of the whole image.
     pub image_size: Size,
-    /// Where the student's crop lies in the image.
-    pub geometry: CropGeometry,
+    /// Other annotated objects close by: [`Dataset::competitors`](sensei_data::dataset::Dataset::competitors).
+    pub competitors: u32,
+    /// How common its category is, in LVIS.
+    pub rarity: Option<Rarity>,
     /// The annotated mask of the whole image.
     pub truth_in_image: Rle,
-    /// The annotated mask on the crop's grid, row-major, 0 or 1, `grid * grid` values.
-    pub truth_in_crop: Vec<u8>,
+    /// What a student is shown; without it, only masks of the whole image can be scored.
+    pub crop: Option<SampleCrop>,
+}
+
+/// The part of the image that a student is shown.
+#[derive(Debug, Clone)]
+pub struct SampleCrop {
+    /// Where it lies in the image.
+    pub geometry: CropGeometry,
+    /// The annotated mask on its grid, row-major, 0 or 1, `grid * grid` values.
+    pub truth: Vec<u8>,
 }
 
 /// What a predictor answers for one sample.
@@ -59,6 +71,18 @@ pub enum Stratum {
     L,
 }
 
+/// LVIS's class of a category by its number of training images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rarity {
+    /// Rare: 1 to 10.
+    R,
+    /// Common: 11 to 100.
+    C,
+    /// Frequent: above 100.
+    F,
+}
+
 /// Pixel counts of one prediction against its truth in one space. Stored as `[intersection, truth, prediction]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "[u64; 3]", try_from = "[u64; 3]")]
@@ -83,8 +107,14 @@ pub struct InstanceScore {
     pub category_id: u64,
     /// Size class.
     pub stratum: Stratum,
-    /// On the crop's grid.
-    pub in_crop: Overlap,
+    /// Other annotated objects close by.
+    pub competitors: u32,
+    /// How common its category is, in LVIS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rarity: Option<Rarity>,
+    /// On the crop's grid, if the protocol has a crop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_crop: Option<Overlap>,
     /// At the image's own resolution.
     pub in_image: Overlap,
 }
@@ -104,6 +134,12 @@ pub enum ScoreError {
         expected: usize,
         /// Values given.
         found: usize,
+    },
+    /// An answer on the crop's grid to a sample that has no crop.
+    #[error("annotation {annotation_id}: expected a mask of the whole image, found one of a crop")]
+    NoCrop {
+        /// The instance.
+        annotation_id: u64,
     },
     /// Truth or prediction is not as large as the image.
     #[error("annotation {annotation_id}: {what}: expected the image's {expected} pixels, found {found}")]
@@ -129,6 +165,36 @@ pub enum ScoreError {
     },
 }
 
+impl EvalSample {
+    /// An instance of a data set, prompted by a box or, if the prompt is a point, with the annotated one.
+    ///
+    /// # Panics
+    /// If `instance_idx` is not an index into the data set's instances.
+    pub fn new(
+        dataset: &Dataset,
+        instance_idx: usize,
+        bbox: [f64; 4],
+        competitors: u32,
+        truth_in_image: Rle,
+        crop: Option<SampleCrop>,
+    ) -> Self {
+        let instance = &dataset.instances[instance_idx];
+        let image = &dataset.images[instance.image_idx];
+        Self {
+            annotation_id: instance.id,
+            image_id: image.id,
+            category_id: instance.category_id,
+            area: instance.area,
+            bbox,
+            image_size: image.size,
+            competitors,
+            rarity: dataset.frequency(instance_idx).map(Rarity::from),
+            truth_in_image,
+            crop,
+        }
+    }
+}
+
 /// Counts the pixels of `prediction` and truth in both spaces.
 pub fn score(sample: &EvalSample, prediction: &Prediction) -> Result<InstanceScore, ScoreError> {
     score_against(sample, &sample.truth_in_image.to_mask(), prediction)
@@ -143,6 +209,16 @@ impl Stratum {
             Self::M
         } else {
             Self::L
+        }
+    }
+}
+
+impl From<Frequency> for Rarity {
+    fn from(frequency: Frequency) -> Self {
+        match frequency {
+            Frequency::Rare => Self::R,
+            Frequency::Common => Self::C,
+            Frequency::Frequent => Self::F,
         }
     }
 }
@@ -203,27 +279,36 @@ pub(crate) fn score_against(
     truth_in_image: &Mask,
     prediction: &Prediction,
 ) -> Result<InstanceScore, ScoreError> {
-    check_length(sample, "truth", sample.truth_in_crop.len())?;
+    let id = sample.annotation_id;
+    let crop = sample.crop.as_ref();
+    if let Some(crop) = crop {
+        check_length(id, crop, "truth", crop.truth.len())?;
+    }
     check_size(sample, "truth", truth_in_image.size)?;
+    let in_image = |mask: &Mask| Overlap::of(&truth_in_image.bits, &mask.bits);
     let (in_crop, in_image) = match prediction {
         Prediction::CropLogits(logits) => {
-            check_length(sample, "logits", logits.len())?;
+            let crop = crop.ok_or(ScoreError::NoCrop { annotation_id: id })?;
+            check_length(id, crop, "logits", logits.len())?;
             if let Some(idx) = logits.iter().position(|logit| !logit.is_finite()) {
-                return Err(ScoreError::NotFinite { annotation_id: sample.annotation_id, idx, found: logits[idx] });
+                return Err(ScoreError::NotFinite { annotation_id: id, idx, found: logits[idx] });
             }
             let in_crop: Vec<u8> = logits.iter().map(|&logit| u8::from(logit > 0.0)).collect();
-            let in_image = paste_logits(logits, &sample.geometry, sample.image_size);
-            (Overlap::of(&sample.truth_in_crop, &in_crop), Overlap::of(&truth_in_image.bits, &in_image.bits))
+            let pasted = paste_logits(logits, &crop.geometry, sample.image_size);
+            (Some(Overlap::of(&crop.truth, &in_crop)), in_image(&pasted))
         }
-        Prediction::ImageMask(in_image) => {
-            check_size(sample, "prediction", in_image.size)?;
-            let in_crop = crop_mask(in_image, &sample.geometry);
-            (Overlap::of(&sample.truth_in_crop, &in_crop), Overlap::of(&truth_in_image.bits, &in_image.bits))
+        Prediction::ImageMask(mask) => {
+            check_size(sample, "prediction", mask.size)?;
+            let of_crop = |crop: &SampleCrop| Overlap::of(&crop.truth, &crop_mask(mask, &crop.geometry));
+            (crop.map(of_crop), in_image(mask))
         }
-        Prediction::CropAndImage { in_crop, in_image } => {
-            check_length(sample, "prediction", in_crop.len())?;
-            check_size(sample, "prediction", in_image.size)?;
-            (Overlap::of(&sample.truth_in_crop, in_crop), Overlap::of(&truth_in_image.bits, &in_image.bits))
+        Prediction::CropAndImage { in_crop, in_image: mask } => {
+            check_size(sample, "prediction", mask.size)?;
+            let of_crop = |crop: &SampleCrop| {
+                check_length(id, crop, "prediction", in_crop.len())?;
+                Ok(Overlap::of(&crop.truth, in_crop))
+            };
+            (crop.map(of_crop).transpose()?, in_image(mask))
         }
     };
     Ok(InstanceScore {
@@ -231,15 +316,17 @@ pub(crate) fn score_against(
         image_id: sample.image_id,
         category_id: sample.category_id,
         stratum: Stratum::of(sample.area),
+        competitors: sample.competitors,
+        rarity: sample.rarity,
         in_crop,
         in_image,
     })
 }
 
-fn check_length(sample: &EvalSample, what: &'static str, found: usize) -> Result<(), ScoreError> {
-    let expected = sample.geometry.grid as usize * sample.geometry.grid as usize;
+fn check_length(annotation_id: u64, crop: &SampleCrop, what: &'static str, found: usize) -> Result<(), ScoreError> {
+    let expected = crop.geometry.grid as usize * crop.geometry.grid as usize;
     if found != expected {
-        return Err(ScoreError::CropLength { annotation_id: sample.annotation_id, what, expected, found });
+        return Err(ScoreError::CropLength { annotation_id, what, expected, found });
     }
     Ok(())
 }
@@ -284,16 +371,20 @@ mod tests {
             let geometry = CropGeometry { rect_in_image: RectInImage { x0, y0, x1, y1 }, grid: 8 };
             let sample = fixtures::sample(idx as u64, &mask(&truths), geometry);
             let cells = idx * n_cells..(idx + 1) * n_cells;
-            assert_eq!(sample.truth_in_crop, truths_in_crop[cells.clone()], "case {idx}: truth in crop");
+            assert_eq!(sample.crop.as_ref().unwrap().truth, truths_in_crop[cells.clone()], "case {idx}: truth in crop");
 
             let of_mask = score(&sample, &Prediction::ImageMask(mask(&predictions))).unwrap();
-            assert_eq!(<[u64; 3]>::from(of_mask.in_crop), counts("crop_counts", idx), "case {idx}: crop");
+            assert_eq!(<[u64; 3]>::from(of_mask.in_crop.unwrap()), counts("crop_counts", idx), "case {idx}: crop");
             assert_eq!(<[u64; 3]>::from(of_mask.in_image), counts("image_counts", idx), "case {idx}: image");
-            assert_eq!(of_mask.in_crop.iou(), case.f64s("crop_iou")[idx], "case {idx}: crop IoU");
+            assert_eq!(of_mask.in_crop.unwrap().iou(), case.f64s("crop_iou")[idx], "case {idx}: crop IoU");
             assert_eq!(of_mask.in_image.iou(), case.f64s("image_iou")[idx], "case {idx}: image IoU");
 
             let of_logits = score(&sample, &Prediction::CropLogits(logits[cells].to_vec())).unwrap();
-            assert_eq!(<[u64; 3]>::from(of_logits.in_crop), counts("logit_crop_counts", idx), "case {idx}: crop");
+            assert_eq!(
+                <[u64; 3]>::from(of_logits.in_crop.unwrap()),
+                counts("logit_crop_counts", idx),
+                "case {idx}: crop"
+            );
             assert_eq!(<[u64; 3]>::from(of_logits.in_image), counts("logit_image_counts", idx), "case {idx}: image");
         }
     }
@@ -329,9 +420,15 @@ mod tests {
         let wrong_truth = EvalSample { truth_in_image: Rle::from_mask(&other), ..sample.clone() };
         let expected = "annotation 4711: truth: expected the image's 4 x 4 pixels, found 4 x 5";
         check(&wrong_truth, Prediction::CropLogits(vec![0.0; 4]), expected);
-        let wrong_truth = EvalSample { truth_in_crop: vec![0; 9], ..sample };
+        let wrong_crop = SampleCrop { geometry, truth: vec![0; 9] };
+        let wrong_truth = EvalSample { crop: Some(wrong_crop), ..sample.clone() };
         let expected = "annotation 4711: truth: expected 4 values for the crop's grid, found 9";
         check(&wrong_truth, Prediction::CropLogits(vec![0.0; 4]), expected);
+        let whole = EvalSample { crop: None, ..sample };
+        let expected = "annotation 4711: expected a mask of the whole image, found one of a crop";
+        check(&whole, Prediction::CropLogits(vec![0.0; 4]), expected);
+        let scored = score(&whole, &Prediction::ImageMask(Mask::empty(size))).unwrap();
+        assert_eq!((scored.in_crop, scored.in_image.iou()), (None, 1.0));
     }
 
     #[test]

@@ -16,7 +16,10 @@ pub(crate) fn table(report: &EvalReport) -> String {
     }
     lines.extend(aligned(&rows));
     let bootstrap = &report.bootstrap;
-    lines.push("S, M, L: image mean_iou of annotations below 32², up to 96² and above".to_string());
+    lines.push(
+        "S, M, L: image mean_iou of annotations below 32², up to 96² and above; near: by overlapping boxes of others"
+            .to_string(),
+    );
     lines.push(format!("[95 % intervals: {} resamples of the images, seed {}]", bootstrap.n_resamples, bootstrap.seed));
     lines.join("\n") + "\n"
 }
@@ -46,11 +49,13 @@ fn score_rows(report: &EvalReport) -> Vec<Vec<String>> {
         summary.map_or(0, |summary| summary.n_instances)
     };
     let mut head = vec!["predictor".to_string()];
-    head.extend(["crop mean_iou", "image mean_iou", "crop hit_rate"].map(String::from));
-    head.extend(STRATA.map(|(group, letter)| format!("{letter} (n={})", n_of(group))));
+    let metrics = if report.protocol.crop.is_some() { WITH_CROP } else { WITHOUT_CROP };
+    head.extend(metrics.iter().map(|(_, name)| name.to_string()));
+    head.extend(strata(report).map(|(group, name)| format!("{name} (n={})", n_of(group))));
     let mut rows = vec![head];
     for predictor in &report.predictors {
         rows.push(row(
+            report,
             predictor.scores.predictor.clone(),
             &predictor.groups,
             |value| format!("{value:.4}"),
@@ -63,11 +68,16 @@ fn score_rows(report: &EvalReport) -> Vec<Vec<String>> {
 fn difference_rows(report: &EvalReport) -> Vec<Vec<String>> {
     let points = |value: f64| format!("{:+.2}", 100.0 * value);
     let name = |difference: &PairedDifference| format!("{} - {}", difference.candidate, difference.baseline);
-    report.differences.iter().map(|difference| row(name(difference), &difference.groups, points, points)).collect()
+    report
+        .differences
+        .iter()
+        .map(|difference| row(report, name(difference), &difference.groups, points, points))
+        .collect()
 }
 
 /// The cells below the columns of `score_rows`' first row.
 fn row(
+    report: &EvalReport,
     name: String,
     groups: &BTreeMap<Group, Summary>,
     value: impl Fn(f64) -> String,
@@ -84,14 +94,25 @@ fn row(
     let alone = |group: Group, metric: Metric| {
         estimate(group, metric).map_or(NOTHING.to_string(), |estimate| value(estimate.value))
     };
-    let mut row = vec![name, with_interval(Metric::MeanIouInCrop), with_interval(Metric::MeanIouInImage)];
-    row.push(alone(Group::All, Metric::HitRateInCrop));
-    row.extend(STRATA.map(|(group, _)| alone(group, Metric::MeanIouInImage)));
+    let metrics = if report.protocol.crop.is_some() { WITH_CROP } else { WITHOUT_CROP };
+    let mut row = vec![name];
+    row.extend(metrics.iter().map(|&(metric, _)| match metric {
+        Metric::HitRateInCrop | Metric::HitRateInImage => alone(Group::All, metric),
+        mean => with_interval(mean),
+    }));
+    row.extend(strata(report).map(|(group, _)| alone(group, Metric::MeanIouInImage)));
     row
 }
 
+/// The groups with a column: LVIS's only where categories have a frequency.
+fn strata(report: &EvalReport) -> impl Iterator<Item = (Group, &'static str)> + '_ {
+    let has = |group: &Group| report.predictors.first().is_some_and(|first| first.groups[group].n_instances > 0);
+    let is_lvis = [Group::Rare, Group::Common, Group::Frequent].iter().any(has);
+    STRATA.into_iter().chain(FREQUENCIES.into_iter().filter(move |_| is_lvis))
+}
+
 /// Columns as wide as their widest cell.
-fn aligned(rows: &[Vec<String>]) -> Vec<String> {
+pub(crate) fn aligned(rows: &[Vec<String>]) -> Vec<String> {
     let n_columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width =
         |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|c| c.chars().count()).max().unwrap_or(0);
@@ -104,7 +125,22 @@ fn aligned(rows: &[Vec<String>]) -> Vec<String> {
 }
 
 const NOTHING: &str = "n=0";
-const STRATA: [(Group, char); 3] = [(Group::Small, 'S'), (Group::Medium, 'M'), (Group::Large, 'L')];
+const WITH_CROP: &[(Metric, &str)] = &[
+    (Metric::MeanIouInCrop, "crop mean_iou"),
+    (Metric::MeanIouInImage, "image mean_iou"),
+    (Metric::HitRateInCrop, "crop hit_rate"),
+];
+const WITHOUT_CROP: &[(Metric, &str)] =
+    &[(Metric::MeanIouInImage, "image mean_iou"), (Metric::HitRateInImage, "image hit_rate")];
+const STRATA: [(Group, &str); 6] = [
+    (Group::Small, "S"),
+    (Group::Medium, "M"),
+    (Group::Large, "L"),
+    (Group::Alone, "alone"),
+    (Group::FewCompetitors, "1-2 near"),
+    (Group::ManyCompetitors, "3+ near"),
+];
+const FREQUENCIES: [(Group, &str); 3] = [(Group::Rare, "r"), (Group::Common, "c"), (Group::Frequent, "f")];
 
 #[cfg(test)]
 mod tests {
@@ -133,14 +169,14 @@ mod tests {
     #[test]
     fn a_stratum_without_instances_prints_its_count_and_never_nan() {
         let expected = "\
-picosam3-roi96 (66a999b27129): n=2 instances of 2 images
+picosam3-roi96 (28f9e78648cd): n=2 instances of 2 images
 left out: 3 (2 crowd, 1 no teacher record)
-predictor                 crop mean_iou          image mean_iou         crop hit_rate  S (n=0)  M (n=2)  L (n=0)
-inscribed_ellipse         0.7000 [0.600, 0.800]  0.7000 [0.600, 0.800]  0.5000         n=0      0.7000   n=0
-int8                      0.6832 [0.584, 0.782]  0.6832 [0.584, 0.782]  0.4000         n=0      0.6832   n=0
+predictor                 crop mean_iou          image mean_iou         crop hit_rate  S (n=0)  M (n=2)  L (n=0)  alone (n=1)  1-2 near (n=1)  3+ near (n=0)  r (n=1)  c (n=1)  f (n=0)
+inscribed_ellipse         0.7000 [0.600, 0.800]  0.7000 [0.600, 0.800]  0.5000         n=0      0.7000   n=0      0.6000       0.8000          n=0            0.6000   0.8000   n=0
+int8                      0.6832 [0.584, 0.782]  0.6832 [0.584, 0.782]  0.4000         n=0      0.6832   n=0      0.5842       0.7822          n=0            0.5842   0.7822   n=0
 paired, in points:
-int8 - inscribed_ellipse  -1.68 [-1.78, -1.58]   -1.68 [-1.78, -1.58]   -10.00         n=0      -1.68    n=0
-S, M, L: image mean_iou of annotations below 32², up to 96² and above
+int8 - inscribed_ellipse  -1.68 [-1.78, -1.58]   -1.68 [-1.78, -1.58]   -10.00         n=0      -1.68    n=0      -1.58        -1.78           n=0            -1.58    -1.78    n=0
+S, M, L: image mean_iou of annotations below 32², up to 96² and above; near: by overlapping boxes of others
 [95 % intervals: 100 resamples of the images, seed 4]
 ";
         assert_eq!(table(&[[60, 100, 60], [80, 100, 80]]), expected);
@@ -153,10 +189,13 @@ S, M, L: image mean_iou of annotations below 32², up to 96² and above
             table(overlaps).lines().map(squeezed).collect()
         };
         let one = words(&[[60, 100, 60]]);
-        assert_eq!(one[4], "int8 0.5842 [one image] 0.5842 [one image] 0.2000 n=0 0.5842 n=0");
+        assert_eq!(
+            one[4],
+            "int8 0.5842 [one image] 0.5842 [one image] 0.2000 n=0 0.5842 n=0 0.5842 n=0 n=0 0.5842 n=0 n=0"
+        );
         let none = words(&[]);
-        assert_eq!(none[0], "picosam3-roi96 (66a999b27129): n=0 instances of 0 images");
-        assert_eq!(none[4], "int8 n=0 n=0 n=0 n=0 n=0 n=0");
-        assert_eq!(none[6], "int8 - inscribed_ellipse n=0 n=0 n=0 n=0 n=0 n=0");
+        assert_eq!(none[0], "picosam3-roi96 (28f9e78648cd): n=0 instances of 0 images");
+        assert_eq!(none[4], "int8 n=0 n=0 n=0 n=0 n=0 n=0 n=0 n=0 n=0");
+        assert_eq!(none[6], "int8 - inscribed_ellipse n=0 n=0 n=0 n=0 n=0 n=0 n=0 n=0 n=0");
     }
 }

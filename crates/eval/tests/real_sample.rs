@@ -10,7 +10,7 @@ use sensei_data::prompt::{Border, PromptRule};
 use sensei_eval::evaluate::{Candidate, EvalError, EvalItem, LeftOut, LeftOutReason, Predictor, evaluate};
 use sensei_eval::floors::{filled_box, fit_centred_disc, fit_constant_mask, grid_ceiling, inscribed_ellipse};
 use sensei_eval::metric::Metric;
-use sensei_eval::score::{EvalSample, Prediction};
+use sensei_eval::score::{EvalSample, Prediction, SampleCrop};
 
 const ROI: PromptRule = PromptRule::Roi { padding: 0.1, grid: 96, border: Border::Reference };
 
@@ -41,9 +41,10 @@ fn candidates(dataset: &Dataset) -> Vec<Result<Candidate<()>, EvalError>> {
             area: instance.area,
             bbox: instance.bbox,
             image_size: image.size,
-            geometry,
+            competitors: 0,
+            rarity: None,
             truth_in_image,
-            truth_in_crop: crop_mask(&mask, &geometry),
+            crop: Some(SampleCrop { geometry, truth: crop_mask(&mask, &geometry) }),
         };
         Candidate::Item(EvalItem { sample, input: () })
     };
@@ -65,7 +66,7 @@ fn floors_of_the_real_sample() {
     let truths: Vec<&[u8]> = train
         .iter()
         .filter_map(|candidate| match candidate {
-            Ok(Candidate::Item(item)) => Some(item.sample.truth_in_crop.as_slice()),
+            Ok(Candidate::Item(item)) => item.sample.crop.as_ref().map(|crop| crop.truth.as_slice()),
             _ => None,
         })
         .collect();

@@ -11,6 +11,7 @@ use sensei_data::augment::Augmentation;
 use sensei_data::dataset::Dataset;
 use sensei_data::image_file::ImageLimits;
 use sensei_data::prompt::{Border, PromptRule};
+use sensei_eval::protocol::ProtocolRules;
 use sensei_loss::{LossPlan, MaskLogits, MaskProbs, SampleWeighting, TeacherTarget, distillation_loss};
 use sensei_student::inference::InferenceStudent;
 use sensei_student::student::Student;
@@ -98,7 +99,8 @@ fn data(annotations: &str, images: &str, dump: &str, n_samples: usize) {
     let cache = Cache::open(&folder, &report.manifest.key).unwrap();
     let prompt = PromptRule::Roi { padding: 0.1, grid: 96, border: Border::Reference };
     let limits = ImageLimits::default();
-    let source = SampleSource::new(dataset, Some(cache), prompt, limits, InstanceChoice::Cached).unwrap();
+    let rules = ProtocolRules::of_student("test".into(), prompt);
+    let source = SampleSource::new(dataset, Some(cache), rules, prompt, limits, InstanceChoice::Cached).unwrap();
     let augmentation =
         Augmentation { flip_probability: 0.5, brightness: 0.2, contrast: 0.2, saturation: 0.2, ..Augmentation::NONE };
     let start = Instant::now();

@@ -8,6 +8,7 @@ use sensei_data::dataset::DatasetError;
 use sensei_data::image_file::ImageError;
 use sensei_data::prompt::PromptError;
 use sensei_eval::evaluate::{EvalError, LeftOutReason};
+use sensei_eval::protocol::SelectionError;
 use sensei_quant::error::QuantError;
 use sensei_student::weights::WeightsError;
 use sensei_teacher::error::CacheError;
@@ -32,6 +33,9 @@ pub enum TrainError {
         /// Why.
         source: DatasetError,
     },
+    /// The data set is not as large as a protocol's subset.
+    #[error(transparent)]
+    Selection(#[from] SelectionError),
     /// A prompt could not be made from an annotation.
     #[error("sample {annotation_id}: no prompt")]
     Prompt {

@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 use sensei_eval::evaluate::{Candidate, EvalItem, Predictor};
-use sensei_eval::score::{EvalSample, Prediction};
+use sensei_eval::score::{EvalSample, Prediction, SampleCrop};
 use sensei_imx500::interpreter::Interpreter;
 use sensei_imx500::model::ModelError;
 use sensei_student::graph::LayerGraph;
@@ -38,28 +38,18 @@ pub fn candidates<'a>(
 
 /// A sample as the scorer wants it.
 pub fn eval_item(source: &SampleSource, instance_idx: usize, sample: Sample) -> EvalItem<EvalInput> {
-    let instance = &source.dataset.instances[instance_idx];
-    let image = &source.dataset.images[instance.image_idx];
-    let teacher_logits = sample.teacher.map(|teacher| teacher.logits);
+    let crop = SampleCrop { geometry: sample.geometry, truth: sample.truth };
+    let competitors = source.competitors_of(instance_idx);
+    let truth = sample.truth_in_image;
     EvalItem {
-        sample: EvalSample {
-            annotation_id: instance.id,
-            image_id: image.id,
-            category_id: instance.category_id,
-            area: instance.area,
-            bbox: instance.bbox,
-            image_size: image.size,
-            geometry: sample.geometry,
-            truth_in_image: sample.truth_in_image,
-            truth_in_crop: sample.truth,
-        },
-        input: EvalInput { pixels: sample.pixels, teacher_logits },
+        sample: EvalSample::new(&source.dataset, instance_idx, sample.bbox, competitors, truth, Some(crop)),
+        input: EvalInput { pixels: sample.pixels, teacher_logits: sample.teacher.map(|teacher| teacher.logits) },
     }
 }
 
 /// The network input of a batch, `[batch, 3, grid, grid]`.
 pub fn input_tensor(items: &[EvalItem<EvalInput>], device: &Device) -> Tensor<4> {
-    let grid = items[0].sample.geometry.grid as usize;
+    let grid = (items[0].input.pixels.len() / 3).isqrt();
     let mut values = Vec::with_capacity(items.len() * 3 * grid * grid);
     for item in items {
         push_input(&item.input.pixels, &mut values);

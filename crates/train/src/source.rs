@@ -11,6 +11,7 @@ use sensei_data::image_file::{EncodedImage, ImageLimits, read_image};
 use sensei_data::prompt::PromptRule;
 use sensei_data::rle::Rle;
 use sensei_eval::evaluate::{LeftOut, LeftOutReason};
+use sensei_eval::protocol::{EvalProtocol, ProtocolRules};
 use sensei_teacher::cache::Cache;
 use sensei_teacher::record::TeacherRecord;
 
@@ -23,20 +24,24 @@ pub struct SampleSource {
     pub dataset: Dataset,
     /// Answers of the teacher, by annotation.
     pub teacher: Option<Cache>,
-    /// How a prompt and its crop come from an annotation.
-    pub prompt: PromptRule,
+    /// Which instances are used, and what is given for them.
+    pub rules: ProtocolRules,
+    /// How a prompt becomes what the student sees.
+    pub crop: PromptRule,
     /// What an image file may cost.
     pub limits: ImageLimits,
     /// The instances used, as indices into the data set, in the order of the annotation file.
     pub instances: Vec<usize>,
-    /// The instances left out and why, in the order of the annotation file.
+    /// The instances left out and why.
     pub left_out: Vec<LeftOut>,
+    choice: InstanceChoice,
+    competitors: Vec<u32>,
 }
 
 /// Which instances a split uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InstanceChoice {
-    /// All but crowd regions and those without a prompt; a missing teacher answer is an error when it is needed.
+    /// All that the rules choose and that have a prompt; a missing teacher answer is an error when it is needed.
     All,
     /// Of these, those that the cache has an answer for.
     Cached,
@@ -48,6 +53,8 @@ pub struct Sample {
     pub annotation_id: u64,
     /// Where the crop lies in the image.
     pub geometry: CropGeometry,
+    /// Box of the prompt, `[x, y, width, height]` in image pixels; the annotated one where the prompt is a point.
+    pub bbox: [f64; 4],
     /// RGB pixels, `[grid, grid, 3]`.
     pub pixels: Vec<u8>,
     /// The annotated mask, 0 or 1, `[grid, grid]`.
@@ -69,22 +76,26 @@ pub struct TeacherTarget {
 }
 
 impl SampleSource {
-    /// Selects the instances of a split.
+    /// Selects the instances of a split. `crop` is the student's own rule; if the rules have one, they go before it.
     ///
     /// # Errors
-    /// If a mask cannot be read, or nothing is left.
+    /// If a mask cannot be read, the data set lacks the rules' subset, or nothing is left.
     pub fn new(
         dataset: Dataset,
         teacher: Option<Cache>,
-        prompt: PromptRule,
+        rules: ProtocolRules,
+        crop: PromptRule,
         limits: ImageLimits,
         choice: InstanceChoice,
     ) -> Result<Self, TrainError> {
-        let mut source = Self { dataset, teacher, prompt, limits, instances: vec![], left_out: vec![] };
-        let reason = |idx: usize| source.reason_to_leave_out(idx, choice);
+        let (chosen, left_out) = rules.select(&dataset)?;
+        let (crop, competitors) = (rules.crop.unwrap_or(crop), dataset.competitors());
+        let mut source =
+            Self { dataset, teacher, rules, crop, limits, instances: vec![], left_out, choice, competitors };
         let n_instances = source.dataset.instances.len();
-        let reasons: Vec<_> = (0..n_instances).into_par_iter().map(reason).collect::<Result<_, _>>()?;
-        for (idx, reason) in reasons.into_iter().enumerate() {
+        let reason = |&idx: &usize| source.reason_to_leave_out(idx, choice);
+        let reasons: Vec<_> = chosen.par_iter().map(reason).collect::<Result<_, _>>()?;
+        for (idx, reason) in chosen.into_iter().zip(reasons) {
             match reason {
                 Some(reason) => source.left_out.push(LeftOut { annotation_id: source.annotation_id(idx), reason }),
                 None => source.instances.push(idx),
@@ -97,6 +108,16 @@ impl SampleSource {
         Ok(source)
     }
 
+    /// What fixes scores on these instances.
+    pub fn protocol(&self) -> EvalProtocol {
+        let mut protocol = self.rules.on(&self.dataset);
+        if self.choice == InstanceChoice::Cached {
+            protocol.subset =
+                format!("{}: the {} instances with a teacher answer", protocol.subset, self.instances.len());
+        }
+        protocol
+    }
+
     /// How many instances are left out for each reason.
     pub fn left_out_by_reason(&self) -> BTreeMap<LeftOutReason, usize> {
         let mut counts = BTreeMap::new();
@@ -104,6 +125,11 @@ impl SampleSource {
             *counts.entry(left_out.reason).or_default() += 1;
         }
         counts
+    }
+
+    /// Other annotated objects close to an instance: [`Dataset::competitors`].
+    pub fn competitors_of(&self, instance_idx: usize) -> u32 {
+        self.competitors[instance_idx]
     }
 
     /// The annotation of an instance.
@@ -123,7 +149,7 @@ impl SampleSource {
     /// If the mask cannot be read or there is no prompt.
     pub fn truth_in_crop(&self, instance_idx: usize) -> Result<Vec<u8>, TrainError> {
         let truth = self.mask(instance_idx)?;
-        Ok(crop_mask(&truth.to_mask(), &self.geometry(instance_idx, &truth)?))
+        Ok(crop_mask(&truth.to_mask(), &self.prompted(instance_idx, &truth)?.0))
     }
 
     /// The sample as it is scored: no augmentation.
@@ -132,8 +158,8 @@ impl SampleSource {
     /// If image, mask, prompt or teacher answer cannot be had.
     pub fn sample(&self, instance_idx: usize) -> Result<Sample, TrainError> {
         let truth_in_image = self.mask(instance_idx)?;
-        let geometry = self.geometry(instance_idx, &truth_in_image)?;
-        self.cut(instance_idx, truth_in_image, geometry)
+        let (geometry, bbox) = self.prompted(instance_idx, &truth_in_image)?;
+        self.cut(instance_idx, truth_in_image, geometry, bbox)
     }
 
     /// The sample as it is trained on in an epoch; a function of the seed, the epoch and the annotation alone.
@@ -148,9 +174,9 @@ impl SampleSource {
         epoch: u64,
     ) -> Result<Sample, TrainError> {
         let truth_in_image = self.mask(instance_idx)?;
-        let geometry = self.geometry(instance_idx, &truth_in_image)?;
+        let (geometry, bbox) = self.prompted(instance_idx, &truth_in_image)?;
         let draw = draw(augmentation, &mut sample_rng(seed, epoch, self.annotation_id(instance_idx)));
-        let mut sample = self.cut(instance_idx, truth_in_image, draw.jittered(&geometry))?;
+        let mut sample = self.cut(instance_idx, truth_in_image, draw.jittered(&geometry), bbox)?;
         draw.photometric(&mut sample.pixels);
         let logits = sample.teacher.as_mut().map_or(&mut [][..], |teacher| &mut teacher.logits);
         draw.flip_together(geometry.grid, &mut sample.pixels, &mut sample.truth, logits);
@@ -172,7 +198,7 @@ impl SampleSource {
             let annotation_id = self.annotation_id(idx);
             let cannot = |source| TrainError::Teacher { annotation_id, source };
             let record: TeacherRecord = cache.get(annotation_id).map_err(cannot)?;
-            let geometry = self.geometry(idx, &self.mask(idx)?)?;
+            let (geometry, _) = self.prompted(idx, &self.mask(idx)?)?;
             (0..).zip(&epochs).try_for_each(|(epoch, augmentation)| {
                 let draw = draw(augmentation, &mut sample_rng(plan.seed, epoch, annotation_id));
                 record.check_coverage(&draw.jittered(&geometry).rect_in_image).map_err(cannot)
@@ -182,10 +208,7 @@ impl SampleSource {
     }
 
     fn reason_to_leave_out(&self, idx: usize, choice: InstanceChoice) -> Result<Option<LeftOutReason>, TrainError> {
-        if self.dataset.instances[idx].is_crowd {
-            return Ok(Some(LeftOutReason::Crowd));
-        }
-        match self.geometry(idx, &self.mask(idx)?) {
+        match self.prompted(idx, &self.mask(idx)?) {
             Ok(_) => {}
             Err(TrainError::Prompt { source, .. }) => return Ok(Some(source.into())),
             Err(error) => return Err(error),
@@ -199,14 +222,23 @@ impl SampleSource {
         self.dataset.mask(instance_idx).map_err(|source| TrainError::Mask { annotation_id, source })
     }
 
-    fn geometry(&self, instance_idx: usize, truth: &Rle) -> Result<CropGeometry, TrainError> {
+    /// The crop for an instance's prompt, and the prompt's box (the annotated one, if it is a point).
+    fn prompted(&self, instance_idx: usize, truth: &Rle) -> Result<(CropGeometry, [f64; 4]), TrainError> {
         let instance = &self.dataset.instances[instance_idx];
+        let no_prompt = |source| TrainError::Prompt { annotation_id: instance.id, source };
+        let prompt = self.rules.prompt_of(instance, &truth.to_mask()).map_err(no_prompt)?;
         let size = self.dataset.images[instance.image_idx].size;
-        let geometry = self.prompt.geometry(instance.bbox, size, &truth.to_mask());
-        geometry.map_err(|source| TrainError::Prompt { annotation_id: instance.id, source })
+        let bbox = prompt.bbox().unwrap_or(instance.bbox);
+        Ok((self.crop.crop(prompt, size).map_err(no_prompt)?, bbox))
     }
 
-    fn cut(&self, instance_idx: usize, truth_in_image: Rle, geometry: CropGeometry) -> Result<Sample, TrainError> {
+    fn cut(
+        &self,
+        instance_idx: usize,
+        truth_in_image: Rle,
+        geometry: CropGeometry,
+        bbox: [f64; 4],
+    ) -> Result<Sample, TrainError> {
         let instance = &self.dataset.instances[instance_idx];
         let annotation_id = instance.id;
         let path = self.dataset.image_path(instance.image_idx);
@@ -223,7 +255,7 @@ impl SampleSource {
         };
         let truth = crop_mask(&truth_in_image.to_mask(), &geometry);
         let pixels = crop_image(&image, &geometry);
-        Ok(Sample { annotation_id, geometry, pixels, truth, truth_in_image, teacher })
+        Ok(Sample { annotation_id, geometry, bbox, pixels, truth, truth_in_image, teacher })
     }
 
     fn target(

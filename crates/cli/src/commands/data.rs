@@ -6,11 +6,11 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use sensei_data::check::check;
-use sensei_data::dataset::Dataset;
 use sensei_data::fetch::{FetchOptions, FetchProgress, Manifest, fetch};
 use sensei_data::synth::{SynthConfig, write_synth};
 
 use crate::arguments::{AnnotationFormat, DataCommand};
+use crate::phases::data::load;
 use crate::progress::say;
 use crate::usage;
 
@@ -21,14 +21,6 @@ pub fn execute(command: DataCommand) -> anyhow::Result<()> {
         DataCommand::Check { annotations, images, format, decode } => check_data(&annotations, &images, format, decode),
         DataCommand::Fetch { manifest, out } => fetch_data(&manifest, &out),
     }
-}
-
-/// Opens an annotation file.
-pub fn load(annotations: &Path, images: &Path, format: AnnotationFormat) -> anyhow::Result<Dataset> {
-    Ok(match format {
-        AnnotationFormat::Coco => Dataset::load_coco(annotations, images)?,
-        AnnotationFormat::Lvis => Dataset::load_lvis(annotations, images)?,
-    })
 }
 
 fn synth(out: &Path) -> anyhow::Result<()> {

@@ -6,7 +6,7 @@ use sensei_data::detections::Detections;
 use sensei_eval::average_precision::{IouKind, Rules, average_precision};
 
 use crate::arguments::{AnnotationFormat, Compared};
-use crate::commands::data::load;
+use crate::phases::data::load;
 use crate::progress::say;
 use crate::run_folder::write_whole;
 

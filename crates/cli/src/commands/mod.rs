@@ -2,9 +2,11 @@
 
 mod data;
 mod eval_coco;
+mod eval_masks;
 mod gate;
 mod inspect;
 pub mod plan;
+mod prompts;
 mod replay;
 mod rpk;
 mod run;
@@ -27,9 +29,14 @@ pub fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Plan { config, place } => plan::plan(&config, &place).map(done),
         Command::Data(command) => data::execute(command).map(done),
         Command::Teacher(command) => teacher::execute(command).map(done),
-        Command::Eval { run, weights, imagenet_normalised, out, machine } => {
-            let eval = || run::eval(&run, weights.as_deref(), imagenet_normalised, out.as_deref(), &machine);
-            on_device(&machine, eval).map(done)
+        Command::Eval(arguments) => on_device(&arguments.machine, || run::eval(&arguments)).map(done),
+        Command::EvalMasks { annotations, predictions, protocol, format, name, out, threads } => {
+            start_threads(threads)?;
+            let name = name.as_deref();
+            eval_masks::eval_masks(&annotations, &predictions, &protocol, format, name, out.as_deref()).map(done)
+        }
+        Command::Prompts { annotations, protocol, format, out } => {
+            prompts::prompts(&annotations, &protocol, format, &out).map(done)
         }
         Command::EvalCoco { annotations, detections, format, iou, out, threads } => {
             start_threads(threads)?;

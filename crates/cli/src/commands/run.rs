@@ -3,19 +3,20 @@
 use std::path::Path;
 
 use anyhow::{Context, ensure};
+use sensei_eval::protocol::ProtocolRules;
 use sensei_student::fold::fold_input_normalization;
 use sensei_student::weights::{NamedWeights, read_weights};
 use sensei_teacher::key::CacheKey;
 use sensei_train::checkpoint::weights_digest;
 use sensei_train::source::SampleSource;
 
-use crate::arguments::{Machine, RunArguments};
+use crate::arguments::{EvalArguments, RunArguments};
 use crate::commands::plan::check_budget;
-use crate::config::{RunPlan, load_plan};
+use crate::config::{RunPlan, load_plan, load_protocol};
 use crate::device::{Devices, open as open_devices, start_threads};
 use crate::html;
-use crate::phases::data::{Split, check_disjoint, open};
-use crate::phases::evaluate::{Networks, score, scores_of};
+use crate::phases::data::{OtherData, Split, check_disjoint, open, open_by};
+use crate::phases::evaluate::{Networks, robustness, score, scores_of};
 use crate::phases::export::{ConverterChoice, Origin, int8_model};
 use crate::phases::train::{TrainOptions, train, trained_weights};
 use crate::phases::{export as exporting, quantize as quantizing};
@@ -44,46 +45,77 @@ pub fn train_only(arguments: &RunArguments) -> anyhow::Result<()> {
     prepare_and_train(arguments).map(|_| ())
 }
 
-/// Scores the run's own networks, or other weights by the run's protocol.
-pub fn eval(
-    run: &Path,
-    weights: Option<&Path>,
-    imagenet_normalised: bool,
-    out: Option<&Path>,
-    machine: &Machine,
-) -> anyhow::Result<()> {
-    let (plan, folder) = open_run(run)?;
-    let Devices { main: device, others } = open_devices(machine)?;
+/// Scores the run's own networks or other weights, by the run's or another protocol.
+pub fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
+    let (plan, folder) = open_run(&arguments.run)?;
+    let rules = arguments.protocol.as_deref().map(load_protocol).transpose().map_err(usage)?;
+    let Devices { main: device, others } = open_devices(&arguments.machine)?;
     if !others.is_empty() {
         let found = 1 + others.len();
         return Err(usage(anyhow::anyhow!("--device: expected one device to score on, found {found}")));
     }
-    let (train, val) = splits(&plan, runs_of(&folder))?;
-    let Some(path) = weights else {
-        let (weights, model) = (trained_weights(&plan, &folder)?, int8_model(&folder)?);
-        let networks = Networks { weights: &weights, int8: Some(&model) };
-        let out = out.map_or_else(|| folder.eval(), Path::to_path_buf);
-        score(&plan, &networks, &train, &val, &device, &out)?;
-        return Ok(());
+    let (weights, model) = match &arguments.weights {
+        Some(path) => (foreign_weights(&plan, path, arguments.imagenet_normalised)?, None),
+        None => (trained_weights(&plan, &folder)?, Some(int8_model(&folder)?)),
     };
+    let networks = Networks { weights: &weights, int8: model.as_ref() };
+
+    let runs = runs_of(&folder);
+    let other = arguments.annotations.as_deref().zip(arguments.images.as_deref());
+    let other = other.map(|(annotations, images)| OtherData { annotations, images, format: arguments.format });
+    let open_by = |rules: &ProtocolRules| {
+        let train = open_by(&plan, rules, Split::Train, None, runs)?;
+        let val = open_by(&plan, rules, Split::Val, other.as_ref(), runs)?;
+        check_disjoint(&train, &val)?;
+        anyhow::Ok((train, val))
+    };
+    let out = arguments.out.clone().unwrap_or_else(|| {
+        let stem = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let parts = [
+            arguments.weights.as_deref().map(stem),
+            rules.as_ref().map(|rules| rules.name.clone()),
+            arguments.annotations.as_deref().map(stem),
+            arguments.robustness.then(|| "robustness".to_string()),
+        ];
+        let name: Vec<String> = std::iter::once("eval".to_string()).chain(parts.into_iter().flatten()).collect();
+        folder.root().join(name.join("-"))
+    });
+    match rules {
+        _ if arguments.robustness => {
+            let own = || ProtocolRules::of_student(plan.prompt.name(), plan.prompt);
+            robustness(&plan, &networks, &rules.unwrap_or_else(own), open_by, &device, &out)?;
+        }
+        Some(rules) => {
+            let (train, val) = open_by(&rules)?;
+            score(&plan, &networks, &train, &val, &device, &out)?;
+        }
+        None => {
+            let (train, val) = splits(&plan, runs)?;
+            score(&plan, &networks, &train, &val, &device, &out)?;
+        }
+    }
+    if arguments.weights.is_some() {
+        say(&format!("weights digest {}", weights_digest(&weights)));
+    }
+    Ok(())
+}
+
+/// Weights of another program, for a run's network.
+fn foreign_weights(plan: &RunPlan, path: &Path, imagenet_normalised: bool) -> anyhow::Result<NamedWeights> {
     let file = read_weights(path)?;
     if !file.converted.is_empty() {
         say(&format!("{}: {} tensors were converted to 32-bit floats", path.display(), file.converted.len()));
     }
-    let mut weights = file.for_graph(&plan.graph)?;
-    if imagenet_normalised {
-        let (folded, note) = fold_input_normalization(&plan.graph, &weights, IMAGENET_MEAN, IMAGENET_STD)?;
-        say(&format!(
-            "normalisation folded into {}; {} of {} output pixels read padding and differ by at most {:.3}",
-            note.conv, note.border_pixels, note.pixels, note.max_difference
-        ));
-        weights = folded;
+    let weights = file.for_graph(&plan.graph)?;
+    if !imagenet_normalised {
+        return Ok(weights);
     }
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let out = out.map_or_else(|| folder.root().join(format!("eval-{stem}")), Path::to_path_buf);
-    score(&plan, &Networks { weights: &weights, int8: None }, &train, &val, &device, &out)?;
-    say(&format!("weights digest {}", weights_digest(&weights)));
-    Ok(())
+    let (folded, note) = fold_input_normalization(&plan.graph, &weights, IMAGENET_MEAN, IMAGENET_STD)?;
+    say(&format!(
+        "normalisation folded into {}; {} of {} output pixels read padding and differ by at most {:.3}",
+        note.conv, note.border_pixels, note.pixels, note.max_difference
+    ));
+    Ok(folded)
 }
 
 /// The int8 model of a trained run.

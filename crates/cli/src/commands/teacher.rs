@@ -7,7 +7,7 @@ use sensei_teacher::manifest::read_manifest;
 use sensei_teacher::verify::{CacheStats, stats, verify};
 
 use crate::arguments::TeacherCommand;
-use crate::commands::data::load;
+use crate::phases::data::load;
 use crate::progress::say;
 
 /// Does it.

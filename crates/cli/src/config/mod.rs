@@ -2,5 +2,7 @@
 
 mod file;
 mod plan;
+mod protocol;
 
 pub use plan::{DataPlan, RunPlan, TeacherAnswers, load_plan};
+pub use protocol::load_protocol;

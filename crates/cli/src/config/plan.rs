@@ -230,7 +230,7 @@ pub fn load_plan(path: &Path) -> anyhow::Result<RunPlan> {
 }
 
 /// A parser's message on one line, with the place in the file.
-fn one_line(path: &Path, text: &str, error: &toml::de::Error) -> anyhow::Error {
+pub(super) fn one_line(path: &Path, text: &str, error: &toml::de::Error) -> anyhow::Error {
     let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
     let message = error.message().trim().replace('\n', "; ");
     anyhow::anyhow!("{}:{line}: {message}", path.display())
@@ -392,15 +392,18 @@ fn answers(answers: AnswersToml) -> TeacherAnswers {
     }
 }
 
-fn prompt(prompt: &PromptToml, grid: u32) -> anyhow::Result<PromptRule> {
-    let border = |border: &BorderToml| match border {
+pub(super) fn border(border: BorderToml) -> Border {
+    match border {
         BorderToml::Reference => Border::Reference,
         BorderToml::Corrected => Border::Corrected,
-    };
-    Ok(match prompt {
+    }
+}
+
+fn prompt(prompt: &PromptToml, grid: u32) -> anyhow::Result<PromptRule> {
+    Ok(match *prompt {
         PromptToml::CenterWindow { border: at } => PromptRule::CenterWindow { grid, border: border(at) },
         PromptToml::Roi { border: at, padding } => {
-            let padding = in_range("[prompt] padding", *padding, 0.0, 4.0)?;
+            let padding = in_range("[prompt] padding", padding, 0.0, 4.0)?;
             PromptRule::Roi { padding, grid, border: border(at) }
         }
     })

@@ -7,12 +7,14 @@ use anyhow::Context;
 use burn::tensor::Device;
 use rayon::prelude::*;
 use sensei_data::image_file::encode_png;
+use sensei_data::prompt_source::PromptSource;
 use sensei_data::sampling::subset;
 use sensei_eval::bootstrap::BootstrapConfig;
+use sensei_eval::curve::Curve;
 use sensei_eval::evaluate::{EvalItem, Predictor, evaluate};
-use sensei_eval::floors::{filled_box, fit_centred_disc, fit_constant_mask, inscribed_ellipse};
+use sensei_eval::floors::{filled_box, fit_centred_disc, fit_constant_mask, grid_ceiling, inscribed_ellipse};
 use sensei_eval::overlay::{OverlayInstance, OverlayMask, contact_sheet, overlay_row};
-use sensei_eval::protocol::{CrowdRule, EmptyTruthRule, EvalProtocol, SCORING};
+use sensei_eval::protocol::ProtocolRules;
 use sensei_eval::report::EvalReport;
 use sensei_eval::score::{EvalSample, Prediction};
 use sensei_imx500::interpreter::Interpreter;
@@ -23,9 +25,10 @@ use sensei_train::error::TrainError;
 use sensei_train::predict::{EvalInput, candidates, eval_item, float_network, integer_network, network, teacher};
 use sensei_train::source::SampleSource;
 
-use crate::config::{DataPlan, RunPlan};
+use crate::config::RunPlan;
 use crate::progress::{say, warn};
 use crate::run_folder::write_whole;
+use crate::usage;
 
 /// What is scored besides floors and teacher.
 pub struct Networks<'a> {
@@ -47,38 +50,9 @@ pub fn score(
     device: &Device,
     out: &Path,
 ) -> anyhow::Result<EvalReport> {
-    // The integer model's float twin is computed where its thresholds were chosen.
-    let cpu = Device::flex();
-    let fake = match networks.int8 {
-        Some(model) => Some(FakeQuantStudent::new(&plan.graph, model.clone(), &cpu)?),
-        None => None,
-    };
-    let interpreter = networks.int8.map(Interpreter::new);
-
-    let mut predictors = floors(plan, train)?;
-    if val.teacher.is_some() {
-        predictors.push(teacher());
-    }
-    let n_before_networks = predictors.len() - usize::from(val.teacher.is_some());
-    predictors.push(float_network(&plan.graph, networks.weights, device)?);
-    if let (Some(fake), Some(interpreter)) = (&fake, &interpreter) {
-        predictors.push(network("fake_quant", &cpu, |image| fake.forward(image)));
-        predictors.push(integer_network(interpreter));
-    }
-    let batch = plan.eval.batch_size;
-    let evaluation = evaluate::<_, TrainError>(candidates(val, &val.instances, batch), &mut predictors, batch)?;
-    let bootstrap = BootstrapConfig {
-        seed: plan.eval.bootstrap_seed,
-        n_resamples: u32::try_from(plan.eval.bootstrap_resamples).context("[eval] bootstrap_resamples")?,
-    };
-    let mut differences = vec![("constant_mask", "float"), ("inscribed_ellipse", "float")];
-    if val.teacher.is_some() {
-        differences.push(("teacher", "float"));
-    }
-    if fake.is_some() {
-        differences.extend([("float", "fake_quant"), ("float", "int8")]);
-    }
-    let report = EvalReport::new(protocol(plan, val), evaluation, bootstrap, &differences)?;
+    let predicting = Predicting::new(plan, networks)?;
+    let mut predictors = predicting.predictors(plan, networks, train, val, device)?;
+    let report = report(plan, val, &mut predictors)?;
 
     let digest = networks.int8.map(|model| blake3::Hash::from_bytes(model.digest()).to_hex().to_string());
     fs::create_dir_all(out).with_context(|| format!("{}: cannot make the folder", out.display()))?;
@@ -86,11 +60,111 @@ pub fn score(
     write_whole(&out.join(SCORED_MODEL), digest.unwrap_or_default().as_bytes())?;
     write_whole(&out.join("table.txt"), report.table().as_bytes())?;
     if plan.eval.overlays > 0 {
-        let sheet = overlays(plan, val, &mut predictors[n_before_networks..])?;
+        predictors.retain(|predictor| !FLOORS.contains(&predictor.name.as_str()));
+        let sheet = overlays(plan, val, &mut predictors)?;
         write_whole(&out.join("overlays.png"), &sheet)?;
     }
     say(&report.table());
     Ok(report)
+}
+
+/// Scores everything with boxes that are more and more wrong, and writes a report for each jitter and `robustness.txt` into `out`.
+///
+/// # Errors
+/// As [`score`], and if the protocol does not prompt by boxes.
+pub fn robustness(
+    plan: &RunPlan,
+    networks: &Networks,
+    rules: &ProtocolRules,
+    open: impl Fn(&ProtocolRules) -> anyhow::Result<(SampleSource, SampleSource)>,
+    device: &Device,
+    out: &Path,
+) -> anyhow::Result<()> {
+    if rules.prompt != PromptSource::Box {
+        let name = rules.prompt.name();
+        return Err(usage(anyhow::anyhow!(
+            "--robustness: expected a protocol that prompts by \"box\", found {name:?}"
+        )));
+    }
+    let predicting = Predicting::new(plan, networks)?;
+    fs::create_dir_all(out).with_context(|| format!("{}: cannot make the folder", out.display()))?;
+    let mut curve = Curve::new(rules.space);
+    for percent in JITTER_PERCENT {
+        let prompt = PromptSource::JitteredBox { jitter: f64::from(percent) / 100.0, seed: 0 };
+        // No jitter is the protocol itself, under its own hash.
+        let prompt = if percent == 0 { PromptSource::Box } else { prompt };
+        let jittered = ProtocolRules { prompt, name: format!("{}, boxes +-{percent} %", rules.name), ..rules.clone() };
+        let (train, val) = open(&jittered)?;
+        let mut predictors = predicting.predictors(plan, networks, &train, &val, device)?;
+        let report = report(plan, &val, &mut predictors)?;
+        report.write(&out.join(format!("jitter-{percent}.json")))?;
+        curve.push(percent, &report);
+    }
+    let table = curve.table();
+    write_whole(&out.join("robustness.txt"), table.as_bytes())?;
+    say(&table);
+    Ok(())
+}
+
+/// What the predictors of one plan share, however they are prompted.
+struct Predicting<'a> {
+    fake: Option<FakeQuantStudent>,
+    interpreter: Option<Interpreter<'a>>,
+}
+
+impl<'a> Predicting<'a> {
+    fn new(plan: &RunPlan, networks: &Networks<'a>) -> anyhow::Result<Self> {
+        // The integer model's float twin is computed where its thresholds were chosen.
+        let fake = match networks.int8 {
+            Some(model) => Some(FakeQuantStudent::new(&plan.graph, model.clone(), &Device::flex())?),
+            None => None,
+        };
+        Ok(Self { fake, interpreter: networks.int8.map(Interpreter::new) })
+    }
+
+    /// Floors and ceiling, the teacher where it has answered, and the networks.
+    fn predictors<'p>(
+        &'p self,
+        plan: &RunPlan,
+        networks: &Networks,
+        train: &SampleSource,
+        val: &SampleSource,
+        device: &Device,
+    ) -> anyhow::Result<Vec<Predictor<'p, EvalInput, TrainError>>> {
+        let mut predictors = floors(plan, train)?;
+        if val.teacher.is_some() {
+            predictors.push(teacher());
+        }
+        predictors.push(float_network(&plan.graph, networks.weights, device)?);
+        if let (Some(fake), Some(interpreter)) = (&self.fake, &self.interpreter) {
+            predictors.push(network("fake_quant", &Device::flex(), |image| fake.forward(image)));
+            predictors.push(integer_network(interpreter));
+        }
+        Ok(predictors)
+    }
+}
+
+fn report(
+    plan: &RunPlan,
+    val: &SampleSource,
+    predictors: &mut [Predictor<'_, EvalInput, TrainError>],
+) -> anyhow::Result<EvalReport> {
+    let batch = plan.eval.batch_size;
+    let evaluation = evaluate::<_, TrainError>(candidates(val, &val.instances, batch), predictors, batch)?;
+    let bootstrap = BootstrapConfig {
+        seed: plan.eval.bootstrap_seed,
+        n_resamples: u32::try_from(plan.eval.bootstrap_resamples).context("[eval] bootstrap_resamples")?,
+    };
+    let has = |name: &str| predictors.iter().any(|predictor| predictor.name == name);
+    let differences = [
+        ("constant_mask", "float"),
+        ("inscribed_ellipse", "float"),
+        ("teacher", "float"),
+        ("float", "fake_quant"),
+        ("float", "int8"),
+    ];
+    let differences: Vec<_> = differences.into_iter().filter(|(a, b)| has(a) && has(b)).collect();
+    Ok(EvalReport::new(val.protocol(), evaluation, bootstrap, &differences)?)
 }
 
 /// The scores of an int8 model, if `folder` has a report and it is of this model; says so if it is of another.
@@ -111,32 +185,6 @@ pub fn scores_of(folder: &Path, model: &Int8Model) -> anyhow::Result<Option<Eval
     Ok(Some(EvalReport::read(&file)?))
 }
 
-/// What fixes the scores of this run.
-fn protocol(plan: &RunPlan, val: &SampleSource) -> EvalProtocol {
-    let grid = u32::try_from(plan.graph.input_size()).expect("an input side is at most 1024");
-    let subset = match plan.instances {
-        sensei_train::source::InstanceChoice::All => "all".to_string(),
-        sensei_train::source::InstanceChoice::Cached => {
-            format!("the {} instances with a teacher answer", val.instances.len())
-        }
-    };
-    let space = match plan.data {
-        DataPlan::Coco { .. } => "coco",
-        DataPlan::Lvis { .. } => "lvis",
-        DataPlan::Synthetic(_) => "synthetic",
-    };
-    EvalProtocol {
-        name: format!("{space}-{}", plan.prompt.name()),
-        dataset: blake3::Hash::from_bytes(val.dataset.digest).to_hex().to_string(),
-        subset,
-        prompt: plan.prompt.name(),
-        crop_grid: grid,
-        crowd: CrowdRule::LeftOut,
-        empty_truth: EmptyTruthRule::LeftOut,
-        scoring: SCORING,
-    }
-}
-
 /// The predictors that have learned nothing but where objects lie in a crop.
 fn floors<'a>(plan: &RunPlan, train: &SampleSource) -> anyhow::Result<Vec<Predictor<'a, EvalInput, TrainError>>> {
     let grid = u32::try_from(plan.graph.input_size()).context("input size")?;
@@ -149,6 +197,7 @@ fn floors<'a>(plan: &RunPlan, train: &SampleSource) -> anyhow::Result<Vec<Predic
         floor("centred_disc", move |_| disc.prediction()),
         floor("filled_box", filled_box),
         floor("inscribed_ellipse", inscribed_ellipse),
+        floor("grid_ceiling", grid_ceiling),
     ])
 }
 
@@ -176,13 +225,14 @@ fn overlays(
                 masks.push((predictor.name.clone(), mask));
             }
         }
+        let crop = item.sample.crop.as_ref().context("a sample of a student has a crop")?;
         rows.push(overlay_row(
             &OverlayInstance {
                 title: format!("annotation {}", item.sample.annotation_id),
                 crop: &item.input.pixels,
-                geometry: item.sample.geometry,
+                geometry: crop.geometry,
                 bbox: item.sample.bbox,
-                truth: &item.sample.truth_in_crop,
+                truth: &crop.truth,
                 predictions: masks
                     .iter()
                     .map(|(label, mask)| OverlayMask { label: label.clone(), in_crop: mask })
@@ -193,6 +243,11 @@ fn overlays(
     }
     Ok(encode_png(&contact_sheet(&rows)))
 }
+
+const FLOORS: [&str; 5] = ["constant_mask", "centred_disc", "filled_box", "inscribed_ellipse", "grid_ceiling"];
+
+/// How wrong boxes are on the robustness curve, in percent of their sides.
+const JITTER_PERCENT: [u32; 5] = [0, 5, 10, 20, 30];
 
 /// Training instances that the constant masks are fitted to.
 const FLOOR_INSTANCES: usize = 4096;

@@ -20,6 +20,7 @@ use sensei_data::geometry::Size;
 use sensei_data::image_file::ImageLimits;
 use sensei_data::prompt::{Border, PromptRule};
 use sensei_data::synth::{SynthConfig, write_synth};
+use sensei_eval::protocol::ProtocolRules;
 use sensei_loss::{LossPlan, SampleWeighting};
 use sensei_student::graph::LayerGraph;
 use sensei_student::student::Student;
@@ -65,7 +66,9 @@ impl Fixture {
         std::fs::write(&annotations, serde_json::to_vec(&file).unwrap()).unwrap();
         let dataset = Dataset::load_coco(&annotations, &scenes.join("images")).unwrap();
         let prompt = PromptRule::Roi { padding: 0.1, grid: 32, border: Border::Corrected };
-        let source = SampleSource::new(dataset, None, prompt, ImageLimits::default(), InstanceChoice::All).unwrap();
+        let rules = ProtocolRules::of_student("test".into(), prompt);
+        let source =
+            SampleSource::new(dataset, None, rules, prompt, ImageLimits::default(), InstanceChoice::All).unwrap();
         Self { dir, source }
     }
 
