@@ -144,9 +144,28 @@ pub enum Command {
         /// Row of the tables that is compared
         #[arg(long, default_value = "int8")]
         predictor: String,
-        /// The drop of the mean IoU in the crop that is still accepted, in points (hundredths)
+        /// The drop of the mean IoU that is still accepted, in points (hundredths)
         #[arg(long, default_value_t = 0.5)]
         max_drop: f64,
+        /// A JUnit file of the verdict
+        #[arg(long)]
+        junit: Option<PathBuf>,
+        /// A Markdown file of it
+        #[arg(long)]
+        markdown: Option<PathBuf>,
+        /// A JSON file of it
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
+    /// Keep a run's scores as the standard that `gate` compares with; prints how it differs from the one before
+    Baseline {
+        /// The run, or report.json
+        run: PathBuf,
+        /// The baseline file to write or replace
+        file: PathBuf,
+        /// Row of the tables that is kept
+        #[arg(long, default_value = "int8")]
+        predictor: String,
     },
     /// Explain a file: teacher cache, int8 model, ONNX, weights, checkpoint, report, or a file of the IMX500
     Inspect {

@@ -11,6 +11,7 @@ pub mod evaluate;
 mod fixtures;
 pub mod floors;
 pub mod foreign;
+pub mod gate;
 mod glyphs;
 pub mod metric;
 pub mod overlay;

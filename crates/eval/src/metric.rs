@@ -108,7 +108,7 @@ impl Metric {
     }
 
     /// What one instance adds to numerator and denominator.
-    fn terms(self, instance: &InstanceScore) -> [f64; 2] {
+    pub(crate) fn terms(self, instance: &InstanceScore) -> [f64; 2] {
         let pooled = |overlap: &Overlap| [overlap.intersection as f64, overlap.union() as f64];
         match self {
             Self::MeanIouInImage => [instance.in_image.iou(), 1.0],

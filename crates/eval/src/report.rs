@@ -159,6 +159,17 @@ impl EvalReport {
         })
     }
 
+    /// Drops every predictor but one, and the differences.
+    ///
+    /// # Errors
+    /// If there is no such predictor.
+    pub fn keep_only(&mut self, name: &str) -> Result<(), PairingError> {
+        self.predictor(name)?;
+        self.predictors.retain(|predictor| predictor.scores.predictor == name);
+        self.differences.clear();
+        Ok(())
+    }
+
     /// A predictor of another report minus one of this report, by this report's bootstrap.
     pub fn difference_to(
         &self,
@@ -166,6 +177,17 @@ impl EvalReport {
         other: &Self,
         candidate: &str,
     ) -> Result<PairedDifference, PairingError> {
+        let (baseline, candidate) = self.pair(baseline, other, candidate)?;
+        paired_difference(baseline, candidate, &self.bootstrap)
+    }
+
+    /// A predictor of this report and one of another, if they were scored on the same instances by the same protocol.
+    pub(crate) fn pair<'a>(
+        &'a self,
+        baseline: &str,
+        other: &'a Self,
+        candidate: &str,
+    ) -> Result<(&'a PredictorScores, &'a PredictorScores), PairingError> {
         if self.protocol_hash != other.protocol_hash {
             let label = |report: &Self| format!("{} ({})", report.protocol.name, report.protocol.short_hash());
             return Err(PairingError::Protocols {
@@ -175,7 +197,9 @@ impl EvalReport {
                 candidate_protocol: label(other),
             });
         }
-        paired_difference(&self.predictor(baseline)?.scores, &other.predictor(candidate)?.scores, &self.bootstrap)
+        let (baseline, candidate) = (&self.predictor(baseline)?.scores, &other.predictor(candidate)?.scores);
+        check_pairs(baseline, candidate)?;
+        Ok((baseline, candidate))
     }
 
     /// The table that people read: floors, teacher and students as rows, headline metrics as columns.

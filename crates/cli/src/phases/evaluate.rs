@@ -68,7 +68,7 @@ pub fn score(
     Ok(report)
 }
 
-/// Scores everything with boxes that are more and more wrong, and writes a report for each jitter and `robustness.txt` into `out`.
+/// Scores all but the integer network's twin with boxes that are more and more wrong, and writes a report for each jitter and `robustness.txt` into `out`.
 ///
 /// # Errors
 /// As [`score`], and if the protocol does not prompt by boxes.
@@ -96,6 +96,8 @@ pub fn robustness(
         let jittered = ProtocolRules { prompt, name: format!("{}, boxes +-{percent} %", rules.name), ..rules.clone() };
         let (train, val) = open(&jittered)?;
         let mut predictors = predicting.predictors(plan, networks, &train, &val, device)?;
+        // Its integers are the int8 row's.
+        predictors.retain(|predictor| predictor.name != "fake_quant");
         let report = report(plan, &val, &mut predictors)?;
         report.write(&out.join(format!("jitter-{percent}.json")))?;
         curve.push(percent, &report);

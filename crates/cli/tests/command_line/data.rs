@@ -5,7 +5,7 @@ use std::path::Path;
 
 use sensei_data::geometry::Size;
 use sensei_data::image_file::{RgbImage, encode_png};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::Place;
 
@@ -168,6 +168,23 @@ fn splits_that_share_an_image() {
     let words = ["instances_val.json: expected no image of the training split, found 1 (first: ", "val_000006.png)"];
     place.refuses(&["train", "tiny.toml"], 1, &words);
     assert!(!place.path("runs").exists());
+
+    // The same id and name in another folder is the same image, as LVIS names COCO's.
+    let place = Place::new();
+    let val: Value =
+        serde_json::from_slice(&fs::read(place.path("scenes/annotations/instances_val.json")).unwrap()).unwrap();
+    let (id, name) = (val["images"][0]["id"].clone(), val["images"][0]["file_name"].as_str().unwrap().to_string());
+    place.annotations(|file| {
+        let before = file["images"][4]["id"].clone();
+        file["images"][4]["id"] = id.clone();
+        file["images"][4]["file_name"] = json!(format!("train2017/{name}"));
+        for annotation in file["annotations"].as_array_mut().unwrap() {
+            if annotation["image_id"] == before {
+                annotation["image_id"] = id.clone();
+            }
+        }
+    });
+    place.refuses(&["plan", "tiny.toml"], 1, &["expected no image of the training split, found 1 (first: ", &name]);
 }
 
 fn one_pixel() -> Vec<u8> {

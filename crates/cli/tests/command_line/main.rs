@@ -13,6 +13,7 @@ mod eval_coco;
 #[cfg(unix)]
 mod package;
 mod resume;
+mod scoring;
 
 use std::fs;
 use std::path::{Path, PathBuf};
