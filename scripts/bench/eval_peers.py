@@ -96,8 +96,35 @@ def peer(which, kind, annotations, detections):
     print(f"{seconds:.3f} {peak:.0f}", *(f"{float(value):.12f}" for value in run.stats[:12]))
 
 
+def masks(annotations, repeats):
+    """Median seconds of drawing all polygons and of decoding all masks, one thread."""
+    from pycocotools import mask as coco
+
+    data = json.loads(Path(annotations).read_text())
+    size = {image["id"]: (image["height"], image["width"]) for image in data["images"]}
+    regions = [(a["segmentation"], *size[a["image_id"]]) for a in data["annotations"]]
+    polygons = [region for region in regions if isinstance(region[0], list)]
+
+    def draw():
+        return [coco.merge(coco.frPyObjects(*region)) for region in polygons]
+
+    encoded = draw() + [coco.frPyObjects(*region) for region in regions if not isinstance(region[0], list)]
+
+    def median(run):
+        seconds = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            run()
+            seconds.append(time.perf_counter() - start)
+        return sorted(seconds)[repeats // 2]
+
+    print(f"draw {median(draw):.6f} decode {median(lambda: [coco.decode(rle) for rle in encoded]):.6f}")
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "generate":
         generate(Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 5000)
+    elif sys.argv[1] == "masks":
+        masks(sys.argv[2], int(sys.argv[3]))
     else:
         peer(*sys.argv[1:])

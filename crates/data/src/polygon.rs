@@ -119,13 +119,14 @@ impl Crossings {
             return;
         }
         let left = if point[0] < previous[0] { point[0] } else { point[0] - 1 };
-        let column = (f64::from(left) + 0.5) / UPSAMPLING - 0.5;
-        if column.floor() != column || column < 0.0 || column > f64::from(self.size.width) - 1.0 {
+        // `(left + 0.5) / 5 - 0.5` is whole for these alone, and doubles have it exactly.
+        let fifths = i64::from(left) - 2;
+        if fifths % 5 != 0 || fifths < 0 || fifths / 5 >= i64::from(self.size.width) {
             return;
         }
         let upper = f64::from(point[1].min(previous[1]));
         let row = ((upper + 0.5) / UPSAMPLING - 0.5).clamp(0.0, f64::from(self.size.height)).ceil();
-        self.pixels.push((column as u64 * u64::from(self.size.height) + row as u64) as u32);
+        self.pixels.push((fifths as u64 / 5 * u64::from(self.size.height) + row as u64) as u32);
     }
 }
 

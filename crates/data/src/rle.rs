@@ -3,6 +3,8 @@
 //! Same results as pycocotools 2.0 (`maskApi.c`), held by the golden cases in `tests/golden/rle`. Unlike there, runs must
 //! sum to the number of pixels and masks of different sizes never mix.
 
+use std::ops::Range;
+
 use crate::geometry::Size;
 use crate::mask::Mask;
 
@@ -135,16 +137,37 @@ impl Rle {
     pub fn to_mask(&self) -> Mask {
         let mut mask = Mask::empty(self.size);
         let (width, height) = (self.size.width as usize, self.size.height as usize);
-        for (start, end) in self.foreground() {
-            let (mut column, mut row) = (start as usize / height, start as usize % height);
-            for _ in start..end {
-                mask.bits[row * width + column] = 1;
-                row += 1;
-                if row == height {
-                    (column, row) = (column + 1, 0);
+        // Runs go down the columns, the mask goes along the rows: sixteen columns are collected, a byte each, and written together.
+        let mut rows = vec![0u128; height];
+        let (mut group, mut touched) = (0, 0..0);
+        let mut write = |group: usize, rows: &mut [u128], touched: Range<usize>| {
+            let columns = group * 16..width.min(group * 16 + 16);
+            for row in touched {
+                let line = &mut mask.bits[row * width..][columns.clone()];
+                match <&mut [u8; 16]>::try_from(&mut *line) {
+                    Ok(all) => *all = rows[row].to_le_bytes(),
+                    Err(_) => line.copy_from_slice(&rows[row].to_le_bytes()[..columns.len()]),
                 }
+                rows[row] = 0;
+            }
+        };
+        for (start, end) in self.foreground() {
+            let (mut column, mut row, mut left) =
+                (start as usize / height, start as usize % height, (end - start) as usize);
+            while left > 0 {
+                if column / 16 != group {
+                    write(group, &mut rows, std::mem::take(&mut touched));
+                    group = column / 16;
+                }
+                let last = height.min(row + left);
+                let byte = 1u128 << (column % 16 * 8);
+                rows[row..last].iter_mut().for_each(|columns| *columns |= byte);
+                touched = if touched.is_empty() { row..last } else { touched.start.min(row)..touched.end.max(last) };
+                left -= last - row;
+                (column, row) = (column + 1, 0);
             }
         }
+        write(group, &mut rows, touched);
         mask
     }
 
