@@ -10,7 +10,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("sensei-data", &[]),
     ("sensei-kernels", &[]),
     ("sensei-imx500", &[]),
-    ("sensei-loss", &[]),
+    ("sensei-loss", &["sensei-kernels"]),
     ("sensei-testing", &[]),
     ("sensei-teacher", &["sensei-data"]),
     ("sensei-eval", &["sensei-data"]),

@@ -238,13 +238,17 @@ pub fn backward_weight(shape: &ConvShape, input: &[f32], grad_output: &[f32]) ->
     if taps == 1 {
         return sum;
     }
-    let mut weight = Vec::with_capacity(shape.weight_len());
-    for sum in sum.chunks_exact(columns) {
-        for input in 0..ins {
-            weight.extend((0..taps).map(|tap| sum[tap * ins + input]));
-        }
-    }
-    weight
+    let run = |out: &mut [MaybeUninit<f32>]| {
+        out.par_chunks_mut(columns).zip(sum.par_chunks(columns)).for_each(|(out, sum)| {
+            for (input, out) in out.chunks_exact_mut(taps).enumerate() {
+                out.iter_mut().enumerate().for_each(|(tap, out)| {
+                    out.write(sum[tap * ins + input]);
+                });
+            }
+        });
+    };
+    // SAFETY: an output channel has `ins` chunks of all taps, every one of which is written.
+    unsafe { filled(shape.weight_len(), run) }
 }
 
 /// The input pixels that are `residue` modulo the stride, and what makes their gradient.
@@ -362,11 +366,12 @@ impl WeightProduct {
 pub(crate) fn sum_in_order(parts: Vec<Vec<f32>>) -> Vec<f32> {
     let mut parts = parts.into_iter();
     let mut total = parts.next().expect("an image has at least one pixel");
-    for part in parts {
-        for (total, value) in total.iter_mut().zip(part) {
-            *total += value;
+    let others: Vec<Vec<f32>> = parts.collect();
+    total.par_chunks_mut(SUM_PART).enumerate().for_each(|(idx, total)| {
+        for other in &others {
+            total.iter_mut().zip(&other[idx * SUM_PART..]).for_each(|(total, value)| *total += value);
         }
-    }
+    });
     total
 }
 
@@ -382,6 +387,8 @@ const MIN_TILE_ROWS: usize = 60;
 const FEW_COLUMNS: usize = 8;
 /// Output channels up to which a weight's gradient is not worth packing what its pixels read.
 const MOST_OUTS_IN_PLACE: usize = 128;
+/// Values of a weight's gradient that a task adds up.
+const SUM_PART: usize = 16384;
 pub(crate) const WEIGHT_TILE_ROWS: usize = 192;
 pub(crate) const TASKS_PER_THREAD: usize = 2;
 pub(crate) const MIN_ROWS_PER_TASK: usize = 64;

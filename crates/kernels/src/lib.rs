@@ -12,6 +12,7 @@ pub mod conv;
 mod cpu;
 pub mod depthwise;
 mod doubled;
+pub mod mask;
 mod matrix;
 pub mod memory;
 pub mod norm;

@@ -143,9 +143,17 @@ impl Panels {
         });
         parts.collect::<Vec<_>>().into_par_iter().for_each(|(first, width, panel)| {
             let real = width.min(columns - first);
-            for (k, line) in panel.chunks_exact_mut(width).enumerate() {
-                let source = source[start(k) + first * column_step..].iter().step_by(column_step);
-                line[..real].iter_mut().zip(source).for_each(|(value, source)| *value = *source);
+            // A column of a few lines at a time: neighbours in the source are neighbours in a weight's order.
+            for (block, lines) in panel.chunks_mut(PACKED_LINES * width).enumerate() {
+                let mut starts = [0; PACKED_LINES];
+                let starts = &mut starts[..lines.len() / width];
+                starts.iter_mut().enumerate().for_each(|(k, place)| *place = start(block * PACKED_LINES + k));
+                for column in 0..real {
+                    let offset = (first + column) * column_step;
+                    for (line, start) in lines.chunks_exact_mut(width).zip(&*starts) {
+                        line[column] = source[start + offset];
+                    }
+                }
             }
         });
         panels
@@ -580,6 +588,9 @@ fn lanes(level: Level) -> usize {
 
 /// Values in the registers of any instruction set's largest block: eight lines of three vectors of 16.
 const MOST_SUMS: usize = 8 * 3 * 16;
+
+/// Lines of a panel that are packed at a time: they stay in the first-level cache.
+const PACKED_LINES: usize = 64;
 
 /// Inner indices of a panel that are used for all rows before the next ones: so much of it stays in the first-level cache.
 const INNER_BLOCK: usize = 128;

@@ -57,8 +57,9 @@ pub fn mse_distance(student: MaskProbs, teacher: MaskProbs) -> Tensor<1> {
 /// PicoSAM2, `mse_dice_loss` and `bce_dice_loss`, second term before its batch mean. V-Net squares the terms of the
 /// denominator; this does not.
 pub fn dice_distance(student: MaskProbs, other: MaskProbs) -> Tensor<1> {
+    same_shape("dice_distance", &student.0, &other.0);
     let (student_area, other_area) = (student.area(), other.area());
-    dice_of_areas(student, student_area, other, other_area)
+    dice_of_areas(pixel_sum(student.0 * other.0), student_area, other_area)
 }
 
 /// Mean binary cross-entropy of each sample's pixels, from logits.
@@ -75,9 +76,7 @@ pub fn dice_distance(student: MaskProbs, other: MaskProbs) -> Tensor<1> {
 /// wrong costs `|logit|` and pulls with its full gradient; elsewhere both are equal.
 pub fn bce_distance(student: MaskLogits, truth: MaskProbs) -> Tensor<1> {
     same_shape("bce_distance", &student.0, &truth.0);
-    // -y log p - (1 - y) log(1 - p), with log(1 - p) = log p - x: one logarithm, no overflow at either end.
-    let log_probs = activation::log_sigmoid(student.0.clone());
-    pixel_mean((1.0 - truth.0) * student.0 - log_probs)
+    pixel_mean(cross_entropy(student, truth))
 }
 
 /// How far the predicted area falls short of the share `floor` of the true area: `relu(floor - area(p) / area(y))`.
@@ -97,10 +96,15 @@ pub fn area_shortfall(student: MaskProbs, truth: MaskProbs, floor: f64) -> Tenso
     shortfall_of_areas(student.area(), truth.area(), floor)
 }
 
-pub(crate) fn dice_of_areas(a: MaskProbs, a_area: Tensor<1>, b: MaskProbs, b_area: Tensor<1>) -> Tensor<1> {
-    same_shape("dice_distance", &a.0, &b.0);
-    let overlap = pixel_sum(a.0 * b.0);
-    1.0 - (overlap * 2.0 + SMOOTH) / (a_area + b_area + SMOOTH)
+/// Of each pixel.
+pub(crate) fn cross_entropy(student: MaskLogits, truth: MaskProbs) -> Tensor<4> {
+    // -y log p - (1 - y) log(1 - p), with log(1 - p) = log p - x: one logarithm, no overflow at either end.
+    let log_probs = activation::log_sigmoid(student.0.clone());
+    (1.0 - truth.0) * student.0 - log_probs
+}
+
+pub(crate) fn dice_of_areas(overlap: Tensor<1>, a: Tensor<1>, b: Tensor<1>) -> Tensor<1> {
+    1.0 - (overlap * 2.0 + SMOOTH) / (a + b + SMOOTH)
 }
 
 pub(crate) fn shortfall_of_areas(student: Tensor<1>, truth: Tensor<1>, floor: f64) -> Tensor<1> {
@@ -108,7 +112,7 @@ pub(crate) fn shortfall_of_areas(student: Tensor<1>, truth: Tensor<1>, floor: f6
     activation::relu(truth.clone() * floor - student) / (truth + SMOOTH)
 }
 
-fn pixel_sum(x: Tensor<4>) -> Tensor<1> {
+pub(crate) fn pixel_sum(x: Tensor<4>) -> Tensor<1> {
     x.flatten::<2>(1, 3).sum_dim(1).squeeze_dim::<1>(1)
 }
 
@@ -116,7 +120,7 @@ fn pixel_mean(x: Tensor<4>) -> Tensor<1> {
     x.flatten::<2>(1, 3).mean_dim(1).squeeze_dim::<1>(1)
 }
 
-fn same_shape(who: &str, student: &Tensor<4>, other: &Tensor<4>) {
+pub(crate) fn same_shape(who: &str, student: &Tensor<4>, other: &Tensor<4>) {
     assert_eq!(student.dims(), other.dims(), "{who}: shapes of the student's mask and of the other");
 }
 

@@ -4,6 +4,7 @@
 
 mod distance;
 mod plan;
+mod sums;
 
 pub use distance::{MaskLogits, MaskProbs, area_shortfall, bce_distance, dice_distance, mse_distance};
 pub use plan::{

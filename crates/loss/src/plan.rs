@@ -2,7 +2,8 @@
 
 use burn::tensor::Tensor;
 
-use crate::distance::{MaskLogits, MaskProbs, bce_distance, dice_of_areas, mse_distance, shortfall_of_areas};
+use crate::distance::{MaskLogits, MaskProbs, dice_of_areas, shortfall_of_areas};
+use crate::sums::MaskSums;
 
 /// The loss of one training stage.
 ///
@@ -28,11 +29,11 @@ pub struct LossTerm {
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum TermKind {
-    /// Teacher term: [`mse_distance`] of `p` and `t`.
+    /// Teacher term: [`mse_distance`](crate::mse_distance) of `p` and `t`.
     TeacherMse,
     /// Teacher term: [`dice_distance`](crate::dice_distance) of `p` and `t`.
     TeacherDice,
-    /// Truth term: [`bce_distance`] of `p` and `y`.
+    /// Truth term: [`bce_distance`](crate::bce_distance) of `p` and `y`.
     TruthBce,
     /// Truth term: [`dice_distance`](crate::dice_distance) of `p` and `y`.
     TruthDice,
@@ -222,25 +223,25 @@ pub fn distillation_loss(
 ) -> LossOutput {
     let teacher =
         if plan.needs_teacher() { Some(teacher.expect("a plan with teacher terms has a teacher")) } else { None };
-    let batch = Batch::new(plan, student, teacher, truth);
+    let sums = MaskSums::new(plan.sharpness, student, teacher.map(|teacher| teacher.logits.clone()), truth);
     let alpha = teacher.map(|teacher| alpha(plan.weighting, teacher.predicted_iou.clone()));
 
-    let mut sums: [Option<Tensor<1>>; 3] = [None, None, None];
+    let mut weighed: [Option<Tensor<1>>; 3] = [None, None, None];
     let mut terms = Vec::with_capacity(plan.terms.len());
     for term in &plan.terms {
-        let distance = batch.distance(term.kind);
+        let distance = distance(term.kind, &sums);
         terms.push((term.kind.name(), distance.clone().detach()));
         if term.weight == 0.0 {
             continue;
         }
         let weighted = if term.weight == 1.0 { distance } else { distance * term.weight };
-        let sum = &mut sums[term.kind.source() as usize];
+        let sum = &mut weighed[term.kind.source() as usize];
         *sum = Some(match sum.take() {
             Some(sum) => sum + weighted,
             None => weighted,
         });
     }
-    let [teacher_sum, truth_sum, other_sum] = sums;
+    let [teacher_sum, truth_sum, other_sum] = weighed;
     let (teacher_sum, truth_sum) = match alpha {
         Some(alpha) => (teacher_sum.map(|sum| sum * alpha.clone()), truth_sum.map(|sum| sum * (1.0 - alpha))),
         None => (None, truth_sum),
@@ -262,37 +263,16 @@ fn alpha(weighting: SampleWeighting, predicted_iou: Tensor<1>) -> Tensor<1> {
     }
 }
 
-/// What the distances of one batch share, computed once: sigmoids and areas.
-struct Batch {
-    logits: MaskLogits,
-    probs: MaskProbs,
-    area: Tensor<1>,
-    teacher: Option<MaskProbs>,
-    truth: MaskProbs,
-}
-
-impl Batch {
-    fn new(plan: &LossPlan, student: MaskLogits, teacher: Option<&TeacherTarget>, truth: MaskProbs) -> Self {
-        let logits = student.sharpened(plan.sharpness);
-        let probs = logits.clone().probs();
-        let area = probs.area();
-        let teacher = teacher.map(|target| target.logits.clone().sharpened(plan.sharpness).probs());
-        Self { logits, probs, area, teacher, truth }
-    }
-
-    fn distance(&self, kind: TermKind) -> Tensor<1> {
-        let teacher = || self.teacher.clone().expect("a plan without teacher has no teacher terms: LossPlan::new");
-        let dice = |other: MaskProbs| {
-            let other_area = other.area();
-            dice_of_areas(self.probs.clone(), self.area.clone(), other, other_area)
-        };
-        match kind {
-            TermKind::TeacherMse => mse_distance(self.probs.clone(), teacher()),
-            TermKind::TeacherDice => dice(teacher()),
-            TermKind::TruthBce => bce_distance(self.logits.clone(), self.truth.clone()),
-            TermKind::TruthDice => dice(self.truth.clone()),
-            TermKind::AreaShortfall { floor } => shortfall_of_areas(self.area.clone(), self.truth.area(), floor),
-        }
+/// One distance of each sample, `[batch]`.
+fn distance(kind: TermKind, sums: &MaskSums) -> Tensor<1> {
+    let teacher = || sums.teacher.clone().expect("a plan without teacher has no teacher terms: LossPlan::new");
+    let (student, truth) = (sums.student.clone(), sums.truth.clone());
+    match kind {
+        TermKind::TeacherMse => teacher().squared_difference / sums.pixels,
+        TermKind::TeacherDice => dice_of_areas(teacher().student_teacher, student, teacher().teacher),
+        TermKind::TruthBce => sums.cross_entropy.clone() / sums.pixels,
+        TermKind::TruthDice => dice_of_areas(sums.student_truth.clone(), student, truth),
+        TermKind::AreaShortfall { floor } => shortfall_of_areas(student, truth, floor),
     }
 }
 

@@ -1,10 +1,12 @@
 //! What `scripts/bench/*.sh` measure: `bench step THREADS BATCH REPEATS` times whole training steps of PicoSAM2,
+//! `bench parts BATCH REPEATS` their layers on one thread and on two,
 //! `bench infer THREADS BATCH REPEATS WEIGHTS` its packed form,
 //! `bench data ANNOTATIONS IMAGES DUMP N` the way from an image file to a training sample, on one thread.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program that measures")]
 
 use std::path::Path;
-use std::time::Instant;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Distribution, Tensor};
 use sensei_data::augment::Augmentation;
@@ -14,6 +16,7 @@ use sensei_data::prompt::{Border, PromptRule};
 use sensei_eval::protocol::ProtocolRules;
 use sensei_loss::{LossPlan, MaskLogits, MaskProbs, SampleWeighting, TeacherTarget, distillation_loss};
 use sensei_student::inference::InferenceStudent;
+use sensei_student::profile::{self, Pass, Span};
 use sensei_student::student::Student;
 use sensei_student::unet::UnetConfig;
 use sensei_student::weights::read_weights;
@@ -32,45 +35,134 @@ fn main() {
     let number = |idx: usize| arguments[idx].parse::<usize>().unwrap();
     match arguments.first().map(String::as_str) {
         Some("step") => step(number(1), number(2), number(3)),
+        Some("parts") => parts(number(1), number(2)),
         Some("infer") => infer(number(1), number(2), number(3), &arguments[4]),
         Some("data") => data(&arguments[1], &arguments[2], &arguments[3], number(4)),
         _ => panic!(
-            "bench step THREADS BATCH REPEATS | bench infer THREADS BATCH REPEATS WEIGHTS | bench data ANNOTATIONS IMAGES DUMP N"
+            "bench step THREADS BATCH REPEATS | bench parts BATCH REPEATS | bench infer THREADS BATCH REPEATS WEIGHTS | bench data ANNOTATIONS IMAGES DUMP N"
         ),
+    }
+}
+
+/// A student in training, and a batch that it sees again and again.
+struct Training {
+    device: Device,
+    student: Student,
+    optimizer: AdamW,
+    plan: LossPlan,
+    image: Tensor<4>,
+    logits: Tensor<4>,
+    truth: Tensor<4>,
+}
+
+impl Training {
+    fn new(batch: usize) -> Self {
+        let device = Device::flex().autodiff();
+        let student = Student::new(UnetConfig::picosam2().graph().unwrap(), 1, &device);
+        let config = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
+        let optimizer = AdamW::new(config, student.parameters());
+        let plan = LossPlan::picosam2(SampleWeighting::TeacherScorePerSample);
+        let random = |channels| {
+            Tensor::<4>::random([batch, channels, 96, 96], Distribution::Uniform(-1.0, 1.0), &device.clone().inner())
+        };
+        let (image, logits, truth) = (random(3), random(1), random(1).greater_elem(0.0).float());
+        Self { student, optimizer, plan, image, logits, truth, device }
+    }
+
+    fn step(&mut self) {
+        let span = profile::span("forward");
+        let forward = self.student.forward_train(self.image.clone());
+        drop(span);
+        let span = profile::span("loss");
+        let predicted_iou = Tensor::<1>::ones([self.image.dims()[0]], &self.device);
+        let teacher = TeacherTarget { logits: MaskLogits(self.logits.clone().autodiff()), predicted_iou };
+        let truth = MaskProbs(self.truth.clone().autodiff());
+        let loss = distillation_loss(&self.plan, MaskLogits(forward.mask_logits), Some(&teacher), truth);
+        let value: f32 = loss.total.clone().into_scalar();
+        assert!(value.is_finite());
+        drop(span);
+        let span = profile::span("backward");
+        let mut found = loss.total.backward();
+        drop(span);
+        let span = profile::span("optimiser");
+        let parameters = self.student.parameters();
+        let gradients = parameters.iter().map(|parameter| parameter.values.grad_remove(&mut found).unwrap()).collect();
+        self.optimizer.step(self.student.parameters_mut(), gradients, 3e-4);
+        self.student.update_running_stats(&forward.batch_stats);
+        drop(span);
     }
 }
 
 fn step(threads: usize, batch: usize, repeats: usize) {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().unwrap();
-    let device = Device::flex().autodiff();
-    let mut student = Student::new(UnetConfig::picosam2().graph().unwrap(), 1, &device);
-    let config = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
-    let mut optimizer = AdamW::new(config, student.parameters());
-    let plan = LossPlan::picosam2(SampleWeighting::TeacherScorePerSample);
-    let random = |channels| {
-        Tensor::<4>::random([batch, channels, 96, 96], Distribution::Uniform(-1.0, 1.0), &device.clone().inner())
-    };
-    let (image, logits, truth) = (random(3), random(1), random(1).greater_elem(0.0).float());
+    let mut training = Training::new(batch);
     let mut seconds = Vec::new();
     for _ in 0..repeats + 2 {
         let start = Instant::now();
-        let forward = student.forward_train(image.clone());
-        let predicted_iou = Tensor::<1>::ones([batch], &device);
-        let teacher = TeacherTarget { logits: MaskLogits(logits.clone().autodiff()), predicted_iou };
-        let truth = MaskProbs(truth.clone().autodiff());
-        let loss = distillation_loss(&plan, MaskLogits(forward.mask_logits), Some(&teacher), truth);
-        let value: f32 = loss.total.clone().into_scalar();
-        assert!(value.is_finite());
-        let mut found = loss.total.backward();
-        let gradients =
-            student.parameters().iter().map(|parameter| parameter.values.grad_remove(&mut found).unwrap()).collect();
-        optimizer.step(student.parameters_mut(), gradients, 3e-4);
-        student.update_running_stats(&forward.batch_stats);
+        rayon::scope(|_| training.step());
         seconds.push(start.elapsed().as_secs_f64());
     }
-    let mut seconds = seconds.split_off(2);
-    seconds.sort_by(f64::total_cmp);
-    println!("median_ms {:.1} min_ms {:.1}", 1e3 * seconds[repeats / 2], 1e3 * seconds[0]);
+    let seconds = seconds.split_off(2);
+    let least = seconds.iter().copied().fold(f64::INFINITY, f64::min);
+    // Twice the forward products again for each of the two gradients.
+    let gflop = 6e-9 * (training.student.graph().macs() * batch as u64) as f64;
+    println!("median_ms {:.1} min_ms {:.1} gflop {gflop:.2}", 1e3 * median(seconds), 1e3 * least);
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Median time of each part of a step on one thread and on two, in alternating steps.
+fn parts(batch: usize, repeats: usize) {
+    let pools = [1, 2].map(|threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap());
+    let mut training = Training::new(batch);
+    let mut names: Vec<(Arc<str>, Pass, u64)> = vec![];
+    let mut times: Vec<[Vec<f64>; 2]> = vec![];
+    for _ in 0..repeats + 1 {
+        for (idx, pool) in pools.iter().enumerate() {
+            profile::start(clock);
+            pool.install(|| {
+                let whole = profile::span("whole step");
+                training.step();
+                drop(whole);
+            });
+            // A name may come more than once in a step: convolution and batch norm of one layer.
+            let mut step: Vec<(Arc<str>, Pass, u64, f64)> = vec![];
+            for Span { name, pass, duration, flops, .. } in profile::stop() {
+                match step.iter_mut().find(|part| (&part.0, part.1) == (&name, pass)) {
+                    Some(part) => (part.2, part.3) = (part.2 + flops, part.3 + duration.as_secs_f64()),
+                    None => step.push((name, pass, flops, duration.as_secs_f64())),
+                }
+            }
+            if names.is_empty() {
+                names = step.iter().map(|(name, pass, flops, _)| (name.clone(), *pass, *flops)).collect();
+                times = vec![Default::default(); names.len()];
+            } else {
+                times.iter_mut().zip(&step).for_each(|(times, part)| times[idx].push(part.3));
+            }
+        }
+    }
+    println!("batch {batch}, medians of {repeats} alternating steps; threads, ms, GFLOP/s");
+    for ((name, pass, flops), times) in names.iter().zip(times) {
+        let [one, two] = times.map(median);
+        let rate = |secs: f64| if *flops == 0 { "-".to_string() } else { format!("{:.0}", *flops as f64 / secs / 1e9) };
+        let pass = format!("{pass:?}").to_lowercase();
+        println!(
+            "{name:24} {pass:9} 1: {:8.2} {:>4}   2: {:8.2} {:>4}   {:.2}x",
+            1e3 * one,
+            rate(one),
+            1e3 * two,
+            rate(two),
+            one / two
+        );
+    }
+}
+
+fn clock() -> Duration {
+    static STARTED: OnceLock<Instant> = OnceLock::new();
+    STARTED.get_or_init(Instant::now).elapsed()
 }
 
 fn infer(threads: usize, batch: usize, repeats: usize, weights: &str) {

@@ -118,7 +118,10 @@ pub fn fit(
                 state.quantizers = Some(QuantizerState::new(quantizers, plan.optimizer));
             }
             let at = StepPlan { stage, plan, learning_rate, step_in_stage: position.step_in_stage };
-            let report = step(&mut state, &batches, &at, options.other_devices)?;
+            let mut run = || step(&mut state, &batches, &at, options.other_devices);
+            // As one of the pool's threads, a step need not sleep and be woken for each kernel. With several devices it
+            // waits for theirs, which may need the pool.
+            let report = if options.other_devices.is_empty() { rayon::scope(|_| run()) } else { run() }?;
             epoch_losses.push(report.loss);
             observer.event(&Event::Step {
                 step: state.step,
