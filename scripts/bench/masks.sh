@@ -19,10 +19,10 @@ done | awk '
         return values[int((n + 1) / 2)]
     }
     $1 == "masks" { n_masks = $2; bytes = $4; n_polygons = $6 }
-    $1 == "decode" { n++; decode[n] = $2; write[n] = $4; draw[n] = $6 }
+    $1 == "decode" { n++; decode[n] = $2; write[n] = $4; memory[n] = $6; draw[n] = $8 }
     $1 == "peer" { their_draw[n] = $3; their_decode[n] = $5 }
     END {
-        d = median(decode, n); w = median(write, n); r = median(draw, n); pr = median(their_draw, n); pd = median(their_decode, n)
-        printf "decode %d masks: %.1f ms, %.1f GB/s; writing as many bytes %.1f ms (decode takes x %.2f); pycocotools %.1f ms (x %.1f)\n", n_masks, 1e3 * d, bytes / d / 1e9, 1e3 * w, d / w, 1e3 * pd, pd / d
+        d = median(decode, n); w = median(write, n); m = median(memory, n); r = median(draw, n); pr = median(their_draw, n); pd = median(their_decode, n)
+        printf "decode %d masks: %.1f ms, %.1f GB/s; writing as many bytes to memory %.1f ms (decode takes x %.2f), to a cache %.1f ms (x %.2f); pycocotools %.1f ms (x %.1f)\n", n_masks, 1e3 * d, bytes / d / 1e9, 1e3 * m, d / m, 1e3 * w, d / w, 1e3 * pd, pd / d
         printf "draw %d outlines: %.1f ms; pycocotools %.1f ms (x %.2f)\n", n_polygons, 1e3 * r, 1e3 * pr, pr / r
     }'
