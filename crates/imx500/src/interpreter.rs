@@ -2,6 +2,9 @@
 //!
 //! Values that are not integers on the way are held in floats in which all of them are exact or, for a mean's division,
 //! closer to the true value than any true value that is no tie lies to a tie.
+//!
+//! The chip differs in one place that is known: of an unsigned input, the bias that the converter compiles ends one
+//! accumulator step short for some channels (docs/formats/packer-out.md). Here the sum is exact.
 
 use std::sync::Mutex;
 
