@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The kernels' tests under AddressSanitizer: reads and writes past the ends of slices, which their `unsafe` blocks promise
-# not to do. The stable toolchain ships the runtime; RUSTC_BOOTSTRAP lets it be asked for. Builds in target/asan.
+# The tests of the kernels and of the integer interpreter under AddressSanitizer: reads and writes past the ends of slices,
+# which their `unsafe` blocks promise not to do. The stable toolchain ships the runtime; RUSTC_BOOTSTRAP lets it be asked
+# for. Builds in target/asan.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 host=$(rustc -vV | sed -n 's/^host: //p')
@@ -9,4 +10,4 @@ if ! ls "$(rustc --print sysroot)/lib/rustlib/$host/lib/"librustc-*_rt.asan.a >/
     exit 0
 fi
 RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address" \
-    cargo test --release -p sensei-kernels --lib --target "$host" --target-dir target/asan
+    cargo test --release -p sensei-kernels -p sensei-imx500 --lib --target "$host" --target-dir target/asan

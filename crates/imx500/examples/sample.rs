@@ -1,9 +1,11 @@
 //! `sample FOLDER [picosam2|picosam3|small2|small3]`: writes a network with random weights as ONNX and int8 model, its
-//! input pixels, and prints its memory estimate and the interpreter's time. Input of the golden case's `make.py`.
+//! input pixels, and prints its memory estimate. Input of the golden case's `make.py`.
+//! `sample FOLDER NAME REPEATS`: the time of the interpreter on what that wrote, from pixels to integers, on as many
+//! threads as `RAYON_NUM_THREADS` says.
 #![allow(clippy::print_stdout, reason = "a tool for developers")]
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use sensei_imx500::interpreter::Interpreter;
@@ -15,7 +17,7 @@ mod sample;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
-    let folder = PathBuf::from(args.next().ok_or("usage: sample FOLDER [picosam2|picosam3|small2|small3]")?);
+    let folder = PathBuf::from(args.next().ok_or("usage: sample FOLDER [picosam2|picosam3|small2|small3 [REPEATS]]")?);
     let sample = match args.next().as_deref() {
         None | Some("picosam2") => sample::PICOSAM2,
         Some("picosam3") => sample::PICOSAM3,
@@ -23,21 +25,32 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Some("small3") => sample::SMALL3,
         Some(other) => return Err(format!("{other}: expected picosam2, picosam3, small2 or small3").into()),
     };
+    if let Some(repeats) = args.next() {
+        return time(&folder, sample.name, repeats.parse()?);
+    }
     let model = sample.model();
     std::fs::write(folder.join(format!("{}.onnx", sample.name)), onnx::write_onnx(&model, &BTreeMap::new()))?;
     std::fs::write(folder.join(format!("{}.pixels", sample.name)), sample.pixels())?;
     model_file::write_model(&folder.join(format!("{}.s8m", sample.name)), &model)?;
     println!("{}: {:?}", sample.name, memory_estimate(&NetworkShape::from(&model)));
+    Ok(())
+}
 
+fn time(folder: &Path, name: &str, repeats: usize) -> Result<(), Box<dyn std::error::Error>> {
+    let model = model_file::read_model(&folder.join(format!("{name}.s8m")))?;
+    let pixels = std::fs::read(folder.join(format!("{name}.pixels")))?;
     let interpreter = Interpreter::new(&model);
-    let input = interpreter.from_pixels(&sample.pixels())?;
     let mut times: Vec<f64> = vec![];
-    for _ in 0..20 {
+    let mut sum = 0.0;
+    for _ in 0..repeats + 2 {
         let start = Instant::now();
-        interpreter.run(&input)?;
+        let output = interpreter.run(&interpreter.from_pixels(&pixels)?)?;
         times.push(start.elapsed().as_secs_f64() * 1e3);
+        let logits = output.dequantize();
+        sum = logits.iter().map(|logit| f64::from(logit.abs())).sum::<f64>() / logits.len() as f64;
     }
+    let mut times = times.split_off(2);
     times.sort_by(f64::total_cmp);
-    println!("{} ms per image: fastest {:.1}, median {:.1}", sample.name, times[0], times[times.len() / 2]);
+    println!("median_ms {:.3} min_ms {:.3} mean_abs_logit {sum:.6}", times[repeats / 2], times[0]);
     Ok(())
 }

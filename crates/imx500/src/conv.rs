@@ -1,29 +1,90 @@
-//! Integer convolution, one output row at a time, written so that the compiler vectorises it.
+//! Integer convolution over byte planes, a few output rows at a time.
+//!
+//! A plane holds `q - qmin`, an unsigned byte on every grid. So the products are of unsigned with signed bytes, of which
+//! processors add four at once, and what the shift by `qmin` adds to a sum is the same for every pixel, padding
+//! included: it is part of the packed bias.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use crate::grid::ActivationGrid;
 use crate::model::Int8Conv;
+use crate::simd::{Level, Portable, Rounding, Simd, Tile, Work, round_clamped};
 
-/// A tensor in height, width, channel order; channels are padded with zeros to whole vectors.
+/// A tensor in height, width, channel order; channels are padded to whole vectors, with any values.
+///
+/// `u8` holds `q - qmin`, `i16` holds `q`.
 #[derive(Debug, Clone)]
-pub(crate) struct Plane {
+pub(crate) struct Plane<T> {
     pub channels: usize,
     pub height: usize,
     pub width: usize,
-    /// Distance of neighbouring pixels: `channels` rounded up to [`LANES`].
+    /// Distance of neighbouring stored pixels: `channels` rounded up to [`LANES`].
     pub stride: usize,
-    pub values: Vec<i16>,
+    /// 1 if every stored pixel stands for a square of 2 x 2, else 0.
+    pub log2_repeat: usize,
+    pub values: Vec<T>,
 }
 
-impl Plane {
-    pub(crate) fn zeros([channels, height, width]: [usize; 3]) -> Self {
-        let stride = channels.next_multiple_of(LANES);
-        Self { channels, height, width, stride, values: vec![0; height * width * stride] }
+/// What a plane's values are: bytes, or 16-bit integers for the network's output.
+pub(crate) trait Stored: Copy + Default + Send + Sync {
+    fn from_integer(q: i32, grid: ActivationGrid) -> Self;
+    fn integer(self, grid: ActivationGrid) -> i32;
+    /// Sums, rescaled, rounded and clamped.
+    fn finish<S: Simd>(simd: S, sums: S::Sums, scale: &[f32; LANES], how: Finish) -> [Self; LANES];
+}
+
+impl Stored for u8 {
+    #[inline(always)]
+    fn from_integer(q: i32, grid: ActivationGrid) -> Self {
+        (q - grid.qmin()) as u8
     }
 
-    fn row(&self, y: usize) -> &[i16] {
-        &self.values[y * self.width * self.stride..(y + 1) * self.width * self.stride]
+    #[inline(always)]
+    fn integer(self, grid: ActivationGrid) -> i32 {
+        i32::from(self) + grid.qmin()
+    }
+
+    #[inline(always)]
+    fn finish<S: Simd>(simd: S, sums: S::Sums, scale: &[f32; LANES], how: Finish) -> [u8; LANES] {
+        if how.floats_are_exact {
+            simd.round(sums, scale, how.rounding)
+        } else {
+            Portable.round(simd.totals(sums), scale, how.rounding)
+        }
+    }
+}
+
+impl Stored for i16 {
+    fn from_integer(q: i32, _: ActivationGrid) -> Self {
+        q as i16
+    }
+
+    fn integer(self, _: ActivationGrid) -> i32 {
+        i32::from(self)
+    }
+
+    /// Exact: sums have 31 bits, mantissas 8, an `f64` 53.
+    #[inline(always)]
+    fn finish<S: Simd>(simd: S, sums: S::Sums, scale: &[f32; LANES], how: Finish) -> [i16; LANES] {
+        let sums = simd.totals(sums);
+        std::array::from_fn(|lane| round_clamped(f64::from(sums[lane]) * f64::from(scale[lane]), how.clamp))
+    }
+}
+
+impl<T: Stored> Plane<T> {
+    /// A plane that takes its memory from `values`.
+    pub(crate) fn new([channels, height, width]: [usize; 3], mut values: Vec<T>) -> Self {
+        let stride = channels.next_multiple_of(LANES);
+        values.resize(height * width * stride, T::default());
+        Self { channels, height, width, stride, log2_repeat: 0, values }
+    }
+
+    /// The stored channels of a pixel.
+    #[inline(always)]
+    pub(crate) fn pixel(&self, y: usize, x: usize) -> &[T] {
+        let idx = (y >> self.log2_repeat) * (self.width >> self.log2_repeat) + (x >> self.log2_repeat);
+        &self.values[idx * self.stride..(idx + 1) * self.stride]
     }
 }
 
@@ -33,24 +94,28 @@ pub(crate) struct PackedConv {
     stride: usize,
     padding: usize,
     dilation: usize,
-    weights: Weights,
-    /// Padded to whole vectors, like `scale`.
+    is_depthwise: bool,
+    /// Sixteen quads each. Dense: `[output block][depth / 4]`, the depth being `[kernel, kernel, padded inputs]`, or the
+    /// inputs alone for a single tap. Depthwise: `[block][tap row / 4][tap column]`.
+    taps: Vec<[i8; 64]>,
+    /// Padded to whole vectors, like `scale`; what `qmin` of the input adds is taken off.
     bias: Vec<i32>,
     /// `mantissa * 2^-shift`, exact.
-    scale: Vec<f64>,
+    scale: Vec<f32>,
+    finish: Finish,
+    /// The stored byte of 0.
+    zero: u8,
+}
+
+/// How sums become stored values.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Finish {
+    /// Whether [`Simd::round`] is exact for every sum that can occur.
+    floats_are_exact: bool,
+    rounding: Rounding,
     /// Ends of the output's grid; ReLU raises the lower one to 0.
     clamp: (f64, f64),
-    row: RowFn,
 }
-
-enum Weights {
-    /// `[output block][tap][input channel][LANES output channels]`
-    Dense(Vec<i16>),
-    /// `[tap][channel]`
-    Depthwise(Vec<i16>),
-}
-
-type RowFn = fn(&PackedConv, &Plane, usize, &mut [i16]);
 
 impl PackedConv {
     pub(crate) fn new(conv: &Int8Conv, input: ActivationGrid, output: ActivationGrid) -> Self {
@@ -59,202 +124,295 @@ impl PackedConv {
         let in_stride = shape.in_channels.next_multiple_of(LANES);
         let n_taps = shape.kernel * shape.kernel;
         let (in_group, out_group) = (shape.in_channels / shape.groups, shape.out_channels / shape.groups);
-        let is_depthwise = in_group == 1 && out_group == 1;
-        let mut packed = vec![0; if is_depthwise { n_taps * out_stride } else { n_taps * in_stride * out_stride }];
+        let is_depthwise = shape.is_depthwise();
+        let tap_rows = shape.kernel.div_ceil(4);
+        let quads_per_block = match (is_depthwise, n_taps) {
+            (true, _) => tap_rows * shape.kernel,
+            (false, 1) => shape.in_channels.div_ceil(4),
+            (false, _) => n_taps * in_stride / 4,
+        };
+        let mut taps = vec![[0; 64]; quads_per_block * out_stride / LANES];
         for (idx, &weight) in conv.weights().iter().enumerate() {
             let (tap, in_idx, out) = (idx % n_taps, idx / n_taps % in_group, idx / n_taps / in_group);
-            let at = if is_depthwise {
-                tap * out_stride + out
+            let (quad, part) = if is_depthwise {
+                let (row, column) = (tap / shape.kernel, tap % shape.kernel);
+                (row / 4 * shape.kernel + column, row % 4)
             } else {
-                let in_channel = out / out_group * in_group + in_idx;
-                ((out / LANES * n_taps + tap) * in_stride + in_channel) * LANES + out % LANES
+                let depth = tap * in_stride + out / out_group * in_group + in_idx;
+                (depth / 4, depth % 4)
             };
-            packed[at] = i16::from(weight);
+            taps[out / LANES * quads_per_block + quad][out % LANES * 4 + part] = weight;
         }
-        let mut bias = conv.bias().to_vec();
+        // Modulo 2^32, like the sums: the whole sum is in range.
+        let sums = conv.weights().chunks_exact(shape.weights_per_channel());
+        let shifted = sums.zip(conv.bias()).map(|(weights, bias)| {
+            let sum: i32 = weights.iter().map(|&weight| i32::from(weight)).sum();
+            bias.wrapping_add(sum.wrapping_mul(input.qmin()))
+        });
+        let mut bias: Vec<i32> = shifted.collect();
         bias.resize(out_stride, 0);
         let rescale = conv.rescale(input, output);
-        let mut scale: Vec<f64> = rescale.iter().map(|&(m, shift)| f64::from(m) * f64::from(-shift).exp2()).collect();
+        let mut scale: Vec<f32> =
+            rescale.iter().map(|&(m, shift)| (f64::from(m) * f64::from(-shift).exp2()) as f32).collect();
+        let floats_are_exact =
+            conv.worst_accumulators(input).zip(&scale).all(|(sum, &scale)| rounds_exactly(sum, scale, output));
         scale.resize(out_stride, 0.0);
         let low = if conv.relu() { output.qmin().max(0) } else { output.qmin() };
+        let finish = Finish {
+            floats_are_exact,
+            rounding: Rounding { offset: -output.qmin(), low: low - output.qmin() },
+            clamp: (f64::from(low), f64::from(output.qmax())),
+        };
         Self {
             kernel: shape.kernel,
             stride: shape.stride,
             padding: shape.padding,
             dilation: shape.dilation,
-            weights: if is_depthwise { Weights::Depthwise(packed) } else { Weights::Dense(packed) },
+            is_depthwise,
+            taps,
             bias,
             scale,
-            clamp: (f64::from(low), f64::from(output.qmax())),
-            row: best_row(),
+            finish,
+            zero: -input.qmin() as u8,
         }
     }
 
-    /// Fills row `y` of the output: `[width, padded channels]`.
-    pub(crate) fn run_row(&self, input: &Plane, y: usize, output: &mut [i16]) {
-        (self.row)(self, input, y, output);
+    /// Products of bytes that one stored value of the output takes.
+    pub(crate) fn products_per_output(&self) -> usize {
+        4 * self.taps.len() * LANES / self.bias.len()
     }
 
-    /// Row `y + tap * dilation - padding` of the input of output row `y`, unless it is padding.
+    /// Fills rows `rows` of the output: `[rows, width, padded channels]`.
+    pub(crate) fn run_rows<T: Stored>(
+        &self,
+        level: Level,
+        input: &Plane<u8>,
+        rows: Range<usize>,
+        width: usize,
+        output: &mut [T],
+    ) {
+        level.run(Rows { conv: self, input, rows, width, output });
+    }
+
+    /// Row `at + tap * dilation - padding` of the input of output row `at`, unless it is padding.
     #[inline(always)]
     fn source(&self, at: usize, tap: usize, len: usize) -> Option<usize> {
         (at * self.stride + tap * self.dilation).checked_sub(self.padding).filter(|&source| source < len)
     }
 
-    #[inline(always)]
-    fn row_body(&self, input: &Plane, y: usize, output: &mut [i16]) {
-        match &self.weights {
-            Weights::Depthwise(weights) => self.depthwise_row(weights, input, y, output),
-            Weights::Dense(weights) => self.dense_row(weights, input, y, output),
-        }
-    }
-
-    #[inline(always)]
-    fn depthwise_row(&self, weights: &[i16], input: &Plane, y: usize, output: &mut [i16]) {
-        let stride = self.bias.len();
-        for (x, pixel) in output.chunks_exact_mut(stride).enumerate() {
-            for (block, out) in pixel.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-                let at = block * LANES;
-                let mut sums: [i32; LANES] = lanes(&self.bias, at);
-                for tap_y in 0..self.kernel {
-                    let Some(row) = self.source(y, tap_y, input.height) else { continue };
-                    for tap_x in 0..self.kernel {
-                        let Some(column) = self.source(x, tap_x, input.width) else { continue };
-                        let values: [i16; LANES] = lanes(&input.values, (row * input.width + column) * stride + at);
-                        let taps: [i16; LANES] = lanes(weights, (tap_y * self.kernel + tap_x) * stride + at);
-                        for lane in 0..LANES {
-                            sums[lane] += i32::from(values[lane]) * i32::from(taps[lane]);
-                        }
-                    }
-                }
-                *out = self.finish(sums, at);
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn dense_row(&self, weights: &[i16], input: &Plane, y: usize, output: &mut [i16]) {
-        let patches = self.patches(input, y, output.len() / self.bias.len());
-        let depth = self.kernel * self.kernel * input.stride;
-        let out_stride = self.bias.len();
-        let tiles = patches.chunks(PIXELS * depth).zip(output.chunks_mut(PIXELS * out_stride));
-        for (patches, pixels) in tiles {
-            for (block, weights) in weights.chunks_exact(depth * LANES).enumerate() {
-                let at = block * LANES;
-                let bias: [i32; LANES] = lanes(&self.bias, at);
-                let mut sums = [bias; PIXELS];
-                if patches.len() == PIXELS * depth {
-                    let rows: [&[i16]; PIXELS] =
-                        std::array::from_fn(|pixel| &patches[pixel * depth..(pixel + 1) * depth]);
-                    multiply(&mut sums, rows, weights);
-                } else {
-                    for (sums, row) in sums.iter_mut().zip(patches.chunks_exact(depth)) {
-                        multiply(std::array::from_mut(sums), [row], weights);
-                    }
-                }
-                for (sums, pixel) in sums.iter().zip(pixels.chunks_exact_mut(out_stride)) {
-                    pixel[at..at + LANES].copy_from_slice(&self.finish(*sums, at));
-                }
-            }
-        }
-    }
-
     /// What each pixel of output row `y` reads: `[pixel][tap][padded input channels]`.
-    fn patches<'a>(&self, input: &'a Plane, y: usize, n_pixels: usize) -> Cow<'a, [i16]> {
+    fn patches<'a>(&self, input: &'a Plane<u8>, rows: Range<usize>, width: usize) -> Cow<'a, [u8]> {
+        let stride = input.stride;
         if self.kernel == 1 && self.stride == 1 && self.padding == 0 {
-            return Cow::Borrowed(input.row(y));
+            return Cow::Borrowed(&input.values[rows.start * width * stride..rows.end * width * stride]);
         }
-        let mut patches = vec![0; n_pixels * self.kernel * self.kernel * input.stride];
-        for (idx, patch) in patches.chunks_exact_mut(input.stride).enumerate() {
-            let (tap, x) = (idx % (self.kernel * self.kernel), idx / (self.kernel * self.kernel));
-            let row = self.source(y, tap / self.kernel, input.height);
-            let column = self.source(x, tap % self.kernel, input.width);
-            if let (Some(row), Some(column)) = (row, column) {
-                patch.copy_from_slice(&input.row(row)[column * input.stride..(column + 1) * input.stride]);
+        let tap_row = self.kernel * stride;
+        let mut patches = vec![self.zero; rows.len() * width * self.kernel * tap_row];
+        for (idx, patch) in patches.chunks_exact_mut(tap_row).enumerate() {
+            let (tap, at) = (idx % self.kernel, idx / self.kernel);
+            let (y, x) = (rows.start + at / width, at % width);
+            let Some(row) = self.source(y, tap, input.height) else { continue };
+            let first = (x * self.stride).wrapping_sub(self.padding);
+            if self.dilation == 1 && first < input.width && first + self.kernel <= input.width {
+                let at = (row * input.width + first) * stride;
+                patch.copy_from_slice(&input.values[at..at + tap_row]);
+                continue;
+            }
+            for (tap, patch) in patch.chunks_exact_mut(stride).enumerate() {
+                if let Some(column) = self.source(x, tap, input.width) {
+                    patch.copy_from_slice(input.pixel(row, column));
+                }
             }
         }
         Cow::Owned(patches)
     }
+}
 
-    /// Rescales, clamps and rounds. Exact: sums have 31 bits, mantissas 8, an `f64` 53.
+/// Whether `sum * scale` rounds as [`Simd::round`] does it, for sums up to `worst` in absolute value.
+///
+/// The product must stay where floats have steps of 1 after the addition. The sum must be a float, or so large that the
+/// product, even of the sum rounded to a float, is beyond the ends of the grid, where it is cut off.
+fn rounds_exactly(worst: i64, scale: f32, output: ActivationGrid) -> bool {
+    let (worst, scale) = (worst as f64, f64::from(scale));
+    let (floats, beyond) = (f64::from(1 << 24), 2.0 * (f64::from(output.qmax() - output.qmin()) + 1.0));
+    worst * scale < f64::from(1 << 21) && (worst <= floats || floats * scale > beyond)
+}
+
+struct Rows<'a, T> {
+    conv: &'a PackedConv,
+    input: &'a Plane<u8>,
+    rows: Range<usize>,
+    width: usize,
+    output: &'a mut [T],
+}
+
+impl<T: Stored> Work for Rows<'_, T> {
     #[inline(always)]
-    fn finish(&self, sums: [i32; LANES], at: usize) -> [i16; LANES] {
-        let scale: [f64; LANES] = lanes(&self.scale, at);
-        std::array::from_fn(|lane| round_clamped(f64::from(sums[lane]) * scale[lane], self.clamp))
+    fn run<S: Simd>(self, simd: S) {
+        if self.conv.is_depthwise {
+            self.depthwise(simd);
+        } else {
+            self.dense(simd);
+        }
     }
 }
 
-/// The integer nearest to `value` between the integers `low` and `high` of 16 bits, ties to even.
-///
-/// Adding `1.5 * 2^52` rounds half to even at the units and leaves the integer in the low bits; unlike
-/// `f64::round_ties_even`, every processor does it without a function call.
-#[inline(always)]
-pub(crate) fn round_clamped(value: f64, (low, high): (f64, f64)) -> i16 {
-    const ROUND: f64 = 6_755_399_441_055_744.0;
-    (value.max(low).min(high) + ROUND).to_bits() as i16
-}
-
-/// `sums[pixel][lane] += rows[pixel][k] * weights[k][lane]` over all `k`.
-#[inline(always)]
-fn multiply<const N: usize>(sums: &mut [[i32; LANES]; N], rows: [&[i16]; N], weights: &[i16]) {
-    let weights = weights.as_chunks::<LANES>().0;
-    let rows = rows.map(|row| &row[..weights.len()]);
-    let mut totals = *sums;
-    for (k, taps) in weights.iter().enumerate() {
-        for pixel in 0..N {
-            let value = i32::from(rows[pixel][k]);
-            for lane in 0..LANES {
-                totals[pixel][lane] += value * i32::from(taps[lane]);
+impl<T: Stored> Rows<'_, T> {
+    #[inline(always)]
+    fn depthwise<S: Simd>(self, simd: S) {
+        let Rows { conv, input, rows, width, output } = self;
+        let stride = input.stride;
+        let quads_per_block = conv.taps.len() * LANES / stride;
+        let (padding, finish) = ([conv.zero; LANES], conv.finish);
+        let n_columns = input.width + 2 * conv.padding;
+        let n_tap_rows = conv.kernel.div_ceil(4);
+        let mut columns = vec![simd.splat([conv.zero; 4]); n_tap_rows * n_columns];
+        for (y, output) in rows.zip(output.chunks_exact_mut(width * stride)) {
+            for (block, taps) in conv.taps.chunks_exact(quads_per_block).enumerate() {
+                let at = block * LANES;
+                // Each column of the taps' rows once, as quads.
+                for (tap_row, columns) in columns.chunks_exact_mut(n_columns).enumerate() {
+                    let row = |part: usize| {
+                        let tap = 4 * tap_row + part;
+                        let row = conv.source(y, tap, input.height).filter(|_| tap < conv.kernel)?;
+                        let repeat = input.log2_repeat;
+                        let stored = (input.width >> repeat) * stride;
+                        Some(&input.values[(row >> repeat) * stored..][..stored])
+                    };
+                    let rows: [Option<&[u8]>; 4] = std::array::from_fn(row);
+                    let columns = &mut columns[conv.padding..conv.padding + input.width];
+                    for (idx, columns) in columns.chunks_exact_mut(1 << input.log2_repeat).enumerate() {
+                        let quads = simd.interleave(rows.map(|row| match row {
+                            Some(row) => lanes(row, idx * stride + at),
+                            None => &padding,
+                        }));
+                        columns.fill(quads);
+                    }
+                }
+                let sums = |x: usize, sums: S::Sums, taps: &[[i8; 64]], columns: &[S::Quads]| {
+                    let taps = taps.iter().enumerate();
+                    taps.fold(sums, |sums, (tap, taps)| {
+                        simd.dot(sums, columns[x * conv.stride + tap * conv.dilation], simd.taps(taps))
+                    })
+                };
+                let (bias, scale) = (simd.sums(lanes(&conv.bias, at)), lanes(&conv.scale, at));
+                for (x, output) in output.chunks_exact_mut(stride).enumerate() {
+                    let total = match <&[[i8; 64]; 3]>::try_from(taps) {
+                        // The common case on its own keeps the taps in registers.
+                        Ok(taps) => sums(x, bias, taps, &columns),
+                        Err(_) => taps
+                            .chunks_exact(conv.kernel)
+                            .zip(columns.chunks_exact(n_columns))
+                            .fold(bias, |total, (taps, columns)| sums(x, total, taps, columns)),
+                    };
+                    output[at..at + LANES].copy_from_slice(&T::finish(simd, total, scale, finish));
+                }
             }
         }
     }
-    *sums = totals;
+
+    #[inline(always)]
+    fn dense<S: Simd>(self, simd: S) {
+        let Rows { conv, input, rows, width, output } = self;
+        let depth = conv.kernel * conv.kernel * input.stride;
+        let rows_per_panel = (PANEL / (width * depth)).max(1);
+        let mut outputs = output.chunks_mut(rows_per_panel * width * conv.bias.len());
+        for start in rows.clone().step_by(rows_per_panel) {
+            let panel = start..rows.end.min(start + rows_per_panel);
+            let patches = conv.patches(input, panel, width);
+            let output = outputs.next().expect("as many panels of the output as of the input");
+            product(simd, conv, &patches, depth, output);
+        }
+    }
+}
+
+/// `[pixels, depth]` times weights to `[pixels, padded outputs]`.
+#[inline(always)]
+fn product<S: Simd, T: Stored>(simd: S, conv: &PackedConv, pixels: &[u8], depth: usize, output: &mut [T]) {
+    let n_blocks = conv.bias.len() / LANES;
+    let most = match S::TILE {
+        Tile::Large => 4,
+        Tile::Small => 1,
+    };
+    let n_groups = n_blocks.div_ceil(most);
+    for group in 0..n_groups {
+        // Groups of blocks as equal as can be.
+        let blocks = group * n_blocks / n_groups..(group + 1) * n_blocks / n_groups;
+        match (S::TILE, blocks.len()) {
+            (Tile::Small, _) => tiles::<S, T, 2, 1>(simd, conv, blocks.start, pixels, depth, output),
+            (Tile::Large, 1) => tiles::<S, T, 12, 1>(simd, conv, blocks.start, pixels, depth, output),
+            (Tile::Large, 2) => tiles::<S, T, 8, 2>(simd, conv, blocks.start, pixels, depth, output),
+            (Tile::Large, 3) => tiles::<S, T, 6, 3>(simd, conv, blocks.start, pixels, depth, output),
+            (Tile::Large, _) => tiles::<S, T, 4, 4>(simd, conv, blocks.start, pixels, depth, output),
+        }
+    }
 }
 
 #[inline(always)]
-fn lanes<T: Copy + Default>(values: &[T], at: usize) -> [T; LANES] {
-    let mut lanes = [T::default(); LANES];
-    lanes.copy_from_slice(&values[at..at + LANES]);
-    lanes
-}
-
-fn row_portable(conv: &PackedConv, input: &Plane, y: usize, output: &mut [i16]) {
-    conv.row_body(input, y, output);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn row_avx2(conv: &PackedConv, input: &Plane, y: usize, output: &mut [i16]) {
-    conv.row_body(input, y, output);
-}
-
-/// The same code compiled for the widest vectors that this processor has; integers, so the results are the same.
-fn best_row() -> RowFn {
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has AVX2, which is all that `row_avx2` asks for.
-        return |conv, input, y, output| unsafe { row_avx2(conv, input, y, output) };
+fn tiles<S: Simd, T: Stored, const PIXELS: usize, const BLOCKS: usize>(
+    simd: S,
+    conv: &PackedConv,
+    block: usize,
+    pixels: &[u8],
+    depth: usize,
+    output: &mut [T],
+) {
+    let n_pixels = pixels.len() / depth;
+    if n_pixels < PIXELS {
+        (0..n_pixels).for_each(|pixel| tile::<S, T, 1, BLOCKS>(simd, conv, block, pixels, depth, pixel, output));
+        return;
     }
-    row_portable
+    for first in (0..n_pixels).step_by(PIXELS) {
+        // The last tile may compute some pixels a second time.
+        let first = first.min(n_pixels - PIXELS);
+        tile::<S, T, PIXELS, BLOCKS>(simd, conv, block, pixels, depth, first, output);
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "loops of constant length, which are unrolled")]
+fn tile<S: Simd, T: Stored, const PIXELS: usize, const BLOCKS: usize>(
+    simd: S,
+    conv: &PackedConv,
+    block: usize,
+    pixels: &[u8],
+    depth: usize,
+    first: usize,
+    output: &mut [T],
+) {
+    let stride = conv.bias.len();
+    let n_quads = conv.taps.len() * LANES / stride;
+    let taps: [&[[i8; 64]]; BLOCKS] = std::array::from_fn(|idx| &conv.taps[(block + idx) * n_quads..][..n_quads]);
+    let quads: [&[[u8; 4]]; PIXELS] =
+        std::array::from_fn(|idx| &pixels[(first + idx) * depth..][..4 * n_quads].as_chunks::<4>().0[..n_quads]);
+    let bias: [S::Sums; BLOCKS] = std::array::from_fn(|idx| simd.sums(lanes(&conv.bias, (block + idx) * LANES)));
+    let mut sums = [bias; PIXELS];
+    for at in 0..n_quads {
+        let taps: [S::Taps; BLOCKS] = std::array::from_fn(|idx| simd.taps(&taps[idx][at]));
+        for pixel in 0..PIXELS {
+            let quad = simd.splat(quads[pixel][at]);
+            for idx in 0..BLOCKS {
+                sums[pixel][idx] = simd.dot(sums[pixel][idx], quad, taps[idx]);
+            }
+        }
+    }
+    let finish = conv.finish;
+    for idx in 0..BLOCKS {
+        let at = (block + idx) * LANES;
+        let scale = lanes(&conv.scale, at);
+        for pixel in 0..PIXELS {
+            let output = &mut output[(first + pixel) * stride + at..][..LANES];
+            output.copy_from_slice(&T::finish(simd, sums[pixel][idx], scale, finish));
+        }
+    }
+}
+
+#[inline(always)]
+fn lanes<T>(values: &[T], at: usize) -> &[T; LANES] {
+    values[at..at + LANES].as_array().expect("as many as asked for")
 }
 
 /// Channels that are worked on together.
 pub(crate) const LANES: usize = 16;
-/// Pixels that share one read of the weights.
-const PIXELS: usize = 4;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rounding_is_half_to_even_and_clamped() {
-        for idx in -40_000..=40_000 {
-            let value = f64::from(idx) / 8.0;
-            let expected = value.round_ties_even().clamp(-300.0, 255.0);
-            assert_eq!(f64::from(round_clamped(value, (-300.0, 255.0))), expected, "{value}");
-        }
-        assert_eq!(round_clamped(1e300, (-32768.0, 32767.0)), 32767);
-        assert_eq!(round_clamped(-1e300, (-32768.0, 32767.0)), -32768);
-    }
-}
+/// Bytes of patches that are gathered at a time, to be read again for each block of outputs.
+const PANEL: usize = 1 << 16;

@@ -1,13 +1,19 @@
 //! Runs an int8 model exactly: every output is the true value of its formula, rounded once, half to even.
 //!
-//! Values that are not integers on the way are held in `f64`, in which all of them are exact or, for a mean's division,
+//! Values that are not integers on the way are held in floats in which all of them are exact or, for a mean's division,
 //! closer to the true value than any true value that is no tie lies to a tie.
+//!
+//! The chip differs in one place that is known: of an unsigned input, the bias that the converter compiles ends one
+//! accumulator step short for some channels (docs/formats/packer-out.md). Here the sum is exact.
+
+use std::sync::Mutex;
 
 use rayon::prelude::*;
 
-use crate::conv::{PackedConv, Plane, round_clamped};
+use crate::conv::{PackedConv, Plane, Stored};
 use crate::grid::ActivationGrid;
 use crate::model::{Int8Model, Int8Node, Int8Op, ModelError};
+use crate::simd::{Level, Simd, UNITS, Work, round_clamped};
 
 /// Integers of one tensor.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,12 +32,18 @@ pub struct Interpreter<'a> {
     steps: Vec<Step>,
     /// Position after which a node's output is no longer needed.
     last_reader: Vec<usize>,
+    level: Level,
+    /// Memory of planes that are no longer needed, for the next ones.
+    free: Mutex<Vec<Vec<u8>>>,
 }
 
 enum Step {
     Input,
     Conv(Box<PackedConv>),
-    Upsample,
+    /// Every pixel four times, or, where all readers are depthwise convolutions, a plane that says so.
+    Upsample {
+        is_view: bool,
+    },
     Add,
     Mean,
     /// One output per integer of the input's grid, from its smallest on.
@@ -46,12 +58,14 @@ impl IntTensor {
         self.values.iter().map(|&q| f32::from(q) * step).collect()
     }
 
-    fn from_plane(plane: &Plane, grid: ActivationGrid) -> Self {
-        let (area, stride) = (plane.height * plane.width, plane.stride);
+    fn from_plane<T: Stored>(plane: &Plane<T>, grid: ActivationGrid) -> Self {
+        let area = plane.height * plane.width;
         let mut values = vec![0; plane.channels * area];
-        for (channel, values) in values.chunks_exact_mut(area).enumerate() {
-            let pixels = plane.values.iter().skip(channel).step_by(stride);
-            values.iter_mut().zip(pixels).for_each(|(value, &q)| *value = q);
+        for at in 0..area {
+            let pixel = plane.pixel(at / plane.width, at % plane.width);
+            for (channel, &value) in pixel[..plane.channels].iter().enumerate() {
+                values[channel * area + at] = value.integer(grid) as i16;
+            }
         }
         Self { shape: [plane.channels, plane.height, plane.width], grid, values }
     }
@@ -60,22 +74,32 @@ impl IntTensor {
 impl<'a> Interpreter<'a> {
     /// Rearranges the weights.
     pub fn new(model: &'a Int8Model) -> Self {
+        Self::at_level(model, Level::detect())
+    }
+
+    /// The same for one level: all of them compute the same integers.
+    pub(crate) fn at_level(model: &'a Int8Model, level: Level) -> Self {
         let nodes = model.nodes();
-        let step = |node: &Int8Node| match &node.op {
-            Int8Op::Input => Step::Input,
-            Int8Op::Conv(conv) => Step::Conv(Box::new(PackedConv::new(conv, nodes[node.inputs[0]].grid, node.grid))),
-            Int8Op::UpsampleNearest2x => Step::Upsample,
-            Int8Op::Add => Step::Add,
-            Int8Op::GlobalAveragePool => Step::Mean,
-            Int8Op::Sigmoid => Step::Table(sigmoid_table(nodes[node.inputs[0]].grid, node.grid)),
-            Int8Op::ScaleChannels => Step::Scale,
-        };
         let mut last_reader: Vec<usize> = (0..nodes.len()).collect();
         for (idx, node) in nodes.iter().enumerate() {
             node.inputs.iter().for_each(|&input| last_reader[input] = idx);
         }
         last_reader[nodes.len() - 1] = nodes.len();
-        Self { model, steps: nodes.iter().map(step).collect(), last_reader }
+        let is_view = |idx: usize| {
+            let mut readers = nodes.iter().filter(|node| node.inputs.contains(&idx));
+            readers.all(|node| matches!(&node.op, Int8Op::Conv(conv) if conv.shape().is_depthwise()))
+        };
+        let step = |(idx, node): (usize, &Int8Node)| match &node.op {
+            Int8Op::Input => Step::Input,
+            Int8Op::Conv(conv) => Step::Conv(Box::new(PackedConv::new(conv, nodes[node.inputs[0]].grid, node.grid))),
+            Int8Op::UpsampleNearest2x => Step::Upsample { is_view: idx + 1 < nodes.len() && is_view(idx) },
+            Int8Op::Add => Step::Add,
+            Int8Op::GlobalAveragePool => Step::Mean,
+            Int8Op::Sigmoid => Step::Table(sigmoid_table(nodes[node.inputs[0]].grid, node.grid)),
+            Int8Op::ScaleChannels => Step::Scale,
+        };
+        let steps = nodes.iter().enumerate().map(step).collect();
+        Self { model, steps, last_reader, level, free: Mutex::default() }
     }
 
     /// The integers that the sensor makes of pixels: `[height, width, channels]`, flat, 0..=255 ->
@@ -104,18 +128,20 @@ impl<'a> Interpreter<'a> {
     /// # Errors
     /// If the number of values is wrong or one is off the grid.
     pub fn run(&self, input: &[i16]) -> Result<IntTensor, ModelError> {
-        let mut planes: Vec<Option<Plane>> = vec![];
-        for idx in 0..self.steps.len() {
-            let plane = self.node(idx, input, |input| planes[input].as_ref().expect("kept until its last reader"))?;
+        let nodes = self.model.nodes();
+        let mut planes: Vec<Option<Plane<u8>>> = vec![];
+        for (idx, node) in nodes[..nodes.len() - 1].iter().enumerate() {
+            let plane = self.inner(idx, input, |input| planes[input].as_ref().expect("kept until its last reader"))?;
             planes.push(Some(plane));
-            for &read in &self.model.nodes()[idx].inputs {
+            for &read in &node.inputs {
                 if self.last_reader[read] == idx {
-                    planes[read] = None;
+                    self.free(planes[read].take());
                 }
             }
         }
-        let output = planes.pop().flatten().expect("the last node's output is kept");
-        Ok(IntTensor::from_plane(&output, self.model.output().grid))
+        let output = self.last(|input| planes[input].as_ref().expect("kept until its last reader"));
+        planes.into_iter().for_each(|plane| self.free(plane));
+        Ok(output)
     }
 
     /// Every node's output, in node order.
@@ -123,12 +149,13 @@ impl<'a> Interpreter<'a> {
     /// # Errors
     /// As [`Interpreter::run`].
     pub fn run_all(&self, input: &[i16]) -> Result<Vec<IntTensor>, ModelError> {
-        let mut planes: Vec<Plane> = vec![];
-        for idx in 0..self.steps.len() {
-            planes.push(self.node(idx, input, |input| &planes[input])?);
+        let nodes = self.model.nodes();
+        let mut planes: Vec<Plane<u8>> = vec![];
+        for idx in 0..nodes.len() - 1 {
+            planes.push(self.inner(idx, input, |input| &planes[input])?);
         }
-        let nodes = planes.iter().zip(self.model.nodes());
-        Ok(nodes.map(|(plane, node)| IntTensor::from_plane(plane, node.grid)).collect())
+        let inner = planes.iter().zip(nodes).map(|(plane, node)| IntTensor::from_plane(plane, node.grid));
+        Ok(inner.chain([self.last(|input| &planes[input])]).collect())
     }
 
     /// The outputs for several inputs, in parallel over images.
@@ -151,98 +178,197 @@ impl<'a> Interpreter<'a> {
         if expected != found || node.inputs.is_empty() {
             return Err(ModelError::Input { expected: format!("{expected:?}"), found: format!("{found:?}") });
         }
-        let load = |(&input, tensor): (&usize, &IntTensor)| Ok((input, load(&nodes[input], &tensor.values)?));
-        let planes: Vec<(usize, Plane)> =
+        let load = |(&input, tensor): (&usize, &IntTensor)| Ok((input, self.load(&nodes[input], &tensor.values)?));
+        let planes: Vec<(usize, Plane<u8>)> =
             node.inputs.iter().zip(inputs).map(load).collect::<Result<_, ModelError>>()?;
         let plane = |input| &planes.iter().find(|(idx, _)| *idx == input).expect("loaded above").1;
-        Ok(IntTensor::from_plane(&self.node(node_idx, &[], plane)?, node.grid))
+        if node_idx + 1 == nodes.len() {
+            return Ok(self.last(plane));
+        }
+        Ok(IntTensor::from_plane(&self.inner(node_idx, &[], plane)?, node.grid))
     }
 
-    fn node<'p>(&self, idx: usize, image: &[i16], plane: impl Fn(usize) -> &'p Plane) -> Result<Plane, ModelError> {
+    /// A node's output; `image` is for the input.
+    fn inner<'p>(
+        &self,
+        idx: usize,
+        image: &[i16],
+        plane: impl Fn(usize) -> &'p Plane<u8>,
+    ) -> Result<Plane<u8>, ModelError> {
+        let node = &self.model.nodes()[idx];
+        match self.steps[idx] {
+            Step::Input => self.load(node, image),
+            Step::Upsample { is_view: true } => {
+                let input = plane(node.inputs[0]);
+                let mut values = self.memory();
+                values.clear();
+                values.extend_from_slice(&input.values);
+                let Plane { channels, height, width, stride, .. } = *input;
+                Ok(Plane { channels, height: 2 * height, width: 2 * width, stride, log2_repeat: 1, values })
+            }
+            _ => {
+                let mut out = Plane::new(node.shape, self.memory());
+                self.compute(idx, plane, &mut out);
+                Ok(out)
+            }
+        }
+    }
+
+    /// The last node's output.
+    fn last<'p>(&self, plane: impl Fn(usize) -> &'p Plane<u8>) -> IntTensor {
+        let (node, idx) = (self.model.output(), self.steps.len() - 1);
+        if node.grid.bits() == 8 {
+            let mut out = Plane::new(node.shape, self.memory());
+            self.compute(idx, plane, &mut out);
+            let tensor = IntTensor::from_plane(&out, node.grid);
+            self.free(Some(out));
+            return tensor;
+        }
+        let mut out = Plane::<i16>::new(node.shape, vec![]);
+        self.compute(idx, plane, &mut out);
+        IntTensor::from_plane(&out, node.grid)
+    }
+
+    fn compute<'p, T: Stored>(&self, idx: usize, plane: impl Fn(usize) -> &'p Plane<u8>, out: &mut Plane<T>) {
         let nodes = self.model.nodes();
         let node = &nodes[idx];
         let input = |input: usize| plane(node.inputs[input]);
-        let step = |input: usize| nodes[node.inputs[input]].grid.step() / node.grid.step();
-        let mut out = Plane::zeros(node.shape);
-        let row_len = out.width * out.stride;
+        let grid = |input: usize| nodes[node.inputs[input]].grid;
+        let step = |input: usize| grid(input).step() / node.grid.step();
+        let (stride, n_channels) = (out.stride, node.shape[0]);
         match &self.steps[idx] {
-            Step::Input => return load(node, image),
             Step::Conv(conv) => {
-                let input = input(0);
-                let rows = out.values.par_chunks_mut(row_len).enumerate();
-                rows.for_each(|(y, row)| conv.run_row(input, y, row));
+                let (input, width) = (input(0), out.width);
+                let rows_per_task = rows_per_task(out.height, out.values.len() * conv.products_per_output());
+                let tasks = out.values.par_chunks_mut(rows_per_task * width * stride).enumerate();
+                tasks.with_max_len(1).for_each(|(task, output)| {
+                    let first = task * rows_per_task;
+                    let rows = first..first + output.len() / (width * stride);
+                    conv.run_rows(self.level, input, rows, width, output);
+                });
             }
-            Step::Upsample => {
+            Step::Upsample { .. } => {
                 let input = input(0);
-                for (idx, pixel) in out.values.chunks_exact_mut(out.stride).enumerate() {
-                    let (y, x) = (idx / out.width / 2, idx % out.width / 2);
-                    let at = (y * input.width + x) * input.stride;
-                    pixel.copy_from_slice(&input.values[at..at + input.stride]);
+                for (idx, pixel) in out.values.chunks_exact_mut(stride).enumerate() {
+                    let source = input.pixel(idx / out.width / 2, idx % out.width / 2);
+                    pixel.iter_mut().zip(source).for_each(|(out, &q)| {
+                        *out = T::from_integer(q.integer(node.grid), node.grid);
+                    });
                 }
             }
             Step::Add => {
-                let (a, b, step_a, step_b) = (input(0), input(1), step(0), step(1));
-                let pairs = a.values.iter().zip(&b.values);
-                let sum = |(&a, &b): (&i16, &i16)| f64::from(a) * step_a + f64::from(b) * step_b;
-                out.values.iter_mut().zip(pairs).for_each(|(out, pair)| *out = round(sum(pair), node.grid));
+                let (a, b) = (input(0), input(1));
+                self.level.run(Sum { planes: [a, b], grids: [grid(0), grid(1)], output: out, grid: node.grid });
             }
             Step::Mean => {
                 let (input, step) = (input(0), step(0));
                 let count = (input.height * input.width) as f64;
-                for channel in 0..input.channels {
-                    let sum: i64 = input.values.iter().skip(channel).step_by(input.stride).map(|&q| i64::from(q)).sum();
-                    out.values[channel] = round(sum as f64 * step / count, node.grid);
+                let qmin = i64::from(grid(0).qmin()) * (input.height * input.width) as i64;
+                for (channel, out) in out.values[..n_channels].iter_mut().enumerate() {
+                    let values = input.values.iter().skip(channel).step_by(input.stride);
+                    let sum = values.map(|&byte| i64::from(byte)).sum::<i64>() + qmin;
+                    *out = T::from_integer(round(sum as f64 * step / count, node.grid), node.grid);
                 }
             }
             Step::Table(table) => {
-                let input_grid = nodes[node.inputs[0]].grid;
-                let pixels = out.values.chunks_exact_mut(out.stride).zip(input(0).values.chunks_exact(out.stride));
-                for (out, pixel) in pixels {
-                    for (out, &q) in out.iter_mut().zip(pixel).take(node.shape[0]) {
-                        *out = table[(i32::from(q) - input_grid.qmin()) as usize];
-                    }
+                for (out, &byte) in out.values.iter_mut().zip(&input(0).values) {
+                    *out = T::from_integer(i32::from(table[usize::from(byte)]), node.grid);
                 }
             }
             Step::Scale => {
-                let (input, scale) = (input(0), input(1));
-                let step = step(0) * nodes[node.inputs[1]].grid.step();
-                let pixels = out.values.chunks_exact_mut(out.stride).zip(input.values.chunks_exact(out.stride));
+                let step = step(0) * grid(1).step();
+                let scales = &input(1).values[..n_channels];
+                let scales: Vec<f64> = scales.iter().map(|&scale| f64::from(scale.integer(grid(1))) * step).collect();
+                let pixels = out.values.chunks_exact_mut(stride).zip(input(0).values.chunks_exact(stride));
+                let grid = grid(0);
                 for (out, pixel) in pixels {
-                    for ((out, &q), &scale) in out.iter_mut().zip(pixel).zip(&scale.values) {
-                        *out = round(f64::from(i32::from(q) * i32::from(scale)) * step, node.grid);
+                    for ((out, &q), &scale) in out.iter_mut().zip(pixel).zip(&scales) {
+                        *out = T::from_integer(round(f64::from(q.integer(grid)) * scale, node.grid), node.grid);
                     }
                 }
             }
+            Step::Input => unreachable!("{}: node 0 has no output to compute", node.name),
         }
-        Ok(out)
     }
+
+    /// Channel-last copy of `[channels, height, width]` integers, each checked to be on the node's grid.
+    fn load(&self, node: &Int8Node, values: &[i16]) -> Result<Plane<u8>, ModelError> {
+        let mut plane = Plane::new(node.shape, self.memory());
+        let area = plane.height * plane.width;
+        if values.len() != plane.channels * area {
+            let expected = format!("{:?}: {} values", node.shape, plane.channels * area);
+            return Err(ModelError::Input { expected, found: format!("{} values", values.len()) });
+        }
+        let (qmin, qmax) = (node.grid.qmin(), node.grid.qmax());
+        if let Some(value) = values.iter().find(|value| !(qmin..=qmax).contains(&i32::from(**value))) {
+            let expected = format!("values from {qmin} to {qmax}");
+            return Err(ModelError::Input { expected, found: value.to_string() });
+        }
+        for (channel, values) in values.chunks_exact(area).enumerate() {
+            let pixels = plane.values.iter_mut().skip(channel).step_by(plane.stride);
+            pixels.zip(values).for_each(|(pixel, &value)| *pixel = u8::from_integer(i32::from(value), node.grid));
+        }
+        Ok(plane)
+    }
+
+    fn memory(&self) -> Vec<u8> {
+        self.free.lock().expect("no panic while it is held").pop().unwrap_or_default()
+    }
+
+    fn free(&self, plane: Option<Plane<u8>>) {
+        self.free.lock().expect("no panic while it is held").extend(plane.map(|plane| plane.values));
+    }
+}
+
+/// Two planes of one shape, added.
+struct Sum<'a, T> {
+    planes: [&'a Plane<u8>; 2],
+    grids: [ActivationGrid; 2],
+    output: &'a mut Plane<T>,
+    grid: ActivationGrid,
+}
+
+impl<T: Stored> Work for Sum<'_, T> {
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let Sum { planes: [a, b], grids, output, grid } = self;
+        let values = output.values.iter_mut().zip(a.values.iter().zip(&b.values));
+        let steps = grids.map(|grid_in| grid_in.step() / grid.step());
+        // In units of the smaller step, which are whole numbers, a sum is below 2^9 times the other: in 24 bits exact.
+        let (small, large) = (steps[0].min(steps[1]), steps[0].max(steps[1]));
+        if grid.bits() == 8 && large / small <= f64::from(1 << 12) && large <= f64::from(1 << 10) {
+            let [step_a, step_b] = steps.map(|step| step as f32);
+            let zero = grids[0].qmin() as f32 * step_a + grids[1].qmin() as f32 * step_b;
+            for (out, (&a, &b)) in values {
+                let sum = f32::from(a) * step_a + f32::from(b) * step_b + zero;
+                let q = (sum + UNITS).to_bits() as i32 - UNITS.to_bits() as i32;
+                *out = T::from_integer(q.clamp(grid.qmin(), grid.qmax()), grid);
+            }
+            return;
+        }
+        for (out, (&a, &b)) in values {
+            let sum = f64::from(a.integer(grids[0])) * steps[0] + f64::from(b.integer(grids[1])) * steps[1];
+            *out = T::from_integer(round(sum, grid), grid);
+        }
+    }
+}
+
+/// Rows of an output that one task computes: all, if there is too little to do for several.
+fn rows_per_task(height: usize, products: usize) -> usize {
+    let n_tasks = if products < LEAST_WORK { 1 } else { 2 * rayon::current_num_threads() };
+    height.div_ceil(if rayon::current_num_threads() == 1 { 1 } else { n_tasks })
 }
 
 /// The nearest integer of the grid to a value in steps of the grid, ties to even.
-fn round(steps: f64, grid: ActivationGrid) -> i16 {
-    round_clamped(steps, (f64::from(grid.qmin()), f64::from(grid.qmax())))
-}
-
-/// Channel-last copy of `[channels, height, width]` integers, each checked to be on the node's grid.
-fn load(node: &Int8Node, values: &[i16]) -> Result<Plane, ModelError> {
-    let mut plane = Plane::zeros(node.shape);
-    let area = plane.height * plane.width;
-    if values.len() != plane.channels * area {
-        let expected = format!("{:?}: {} values", node.shape, plane.channels * area);
-        return Err(ModelError::Input { expected, found: format!("{} values", values.len()) });
-    }
-    let (qmin, qmax) = (node.grid.qmin(), node.grid.qmax());
-    if let Some(value) = values.iter().find(|value| !(qmin..=qmax).contains(&i32::from(**value))) {
-        return Err(ModelError::Input { expected: format!("values from {qmin} to {qmax}"), found: value.to_string() });
-    }
-    for (channel, values) in values.chunks_exact(area).enumerate() {
-        let pixels = plane.values.iter_mut().skip(channel).step_by(plane.stride);
-        pixels.zip(values).for_each(|(pixel, &value)| *pixel = value);
-    }
-    Ok(plane)
+#[inline(always)]
+fn round(steps: f64, grid: ActivationGrid) -> i32 {
+    i32::from(round_clamped(steps, (f64::from(grid.qmin()), f64::from(grid.qmax()))))
 }
 
 fn sigmoid_table(input: ActivationGrid, output: ActivationGrid) -> Vec<i16> {
     let sigmoid = |q: i32| 1.0 / (1.0 + (-input.dequantize(q)).exp());
     (input.qmin()..=input.qmax()).map(|q| output.quantize(sigmoid(q)) as i16).collect()
 }
+
+/// Products below which a second thread costs more than it saves.
+const LEAST_WORK: usize = 200_000;

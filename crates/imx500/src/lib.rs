@@ -19,5 +19,8 @@ pub mod model_file;
 pub mod onnx;
 pub mod packer_out;
 pub mod recording;
+#[cfg(test)]
+mod reference;
 pub mod refusal;
 pub mod rpk;
+mod simd;

@@ -103,7 +103,7 @@ fn coefficients(network: &NetworkShape) -> u64 {
     let bytes = |node: &NodeShape| match node.op {
         OpShape::Conv(ConvKind { shape: conv, weight_bits, .. }) => {
             let outputs = padded(conv.out_channels);
-            let values = if conv.groups == conv.in_channels && conv.groups == conv.out_channels {
+            let values = if conv.is_depthwise() {
                 outputs * conv.kernel.next_multiple_of(2).pow(2)
             } else if conv.stride == 2 && conv.kernel > 1 && conv.in_channels <= 32 {
                 // Turned into half as many taps a side on four times the channels.

@@ -195,6 +195,11 @@ impl ConvShape {
         self.out_channels * self.weights_per_channel()
     }
 
+    /// Whether every output channel reads the input channel of its number, and no other.
+    pub(crate) fn is_depthwise(&self) -> bool {
+        self.groups == self.in_channels && self.groups == self.out_channels
+    }
+
     /// Side of the output for an input of side `size`.
     ///
     /// # Panics
@@ -361,7 +366,7 @@ impl Int8Conv {
     }
 
     /// Largest absolute value of each channel's accumulator over all inputs on the grid, bias included, at any moment.
-    fn worst_accumulators(&self, input: ActivationGrid) -> impl Iterator<Item = i64> {
+    pub(crate) fn worst_accumulators(&self, input: ActivationGrid) -> impl Iterator<Item = i64> {
         let largest = i64::from(input.qmax().max(-input.qmin()));
         let channels = self.weights.chunks_exact(self.shape.weights_per_channel()).zip(&self.bias);
         channels.map(move |(weights, &bias)| {

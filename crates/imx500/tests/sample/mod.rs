@@ -53,6 +53,19 @@ pub const SMALL3: Sample = Sample {
     ..SMALL2
 };
 
+/// The network of configs/quickstart-w4.toml.
+pub const QUICKSTART_W4: Sample = Sample {
+    name: "quickstart-w4",
+    size: 64,
+    encoder: &[24, 32, 64, 96],
+    bottleneck: 128,
+    decoder: &[96, 64, 32, 32],
+    is_picosam3: true,
+    dense_bits: 4,
+    output_bits: 16,
+    input: ActivationGrid::SIGNED_PIXELS,
+};
+
 /// A stream of bits that needs no library and no floating-point function (splitmix64).
 pub struct Random(pub u64);
 
