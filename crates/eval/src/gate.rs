@@ -42,6 +42,9 @@ pub struct GateReport {
     pub seed: u64,
 }
 
+/// With fewer images the interval does not cover what it says.
+pub const MIN_IMAGES: usize = 20;
+
 /// What the interval of the difference says of the accepted drop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "verdict")]
@@ -50,7 +53,7 @@ pub enum Verdict {
     Pass,
     /// The whole interval is below: the drop is larger.
     Fail,
-    /// The accepted drop is in the interval.
+    /// The accepted drop is in the interval, or it is of fewer than [`MIN_IMAGES`] images.
     CannotTell {
         /// About how many instances of further images, as these are, would decide, if the difference stays what it is; `None` where it
         /// is the accepted drop itself, or more than 10^9.
@@ -119,7 +122,7 @@ pub fn gate(
         difference,
         interval,
         max_drop,
-        verdict: verdict(difference, interval, max_drop, n_instances),
+        verdict: verdict(difference, interval, max_drop, [n_instances, n_images]),
         n_resamples: baseline.bootstrap.n_resamples,
         seed: baseline.bootstrap.seed,
     })
@@ -166,8 +169,14 @@ fn studentized(clusters: &[Cluster], bootstrap: &BootstrapConfig) -> (f64, Inter
     let in_standard_errors = |sums: &[f64], _| {
         let off = sums[0] / sums[1];
         let variance = sums[2] - 2.0 * off * sums[3] + off * off * sums[4];
-        // No difference anywhere is no deviation; a resample of one image over and over has none to measure by and is counted.
-        if off == 0.0 { 0.0 } else { off * sums[1] / variance.sqrt() }
+        // No difference anywhere is no deviation. A resample of one image over and over has none to measure by: what is left of its
+        // variance is rounding, and it is counted as undefined.
+        let is_rounding = variance <= 1e-12 * (sums[2] + off * off * sums[4]);
+        match off == 0.0 {
+            true => 0.0,
+            false if is_rounding => f64::NAN,
+            false => off * sums[1] / variance.sqrt(),
+        }
     };
     let spread = ClusterSums::new(5, clusters.iter().map(row)).intervals(1, in_standard_errors, bootstrap)[0];
     // Every resample of the same image: with 10,000 of at least two images that does not happen.
@@ -178,7 +187,11 @@ fn studentized(clusters: &[Cluster], bootstrap: &BootstrapConfig) -> (f64, Inter
 }
 
 /// The interval's width falls with the square root of the number of images.
-fn verdict(difference: f64, interval: Interval, max_drop: f64, n_instances: usize) -> Verdict {
+fn verdict(difference: f64, interval: Interval, max_drop: f64, [n_instances, n_images]: [usize; 2]) -> Verdict {
+    if n_images < MIN_IMAGES {
+        let further = (MIN_IMAGES - n_images) as f64 * n_instances as f64 / n_images as f64;
+        return Verdict::CannotTell { further_instances: Some(further.ceil() as u64) };
+    }
     if interval.low >= -max_drop {
         return Verdict::Pass;
     }
@@ -348,19 +361,22 @@ mod tests {
     fn the_further_instances_are_those_of_the_narrower_interval() {
         let interval = |low, high| Interval { low, high, n_undefined: 0 };
         // Half the width is needed: four times the instances.
-        let verdict_of = |difference, low, high| verdict(difference, interval(low, high), 0.01, 1000);
+        let verdict_of = |difference, low, high| verdict(difference, interval(low, high), 0.01, [1000, 100]);
         assert_eq!(verdict_of(0.0, -0.02, 0.02), Verdict::CannotTell { further_instances: Some(3000) });
         assert_eq!(verdict_of(-0.02, -0.04, 0.0), Verdict::CannotTell { further_instances: Some(3000) });
         assert_eq!(verdict_of(-0.01, -0.02, 0.0), Verdict::CannotTell { further_instances: None });
         assert_eq!(verdict_of(0.0, -0.01, 0.02), Verdict::Pass);
         assert_eq!(verdict_of(-0.03, -0.04, -0.0101), Verdict::Fail);
+        // Three images of twelve instances tell nothing, whatever they say.
+        let few = verdict(0.0, interval(0.0, 0.0), 0.01, [12, 3]);
+        assert_eq!(few, Verdict::CannotTell { further_instances: Some(68) });
     }
 
     /// Two runs of one quality: 95 % of the intervals have to contain 0. Instances of an image share an effect.
     #[test]
     fn intervals_cover_no_difference_as_often_as_they_say() {
-        let (n_trials, n_images) = (4000, 100);
-        let trial = |seed: u64| {
+        let n_trials = 4000;
+        let covers = |seed: u64, n_images: u64| {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             let mut uniform = |n: i64| ((u64::from(rng.next_u32()) * n as u64) >> 32) as i64 - n / 2;
             let (mut baseline, mut candidate) = (vec![], vec![]);
@@ -382,9 +398,11 @@ mod tests {
             let (_, interval) = studentized(&clusters, &BootstrapConfig { seed, n_resamples: 1000 });
             interval.low <= 0.0 && 0.0 <= interval.high
         };
-        let n_covered = (0..n_trials).into_par_iter().filter(|&seed| trial(seed)).count();
-        let share = n_covered as f64 / n_trials as f64;
-        assert!((0.94..=0.96).contains(&share), "covered {share}");
+        for n_images in [MIN_IMAGES as u64, 100] {
+            let n_covered = (0..n_trials).into_par_iter().filter(|&seed| covers(seed, n_images)).count();
+            let share = n_covered as f64 / n_trials as f64;
+            assert!((0.94..=0.96).contains(&share), "{n_images} images: covered {share}");
+        }
     }
 
     #[test]

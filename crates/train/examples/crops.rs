@@ -14,6 +14,7 @@ use safetensors::tensor::TensorView;
 use sensei_data::dataset::Dataset;
 use sensei_data::image_file::ImageLimits;
 use sensei_data::prompt::{Border, PromptRule};
+use sensei_eval::protocol::ProtocolRules;
 use sensei_teacher::cache::Cache;
 use sensei_teacher::import::import_dump;
 use sensei_train::loader::HostBatch;
@@ -31,8 +32,9 @@ fn main() {
     let report = import_dump(Path::new(dump), &dataset, &path).unwrap();
     let cache = Cache::open(&path, &report.manifest.key).unwrap();
     let prompt = PromptRule::Roi { padding: 0.1, grid: 96, border: Border::Reference };
+    let rules = ProtocolRules::of_student("crops".into(), prompt);
     let source =
-        SampleSource::new(dataset, Some(cache), prompt, ImageLimits::default(), InstanceChoice::Cached).unwrap();
+        SampleSource::new(dataset, Some(cache), rules, prompt, ImageLimits::default(), InstanceChoice::Cached).unwrap();
 
     let (mut inputs, mut truth, mut ids) = (vec![], vec![], vec![]);
     let mut push = |batch: burn::tensor::Tensor<4>| inputs.extend(batch.into_data().try_to_vec::<f32>().unwrap());

@@ -29,10 +29,14 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
+        Self::with_val_images(3)
+    }
+
+    fn with_val_images(n_val_images: u32) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = SynthConfig {
             n_train_images: 5,
-            n_val_images: 3,
+            n_val_images,
             image_size: Size { width: 64, height: 64 },
             min_objects: 2,
             max_objects: 3,
