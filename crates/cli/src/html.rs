@@ -6,6 +6,7 @@ use anyhow::Context;
 use sensei_eval::report::EvalReport;
 use serde_json::Value;
 
+use crate::phases::layers::{LayerRow, read_rows};
 use crate::run_folder::RunFolder;
 
 /// The page of a run, from the files in its folder. A part whose file is not there yet is left out.
@@ -34,6 +35,11 @@ pub fn page(folder: &RunFolder) -> anyhow::Result<String> {
             "Float, fake-quant and integers, layer by layer",
             &format!("<pre>{}</pre>", escape(&read(&layers)?)),
         );
+    }
+    if folder.layers().exists() {
+        let before = folder.layers_before();
+        let before = before.exists().then(|| read_rows(&before)).transpose()?;
+        section(&mut body, "Values, weights and their grids", &distributions(&read_rows(&folder.layers())?, before));
     }
     let manifest = folder.package().join("manifest.json");
     if manifest.exists() {
@@ -108,13 +114,86 @@ fn chart(title: &str, points: &[(f64, f64)]) -> String {
     )
 }
 
+/// For each layer, how its values and weights lie on their grids.
+fn distributions(layers: &[LayerRow], before: Option<Vec<LayerRow>>) -> String {
+    let mut html = String::from(
+        "<p>Left: float values other than 0 over the calibration images, counts on a logarithmic axis; red lines are the \
+         ends of the grid.",
+    );
+    if before.is_some() {
+        html.push_str(" Grey, with dashed lines: before training on the grid.");
+    }
+    html.push_str(
+        " Right: the integers of the weights, from the smallest to the largest.</p>\n<div class=\"layers\">\n",
+    );
+    for (idx, layer) in layers.iter().enumerate() {
+        let before = before.as_ref().and_then(|before| before.get(idx));
+        let values = values_picture(layer, before);
+        let weights = layer.weight_counts.as_deref().map_or_else(String::new, |counts| {
+            let bars = bars(counts, 0.0, SMALL_WIDTH / counts.len() as f64);
+            format!("<svg viewBox=\"0 0 {SMALL_WIDTH} {SMALL_HEIGHT}\"><path class=\"bars\" d=\"{bars}\"/></svg>")
+        });
+        let weight_bits = layer.weight_bits.map_or_else(String::new, |bits| format!(", {bits}-bit weights"));
+        html.push_str(&format!(
+            "<figure><figcaption>{}: {:.4} to {:.4}, grid to {}{weight_bits}</figcaption>{values}{weights}</figure>\n",
+            escape(&layer.name),
+            layer.calibration_min,
+            layer.calibration_max,
+            layer.threshold,
+        ));
+    }
+    html.push_str("</div>");
+    html
+}
+
+/// The distribution of a layer's values, with the ends of its grid, over the same before training on the grid.
+fn values_picture(layer: &LayerRow, before: Option<&LayerRow>) -> String {
+    let both = || std::iter::once((layer, "bars", "end")).chain(before.map(|layer| (layer, "bars was", "end was")));
+    let range = |layer: &LayerRow| layer.float_values.as_ref().map_or(0.0, |values| values.range).max(layer.threshold);
+    let high = both().map(|(layer, ..)| range(layer)).fold(0.0, f64::max);
+    let low = if both().any(|(layer, ..)| layer.signed) { -high } else { 0.0 };
+    let x = |value: f64| SMALL_WIDTH * (value - low) / (high - low);
+    let mut svg = format!("<svg viewBox=\"0 0 {SMALL_WIDTH} {SMALL_HEIGHT}\">");
+    for (layer, bars_class, end_class) in both().collect::<Vec<_>>().into_iter().rev() {
+        if let Some(values) = &layer.float_values {
+            let width = 2.0 * values.range / values.counts.len() as f64;
+            let path = bars(&values.counts, x(-values.range), x(low + width));
+            svg.push_str(&format!("<path class=\"{bars_class}\" d=\"{path}\"/>"));
+        }
+        for end in [Some(layer.threshold), layer.signed.then_some(-layer.threshold)].into_iter().flatten() {
+            let at = x(end);
+            svg.push_str(&format!("<path class=\"{end_class}\" d=\"M{at:.1},0V{SMALL_HEIGHT}\"/>"));
+        }
+    }
+    svg + "</svg>"
+}
+
+/// Counts as a path of bars of one width, the first at `left`; heights are logarithms.
+fn bars(counts: &[u64], left: f64, width: f64) -> String {
+    let most = counts.iter().copied().max().unwrap_or(0);
+    let mut path = String::new();
+    for (idx, &count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+        let height = SMALL_HEIGHT * (count as f64 + 1.0).ln() / (most as f64 + 1.0).ln();
+        path.push_str(&format!(
+            "M{:.1},{SMALL_HEIGHT}v{:.1}h{width:.2}v{height:.1}z",
+            left + width * idx as f64,
+            -height
+        ));
+    }
+    path
+}
+
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 160.0;
+const SMALL_WIDTH: f64 = 256.0;
+const SMALL_HEIGHT: f64 = 64.0;
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}\
     pre{background:#f5f5f2;padding:.8rem;overflow-x:auto;font-size:12px}img{max-width:100%}\
     svg{width:100%;background:#f5f5f2}polyline{fill:none;stroke:#16697a;stroke-width:1.5}\
-    figure{margin:1rem 0}th{text-align:left;padding-right:1rem;vertical-align:top}td{overflow-wrap:anywhere}";
+    .layers{display:grid;grid-template-columns:repeat(auto-fill,minmax(26rem,1fr));gap:.5rem 1.5rem;font-size:12px}\
+    .layers svg{width:49%;margin-right:1%}.bars{fill:#16697a;fill-opacity:.8}.was{fill:#bbb}.end{stroke:#c0392b;fill:none}\
+    .end.was{stroke-dasharray:4}figure{margin:1rem 0}th{text-align:left;padding-right:1rem;vertical-align:top}td{overflow-wrap:anywhere}";

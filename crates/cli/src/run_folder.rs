@@ -70,6 +70,11 @@ impl RunFolder {
         self.root.join("student.safetensors")
     }
 
+    /// The weights with which the first stage on the chip's grid began, of a run that has one.
+    pub fn before_quantization(&self) -> PathBuf {
+        self.root.join("before-quantization.safetensors")
+    }
+
     /// Trained thresholds, of a run whose last stage is on the chip's grid.
     pub fn thresholds(&self) -> PathBuf {
         self.root.join("thresholds.safetensors")
@@ -83,6 +88,11 @@ impl RunFolder {
     /// How float, fake-quantized and integer networks differ, layer by layer.
     pub fn layers(&self) -> PathBuf {
         self.root.join("layers.json")
+    }
+
+    /// The same of [`before_quantization`](Self::before_quantization)'s weights, calibrated.
+    pub fn layers_before(&self) -> PathBuf {
+        self.root.join("layers-before.json")
     }
 
     /// Scores.

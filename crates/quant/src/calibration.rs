@@ -53,16 +53,12 @@ pub struct Calibration {
 }
 
 /// The grid of a tensor.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct NodeCalibration {
     /// What its integers mean.
     pub grid: ActivationGrid,
-    /// Smallest value of the float network.
-    pub min: f32,
-    /// Largest value of the float network.
-    pub max: f32,
-    /// Values seen.
-    pub values: u64,
+    /// The float network's values.
+    pub seen: Histogram,
     /// Values of the quantized network, on the same images, that the grid cuts off (a ReLU's work is not counted).
     pub saturated: u64,
 }
@@ -143,7 +139,7 @@ pub fn calibrate(
     if config.rounding == Rounding::Gptq {
         reconstruct(student, batches, &grids, &mut convs, config.bias_correction)?;
     }
-    finish(student, batches, &seen, &grids, convs)
+    finish(student, batches, seen, &grids, convs)
 }
 
 impl Calibration {
@@ -166,7 +162,7 @@ impl Calibration {
                 convs.insert(idx, conv);
             }
         }
-        let node = |grid| NodeCalibration { grid, min: 0.0, max: 0.0, values: 0, saturated: 0 };
+        let node = |grid| NodeCalibration { grid, seen: Histogram::default(), saturated: 0 };
         Self { nodes: grids.into_iter().map(node).collect(), convs, n_images: 0 }
     }
 }
@@ -205,7 +201,7 @@ pub(crate) fn calibration_on(
     for batch in batches {
         observe_batch(student, batch, &mut seen, &mut BTreeMap::new())?;
     }
-    finish(student, batches, &seen, grids, convs)
+    finish(student, batches, seen, grids, convs)
 }
 
 /// Weights that their channel's grid cuts off by more than half a step.
@@ -224,18 +220,12 @@ fn clipped_weights(conv: &ConvCalibration) -> usize {
 fn finish(
     student: &FoldedStudent,
     batches: &[Tensor<4>],
-    seen: &[Histogram],
+    seen: Vec<Histogram>,
     grids: &[ActivationGrid],
     convs: BTreeMap<usize, ConvCalibration>,
 ) -> Result<Calibration, QuantError> {
     let n_images = batches.iter().map(|batch| batch.dims()[0]).sum();
-    let nodes = grids.iter().zip(seen).map(|(&grid, seen)| NodeCalibration {
-        grid,
-        min: seen.min(),
-        max: seen.max(),
-        values: seen.count(),
-        saturated: 0,
-    });
+    let nodes = grids.iter().zip(seen).map(|(&grid, seen)| NodeCalibration { grid, seen, saturated: 0 });
     let mut calibration = Calibration { nodes: nodes.collect(), convs, n_images };
     count_saturated(student, batches, &mut calibration)?;
     Ok(calibration)

@@ -89,6 +89,17 @@ impl Histogram {
         self.log2_range.map_or(0.0, |log2_range| f64::from(log2_range + 1).exp2() / N_BINS as f64)
     }
 
+    /// Upper end of the range, a power of two above every value, and the counts of this many equal bins from its negative to it; zeros are left
+    /// out. No counts before the first value other than 0.
+    ///
+    /// # Panics
+    /// If `n_bins` does not divide [`N_BINS`].
+    pub fn merged(&self, n_bins: usize) -> Option<(f64, Vec<u64>)> {
+        assert_eq!(N_BINS % n_bins, 0, "merged: {n_bins} bins of {N_BINS}");
+        let counts = self.bins.chunks_exact(N_BINS / n_bins).map(|bins| bins.iter().sum());
+        self.log2_range.map(|log2_range| (f64::from(log2_range).exp2(), counts.collect()))
+    }
+
     fn double_range(&mut self) {
         let mut wider = vec![0; N_BINS];
         for (bin, count) in self.bins.iter().enumerate() {
@@ -147,6 +158,15 @@ mod tests {
         assert_eq!(at_once, in_turn);
         assert_eq!(at_once.count(), values.len() as u64);
         assert_eq!(at_once.max_abs(), values.iter().fold(0.0_f32, |max, x| max.max(x.abs())));
+    }
+
+    #[test]
+    fn merged_bins_hold_the_counts_of_their_parts() {
+        let mut histogram = Histogram::default();
+        histogram.observe(&[-0.9, -0.1, 0.0, 0.1, 0.6, 3.9]);
+        let expected = vec![0, 0, 0, 2, 2, 0, 0, 1];
+        assert_eq!(histogram.merged(8), Some((4.0, expected)));
+        assert_eq!(Histogram::default().merged(8), None);
     }
 
     #[test]

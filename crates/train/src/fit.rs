@@ -1,5 +1,6 @@
 //! The loop.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
@@ -8,7 +9,7 @@ use sensei_quant::qat::{NormStatistics, Quantizers};
 use sensei_student::ops::sum_of_squares;
 use sensei_student::profile;
 use sensei_student::student::{BatchStats, Parameter, Student};
-use sensei_student::weights::NamedWeights;
+use sensei_student::weights::{NamedWeights, write_weights};
 
 use crate::checkpoint::{TrainState, latest, prune, weights_digest};
 use crate::error::TrainError;
@@ -33,6 +34,8 @@ pub struct RunOptions<'a> {
     pub keep_checkpoints: usize,
     /// Threads that prepare samples. Does not change the result.
     pub data_threads: usize,
+    /// Where the weights are written with which the first stage on the chip's grid begins.
+    pub before_quantization: Option<&'a Path>,
     /// Devices that share a step's batches with the student's own; those of its kind do not change the result.
     pub other_devices: &'a [Device],
 }
@@ -114,6 +117,9 @@ pub fn fit(
             }
             let learning_rate = stage.schedule.learning_rate(position.step_in_stage, stage.epochs * steps_per_epoch);
             if let (Some(quantization), None) = (&stage.quantization, &state.quantizers) {
+                if let Some(path) = options.before_quantization {
+                    write_weights(path, &state.result(), &BTreeMap::new())?;
+                }
                 let quantizers = calibrated_quantizers(quantization, &state.student, source, plan.seed)?;
                 state.quantizers = Some(QuantizerState::new(quantizers, plan.optimizer));
             }

@@ -3,5 +3,6 @@
 pub mod data;
 pub mod evaluate;
 pub mod export;
+pub mod layers;
 pub mod quantize;
 pub mod train;

@@ -1,5 +1,8 @@
 //! From trained weights to the int8 model of a run.
 
+use std::fs;
+
+use anyhow::Context;
 use burn::tensor::{Device, Tensor};
 use sensei_imx500::memory::memory_estimate;
 use sensei_imx500::model::Int8Model;
@@ -15,8 +18,9 @@ use sensei_student::weights::{NamedWeights, read_weights};
 use sensei_train::quantization::{calibration_batches, quantizers_of};
 use sensei_train::source::SampleSource;
 
+use super::layers::{LayerRow, before_and_after, rows, write_rows};
 use crate::config::RunPlan;
-use crate::progress::say;
+use crate::progress::{say, warn};
 use crate::run_folder::{RunFolder, write_whole};
 
 /// A quantized student.
@@ -27,6 +31,8 @@ pub struct Quantized {
     pub calibration: Calibration,
     /// Float, fake-quantized and integer network, layer by layer, on some of the calibration images.
     pub layers: LayerReport,
+    /// The layers of the weights with which training on the grid began, calibrated like a run without such training.
+    pub before: Option<Vec<LayerRow>>,
     /// What was measured to choose convolutions for fewer bits, if they were to be chosen.
     pub sensitivity: Option<SensitivityReport>,
 }
@@ -66,11 +72,45 @@ pub fn quantize(
         }
         None => calibrate(&float, &batches, &config)?,
     };
-    let model = lower(&float, &calibration, &network_name(&plan.name))?;
+    let (model, layers) = compared(plan, &float, &calibration, &batches)?;
+    let before = match plan.train.quantization() {
+        Some(quantization) => layers_before(plan, &quantization.calibration, &batches, folder)?,
+        None => None,
+    };
+    Ok(Quantized { model, calibration, layers, before, sensitivity: report })
+}
+
+/// The layers of the weights with which training on the grid began.
+fn layers_before(
+    plan: &RunPlan,
+    config: &CalibrationConfig,
+    batches: &[Tensor<4>],
+    folder: &RunFolder,
+) -> anyhow::Result<Option<Vec<LayerRow>>> {
+    let file = folder.before_quantization();
+    if !file.exists() {
+        warn(&format!("{}: not there; what training on the grid changed is left out", file.display()));
+        return Ok(None);
+    }
+    let weights = read_weights(&file)?.for_graph(&plan.graph)?;
+    let float = folded(plan, &weights, batches)?;
+    let calibration = calibrate(&float, batches, config)?;
+    let (model, layers) = compared(plan, &float, &calibration, batches)?;
+    Ok(Some(rows(&layers, &calibration, &model)))
+}
+
+/// The integers of a calibration, and how they differ from the floats on the first images.
+fn compared(
+    plan: &RunPlan,
+    float: &FoldedStudent,
+    calibration: &Calibration,
+    batches: &[Tensor<4>],
+) -> anyhow::Result<(Int8Model, LayerReport)> {
+    let model = lower(float, calibration, &network_name(&plan.name))?;
     let fake = FakeQuantStudent::new(&plan.graph, model.clone(), float.device())?;
     let n_compared = COMPARED_IMAGES.min(batches[0].dims()[0]);
-    let layers = compare_layers(&float, &fake, &batches[0].clone().narrow(0, 0, n_compared))?;
-    Ok(Quantized { model, calibration, layers, sensitivity: report })
+    let layers = compare_layers(float, &fake, &batches[0].clone().narrow(0, 0, n_compared))?;
+    Ok((model, layers))
 }
 
 /// What it costs to give single convolutions this many bits.
@@ -95,15 +135,18 @@ struct Prepared {
 }
 
 fn prepare(plan: &RunPlan, weights: &NamedWeights, train: &SampleSource) -> anyhow::Result<Prepared> {
-    let device = &Device::flex();
-    let quantize = &plan.quantize;
-    let batches = calibration_batches(train, quantize.calibration_instances, plan.train.seed)?;
-    let mut float = FoldedStudent::new(&plan.graph, weights, device)?;
-    if let Some(by) = quantize.equalization {
-        float = equalize(&float, &batches, by)?;
-    }
-    let config = quantize.calibration();
-    Ok(Prepared { float, batches, config })
+    let batches = calibration_batches(train, plan.quantize.calibration_instances, plan.train.seed)?;
+    let float = folded(plan, weights, &batches)?;
+    Ok(Prepared { float, batches, config: plan.quantize.calibration() })
+}
+
+/// The network without batch norms, equalised if it is to be.
+fn folded(plan: &RunPlan, weights: &NamedWeights, batches: &[Tensor<4>]) -> anyhow::Result<FoldedStudent> {
+    let float = FoldedStudent::new(&plan.graph, weights, &Device::flex())?;
+    Ok(match plan.quantize.equalization {
+        Some(by) => equalize(&float, batches, by)?,
+        None => float,
+    })
 }
 
 /// Writes model and layer table into the run folder, and says what matters of them.
@@ -112,36 +155,21 @@ fn prepare(plan: &RunPlan, weights: &NamedWeights, train: &SampleSource) -> anyh
 /// If they cannot be written.
 pub fn save(quantized: &Quantized, folder: &RunFolder) -> anyhow::Result<()> {
     write_model(&folder.int8(), &quantized.model)?;
-    let rows: Vec<serde_json::Value> = quantized
-        .layers
-        .layers
-        .iter()
-        .zip(&quantized.calibration.nodes)
-        .map(|(layer, node)| {
-            serde_json::json!({
-                "name": layer.name,
-                "weight_bits": layer.weight_bits,
-                "bits": layer.grid.bits(),
-                "signed": layer.grid.signed(),
-                "threshold": layer.grid.threshold(),
-                "calibration_min": node.min,
-                "calibration_max": node.max,
-                "sqnr_db": layer.sqnr_db.is_finite().then_some(layer.sqnr_db),
-                "max_abs_diff": layer.max_abs_diff,
-                "saturated_share": layer.saturated_share(),
-                "integer_mismatches": layer.integer_mismatches,
-                "max_integer_mismatch_steps": layer.max_integer_mismatch,
-                "values": layer.values,
-            })
-        })
-        .collect();
-    write_whole(&folder.layers(), &serde_json::to_vec_pretty(&rows)?)?;
-    let divergence = first_divergences(&quantized.layers);
-    let table = format!("{}{}\n", quantized.layers.table(), divergence.join("\n"));
-    write_whole(&folder.layers().with_extension("txt"), table.as_bytes())?;
     let calibration = &quantized.calibration;
+    let after = rows(&quantized.layers, calibration, &quantized.model);
+    write_rows(&folder.layers(), &after)?;
+    let divergence = first_divergences(&quantized.layers);
+    let mut table = format!("{}{}\n", quantized.layers.table(), divergence.join("\n"));
+    if let Some(before) = &quantized.before {
+        write_rows(&folder.layers_before(), before)?;
+        table = format!("{table}\n{}", before_and_after(before, &after));
+    } else if folder.layers_before().exists() {
+        fs::remove_file(folder.layers_before())
+            .with_context(|| format!("{}: cannot remove", folder.layers_before().display()))?;
+    }
+    write_whole(&folder.layers().with_extension("txt"), table.as_bytes())?;
     let saturated: u64 = calibration.nodes.iter().map(|node| node.saturated).sum();
-    let values: u64 = calibration.nodes.iter().map(|node| node.values).sum();
+    let values: u64 = calibration.nodes.iter().map(|node| node.seen.count()).sum();
     let clipped: usize = calibration.convs.values().map(|conv| conv.clipped_weights).sum();
     say(&format!(
         "int8: calibrated on {} images; {saturated} of {values} activations saturate, {clipped} weights are clipped",

@@ -62,6 +62,7 @@ pub fn train(
     if how.profile {
         progress.profile(folder.profile());
     }
+    let before_quantization = folder.before_quantization();
     let options = RunOptions {
         checkpoint_dir: &folder.checkpoints(),
         plan_digest: &digest,
@@ -69,6 +70,7 @@ pub fn train(
         checkpoint_every_steps: logging.checkpoint_every_steps,
         keep_checkpoints: logging.keep_checkpoints,
         data_threads: logging.data_threads,
+        before_quantization: Some(&before_quantization),
         other_devices: &devices.others,
     };
     let fitted = fit(&plan.train, initial, train, &options, &mut progress)?;

@@ -10,6 +10,7 @@ mod data;
 mod device;
 mod disk;
 mod eval_coco;
+mod layers;
 #[cfg(unix)]
 mod package;
 mod resume;

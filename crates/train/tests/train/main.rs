@@ -118,6 +118,7 @@ impl<'a> Run<'a> {
             checkpoint_every_steps: self.checkpoint_every_steps,
             keep_checkpoints: self.keep_checkpoints,
             data_threads: self.data_threads,
+            before_quantization: None,
         };
         let mut observer = Recorder { steps_left: self.stop_after, events: vec![] };
         let fitted = fit(plan, student, source, &options, &mut observer)?;
