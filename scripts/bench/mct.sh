@@ -20,7 +20,7 @@ number() { sed -n "s/^$1 = \([0-9]*\)$/\1/p" "$run/plan.toml" | head -1; }
 coco=$shared/data/coco dumps=$shared/data/teacher_cache
 crops() { target/release/examples/crops "$1" "$coco/annotations/instances_$2.json" "$coco/images/$2" "$dumps/roi96_box_$2.safetensors" "${@:3}"; }
 crops calibration train "$work/calibration.safetensors" "$(number calibration_instances)" "$(number seed)"
-crops all val "$work/validation.safetensors"
-grep -E "^(float|fake_quant|int8) " "$work/run/eval/table.txt"
+crops all val "$work/validation.safetensors" "$work/run/student.s8m"
+grep -E "^(float|fake_quant|int8) +[0-9]" "$work/run/eval/table.txt"
 "$python" scripts/bench/mct_ptq.py "$work/run" "$coco/annotations/instances_val.json" "$work/calibration.safetensors" \
     "$work/validation.safetensors" 2>"$work/log" || { cat "$work/log" >&2; exit 1; }

@@ -487,34 +487,55 @@ impl Block<'_> {
                 }
                 offset += self.inner_step;
             }
-            // Loops so short that they are unrolled: one that is not would keep the sums in memory all along.
-            let is_plain = self.last_lanes == V::LANES && self.bias.is_none() && !self.relu;
-            if is_plain && self.read {
-                for idx in 0..ROWS {
-                    let line = self.out.add(self.places.of(row + idx));
-                    for vector in 0..VECTORS {
-                        let place = line.add(vector * V::LANES);
-                        V::store(V::add(sums[idx][vector], V::load(place)), place);
+            let is_whole = self.last_lanes == V::LANES;
+            match (is_whole, self.read, self.bias, self.relu) {
+                (true, false, None, false) => self.store_rows(&sums, row, |sum, _, _| sum),
+                (true, true, None, false) => self.store_rows(&sums, row, |sum, place, _| V::add(sum, V::load(place))),
+                (true, false, Some(bias), true) => {
+                    self.store_rows(&sums, row, |sum, _, at| V::positive(V::add(sum, V::load(bias.add(at)))))
+                }
+                (true, true, Some(bias), true) => self.store_rows(&sums, row, |sum, place, at| {
+                    V::positive(V::add(V::add(sum, V::load(place)), V::load(bias.add(at))))
+                }),
+                (true, true, Some(bias), false) => self.store_rows(&sums, row, |sum, place, at| {
+                    V::add(V::add(sum, V::load(place)), V::load(bias.add(at)))
+                }),
+                _ => {
+                    let mut buffer = MaybeUninit::<[f32; MOST_SUMS]>::uninit();
+                    let buffer = buffer.as_mut_ptr().cast::<f32>();
+                    for idx in 0..ROWS {
+                        for vector in 0..VECTORS {
+                            V::store(sums[idx][vector], buffer.add((idx * VECTORS + vector) * V::LANES));
+                        }
+                    }
+                    for idx in 0..ROWS {
+                        let line = self.out.add(self.places.of(row + idx));
+                        self.finish::<V, VECTORS>(buffer.add(idx * VECTORS * V::LANES), line);
                     }
                 }
-            } else if is_plain {
-                for idx in 0..ROWS {
-                    let line = self.out.add(self.places.of(row + idx));
-                    for vector in 0..VECTORS {
-                        V::store(sums[idx][vector], line.add(vector * V::LANES));
-                    }
-                }
-            } else {
-                let mut buffer = MaybeUninit::<[f32; MOST_SUMS]>::uninit();
-                let buffer = buffer.as_mut_ptr().cast::<f32>();
-                for idx in 0..ROWS {
-                    for vector in 0..VECTORS {
-                        V::store(sums[idx][vector], buffer.add((idx * VECTORS + vector) * V::LANES));
-                    }
-                }
-                for idx in 0..ROWS {
-                    let line = self.out.add(self.places.of(row + idx));
-                    self.finish::<V, VECTORS>(buffer.add(idx * VECTORS * V::LANES), line);
+            }
+        }
+    }
+
+    /// Stores whole vectors, finished by `finish` of the sum, its place and the vector's first column: loops so short that they
+    /// are unrolled, as one that is not would keep the sums in memory all along.
+    ///
+    /// # Safety
+    /// As [`Block::rows`], and the rows must exist.
+    #[inline(always)]
+    unsafe fn store_rows<V: Vector, const ROWS: usize, const VECTORS: usize>(
+        &self,
+        sums: &[[V; VECTORS]; ROWS],
+        row: usize,
+        finish: impl Fn(V, *const f32, usize) -> V,
+    ) {
+        for (idx, sums) in sums.iter().enumerate() {
+            for (vector, &sum) in sums.iter().enumerate() {
+                let at = vector * V::LANES;
+                // SAFETY: an existing place of the contract.
+                unsafe {
+                    let place = self.out.add(self.places.of(row + idx) + at);
+                    V::store(finish(sum, place, at), place);
                 }
             }
         }

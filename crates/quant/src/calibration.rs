@@ -50,6 +50,8 @@ pub struct Calibration {
     pub convs: BTreeMap<usize, ConvCalibration>,
     /// Images seen.
     pub n_images: usize,
+    /// Trained thresholds that had left the chip's range and lie at its end here.
+    pub clamped_thresholds: usize,
 }
 
 /// The grid of a tensor.
@@ -163,7 +165,7 @@ impl Calibration {
             }
         }
         let node = |grid| NodeCalibration { grid, seen: Histogram::default(), saturated: 0 };
-        Self { nodes: grids.into_iter().map(node).collect(), convs, n_images: 0 }
+        Self { nodes: grids.into_iter().map(node).collect(), convs, n_images: 0, clamped_thresholds: 0 }
     }
 }
 
@@ -226,7 +228,7 @@ fn finish(
 ) -> Result<Calibration, QuantError> {
     let n_images = batches.iter().map(|batch| batch.dims()[0]).sum();
     let nodes = grids.iter().zip(seen).map(|(&grid, seen)| NodeCalibration { grid, seen, saturated: 0 });
-    let mut calibration = Calibration { nodes: nodes.collect(), convs, n_images };
+    let mut calibration = Calibration { nodes: nodes.collect(), convs, n_images, clamped_thresholds: 0 };
     count_saturated(student, batches, &mut calibration)?;
     Ok(calibration)
 }

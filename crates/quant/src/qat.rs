@@ -151,8 +151,9 @@ impl Quantizers {
                 ActivationQuantizer::Fixed(grid) => grid,
                 ActivationQuantizer::SameAs(node) => grids[node],
                 ActivationQuantizer::Trained { entry, bits, signed } => {
-                    let log2 = (log2_thresholds[entry].round() as i32).clamp(LOG2_MIN, LOG2_MAX);
-                    ActivationGrid::new(bits, signed, log2).expect("bits of a calibrated grid, a threshold in range")
+                    let log2 = log2_thresholds[entry].clamp(ACTIVATION_LOG2.0, ACTIVATION_LOG2.1);
+                    ActivationGrid::new(bits, signed, log2.round() as i32)
+                        .expect("bits of a calibrated grid, a threshold in range")
                 }
             });
         }
@@ -276,14 +277,25 @@ impl Quantizers {
             let weights = folded.weight.values.clone();
             (idx, ConvCalibration { weights, thresholds, weight_bits, bias, clipped_weights: 0, raised_channels: 0 })
         });
-        calibration_on(student, batches, &self.grids(), convs.collect())
+        let mut calibration = calibration_on(student, batches, &self.grids(), convs.collect())?;
+        calibration.clamped_thresholds = self.clamped_thresholds();
+        Ok(calibration)
+    }
+
+    /// Trained thresholds outside of the chip's range.
+    fn clamped_thresholds(&self) -> usize {
+        let outside = |(idx, parameter): (usize, &Parameter)| {
+            let (low, high) = if idx == 0 { ACTIVATION_LOG2 } else { WEIGHT_LOG2 };
+            host(&parameter.values).into_iter().filter(|log2| *log2 < low || *log2 > high).count()
+        };
+        self.parameters.iter().enumerate().map(outside).sum()
     }
 }
 
 /// The thresholds that trained logarithms stand for.
 fn weight_thresholds(log2_thresholds: &[f32]) -> impl Iterator<Item = WeightThreshold> {
     log2_thresholds.iter().map(|&log2| {
-        let value = f64::from(log2).clamp(f64::from(LOG2_MIN), f64::from(LOG2_MAX) - 1.0).exp2();
+        let value = f64::from(log2.clamp(WEIGHT_LOG2.0, WEIGHT_LOG2.1)).exp2();
         // Half an eighth bit below, so that a value of the grid in 32 bits is not pushed to the next.
         WeightThreshold::at_least(value * (1.0 - 1.0 / 1024.0)).expect("a threshold in range")
     })
@@ -301,8 +313,8 @@ fn host(values: &Tensor<1>) -> Vec<f32> {
     values.clone().inner().try_to_vec_as::<f32>().expect("a tensor that its device can read back")
 }
 
-/// Ends of the chip's thresholds.
-const LOG2_MIN: i32 = -24;
-const LOG2_MAX: i32 = 24;
+/// Ends of the chip's thresholds, as logarithms; a weight's is rounded up from here.
+const ACTIVATION_LOG2: (f32, f32) = (-24.0, 24.0);
+const WEIGHT_LOG2: (f32, f32) = (-24.0, 23.0);
 /// Gain of a batch norm below which a channel counts as dead.
 const DEAD_GAIN: f64 = 1e-12;

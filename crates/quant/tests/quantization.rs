@@ -474,3 +474,22 @@ fn statistics_of_the_batch_are_those_of_training_without_a_grid() {
 fn values1(tensor: &Tensor<1>) -> Vec<f32> {
     tensor.clone().into_data().try_to_vec::<f32>().expect("f32 tensors")
 }
+
+#[test]
+fn trained_thresholds_beyond_the_chips_are_counted() {
+    let graph = small_graph();
+    let device = Device::flex();
+    let folded = folded(&graph, 3);
+    let batches = [images(2, 32, 5)];
+    let quantizers = Quantizers::new(&graph, &calibrate(&folded, &batches, &MSE).expect("ordinary images"), &device);
+    let clamped = |thresholds: NamedWeights| {
+        let quantizers = Quantizers::for_config(&graph, &MSE, &device).with_values(thresholds).expect("its names");
+        quantizers.calibration(&folded, &batches).expect("a network that the chip holds").clamped_thresholds
+    };
+    let mut thresholds = quantizers.to_named();
+    assert_eq!(clamped(thresholds.clone()), 0);
+    thresholds.get_mut("activations").expect("activations").values[2] = -24.6;
+    let weights = thresholds.iter_mut().find(|(name, _)| name.ends_with(".weight")).expect("weights").1;
+    (weights.values[0], weights.values[1]) = (-31.0, -24.0);
+    assert_eq!(clamped(thresholds), 2);
+}

@@ -1,9 +1,10 @@
 //! `crops calibration ANNOTATIONS IMAGES DUMP OUT N SEED`: the inputs that `sensei quantize` calibrates on.
-//! `crops all ANNOTATIONS IMAGES DUMP OUT`: every instance that the dump answers, as it is scored, with truth and id.
+//! `crops all ANNOTATIONS IMAGES DUMP OUT MODEL`: every instance that the dump answers, as it is scored, with truth, id and what the int8
+//! model MODEL says.
 //!
 //! For programs that are compared with ours (`scripts/bench/mct.sh`). ROI prompt, padding 0.1, border "reference", 96 x 96.
 //! OUT is a safetensors file: `inputs` (f32, `[n, 3, 96, 96]`, `(pixel - 128) / 128`) and, of `all`, `truth` (u8, `[n, 96,
-//! 96]`) and `annotation_ids` (u64, `[n]`).
+//! 96]`), `annotation_ids` (u64, `[n]`) and `int8_logits` (f32, `[n, 96, 96]`).
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program for benchmarks")]
 
 use std::path::Path;
@@ -15,6 +16,8 @@ use sensei_data::dataset::Dataset;
 use sensei_data::image_file::ImageLimits;
 use sensei_data::prompt::{Border, PromptRule};
 use sensei_eval::protocol::ProtocolRules;
+use sensei_imx500::interpreter::Interpreter;
+use sensei_imx500::model_file::read_model;
 use sensei_teacher::cache::Cache;
 use sensei_teacher::import::import_dump;
 use sensei_train::loader::HostBatch;
@@ -24,7 +27,7 @@ use sensei_train::source::{InstanceChoice, Sample, SampleSource};
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [what, annotations, images, dump, out, rest @ ..] = arguments.as_slice() else {
-        panic!("crops calibration ANNOTATIONS IMAGES DUMP OUT N SEED | crops all ANNOTATIONS IMAGES DUMP OUT")
+        panic!("crops calibration ANNOTATIONS IMAGES DUMP OUT N SEED | crops all ANNOTATIONS IMAGES DUMP OUT MODEL")
     };
     let dataset = Dataset::load_coco(Path::new(annotations), Path::new(images)).unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -36,31 +39,37 @@ fn main() {
     let source =
         SampleSource::new(dataset, Some(cache), rules, prompt, ImageLimits::default(), InstanceChoice::Cached).unwrap();
 
-    let (mut inputs, mut truth, mut ids) = (vec![], vec![], vec![]);
+    let (mut inputs, mut truth, mut ids, mut logits) = (vec![], vec![], vec![], vec![]);
     let mut push = |batch: burn::tensor::Tensor<4>| inputs.extend(batch.into_data().try_to_vec::<f32>().unwrap());
     match (what.as_str(), rest) {
         ("calibration", [n, seed]) => {
             let batches = calibration_batches(&source, n.parse().unwrap(), seed.parse().unwrap()).unwrap();
             batches.into_iter().for_each(&mut push);
         }
-        ("all", []) => {
+        ("all", [model]) => {
+            let model = read_model(Path::new(model)).unwrap();
+            let interpreter = Interpreter::new(&model);
             for chunk in source.instances.chunks(16) {
                 let samples: Vec<Sample> = chunk.iter().map(|&idx| source.sample(idx).unwrap()).collect();
                 push(HostBatch::new(&samples).input_tensor(&Device::flex()));
                 for sample in samples {
+                    let input = interpreter.from_pixels(&sample.pixels).unwrap();
+                    logits.extend(interpreter.run(&input).unwrap().dequantize());
                     truth.extend(sample.truth);
                     ids.push(sample.annotation_id);
                 }
             }
         }
-        _ => panic!("{what}: expected calibration with N and SEED, or all"),
+        _ => panic!("{what}: expected calibration with N and SEED, or all with MODEL"),
     }
     let n = inputs.len() / (3 * 96 * 96);
     let inputs: Vec<u8> = inputs.iter().flat_map(|value| value.to_le_bytes()).collect();
     let bytes: Vec<u8> = ids.iter().flat_map(|id: &u64| id.to_le_bytes()).collect();
+    let logits: Vec<u8> = logits.iter().flat_map(|logit: &f32| logit.to_le_bytes()).collect();
     let mut tensors = vec![("inputs", TensorView::new(Dtype::F32, vec![n, 3, 96, 96], &inputs).unwrap())];
     if what == "all" {
         tensors.push(("truth", TensorView::new(Dtype::U8, vec![n, 96, 96], &truth).unwrap()));
+        tensors.push(("int8_logits", TensorView::new(Dtype::F32, vec![n, 96, 96], &logits).unwrap()));
         tensors.push(("annotation_ids", TensorView::new(Dtype::U64, vec![n], &bytes).unwrap()));
     }
     safetensors::serialize_to_file(tensors, None, Path::new(out)).unwrap();

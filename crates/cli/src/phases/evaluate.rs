@@ -184,7 +184,9 @@ pub fn scores_of(folder: &Path, model: &Int8Model) -> anyhow::Result<Option<Eval
         warn(&format!("{}: scores of another int8 model, left out; `sensei eval` makes new ones", file.display()));
         return Ok(None);
     }
-    Ok(Some(EvalReport::read(&file)?))
+    let report =
+        EvalReport::read(&file).context("the run's scores cannot be used; `sensei eval RUN` makes new ones")?;
+    Ok(Some(report))
 }
 
 /// The predictors that have learned nothing but where objects lie in a crop.

@@ -175,6 +175,12 @@ pub fn save(quantized: &Quantized, folder: &RunFolder) -> anyhow::Result<()> {
         "int8: calibrated on {} images; {saturated} of {values} activations saturate, {clipped} weights are clipped",
         calibration.n_images
     ));
+    if calibration.clamped_thresholds > 0 {
+        warn(&format!(
+            "int8: {} trained thresholds had left the chip's range and lie at its end",
+            calibration.clamped_thresholds
+        ));
+    }
     if let Some(report) = &quantized.sensitivity {
         let narrowed: Vec<&str> = report
             .convs
