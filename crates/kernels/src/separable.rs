@@ -179,7 +179,7 @@ pub fn output(shape: &SeparableShape, weights: &SeparableWeights, kept: &Kept<&[
     let map = PointwiseMap::new(level, shape, weights, kept);
     let affine = Affine::of_norm(&weights.norm2, kept.mean2, kept.variance2);
     let outs = shape.out_channels;
-    let skip = skip.map(|skip| (SkipPanels::new(level, outs, skip.weight, skip.bias), skip.input));
+    let skip = skip.map(|skip| (BiasedPointwise::new(level, outs, skip.weight, skip.bias), skip.input));
     let tile = skip.as_ref().map_or(tile_rows(outs), |(skip, _)| tile_rows(skip.ins));
     let part = part_len(shape.rows(), TASKS_PER_THREAD, MIN_ROWS_PER_TASK);
     let run = |out: &mut [MaybeUninit<f32>]| {
@@ -235,25 +235,40 @@ pub struct PackedSeparable {
     taps: Taps,
     pointwise: Panels,
     pointwise_bias: Vec<f32>,
-    skip: Option<SkipPanels>,
+    skip: Option<BiasedPointwise>,
+    head: Option<BiasedPointwise>,
 }
 
 impl PackedSeparable {
-    /// Packs the block and its skip connection's weight and bias; the batch of `shape` does not matter.
-    pub fn new(shape: &SeparableShape, weights: &FoldedSeparable, skip: Option<(&[f32], &[f32])>) -> Self {
-        Self::at(Level::detect(), shape, weights, skip)
+    /// Packs the block, the weight and bias of its skip connection, and those of a 1x1 convolution of its output, `head`, with which
+    /// the output never leaves the cache; the batch of `shape` does not matter.
+    pub fn new(
+        shape: &SeparableShape,
+        weights: &FoldedSeparable,
+        skip: Option<(&[f32], &[f32])>,
+        head: Option<(&[f32], &[f32])>,
+    ) -> Self {
+        Self::at(Level::detect(), shape, weights, skip, head)
     }
 
-    fn at(level: Level, shape: &SeparableShape, weights: &FoldedSeparable, skip: Option<(&[f32], &[f32])>) -> Self {
+    fn at(
+        level: Level,
+        shape: &SeparableShape,
+        weights: &FoldedSeparable,
+        skip: Option<(&[f32], &[f32])>,
+        head: Option<(&[f32], &[f32])>,
+    ) -> Self {
         shape.check_weights(weights.pointwise);
         let taps = Taps::new(shape, weights.depthwise, Some(weights.depthwise_bias), true);
         let pointwise = pack_pointwise(level, weights.pointwise, shape.depthwise.channels, shape.out_channels);
         let pointwise_bias = pointwise.padded(weights.pointwise_bias);
-        let skip = skip.map(|(weight, bias)| SkipPanels::new(level, shape.out_channels, weight, bias));
-        Self { level, shape: *shape, taps, pointwise, pointwise_bias, skip }
+        let skip = skip.map(|(weight, bias)| BiasedPointwise::new(level, shape.out_channels, weight, bias));
+        let head = head.map(|(weight, bias)| BiasedPointwise::new(level, bias.len(), weight, bias));
+        assert!(head.as_ref().is_none_or(|head| head.ins == shape.out_channels), "separable: weight of the head");
+        Self { level, shape: *shape, taps, pointwise, pointwise_bias, skip, head }
     }
 
-    /// The block's output, plus the skip connection of `skip_input`, which is given if and only if there is one.
+    /// The block's output, plus the skip connection of `skip_input`, which is given if and only if there is one; or the head's.
     pub fn forward(&self, batch: usize, input: &[f32], skip_input: Option<&[f32]>) -> Vec<f32> {
         let mut shape = self.shape;
         shape.depthwise.batch = batch;
@@ -270,24 +285,35 @@ impl PackedSeparable {
         let finish = Finish { bias: Some(&self.pointwise_bias), relu: true };
         let (height, width) = (depthwise.out_height(), depthwise.out_width());
         let (band, group) = (band_lines(depthwise), shape.group_lines(tile_rows(ins) / 2));
+        let write_block = |values: &[f32], first_pixel: usize, out: &mut [MaybeUninit<f32>]| {
+            self.pointwise.multiply(Rows::dense(values, ins), finish, out);
+            if let Some((skip, input)) = skip {
+                // SAFETY: `multiply` has written all of it.
+                skip.add(input, first_pixel, unsafe { out.assume_init_mut() });
+            }
+        };
+        let written = self.head.as_ref().map_or(outs, |head| head.outs);
         let run = |out: &mut [MaybeUninit<f32>]| {
-            map_bands(height * width * outs, band * width * outs, out, |image, band_idx, out| {
+            map_bands(height * width * written, band * width * written, out, |image, band_idx, out| {
                 let mut lines = Lines::new(level, &shape, &self.taps, input, image, band_idx * band);
-                let mut scratch = Scratch::default();
-                for (group_idx, out) in out.chunks_mut(group * width * outs).enumerate() {
-                    let (first, rows) = (band_idx * band + group_idx * group, out.len() / outs);
+                let [mut scratch, mut block] = [Scratch::default(), Scratch::default()];
+                for (group_idx, out) in out.chunks_mut(group * width * written).enumerate() {
+                    let (first, rows) = (band_idx * band + group_idx * group, out.len() / written);
+                    let first_pixel = (image * height + first) * width;
                     // SAFETY: `write` writes all lines.
                     let values = unsafe { scratch.filled(rows * ins, |out| lines.write(first, out, |_| {})) };
-                    self.pointwise.multiply(Rows::dense(values, ins), finish, out);
-                    if let Some((skip, input)) = skip {
-                        // SAFETY: `multiply` has written all of it.
-                        skip.add(input, (image * height + first) * width, unsafe { out.assume_init_mut() });
-                    }
+                    let Some(head) = &self.head else {
+                        write_block(values, first_pixel, out);
+                        continue;
+                    };
+                    // SAFETY: `write_block` writes all of it.
+                    let block = unsafe { block.filled(rows * outs, |out| write_block(values, first_pixel, out)) };
+                    head.write(block, out);
                 }
             });
         };
-        // SAFETY: the bands and groups cover the output, and `multiply` writes all of each.
-        unsafe { filled(shape.output_len(), run) }
+        // SAFETY: the bands and groups cover the output, and `write_block` and `write` write all of each.
+        unsafe { filled(shape.rows() * written, run) }
     }
 }
 
@@ -343,20 +369,26 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// The weight and bias of a [`Skip`], packed.
-struct SkipPanels {
+/// A 1x1 convolution with a bias, packed.
+struct BiasedPointwise {
     ins: usize,
     outs: usize,
     weight: Panels,
     bias: Vec<f32>,
 }
 
-impl SkipPanels {
+impl BiasedPointwise {
     fn new(level: Level, outs: usize, weight: &[f32], bias: &[f32]) -> Self {
-        assert!(weight.len().is_multiple_of(outs), "separable: weight of the skip connection");
+        assert!(weight.len().is_multiple_of(outs), "separable: weight and outputs of a 1x1 convolution");
         let ins = weight.len() / outs;
         let weight = pack_pointwise(level, weight, ins, outs);
         Self { ins, outs, bias: weight.padded(bias), weight }
+    }
+
+    /// Writes all of `out`.
+    fn write(&self, values: &[f32], out: &mut [MaybeUninit<f32>]) {
+        let finish = Finish { bias: Some(&self.bias), relu: false };
+        self.weight.multiply(Rows::dense(values, self.ins), finish, out);
     }
 
     /// Adds to the output pixels from `first` on.
@@ -628,7 +660,7 @@ fn skip_backward(
     reduce: &GradientSums,
 ) -> (Vec<f64>, SkipGradients) {
     let outs = shape.out_channels;
-    assert!(skip.weight.len().is_multiple_of(outs), "separable: weight of the skip connection");
+    assert!(skip.weight.len().is_multiple_of(outs), "separable: weight and outputs of a 1x1 convolution");
     let ins = skip.weight.len() / outs;
     assert_eq!(skip.input.len(), shape.rows() * ins, "separable: input of the skip connection");
     let turned = Panels::pack(level, [outs, ins], skip.weight, |out| out * ins, 1);
@@ -855,7 +887,7 @@ fn infer_at(
     input: &[f32],
     skip: Option<Skip>,
 ) -> Vec<f32> {
-    let packed = PackedSeparable::at(level, shape, weights, skip.map(|skip| (skip.weight, skip.bias)));
+    let packed = PackedSeparable::at(level, shape, weights, skip.map(|skip| (skip.weight, skip.bias)), None);
     packed.forward(shape.depthwise.batch, input, skip.map(|skip| skip.input))
 }
 
@@ -1019,7 +1051,29 @@ mod tests {
                 let name = format!("{level:?}, {:?}", case.shape);
                 assert_near(&name, &infer_at(level, &case.shape, &folded, &case.input, None), &doubles(&p));
                 let got = infer_at(level, &case.shape, &folded, &case.input, Some(case.skip()));
-                assert_near(&name, &got, &doubles(&pixelwise::add(&p, &skip)));
+                let sum = pixelwise::add(&p, &skip);
+                assert_near(&name, &got, &doubles(&sum));
+                for n_heads in [1, 18] {
+                    let (weight, bias) = (noise(n_heads * case.shape.out_channels, 41), noise(n_heads, 42));
+                    let dot = |pixel: &[f32], head: usize| {
+                        let products = pixel.iter().zip(&weight[head * pixel.len()..]);
+                        f64::from(bias[head]) + products.map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>()
+                    };
+                    let pixels = sum.chunks_exact(case.shape.out_channels);
+                    let expected: Vec<f64> = pixels
+                        .flat_map(|pixel| (0..n_heads).map(|head| dot(pixel, head)).collect::<Vec<_>>())
+                        .collect();
+                    let skip = case.skip();
+                    let packed = PackedSeparable::at(
+                        level,
+                        &case.shape,
+                        &folded,
+                        Some((skip.weight, skip.bias)),
+                        Some((&weight, &bias)),
+                    );
+                    let got = packed.forward(case.shape.depthwise.batch, &case.input, Some(skip.input));
+                    assert_near(&name, &got, &expected);
+                }
             }
         }
     }

@@ -9,7 +9,7 @@ use sensei_kernels::separable::{FoldedSeparable, PackedSeparable, SeparableShape
 
 use crate::fold::{FoldedConv, FoldedWeights, fold_batch_norm};
 use crate::graph::{Conv, LayerGraph, Node, Op};
-use crate::run::{Step, StepKind, block_steps, run_steps};
+use crate::run::{Step, StepKind, block_steps, merge_head, run_steps};
 use crate::weights::{NamedWeights, WeightsError};
 
 /// The fastest way on the CPU from images to mask logits; made for scoring and for answering, not for training.
@@ -23,7 +23,7 @@ pub struct InferenceStudent {
 enum Layer {
     Conv(PackedConv),
     Depthwise(PackedDepthwise),
-    Block(PackedSeparable),
+    Block(Box<PackedSeparable>),
     Other,
 }
 
@@ -37,8 +37,9 @@ impl InferenceStudent {
     /// If a convolution is grouped but not depthwise, or depthwise with a stride; no network of the U-Net family is.
     pub fn new(graph: LayerGraph, weights: &NamedWeights) -> Result<Self, WeightsError> {
         let folded = fold_batch_norm(&graph, weights)?;
-        let steps = block_steps(&graph);
-        let layers = steps.iter().map(|step| layer(&graph, &folded, step)).collect();
+        let mut steps = block_steps(&graph);
+        let head = merge_head(&graph, &mut steps);
+        let layers = steps.iter().map(|step| layer(&graph, &folded, step, head)).collect();
         Ok(Self { graph, steps, layers })
     }
 
@@ -96,7 +97,8 @@ impl InferenceStudent {
     }
 }
 
-fn layer(graph: &LayerGraph, folded: &FoldedWeights, step: &Step) -> Layer {
+/// The layer of a step; `head` is the node that was taken into the last block, if one was.
+fn layer(graph: &LayerGraph, folded: &FoldedWeights, step: &Step, head: Option<usize>) -> Layer {
     let nodes = graph.nodes();
     match step.kind {
         StepKind::Block { doubled, depthwise, pointwise, merged } => {
@@ -114,8 +116,9 @@ fn layer(graph: &LayerGraph, folded: &FoldedWeights, step: &Step) -> Layer {
                 pointwise: &w2.values,
                 pointwise_bias: b2,
             };
-            let skip = merged.map(|skip| (&folded[&skip].weight.values[..], &folded[&skip].bias[..]));
-            Layer::Block(PackedSeparable::new(&shape, &weights, skip))
+            let pointwise = |node: usize| (&folded[&node].weight.values[..], &folded[&node].bias[..]);
+            let head = head.filter(|head| *head == step.output);
+            Layer::Block(Box::new(PackedSeparable::new(&shape, &weights, merged.map(pointwise), head.map(pointwise))))
         }
         StepKind::Node => {
             let Op::Conv(conv) = &nodes[step.output].op else { return Layer::Other };

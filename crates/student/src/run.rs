@@ -62,7 +62,7 @@ pub fn block_steps(graph: &LayerGraph) -> Vec<Step> {
         let is_merged = is_only_read_by(pointwise, add)
             && is_only_read_by(skip, add)
             && nodes[add].op == Op::Add
-            && is_skip(&nodes[skip]);
+            && is_plain_1x1(&nodes[skip]);
         let mut inputs = nodes[idx].inputs.clone();
         let merged = is_merged.then_some(skip);
         inputs.extend(merged.map(|skip| nodes[skip].inputs[0]));
@@ -71,6 +71,20 @@ pub fn block_steps(graph: &LayerGraph) -> Vec<Step> {
         idx = output + 1;
     }
     steps
+}
+
+/// Takes a last step that is a 1x1 convolution with nothing after it, and the only reader of a block's output, into that block.
+/// Returns its node.
+pub(crate) fn merge_head(graph: &LayerGraph, steps: &mut Vec<Step>) -> Option<usize> {
+    let nodes = graph.nodes();
+    let [.., Step { kind: StepKind::Block { .. }, output, .. }, last] = &mut steps[..] else { return None };
+    let n_readers = nodes.iter().flat_map(|node| &node.inputs).filter(|input| *input == output).count();
+    let is_head = last.kind == StepKind::Node && is_plain_1x1(&nodes[last.output]) && n_readers == 1;
+    if !is_head || last.inputs != [*output] {
+        return None;
+    }
+    *output = last.output;
+    steps.pop().map(|head| head.output)
 }
 
 fn is_depthwise(node: &Node) -> bool {
@@ -89,7 +103,8 @@ fn is_pointwise(node: &Node) -> bool {
     matches!(&node.op, Op::Conv(conv) if is_dense_1x1(conv) && ends_in_relu(conv))
 }
 
-fn is_skip(node: &Node) -> bool {
+/// With a bias, and neither batch norm nor ReLU: a skip connection's, or the last of a network.
+fn is_plain_1x1(node: &Node) -> bool {
     matches!(&node.op, Op::Conv(conv) if is_dense_1x1(conv) && conv.bias && conv.batch_norm.is_none() && !conv.relu)
 }
 
@@ -177,6 +192,12 @@ mod tests {
                 made.push(step.output);
             }
             assert_eq!(made.last(), Some(&(nodes.len() - 1)));
+            // PicoSAM3's last step follows another convolution, not a block.
+            let (n_steps, mut with_head) = (steps.len(), steps);
+            let head = merge_head(&graph, &mut with_head).map(|node| nodes[node].name.as_str());
+            assert_eq!(head, (!nodes.iter().any(|node| node.name == "eca")).then_some("output_head"));
+            assert_eq!(with_head.len(), n_steps - usize::from(head.is_some()));
+            assert_eq!(with_head.last().map(|step| step.output), Some(nodes.len() - 1));
         }
     }
 
