@@ -105,8 +105,7 @@ fn coefficients(network: &NetworkShape) -> u64 {
             let outputs = padded(conv.out_channels);
             let values = if conv.is_depthwise() {
                 outputs * conv.kernel.next_multiple_of(2).pow(2)
-            } else if conv.stride == 2 && conv.kernel > 1 && conv.in_channels <= 32 {
-                // Turned into half as many taps a side on four times the channels.
+            } else if turns_taps_to_channels(&conv) {
                 outputs * padded(4 * conv.in_channels) * conv.kernel.div_ceil(2).pow(2)
             } else {
                 outputs * padded(conv.in_channels / conv.groups) * conv.kernel.pow(2)
@@ -129,15 +128,46 @@ fn runtime(network: &NetworkShape) -> u64 {
     // A fused convolution's inputs are read when the addition runs.
     let runs_at = |idx: usize| fused_into[idx].unwrap_or(idx);
     let last_use = |idx: usize| readers[idx].iter().map(|&reader| runs_at(reader)).max().unwrap_or(idx);
-    let live_at = |now: usize| {
-        let live = (0..=now).filter(|&idx| fused_into[idx].is_none() && last_use(idx) >= now);
-        let bytes = live.map(|idx| stored(&nodes[idx])).sum::<usize>();
-        // What the allocation loses grows with the channels of the tensor being made.
-        bytes + ALLOCATION_PER_32_CHANNELS * padded(nodes[now].shape[0]) / 32
+    let alive = |before: usize, until: usize| {
+        let alive = (0..before).filter(|&idx| fused_into[idx].is_none() && last_use(idx) >= until);
+        alive.map(|idx| stored(&nodes[idx])).sum::<usize>()
     };
-    let peak = (0..nodes.len()).filter(|&idx| fused_into[idx].is_none()).map(live_at).max().unwrap_or(0);
-    let kept_input = nodes.first().map_or(0, |input| input.shape.iter().product::<usize>() + KEPT_INPUT);
-    (peak + kept_input) as u64
+    let peak_at = |now: usize| {
+        let node = &nodes[now];
+        // What the allocation loses grows with the channels of the tensor being made.
+        let lost = ALLOCATION_PER_32_CHANNELS * padded(node.shape[0]) / 32;
+        let made = alive(now + 1, now) + if is_planar(node) { LAYOUT_CHANGE.max(lost) } else { lost };
+        let OpShape::Conv(conv) = node.op else { return made };
+        match turns_taps_to_channels(&conv.shape) {
+            true => made.max(alive(now, now + 1) + taps_to_channels(&conv.shape, nodes[node.inputs[0]].shape)),
+            false => made,
+        }
+    };
+    let peak = (0..nodes.len()).filter(|&idx| fused_into[idx].is_none()).map(peak_at).max().unwrap_or(0);
+    let (Some(input), Some(output)) = (nodes.first(), nodes.last()) else { return peak as u64 };
+    let at_start = LAYOUT_CHANGE + in_blocks(input) + 2 * planar(output);
+    (peak.max(at_start) + planar(input) + KEPT_INPUT) as u64
+}
+
+/// The most that lies beside the tensors that are alive while the taps of a stride-2 convolution are turned into channels: the padded
+/// input, the half of it that a quarter is cut from, and the quarters that are cut already; each in whole KiB.
+fn taps_to_channels(conv: &ConvShape, [channels, height, width]: [usize; 3]) -> usize {
+    let (height, width) = (height + 2 * conv.padding, width + 2 * conv.padding);
+    let [half_height, half_width] = [height.div_ceil(2), width.div_ceil(2)];
+    let planar = |lines: usize, line: usize| (channels * lines * padded(line)).next_multiple_of(1024);
+    let in_blocks = |height: usize, width: usize| (padded(channels) * height * width).next_multiple_of(1024);
+    let quarter = planar(half_height, half_width).min(in_blocks(half_height, half_width));
+    if channels <= MOST_PLANAR {
+        // The half lies there twice, columns by columns and lines by lines.
+        return planar(width, height) + planar(half_width, height) + planar(height, half_width) + 2 * quarter;
+    }
+    let third = quarter.max(in_blocks(half_height, half_width));
+    in_blocks(height, width) + in_blocks(height, half_width) + 2 * quarter + third
+}
+
+/// Half as many taps a side on four times the channels.
+fn turns_taps_to_channels(conv: &ConvShape) -> bool {
+    conv.stride == 2 && conv.kernel > 1 && conv.in_channels <= 32
 }
 
 /// For each node the addition that it is computed within: the last convolution before an addition, if nothing else reads
@@ -165,13 +195,28 @@ fn readers(network: &NetworkShape) -> Vec<Vec<usize>> {
     readers
 }
 
-/// Bytes of a stored tensor: channels padded to 32, or, from fewer channels out of a dense convolution, the width.
+/// Bytes of a stored tensor.
 fn stored(node: &NodeShape) -> usize {
-    let [channels, height, width] = node.shape;
-    let by_channel = padded(channels) * height * width;
-    let is_dense = matches!(node.op, OpShape::Conv(conv) if conv.shape.groups == 1) || node.op == OpShape::Add;
-    let bytes = if is_dense && channels < 32 { by_channel.min(channels * height * padded(width)) } else { by_channel };
+    let bytes = if is_planar(node) { planar(node).min(in_blocks(node)) } else { in_blocks(node) };
     bytes * usize::from(node.bits) / 8
+}
+
+/// Whether a tensor is stored channel by channel: of few channels, out of a dense convolution or an addition.
+fn is_planar(node: &NodeShape) -> bool {
+    let is_dense = matches!(node.op, OpShape::Conv(conv) if conv.shape.groups == 1) || node.op == OpShape::Add;
+    is_dense && node.shape[0] <= MOST_PLANAR
+}
+
+/// Values with the width padded to 32.
+fn planar(node: &NodeShape) -> usize {
+    let [channels, height, width] = node.shape;
+    channels * height * padded(width)
+}
+
+/// Values with the channels padded to 32.
+fn in_blocks(node: &NodeShape) -> usize {
+    let [channels, height, width] = node.shape;
+    padded(channels) * height * width
 }
 
 fn padded(count: usize) -> usize {
@@ -182,5 +227,9 @@ fn padded(count: usize) -> usize {
 const COEFFICIENT_ALIGNMENT: u64 = 384;
 /// Fitted: 8,256 bytes at 64 channels, 12,384 at 96.
 const ALLOCATION_PER_32_CHANNELS: usize = 4128;
-/// Fitted: what keeping an input of 64, 96 or 128 pixels takes beyond its values.
+/// What keeping an input takes beyond its values.
 const KEPT_INPUT: usize = 4096;
+/// What changing a layout takes beside the tensors.
+const LAYOUT_CHANGE: usize = 65536;
+/// Fitted: tensors of 6, 8, 12 and 16 channels are, those of 20 and 24 are not.
+const MOST_PLANAR: usize = 16;

@@ -5,54 +5,58 @@ use sensei_imx500::memory::{NetworkShape, memory_estimate};
 mod sample;
 use sample::{PICOSAM2, PICOSAM3, QUICKSTART_W4, SMALL2, SMALL3, Sample};
 
-/// Coefficients and runtime in bytes, from `dnnParams.xml` of converter 3.19.2.
-const REPORTS: [(Sample, u64, u64); 15] = [
+/// A network by its input size, encoder, bottleneck and decoder, with PicoSAM3's parts if it says so.
+const fn unet(
+    size: usize,
+    encoder: &'static [usize],
+    bottleneck: usize,
+    decoder: &'static [usize],
+    is_picosam3: bool,
+) -> Sample {
+    Sample { size, encoder, bottleneck, decoder, is_picosam3, ..PICOSAM2 }
+}
+
+/// Coefficients and runtime in bytes, from `dnnParams.xml` of converter 3.19.2. The rules were found on the first 31; the last seven
+/// came afterwards and changed nothing.
+const REPORTS: [(Sample, u64, u64); 38] = [
     (PICOSAM2, 1_322_656, 2_403_424),
     (PICOSAM3, 1_439_296, 2_403_424),
     (Sample { size: 64, ..PICOSAM2 }, 1_322_656, 1_077_344),
     (Sample { size: 128, ..PICOSAM2 }, 1_322_656, 4_259_936),
     (Sample { size: 128, ..PICOSAM3 }, 1_439_296, 4_259_936),
-    (
-        Sample { encoder: &[32, 64, 96, 128], bottleneck: 160, decoder: &[96, 64, 64, 32], ..PICOSAM2 },
-        404_576,
-        1_514_560,
-    ),
-    (Sample { encoder: &[8, 16, 24, 32], bottleneck: 40, decoder: &[24, 16, 8, 8], ..PICOSAM2 }, 71_008, 700_416),
-    (Sample { encoder: &[32, 64, 128], bottleneck: 192, decoder: &[96, 64, 32], ..PICOSAM2 }, 303_200, 1_514_560),
-    (
-        Sample { encoder: &[16, 32, 64, 128], bottleneck: 256, decoder: &[192, 128, 96, 96], ..PICOSAM2 },
-        425_824,
-        1_961_056,
-    ),
+    (unet(96, &[32, 64, 96, 128], 160, &[96, 64, 64, 32], false), 404_576, 1_514_560),
+    (unet(96, &[8, 16, 24, 32], 40, &[24, 16, 8, 8], false), 71_008, 700_416),
+    (unet(96, &[32, 64, 128], 192, &[96, 64, 32], false), 303_200, 1_514_560),
+    (unet(96, &[16, 32, 64, 128], 256, &[192, 128, 96, 96], false), 425_824, 1_961_056),
     (Sample { dense_bits: 4, ..PICOSAM2 }, 852_640, 2_403_424),
-    (
-        Sample { encoder: &[64, 128, 192, 320], bottleneck: 448, decoder: &[256, 160, 96, 64], ..PICOSAM2 },
-        2_043_488,
-        2_403_424,
-    ),
+    (unet(96, &[64, 128, 192, 320], 448, &[256, 160, 96, 64], false), 2_043_488, 2_403_424),
     (Sample { size: 32, ..PICOSAM2 }, 1_322_656, 282_624),
-    (
-        Sample { size: 64, encoder: &[8, 16, 24, 32], bottleneck: 40, decoder: &[24, 16, 8, 8], ..PICOSAM2 },
-        71_008,
-        315_424,
-    ),
-    (Sample { size: 32, encoder: &[32, 64], bottleneck: 96, decoder: &[64, 32], ..PICOSAM2 }, 87_520, 180_224),
-    (Sample { size: 64, encoder: &[32, 64], bottleneck: 96, decoder: &[64, 32], ..PICOSAM2 }, 87_520, 680_000),
-];
-
-/// Narrow and small at once: something that is not modelled takes more than their tensors.
-const TINY: [(Sample, u64, u64); 7] = [
+    (unet(64, &[8, 16, 24, 32], 40, &[24, 16, 8, 8], false), 71_008, 315_424),
+    (unet(32, &[32, 64], 96, &[64, 32], false), 87_520, 180_224),
+    (unet(64, &[32, 64], 96, &[64, 32], false), 87_520, 680_000),
     (SMALL2, 71_008, 119_808),
     (SMALL3, 58_336, 119_808),
-    (
-        Sample { size: 32, encoder: &[8, 16, 24, 32], bottleneck: 40, decoder: &[24, 16, 8, 8], ..PICOSAM2 },
-        71_008,
-        121_856,
-    ),
-    (Sample { size: 32, encoder: &[32], bottleneck: 32, decoder: &[32], ..PICOSAM2 }, 25_504, 128_000),
-    (Sample { size: 16, encoder: &[32, 64], bottleneck: 96, decoder: &[64, 32], ..PICOSAM2 }, 87_520, 80_384),
-    (Sample { size: 48, encoder: &[16, 32], bottleneck: 64, decoder: &[32, 16], ..PICOSAM3 }, 50_784, 250_880),
+    (unet(32, &[8, 16, 24, 32], 40, &[24, 16, 8, 8], false), 71_008, 121_856),
+    (unet(32, &[32], 32, &[32], false), 25_504, 128_000),
+    (unet(16, &[32, 64], 96, &[64, 32], false), 87_520, 80_384),
+    (unet(48, &[16, 32], 64, &[32, 16], true), 50_784, 250_880),
     (QUICKSTART_W4, 178_912, 465_920),
+    (unet(64, &[24, 32, 64, 96], 128, &[96, 64, 32, 32], true), 253_152, 465_920),
+    (unet(48, &[20, 32], 48, &[32, 20], false), 46_624, 262_144),
+    (unet(64, &[16, 24, 48], 64, &[40, 24, 16], true), 100_768, 373_760),
+    (unet(80, &[12, 24, 40, 64], 80, &[48, 32, 16, 12], false), 145_568, 533_536),
+    (unet(40, &[24, 48], 64, &[48, 24], true), 86_816, 276_544),
+    (unet(128, &[32, 48, 64], 96, &[64, 48, 24], true), 156_000, 2_682_944),
+    (unet(64, &[8], 16, &[8], false), 13_376, 315_424),
+    (unet(64, &[16, 32, 48], 64, &[48, 32, 32], false), 96_672, 373_760),
+    (unet(32, &[48, 64], 64, &[64, 16], true), 116_320, 220_160),
+    (unet(56, &[10, 20, 30], 40, &[30, 20, 10], false), 60_832, 256_512),
+    (unet(96, &[16, 16], 32, &[16, 16], false), 31_648, 774_144),
+    (unet(72, &[28, 56], 72, &[40, 28], true), 102_048, 863_296),
+    (unet(32, &[12, 36], 48, &[36, 12], true), 86_624, 162_816),
+    (unet(128, &[4, 8, 16], 24, &[16, 8, 4], false), 37_664, 1_172_480),
+    (unet(112, &[32, 32, 32, 32], 32, &[32, 32, 32, 32], false), 92_320, 1_387_520),
+    (unet(24, &[16, 24], 32, &[24, 16], false), 35_616, 114_944),
 ];
 
 #[test]
@@ -65,21 +69,6 @@ fn the_estimate_is_within_three_percent_of_the_reports() {
         let total = coefficients + runtime + 1024;
         assert!(within(estimate.total(), total), "{name}: total {} / {total}", estimate.total());
         assert!(estimate.fits());
-    }
-}
-
-#[test]
-fn tiny_networks_are_estimated_low_by_a_hundredth_of_the_chip_at_most() {
-    for (sample, coefficients, runtime) in TINY {
-        let estimate = memory_estimate(&NetworkShape::from(&sample.model()));
-        let name = format!("{} {:?} {:?}", sample.size, sample.encoder, sample.decoder);
-        assert!(
-            estimate.coefficients.abs_diff(coefficients) <= 640,
-            "{name}: {} / {coefficients}",
-            estimate.coefficients
-        );
-        assert!(estimate.runtime < runtime, "{name}: no longer low: a row for the table of those within 3 %");
-        assert!(runtime - estimate.runtime <= 86_000, "{name}: {} / {runtime}", estimate.runtime);
     }
 }
 
