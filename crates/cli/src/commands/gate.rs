@@ -81,6 +81,12 @@ fn code(report: &GateReport) -> u8 {
 }
 
 fn read(path: &Path) -> anyhow::Result<EvalReport> {
-    let file: PathBuf = if path.is_dir() { path.join("eval/report.json") } else { path.to_path_buf() };
+    // A file, what `--out` of an evaluation named, or a run.
+    let in_folder = ["report.json", "eval/report.json"].map(|name| path.join(name));
+    let file: PathBuf = match in_folder {
+        _ if !path.is_dir() => path.to_path_buf(),
+        [here, _] if here.is_file() => here,
+        [_, of_run] => of_run,
+    };
     EvalReport::read(&file).map_err(usage)
 }

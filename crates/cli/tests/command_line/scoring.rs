@@ -188,6 +188,13 @@ fn three_verdicts_and_a_baseline() {
     assert_eq!(read(&place, "gate.json")["verdict"]["verdict"], "cannot_tell");
     assert!(fs::read_to_string(place.path("gate.md")).unwrap().starts_with("### Mean IoU gate: cannot tell"));
 
+    // A folder as `eval --out` leaves it, and one as a run does.
+    for folder in ["out", "run/eval"] {
+        fs::create_dir_all(place.path(folder)).unwrap();
+        fs::copy(place.path("empty-report.json"), place.path(folder).join("report.json")).unwrap();
+    }
+    assert!(gate("out", 1).0.starts_with("fail: ") && gate("run", 1).0.starts_with("fail: "));
+
     // A baseline is replaced only when asked for, and says by what.
     let said = place.does(&["baseline", "good-report.json", "base.json", "--predictor", "masks"]);
     assert!(said.contains("base.json: unchanged"), "{said}");
