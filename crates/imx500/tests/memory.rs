@@ -73,6 +73,14 @@ fn the_estimate_is_within_three_percent_of_the_reports() {
 }
 
 #[test]
+fn coefficients_of_small_networks_are_right_to_a_few_hundred_bytes() {
+    for (sample, coefficients, _) in &REPORTS[15..22] {
+        let estimate = memory_estimate(&NetworkShape::from(&sample.model())).coefficients;
+        assert!(estimate.abs_diff(*coefficients) <= 640, "{} {:?}: {estimate}", sample.size, sample.encoder);
+    }
+}
+
+#[test]
 fn a_network_that_cannot_fit_is_seen_before_training() {
     let large = Sample { size: 256, ..PICOSAM2 };
     assert!(!memory_estimate(&NetworkShape::from(&large.model())).fits());
