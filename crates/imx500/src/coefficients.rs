@@ -92,7 +92,7 @@ pub fn read_coefficients(model: &Int8Model, bytes: &[u8]) -> Result<Compiled, Re
                     found[conv].rescale = reader.rescales(layout, &nodes[conv])?;
                 }
             }
-            (Int8Op::UpsampleNearest2x, _) if !node.grid.signed() => reader.zeros(32)?,
+            (Int8Op::UpsampleNearest2x | Int8Op::UpsampleBilinear2x, _) if !node.grid.signed() => reader.zeros(32)?,
             (Int8Op::Sigmoid, _) => {
                 sigmoids.push(reader.table()?);
                 // 32 of them are the channel product's.

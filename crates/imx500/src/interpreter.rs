@@ -44,6 +44,7 @@ enum Step {
     Upsample {
         is_view: bool,
     },
+    Bilinear,
     Add,
     Mean,
     /// One output per integer of the input's grid, from its smallest on.
@@ -93,6 +94,7 @@ impl<'a> Interpreter<'a> {
             Int8Op::Input => Step::Input,
             Int8Op::Conv(conv) => Step::Conv(Box::new(PackedConv::new(conv, nodes[node.inputs[0]].grid, node.grid))),
             Int8Op::UpsampleNearest2x => Step::Upsample { is_view: idx + 1 < nodes.len() && is_view(idx) },
+            Int8Op::UpsampleBilinear2x => Step::Bilinear,
             Int8Op::Add => Step::Add,
             Int8Op::GlobalAveragePool => Step::Mean,
             Int8Op::Sigmoid => Step::Table(sigmoid_table(nodes[node.inputs[0]].grid, node.grid)),
@@ -256,6 +258,12 @@ impl<'a> Interpreter<'a> {
                     });
                 }
             }
+            Step::Bilinear => {
+                let (input, row_len) = (input(0), out.width * stride);
+                for (y, row) in out.values.chunks_exact_mut(row_len).enumerate() {
+                    self.level.run(BilinearRow { input, y, row, grid: node.grid });
+                }
+            }
             Step::Add => {
                 let (a, b) = (input(0), input(1));
                 self.level.run(Sum { planes: [a, b], grids: [grid(0), grid(1)], output: out, grid: node.grid });
@@ -318,6 +326,43 @@ impl<'a> Interpreter<'a> {
     fn free(&self, plane: Option<Plane<u8>>) {
         self.free.lock().expect("no panic while it is held").extend(plane.map(|plane| plane.values));
     }
+}
+
+/// A row of the upsampled input: three parts of the nearer and one of the farther pixel along each axis, in sixteenths.
+struct BilinearRow<'a, T> {
+    input: &'a Plane<u8>,
+    y: usize,
+    row: &'a mut [T],
+    /// Of the input and of the output.
+    grid: ActivationGrid,
+}
+
+impl<T: Stored> Work for BilinearRow<'_, T> {
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let Self { input, y, row, grid } = self;
+        let (near, far) = nearer_and_farther(y, input.height);
+        for (x, out) in row.chunks_exact_mut(input.stride).enumerate() {
+            let (near_x, far_x) = nearer_and_farther(x, input.width);
+            let (pixel, beside) = (input.pixel(near, near_x), input.pixel(near, far_x));
+            let (across, corner) = (input.pixel(far, near_x), input.pixel(far, far_x));
+            for (out, (((pixel, beside), across), corner)) in
+                out.iter_mut().zip(pixel.iter().zip(beside).zip(across).zip(corner))
+            {
+                let [pixel, beside, across, corner] = [pixel, beside, across, corner].map(|&byte| u16::from(byte));
+                let sixteenths = 9 * pixel + 3 * (beside + across) + corner;
+                // Half to even. A byte is its integer less the grid's smallest, which is even.
+                let byte = (sixteenths + 7 + (sixteenths >> 4 & 1)) >> 4;
+                *out = T::from_integer(i32::from(byte) + grid.qmin(), grid);
+            }
+        }
+    }
+}
+
+/// The pixel that an upsampled one lies in, and its neighbour on that side, or itself at the border.
+fn nearer_and_farther(at: usize, len: usize) -> (usize, usize) {
+    let near = at / 2;
+    (near, if at.is_multiple_of(2) { near.saturating_sub(1) } else { (near + 1).min(len - 1) })
 }
 
 /// Two planes of one shape, added.

@@ -114,7 +114,7 @@ fn coefficients(network: &NetworkShape) -> u64 {
         }
         OpShape::Add | OpShape::Sigmoid => 512,
         OpShape::ScaleChannels => 32,
-        OpShape::Input | OpShape::UpsampleNearest2x | OpShape::GlobalAveragePool => 0,
+        OpShape::Input | OpShape::UpsampleNearest2x | OpShape::UpsampleBilinear2x | OpShape::GlobalAveragePool => 0,
     };
     COEFFICIENT_ALIGNMENT + network.nodes.iter().map(|node| bytes(node) as u64).sum::<u64>()
 }

@@ -38,6 +38,8 @@ pub enum Int8Op<C = Int8Conv> {
     Conv(C),
     /// Nearest-neighbour upsampling by two; same grid as its input.
     UpsampleNearest2x,
+    /// Bilinear upsampling by two with half-pixel centres, beyond the border the border's pixel; same grid as its input.
+    UpsampleBilinear2x,
     /// Sum of two tensors of one shape.
     Add,
     /// Mean over height and width.
@@ -64,6 +66,7 @@ impl<C> Int8Op<C> {
             Int8Op::Input => Int8Op::Input,
             Int8Op::Conv(known) => Int8Op::Conv(conv(known)?),
             Int8Op::UpsampleNearest2x => Int8Op::UpsampleNearest2x,
+            Int8Op::UpsampleBilinear2x => Int8Op::UpsampleBilinear2x,
             Int8Op::Add => Int8Op::Add,
             Int8Op::GlobalAveragePool => Int8Op::GlobalAveragePool,
             Int8Op::Sigmoid => Int8Op::Sigmoid,
@@ -477,7 +480,7 @@ impl Int8Model {
             Int8Op::Input => expect("position of the input", "0".into(), idx.to_string()),
             _ if idx == 0 => expect("first node", "the input".into(), "another operator".into()),
             Int8Op::Conv(conv) => self.check_conv(node, conv),
-            Int8Op::UpsampleNearest2x => {
+            Int8Op::UpsampleNearest2x | Int8Op::UpsampleBilinear2x => {
                 expect_shape([shape(0)[0], 2 * shape(0)[1], 2 * shape(0)[2]])?;
                 let grid = self.nodes[node.inputs[0]].grid;
                 expect("grid", format!("its input's, {grid:?}"), format!("its input's, {:?}", node.grid))

@@ -161,7 +161,8 @@ impl<'a> Reader<'a> {
             4 => Int8Op::GlobalAveragePool,
             5 => Int8Op::Sigmoid,
             6 => Int8Op::ScaleChannels,
-            _ => return Err((op_offset, "an operator, 0 to 6".into(), code.to_string())),
+            7 => Int8Op::UpsampleBilinear2x,
+            _ => return Err((op_offset, "an operator, 0 to 7".into(), code.to_string())),
         };
         Ok(Int8Node { name, op, inputs, shape, grid })
     }
@@ -251,6 +252,7 @@ fn op_code(op: &Int8Op) -> u8 {
         Int8Op::GlobalAveragePool => 4,
         Int8Op::Sigmoid => 5,
         Int8Op::ScaleChannels => 6,
+        Int8Op::UpsampleBilinear2x => 7,
     }
 }
 

@@ -63,6 +63,31 @@ fn plain_sum(a: &IntTensor, b: &IntTensor, output: ActivationGrid) -> Vec<i16> {
     a.values.iter().zip(&b.values).map(sum).collect()
 }
 
+/// Sixteen times the value at a position between pixels, then rounded.
+fn plain_bilinear(input: &IntTensor) -> Vec<i16> {
+    let [channels, height, width] = input.shape;
+    // Quarters of an upsampled position, of which the centre of pixel `i` is `4 * i`; none is beyond the first and the last.
+    let parts = |at: usize, len: usize| {
+        let quarters = (2 * at as i128 - 1).clamp(0, 4 * (len as i128 - 1));
+        let first = quarters / 4;
+        [(first as usize, 4 - quarters % 4), ((first as usize + 1).min(len - 1), quarters % 4)]
+    };
+    let mut values = vec![];
+    for channel in input.values.chunks_exact(height * width) {
+        for (y, x) in (0..2 * height).flat_map(|y| (0..2 * width).map(move |x| (y, x))) {
+            let mut sum = 0;
+            for (row, rows) in parts(y, height) {
+                for (column, columns) in parts(x, width) {
+                    sum += rows * columns * i128::from(channel[row * width + column]);
+                }
+            }
+            values.push(on_grid(sum, 4, input.grid.qmin(), input.grid.qmax()));
+        }
+    }
+    assert_eq!(values.len(), 4 * channels * height * width);
+    values
+}
+
 /// `value * 2^-shift`, half to even, clamped.
 fn on_grid(value: i128, shift: i32, low: i32, high: i32) -> i16 {
     let rounded = if shift <= 0 {
@@ -215,6 +240,37 @@ proptest! {
         ];
         let model = Int8Model::new("sum", nodes).expect("a valid network");
         check(&model, &input, &plain_sum(&input, &second, output));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_level_upsamples_between_pixels_as_integers_do(
+        shape in (1_usize..40, 1_usize..9, 1_usize..9),
+        grid in grids(),
+        seed in any::<u64>(),
+    ) {
+        let shape: [usize; 3] = shape.into();
+        let input = random_tensor(shape, grid, &mut Random(seed));
+        let expected = plain_bilinear(&input);
+        let doubled = [shape[0], 2 * shape[1], 2 * shape[2]];
+        let image = node("input", Int8Op::Input, &[], shape, grid);
+        let up = node("up", Int8Op::UpsampleBilinear2x, &[0], doubled, grid);
+        let model = Int8Model::new("up", vec![image.clone(), up.clone()]).expect("a valid network");
+        check(&model, &input, &expected);
+        // And where a convolution reads it.
+        let one = ConvShape {
+            in_channels: shape[0], out_channels: shape[0], kernel: 3, stride: 1, padding: 1, dilation: 1,
+            groups: shape[0],
+        };
+        let conv = random_conv(one, true, 8, 0, 100, &mut Random(seed));
+        let upsampled = IntTensor { shape: doubled, values: expected, grid };
+        let expected = plain_conv(&conv, &upsampled, grid);
+        let last = node("conv", Int8Op::Conv(conv), &[1], doubled, grid);
+        let model = Int8Model::new("up", vec![image, up, last]).expect("a valid network");
+        check(&model, &input, &expected);
     }
 }
 

@@ -7,7 +7,7 @@ use sensei_imx500::interpreter::{IntTensor, Interpreter};
 use sensei_imx500::onnx::{from_bytes, write_onnx};
 
 mod sample;
-use sample::{SMALL2, SMALL3, Sample};
+use sample::{BILINEAR, SMALL2, SMALL3, Sample};
 
 fn check(sample: &Sample) {
     let model = sample.model();
@@ -63,6 +63,11 @@ fn picosam2_layers_equal_onnxruntimes() {
 #[test]
 fn picosam3_layers_with_gate_4_bit_weights_and_16_bit_output_equal_onnxruntimes() {
     check(&SMALL3);
+}
+
+#[test]
+fn layers_upsampled_between_pixels_equal_onnxruntimes() {
+    check(&BILINEAR);
 }
 
 #[test]

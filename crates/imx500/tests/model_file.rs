@@ -6,7 +6,7 @@ use sensei_imx500::model::Int8Model;
 use sensei_imx500::model_file::{ModelFileError, from_bytes, read_model, to_bytes, write_model};
 
 mod sample;
-use sample::{Random, SMALL2, SMALL3};
+use sample::{BILINEAR, Random, SMALL2, SMALL3, Sample};
 
 fn parse(bytes: &[u8]) -> Result<Int8Model, ModelFileError> {
     from_bytes(Path::new("model.s8m"), bytes)
@@ -15,7 +15,7 @@ fn parse(bytes: &[u8]) -> Result<Int8Model, ModelFileError> {
 #[test]
 fn a_written_model_reads_back_equal() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    for sample in [SMALL2, SMALL3] {
+    for sample in [SMALL2, SMALL3, BILINEAR] {
         let (model, path) = (sample.model(), folder.path().join("model.s8m"));
         write_model(&path, &model).expect("writable");
         let again = read_model(&path).expect("our own file");
@@ -24,6 +24,7 @@ fn a_written_model_reads_back_equal() {
         assert_eq!(std::fs::read_dir(folder.path()).expect("readable").count(), 1, "no temporary file is left");
     }
     assert_ne!(SMALL2.model().digest(), SMALL3.model().digest());
+    assert_ne!(SMALL3.model().digest(), Sample { name: SMALL3.name, ..BILINEAR }.model().digest());
 }
 
 #[test]

@@ -35,6 +35,15 @@ impl MapShape {
     }
 }
 
+/// How a feature map gets twice the height and width.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upsampling {
+    /// Each pixel in a square of four: [`upsample_2x`].
+    Nearest,
+    /// Between neighbouring pixels: [`crate::bilinear::upsample_2x`].
+    Bilinear,
+}
+
 /// Nearest upsampling by two of a feature map of the shape `small`.
 pub fn upsample_2x(small: &MapShape, input: &[f32]) -> Vec<f32> {
     assert_eq!(input.len(), small.len(), "upsample_2x: input, {small:?}");

@@ -2,14 +2,15 @@
 //!
 //! As one operator, each feature map in between crosses memory once where separate operators would take it several
 //! times: statistics are summed while a line is in the cache, and normalised values are made where they are read. A
-//! decoder block's upsampled input does not exist, and its depthwise output a few lines at a time: to make it again from
-//! the small input takes less than to write and read it.
+//! decoder block's upsampled input exists a few lines at a time, or not at all where pixels are repeated. Then its depthwise
+//! output exists a few lines at a time too: to make it again from the small input takes less than to write and read it.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::bilinear;
 use crate::buffer::{Scratch, filled, part_len};
 use crate::conv::{MIN_ROWS_PER_TASK, TASKS_PER_THREAD, WEIGHT_TILE_ROWS, WeightProduct, sum_in_order, tile_rows};
 use crate::cpu::Level;
@@ -17,14 +18,15 @@ use crate::depthwise::{DepthwiseShape, Kernel, Ring, Source, WeightSums, band_li
 use crate::doubled::{DoubledKernel, DoubledSums, DoubledTurned};
 use crate::matrix::{Finish, Panels, Rows};
 use crate::norm::{Affine, GradientSums, InputGradient, Moments, Norm, NormGradients, Statistics};
+use crate::pixelwise::{MapShape, Upsampling};
 
 /// Sizes of the block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SeparableShape {
-    /// The depthwise convolution; its input is the block's, doubled if `doubled`.
+    /// The depthwise convolution; its input is the block's, upsampled if there is an `upsampling`.
     pub depthwise: DepthwiseShape,
-    /// Whether the input has half the height and width and each of its pixels is repeated in a square of four.
-    pub doubled: bool,
+    /// How the block's input, of half the height and width, is upsampled by two first, if it is.
+    pub upsampling: Option<Upsampling>,
     /// Channels written.
     pub out_channels: usize,
 }
@@ -42,7 +44,13 @@ impl SeparableShape {
 
     fn image_len(&self) -> usize {
         let DepthwiseShape { height, width, channels, .. } = self.depthwise;
-        if self.doubled { height / 2 * (width / 2) * channels } else { height * width * channels }
+        if self.upsampling.is_some() { height / 2 * (width / 2) * channels } else { height * width * channels }
+    }
+
+    /// The input of one image that is upsampled.
+    fn small(&self) -> MapShape {
+        let DepthwiseShape { height, width, channels, .. } = self.depthwise;
+        MapShape { batch: 1, height: height / 2, width: width / 2, channels }
     }
 
     /// Pixels of the output through the batch.
@@ -66,20 +74,28 @@ impl SeparableShape {
         let taps = (self.depthwise.kernel, self.depthwise.dilation);
         let halves = height.is_multiple_of(2) && width.is_multiple_of(2);
         assert!(
-            !self.doubled || (taps == (3, 1) && halves),
-            "separable: doubled means 3x3 taps on even sides, {self:?}"
+            self.upsampling.is_none() || (taps == (3, 1) && halves),
+            "separable: upsampling means 3x3 taps on even sides, {self:?}"
         );
         assert_eq!(pointwise.len(), self.out_channels * channels, "separable: 1x1 weight, {self:?}");
     }
 
-    /// The lines of the input that the taps of `first` and of later lines reach: of the small map if `doubled`.
-    fn ring<'a>(&self, input: &'a [f32], image: usize, first: usize) -> Ring<'a> {
-        let map = Source::Map(&input[image * self.image_len()..][..self.image_len()]);
-        if !self.doubled {
-            return Ring::new(&self.depthwise, map, first);
+    /// The lines of the input that the taps of `first` and of later lines reach: of the small map if each of its pixels is
+    /// repeated, of the upsampled one if it is made between pixels.
+    fn ring<'a>(&self, level: Level, input: &'a [f32], image: usize, first: usize) -> Ring<'a> {
+        let map = &input[image * self.image_len()..][..self.image_len()];
+        let small = self.small();
+        match self.upsampling {
+            None => Ring::new(&self.depthwise, Source::Map(map), first),
+            Some(Upsampling::Nearest) => {
+                let MapShape { height, width, .. } = small;
+                Ring::new(&DepthwiseShape { height, width, ..self.depthwise }, Source::Map(map), first / 2)
+            }
+            Some(Upsampling::Bilinear) => {
+                let make = move |y: usize, line: &mut [f32]| bilinear::write_line(level, &small, map, y, uninit(line));
+                Ring::new(&self.depthwise, Source::Made(Box::new(make)), first)
+            }
         }
-        let DepthwiseShape { height, width, .. } = self.depthwise;
-        Ring::new(&DepthwiseShape { height: height / 2, width: width / 2, ..self.depthwise }, map, first / 2)
     }
 
     /// Lines of which about `rows` pixels are made at a time.
@@ -87,14 +103,19 @@ impl SeparableShape {
         rows.div_ceil(self.depthwise.width).max(1)
     }
 
+    /// Whether the depthwise output is made again where it is read: of repeated pixels with four products for nine taps.
+    fn makes_again(&self) -> bool {
+        self.upsampling == Some(Upsampling::Nearest)
+    }
+
     /// Values of the depthwise output that are kept for the backward pass.
     fn depthwise_len(&self) -> usize {
-        if self.doubled { 0 } else { self.depthwise.output_len() }
+        if self.makes_again() { 0 } else { self.depthwise.output_len() }
     }
 
     /// Values of the 1x1 convolution's output that are kept for the backward pass.
     fn pointwise_len(&self) -> usize {
-        let is_made_again = !self.doubled && self.depthwise.channels <= MOST_INS_AGAIN;
+        let is_made_again = !self.makes_again() && self.depthwise.channels <= MOST_INS_AGAIN;
         if is_made_again { 0 } else { self.output_len() }
     }
 }
@@ -115,7 +136,7 @@ pub struct SeparableWeights<'a> {
 /// What the backward pass needs of the forward pass; `T` is owned values or a slice of them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Kept<T> {
-    /// Output of the depthwise convolution; nothing of a doubled block, which makes it again.
+    /// Output of the depthwise convolution; nothing of a block that repeats pixels, which makes it again.
     pub depthwise: T,
     /// Mean of each of its channels.
     pub mean1: T,
@@ -325,7 +346,7 @@ enum Taps {
 
 impl Taps {
     fn new(shape: &SeparableShape, weight: &[f32], bias: Option<&[f32]>, relu: bool) -> Self {
-        if shape.doubled {
+        if shape.upsampling == Some(Upsampling::Nearest) {
             return Self::Doubled(DoubledKernel::new(shape.depthwise.channels, weight, bias, relu));
         }
         Self::Plain(Kernel::new(&shape.depthwise, weight, bias, relu))
@@ -346,7 +367,7 @@ impl<'a> Lines<'a> {
     /// Ready to make line `first` and then each next one.
     fn new(level: Level, shape: &SeparableShape, taps: &'a Taps, input: &'a [f32], image: usize, first: usize) -> Self {
         let line_len = shape.depthwise.out_line_len();
-        Self { level, taps, ring: shape.ring(input, image, first), line_len, small: None }
+        Self { level, taps, ring: shape.ring(level, input, image, first), line_len, small: None }
     }
 
     /// Writes whole lines from `first` on and calls `done` with each of them.
@@ -525,7 +546,7 @@ fn forward_at(level: Level, shape: &SeparableShape, weights: &SeparableWeights, 
         sums = parts.collect();
         vec![]
     } else {
-        let run = |out: &mut [MaybeUninit<f32>]| sums = if shape.doubled { run_again(out) } else { run_map(out) };
+        let run = |out: &mut [MaybeUninit<f32>]| sums = if shape.makes_again() { run_again(out) } else { run_map(out) };
         // SAFETY: the chunks and tiles, or the lines of all images, cover the output, and `write` writes all of each.
         unsafe { filled(shape.output_len(), run) }
     };
@@ -573,7 +594,7 @@ fn depthwise_forward(level: Level, shape: &SeparableShape, taps: &Taps, input: &
     let moments = Moments::around(&first_line(level, shape, taps, input)[..channels]);
     let mut sums = vec![];
     let (band, line_len) = (band_lines(depthwise), depthwise.out_line_len());
-    let values = if shape.doubled {
+    let values = if shape.makes_again() {
         let bands = depthwise.out_height().div_ceil(band);
         let parts = (0..depthwise.batch * bands).into_par_iter().map(|idx| {
             let (image, first) = (idx / bands, idx % bands * band);
@@ -642,10 +663,12 @@ fn backward_at(
     let made =
         pointwise_backward(level, shape, weights, (input, &again), kept, (&map, grad_output), &gradient2, &reduce);
     let (gradient1, norm1) = reduce.finish(&made.sums, made.grad.len());
-    let (input, depthwise) = if shape.doubled {
-        doubled_backward(level, shape, weights, (input, &again), &made.grad, &gradient1)
-    } else {
-        depthwise_backward(level, shape, weights, input, kept.depthwise, &made.grad, &gradient1)
+    let (input, depthwise) = match shape.upsampling {
+        None => depthwise_backward(level, shape, weights, input, kept.depthwise, &made.grad, &gradient1),
+        Some(Upsampling::Nearest) => doubled_backward(level, shape, weights, (input, &again), &made.grad, &gradient1),
+        Some(Upsampling::Bilinear) => {
+            bilinear_backward(level, shape, weights, input, kept.depthwise, &made.grad, &gradient1)
+        }
     };
     SeparableGradients { input, depthwise, norm1, pointwise: made.weight, norm2, skip }
 }
@@ -779,7 +802,7 @@ fn pointwise_backward(
         })
     };
     let mut tasks = vec![];
-    let run = |out: &mut [MaybeUninit<f32>]| tasks = if shape.doubled { run_again(out) } else { run_map(out) };
+    let run = |out: &mut [MaybeUninit<f32>]| tasks = if shape.makes_again() { run_again(out) } else { run_map(out) };
     // SAFETY: the chunks and tiles, or the lines of all images, cover the output, and `multiply` writes all of each.
     let grad = unsafe { filled(shape.depthwise.output_len(), run) };
     let (weight, sums) = tasks.into_iter().map(|task| (task.weight, task.sums)).unzip();
@@ -809,7 +832,7 @@ fn depthwise_backward(
                 gradient1.apply(level, &output[place.clone()], &grad[place], uninit(line));
             };
             let mut grads = Ring::new(&turned, Source::Made(Box::new(make)), first);
-            let mut inputs = shape.ring(input, image, first);
+            let mut inputs = shape.ring(level, input, image, first);
             let mut sums = WeightSums::new(depthwise);
             for (y, out) in (first..).zip(out.chunks_exact_mut(line_len)) {
                 grads.advance(y);
@@ -825,7 +848,7 @@ fn depthwise_backward(
     (grad_input, WeightSums::total(depthwise, sums))
 }
 
-/// [`depthwise_backward`] of a doubled block, whose depthwise output is made again.
+/// [`depthwise_backward`] of a block that repeats pixels, whose depthwise output is made again.
 fn doubled_backward(
     level: Level,
     shape: &SeparableShape,
@@ -853,7 +876,7 @@ fn doubled_backward(
                 gradient1.apply(level, values, grad, uninit(line));
             };
             let mut grads = Ring::new(&DoubledTurned::shape(depthwise), Source::Made(Box::new(make)), 2 * first);
-            let mut inputs = shape.ring(input, image, 2 * first);
+            let mut inputs = shape.ring(level, input, image, 2 * first);
             let mut sums = DoubledSums::new(channels);
             for (y, out) in (first..).zip(out.chunks_exact_mut(line_len / 2)) {
                 if y > first {
@@ -872,6 +895,61 @@ fn doubled_backward(
     // SAFETY: the bands cover the input, and `write_line` writes all of each of its lines.
     let grad_input = unsafe { filled(shape.input_len(), run) };
     (grad_input, DoubledSums::total(channels, &sums))
+}
+
+/// [`depthwise_backward`] of a block that upsamples between pixels: the gradient of the upsampled map exists a few lines at a time.
+fn bilinear_backward(
+    level: Level,
+    shape: &SeparableShape,
+    weights: &SeparableWeights,
+    input: &[f32],
+    output: &[f32],
+    grad: &[f32],
+    gradient1: &InputGradient,
+) -> (Vec<f32>, Vec<f32>) {
+    let depthwise = &shape.depthwise;
+    let (turned, small) = (depthwise.turned(), shape.small());
+    let kernel = &Kernel::new(&turned, &turned_taps(depthwise, weights.depthwise), None, false);
+    let line_len = depthwise.out_line_len();
+    let band = band_lines(depthwise).div_ceil(2);
+    let mut sums = vec![];
+    let run = |out: &mut [MaybeUninit<f32>]| {
+        sums = map_bands(shape.image_len(), band * line_len / 2, out, |image, band_idx, out| {
+            let (first, image_start) = (band_idx * band, image * depthwise.height * line_len);
+            let own_lines = 2 * first..2 * (first + out.len() / (line_len / 2));
+            let first_upsampled = (2 * first).saturating_sub(1);
+            let make = |y: usize, line: &mut [f32]| {
+                let place = image_start + y * line_len..image_start + (y + 1) * line_len;
+                gradient1.apply(level, &output[place.clone()], &grad[place], uninit(line));
+            };
+            let mut grads = Ring::new(&turned, Source::Made(Box::new(make)), first_upsampled);
+            let mut inputs = shape.ring(level, input, image, 2 * first);
+            let mut sums = WeightSums::new(depthwise);
+            let sums_of_own = &mut sums;
+            let make = move |y: usize, line: &mut [f32]| {
+                grads.advance(y);
+                if own_lines.contains(&y) {
+                    inputs.advance(y);
+                    sums_of_own.add(level, &inputs, grads.line(y));
+                }
+                kernel.write_line(level, &grads, uninit(line));
+            };
+            let mut upsampled = Ring::new(&DoubledTurned::shape(depthwise), Source::Made(Box::new(make)), 2 * first);
+            for (y, out) in (first..).zip(out.chunks_exact_mut(line_len / 2)) {
+                if y > first {
+                    upsampled.advance(2 * y - 1);
+                }
+                upsampled.advance(2 * y);
+                let rows = bilinear::readers(&small, y).map(|y| upsampled.line(y));
+                bilinear::write_gradient_line(level, &small, rows, out);
+            }
+            drop(upsampled);
+            sums
+        });
+    };
+    // SAFETY: the bands cover the input, and `write_gradient_line` writes all of each of its lines.
+    let grad_input = unsafe { filled(shape.input_len(), run) };
+    (grad_input, WeightSums::total(depthwise, sums))
 }
 
 /// The same values, to be written only.
@@ -901,14 +979,23 @@ mod tests {
     use crate::reference::{assert_near, noise};
     use crate::{depthwise, norm, pixelwise};
 
-    const CASES: [(usize, usize, usize, usize, bool, usize); 7] = [
-        (2, 6, 5, 7, false, 1),
-        (1, 8, 4, 33, true, 1),
-        (1, 10, 6, 5, true, 1),
-        (3, 4, 6, 16, true, 1),
-        (2, 9, 7, 3, false, 2),
-        (2, 3, 1, 20, false, 1),
-        (2, 30, 22, 40, true, 1),
+    const NEAREST: Option<Upsampling> = Some(Upsampling::Nearest);
+    const BILINEAR: Option<Upsampling> = Some(Upsampling::Bilinear);
+    /// Batch, height, width, channels, upsampling, dilation.
+    type CaseSizes = (usize, usize, usize, usize, Option<Upsampling>, usize);
+    const CASES: [CaseSizes; 12] = [
+        (2, 6, 5, 7, None, 1),
+        (1, 8, 4, 33, NEAREST, 1),
+        (1, 10, 6, 5, NEAREST, 1),
+        (3, 4, 6, 16, NEAREST, 1),
+        (2, 9, 7, 3, None, 2),
+        (2, 3, 1, 20, None, 1),
+        (2, 30, 22, 40, NEAREST, 1),
+        (1, 8, 4, 33, BILINEAR, 1),
+        (1, 10, 6, 5, BILINEAR, 1),
+        (3, 2, 2, 16, BILINEAR, 1),
+        (1, 2, 6, 1, BILINEAR, 1),
+        (2, 30, 22, 40, BILINEAR, 1),
     ];
 
     struct Case {
@@ -923,10 +1010,10 @@ mod tests {
     }
 
     impl Case {
-        fn new((batch, height, width, channels, doubled, dilation): (usize, usize, usize, usize, bool, usize)) -> Self {
+        fn new((batch, height, width, channels, upsampling, dilation): CaseSizes) -> Self {
             let depthwise = DepthwiseShape { batch, height, width, channels, kernel: 3, dilation, padding: dilation };
             let (outs, skips) = (channels + 3, 5);
-            let shape = SeparableShape { depthwise, doubled, out_channels: outs };
+            let shape = SeparableShape { depthwise, upsampling, out_channels: outs };
             let above_half = |len, seed| noise(len, seed).iter().map(|value| 1.0 + value / 2.0).collect();
             Self {
                 shape,
@@ -960,20 +1047,23 @@ mod tests {
             ConvShape { batch, height, width, in_channels: ins, out_channels, kernel, stride, padding, dilation }
         }
 
-        fn small(&self) -> pixelwise::MapShape {
-            let DepthwiseShape { batch, height, width, channels, .. } = self.shape.depthwise;
-            pixelwise::MapShape { batch, height: height / 2, width: width / 2, channels }
+        fn small(&self) -> MapShape {
+            MapShape { batch: self.shape.depthwise.batch, ..self.shape.small() }
         }
 
-        fn doubled(&self) -> Vec<f32> {
-            if self.shape.doubled { pixelwise::upsample_2x(&self.small(), &self.input) } else { self.input.clone() }
+        fn upsampled(&self) -> Vec<f32> {
+            match self.shape.upsampling {
+                None => self.input.clone(),
+                NEAREST => pixelwise::upsample_2x(&self.small(), &self.input),
+                BILINEAR => bilinear::upsample_2x(&self.small(), &self.input),
+            }
         }
 
         /// Output and gradients (input, depthwise, scale 1, shift 1, 1x1, scale 2, shift 2) by separate operators.
         fn separately(&self) -> Vec<Vec<f32>> {
             let (shape, weights) = (&self.shape.depthwise, self.weights());
-            let (doubled, conv) = (self.doubled(), self.conv(shape.channels));
-            let d = depthwise::forward(shape, &doubled, weights.depthwise, None, false);
+            let (upsampled, conv) = (self.upsampled(), self.conv(shape.channels));
+            let d = depthwise::forward(shape, &upsampled, weights.depthwise, None, false);
             let n = norm::forward(&weights.norm1, &d);
             let p = conv::forward(&conv, &n.output, weights.pointwise, None, false);
             let o = norm::forward(&weights.norm2, &p);
@@ -982,10 +1072,12 @@ mod tests {
             let pointwise = conv::backward_weight(&conv, &n.output, &grad);
             let grad = conv::backward_input(&conv, weights.pointwise, &grad);
             let (grad, norm1) = norm::backward(&weights.norm1, &d, &n.mean, &n.variance, &grad);
-            let taps = depthwise::backward_weight(shape, &doubled, &grad);
+            let taps = depthwise::backward_weight(shape, &upsampled, &grad);
             let mut input = depthwise::backward_input(shape, weights.depthwise, &grad);
-            if self.shape.doubled {
-                input = pixelwise::upsample_2x_backward(&self.small(), &input);
+            match self.shape.upsampling {
+                None => {}
+                NEAREST => input = pixelwise::upsample_2x_backward(&self.small(), &input),
+                BILINEAR => input = bilinear::upsample_2x_backward(&self.small(), &input),
             }
             let output = pixelwise::add(&o.output, &skip);
             let skip_input = conv::backward_input(&self.conv(5), &self.skip[1], &self.grad);
@@ -1038,7 +1130,7 @@ mod tests {
         for case in CASES {
             let case = Case::new(case);
             let (shape, [bias1, bias2]) = (&case.shape.depthwise, &case.shifts);
-            let d = depthwise::forward(shape, &case.doubled(), &case.depthwise, Some(bias1), true);
+            let d = depthwise::forward(shape, &case.upsampled(), &case.depthwise, Some(bias1), true);
             let p = conv::forward(&case.conv(shape.channels), &d, &case.pointwise, Some(bias2), true);
             let skip = conv::forward(&case.conv(5), &case.skip[0], &case.skip[1], Some(&case.skip[2]), false);
             let folded = FoldedSeparable {

@@ -176,7 +176,7 @@ fn is_signed(op: &Op, first_input: Option<ActivationGrid>) -> bool {
         Op::Input | Op::Add => true,
         Op::Conv(conv) => !conv.relu,
         Op::Sigmoid => false,
-        Op::UpsampleNearest2x | Op::GlobalAveragePool | Op::ScaleChannels => of_input,
+        Op::UpsampleNearest2x | Op::UpsampleBilinear2x | Op::GlobalAveragePool | Op::ScaleChannels => of_input,
     }
 }
 
@@ -347,7 +347,7 @@ fn grids(
         let first_input = node.inputs.first().map(|&input| grids[input]);
         let fixed = match node.op {
             Op::Input => Some(ActivationGrid::SIGNED_PIXELS),
-            Op::UpsampleNearest2x => first_input,
+            Op::UpsampleNearest2x | Op::UpsampleBilinear2x => first_input,
             _ => None,
         };
         if let Some(grid) = fixed {

@@ -25,7 +25,7 @@ pub enum Equalization {
     Activations,
 }
 
-/// Two convolutions with nothing but a ReLU, and nearest upsampling, between them.
+/// Two convolutions with nothing but a ReLU, and upsampling, between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pair {
     /// Index of the node that ends in the ReLU.
@@ -45,7 +45,7 @@ pub fn pairs(graph: &LayerGraph) -> Vec<Pair> {
     };
     let second = |first: usize| {
         let mut at = only_reader(first)?;
-        while nodes[at].op == Op::UpsampleNearest2x {
+        while nodes[at].op.upsampling().is_some() {
             at = only_reader(at)?;
         }
         matches!(nodes[at].op, Op::Conv(_)).then_some(Pair { first, second: at })

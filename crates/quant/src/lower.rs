@@ -81,6 +81,7 @@ fn chip_op(op: &Op) -> Int8Op<&Conv> {
         Op::Input => Int8Op::Input,
         Op::Conv(conv) => Int8Op::Conv(conv),
         Op::UpsampleNearest2x => Int8Op::UpsampleNearest2x,
+        Op::UpsampleBilinear2x => Int8Op::UpsampleBilinear2x,
         Op::Add => Int8Op::Add,
         Op::GlobalAveragePool => Int8Op::GlobalAveragePool,
         Op::Sigmoid => Int8Op::Sigmoid,

@@ -42,7 +42,7 @@ pub struct Quantizers {
 enum ActivationQuantizer {
     /// A grid that the chip prescribes.
     Fixed(ActivationGrid),
-    /// The grid of an earlier node.
+    /// The grid of an earlier node, whose values these are.
     SameAs(usize),
     /// An entry of the first parameter.
     Trained { entry: usize, bits: u8, signed: bool },
@@ -60,6 +60,13 @@ impl Quantizers {
             activations.push(match node.op {
                 Op::Input | Op::Sigmoid => ActivationQuantizer::Fixed(calibrated.grid),
                 Op::UpsampleNearest2x => ActivationQuantizer::SameAs(node.inputs[0]),
+                Op::UpsampleBilinear2x => {
+                    let mut of_input = activations[node.inputs[0]];
+                    while let ActivationQuantizer::SameAs(node) = of_input {
+                        of_input = activations[node];
+                    }
+                    of_input
+                }
                 _ => {
                     log2_thresholds.push(calibrated.grid.log2_threshold() as f32);
                     let (bits, signed) = (calibrated.grid.bits(), calibrated.grid.signed());

@@ -5,7 +5,7 @@ mod fixture;
 use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use fixture::{MSE, calibrated, folded, images, small_config, small_graph, weights};
+use fixture::{MSE, calibrated, folded, images, small_bilinear_graph, small_config, small_graph, weights};
 use sensei_imx500::memory::{NetworkShape, memory_estimate};
 use sensei_imx500::model::Int8Op;
 use sensei_quant::calibration::{CalibrationConfig, calibrate};
@@ -19,7 +19,7 @@ use sensei_quant::lower::{lower, network_shape};
 use sensei_quant::qat::{NormStatistics, Quantizers};
 use sensei_quant::sensitivity::sensitivity;
 use sensei_quant::thresholds::ThresholdSearch;
-use sensei_student::graph::{Conv, GraphBuilder, Op};
+use sensei_student::graph::{Conv, GraphBuilder, LayerGraph, Op};
 use sensei_student::student::Student;
 use sensei_student::unet::UnetConfig;
 use sensei_student::weights::NamedWeights;
@@ -61,20 +61,23 @@ fn folding_keeps_the_network() {
 
 #[test]
 fn every_integer_layer_is_its_fake_quant_layer() {
-    for method in [ThresholdSearch::MinMax, ThresholdSearch::Mse, ThresholdSearch::Kl] {
-        for (weight_bits, output_bits) in [(8, 8), (8, 16), (4, 8)] {
-            let rounding = if weight_bits == 4 { Rounding::Gptq } else { Rounding::Nearest };
-            let config = CalibrationConfig { method, weight_bits, output_bits, rounding, ..MSE };
-            let report = report(&folded(&small_graph(), 8), &config, 4);
-            let divergent = report.first_divergent(1e-5).map(|layer| &layer.name);
-            assert_eq!(divergent, None, "{config:?}\n{}", report.table());
+    for graph in [small_graph(), small_bilinear_graph()] {
+        for method in [ThresholdSearch::MinMax, ThresholdSearch::Mse, ThresholdSearch::Kl] {
+            for (weight_bits, output_bits) in [(8, 8), (8, 16), (4, 8)] {
+                let rounding = if weight_bits == 4 { Rounding::Gptq } else { Rounding::Nearest };
+                let config = CalibrationConfig { method, weight_bits, output_bits, rounding, ..MSE };
+                let report = report(&folded(&graph, 8), &config, 4);
+                let divergent = report.first_divergent(1e-5).map(|layer| &layer.name);
+                assert_eq!(divergent, None, "{config:?}\n{}", report.table());
+            }
         }
     }
 }
 
 #[test]
 fn every_integer_layer_of_the_published_networks_is_its_fake_quant_layer() {
-    for config in [UnetConfig::picosam2(), UnetConfig::picosam3()] {
+    let bilinear = UnetConfig { bilinear_upsampling: true, ..UnetConfig::picosam2() };
+    for config in [UnetConfig::picosam2(), UnetConfig::picosam3(), bilinear] {
         let graph = config.graph().expect("a valid setting");
         let student = folded(&graph, 2);
         let calibration = calibrate(&student, &[images(2, 96, 1)], &MSE).expect("ordinary images");
@@ -171,7 +174,7 @@ fn grids_follow_the_rules_of_the_chip() {
                 assert_eq!(grid.threshold(), 1.0);
                 false
             }
-            Op::UpsampleNearest2x => {
+            Op::UpsampleNearest2x | Op::UpsampleBilinear2x => {
                 assert_eq!(grid, input(0));
                 input(0).signed()
             }
@@ -407,26 +410,31 @@ fn what_cannot_be_quantized_is_named() {
 
 #[test]
 fn training_on_the_grid_sees_what_the_integers_compute() {
-    let graph = small_graph();
+    for graph in [small_graph(), small_bilinear_graph()] {
+        check_training_on_the_grid(&graph);
+    }
+}
+
+fn check_training_on_the_grid(graph: &LayerGraph) {
     let device = Device::flex().autodiff();
     let apart = |weights: &NamedWeights| {
         let student = Student::from_weights(graph.clone(), weights, &device).expect("weights of this network");
-        let folded = FoldedStudent::new(&graph, weights, &Device::flex()).expect("finite weights");
+        let folded = FoldedStudent::new(graph, weights, &Device::flex()).expect("finite weights");
         let (batches, config) = ([images(6, 32, 5)], CalibrationConfig { bias_correction: false, ..MSE });
         let calibration = calibrate(&folded, &batches, &config).expect("ordinary images");
-        let quantizers = Quantizers::new(&graph, &calibration, &device);
+        let quantizers = Quantizers::new(graph, &calibration, &device);
 
         let calibration = quantizers.calibration(&folded, &batches).expect("ordinary images");
         assert_eq!(quantizers.grids(), calibration.nodes.iter().map(|node| node.grid).collect::<Vec<_>>());
         let model = lower(&folded, &calibration, "small").expect("a network that the chip holds");
-        let fake = FakeQuantStudent::new(&graph, model, &Device::flex()).expect("a model of this network");
+        let fake = FakeQuantStudent::new(graph, model, &Device::flex()).expect("a model of this network");
         let held_out = images(4, 32, 9);
         let expected = values(fake.forward(held_out.clone()));
         let found = quantizers.forward_train(&student, held_out.clone(), NormStatistics::Running).mask_logits;
         let float = values(folded.forward(held_out, |_, output| output));
         (relative_l2(&values(found.inner()), &expected), relative_l2(&expected, &float))
     };
-    let mut weights = weights(&graph, 3);
+    let mut weights = weights(graph, 3);
     // Folding in 32 bits in one and in 64 in the other turns a few weights to the neighbouring integer; from there on the two
     // are as far apart as any two roundings.
     let (found, rounding) = apart(&weights);
@@ -447,13 +455,18 @@ fn training_on_the_grid_sees_what_the_integers_compute() {
 
 #[test]
 fn statistics_of_the_batch_are_those_of_training_without_a_grid() {
-    let graph = small_graph();
-    let weights = weights(&graph, 3);
+    for graph in [small_graph(), small_bilinear_graph()] {
+        check_statistics_of_the_batch(&graph);
+    }
+}
+
+fn check_statistics_of_the_batch(graph: &LayerGraph) {
+    let weights = weights(graph, 3);
     let device = Device::flex().autodiff();
     let student = Student::from_weights(graph.clone(), &weights, &device).expect("weights of this network");
-    let folded = FoldedStudent::new(&graph, &weights, &Device::flex()).expect("finite weights");
+    let folded = FoldedStudent::new(graph, &weights, &Device::flex()).expect("finite weights");
     let quantizers =
-        Quantizers::new(&graph, &calibrate(&folded, &[images(6, 32, 5)], &MSE).expect("ordinary images"), &device);
+        Quantizers::new(graph, &calibrate(&folded, &[images(6, 32, 5)], &MSE).expect("ordinary images"), &device);
     let plain = student.forward_train(images(6, 32, 5));
     let on_grid = quantizers.forward_train(&student, images(6, 32, 5), NormStatistics::Batch);
     assert_eq!(plain.batch_stats.len(), on_grid.batch_stats.len());

@@ -1,5 +1,6 @@
 //! The one description of a network: what is trained, counted, folded, quantized and exported is read from it.
 
+pub use sensei_kernels::pixelwise::Upsampling;
 use serde::Serialize;
 
 /// A feed-forward network: nodes in an order in which every input comes before its reader.
@@ -33,6 +34,9 @@ pub enum Op {
     Conv(Conv),
     /// Nearest-neighbour upsampling by two: output pixel `(y, x)` is input pixel `(y / 2, x / 2)`.
     UpsampleNearest2x,
+    /// Bilinear upsampling by two with half-pixel centres: output pixel `(y, x)` lies in input pixel `(y / 2, x / 2)`, of which it
+    /// has three parts along each axis, and one part of the neighbour on its side; at the border, of the pixel itself.
+    UpsampleBilinear2x,
     /// Sum of two tensors of one shape.
     Add,
     /// Mean over height and width: `[channels, 1, 1]`.
@@ -112,6 +116,17 @@ impl TensorRole {
     /// Whether the optimiser changes it.
     pub fn is_trained(self) -> bool {
         !matches!(self, TensorRole::RunningMean | TensorRole::RunningVariance)
+    }
+}
+
+impl Op {
+    /// How it upsamples, if it does.
+    pub fn upsampling(&self) -> Option<Upsampling> {
+        match self {
+            Op::UpsampleNearest2x => Some(Upsampling::Nearest),
+            Op::UpsampleBilinear2x => Some(Upsampling::Bilinear),
+            _ => None,
+        }
     }
 }
 
@@ -224,10 +239,14 @@ impl GraphBuilder {
         self.push(name, Op::Conv(conv), vec![input], shape)
     }
 
-    /// Adds nearest upsampling by two.
-    pub fn upsample_2x(&mut self, name: &str, input: usize) -> usize {
+    /// Adds upsampling by two.
+    pub fn upsample_2x(&mut self, name: &str, input: usize, upsampling: Upsampling) -> usize {
         let [channels, height, width] = self.nodes[input].shape;
-        self.push(name, Op::UpsampleNearest2x, vec![input], [channels, height * 2, width * 2])
+        let op = match upsampling {
+            Upsampling::Nearest => Op::UpsampleNearest2x,
+            Upsampling::Bilinear => Op::UpsampleBilinear2x,
+        };
+        self.push(name, op, vec![input], [channels, height * 2, width * 2])
     }
 
     /// Adds the sum of two nodes.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use sensei_kernels::bilinear;
 use sensei_kernels::conv::{ConvShape, PackedConv};
 use sensei_kernels::depthwise::{DepthwiseShape, PackedDepthwise};
 use sensei_kernels::pixelwise::{self, MapShape};
@@ -85,6 +86,7 @@ impl InferenceStudent {
         match &nodes[step.output].op {
             Op::Input | Op::Conv(_) => unreachable!("the input is not a step, and convolutions have a layer"),
             Op::UpsampleNearest2x => pixelwise::upsample_2x(&input_shape, &inputs[0]),
+            Op::UpsampleBilinear2x => bilinear::upsample_2x(&input_shape, &inputs[0]),
             Op::GlobalAveragePool => pixelwise::global_average_pool(&input_shape, &inputs[0]),
             Op::Sigmoid => pixelwise::sigmoid(&inputs[0]),
             Op::ScaleChannels => pixelwise::scale_channels(&input_shape, &inputs[0], &inputs[1]),
@@ -101,13 +103,13 @@ impl InferenceStudent {
 fn layer(graph: &LayerGraph, folded: &FoldedWeights, step: &Step, head: Option<usize>) -> Layer {
     let nodes = graph.nodes();
     match step.kind {
-        StepKind::Block { doubled, depthwise, pointwise, merged } => {
+        StepKind::Block { upsampling, depthwise, pointwise, merged } => {
             let [FoldedConv { weight: w1, bias: b1 }, FoldedConv { weight: w2, bias: b2 }] =
                 [&folded[&depthwise], &folded[&pointwise]];
             let Op::Conv(conv) = &nodes[depthwise].op else { unreachable!("blocks are made of convolutions") };
             let shape = SeparableShape {
                 depthwise: depthwise_shape(conv, nodes[depthwise].shape),
-                doubled,
+                upsampling,
                 out_channels: nodes[pointwise].shape[0],
             };
             let weights = FoldedSeparable {

@@ -2,7 +2,7 @@
 
 use burn::tensor::{FloatDType, Tensor};
 
-use crate::graph::{Conv, Op};
+use crate::graph::{Conv, Op, Upsampling};
 use crate::ops::portable;
 use crate::run::run_graph;
 use crate::student::{BatchStats, Student, TrainForward};
@@ -47,7 +47,8 @@ impl Student {
             match &node.op {
                 Op::Input => x,
                 Op::Conv(conv) => self.conv_mixed(idx, conv, x, half, &mut batch_stats),
-                Op::UpsampleNearest2x => portable::upsample_2x(x),
+                Op::UpsampleNearest2x => portable::upsample_2x(x, Upsampling::Nearest),
+                Op::UpsampleBilinear2x => portable::upsample_2x(x, Upsampling::Bilinear),
                 Op::GlobalAveragePool => portable::global_average_pool(x.cast(FloatDType::F32)).cast(half),
                 Op::Sigmoid => portable::sigmoid(x.cast(FloatDType::F32)).cast(half),
                 Op::Add => portable::add(x, inputs.remove(0)),

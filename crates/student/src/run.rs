@@ -1,6 +1,6 @@
 //! The one interpreter of a [`LayerGraph`].
 
-use crate::graph::{Conv, LayerGraph, Node, Op};
+use crate::graph::{Conv, LayerGraph, Node, Op, Upsampling};
 
 /// Nodes that are computed together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,8 +20,8 @@ pub enum StepKind {
     Node,
     /// A depthwise convolution that keeps the size and a 1x1 convolution, both with batch norm and ReLU.
     Block {
-        /// Whether the input is upsampled first.
-        doubled: bool,
+        /// How the input is upsampled first, if it is.
+        upsampling: Option<Upsampling>,
         /// The depthwise convolution.
         depthwise: usize,
         /// The 1x1 convolution.
@@ -47,9 +47,9 @@ pub fn block_steps(graph: &LayerGraph) -> Vec<Step> {
     let mut steps = vec![];
     let mut idx = 1;
     while idx < nodes.len() {
-        let doubled =
-            nodes[idx].op == Op::UpsampleNearest2x && is_only_read_by(idx, idx + 1) && has_3x3_taps(&nodes[idx + 1]);
-        let depthwise = idx + usize::from(doubled);
+        let is_taken = is_only_read_by(idx, idx + 1) && has_3x3_taps(&nodes[idx + 1]);
+        let upsampling = nodes[idx].op.upsampling().filter(|_| is_taken);
+        let depthwise = idx + usize::from(upsampling.is_some());
         let pointwise = depthwise + 1;
         let is_block =
             is_depthwise(&nodes[depthwise]) && is_only_read_by(depthwise, pointwise) && is_pointwise(&nodes[pointwise]);
@@ -67,7 +67,7 @@ pub fn block_steps(graph: &LayerGraph) -> Vec<Step> {
         let merged = is_merged.then_some(skip);
         inputs.extend(merged.map(|skip| nodes[skip].inputs[0]));
         let output = if is_merged { add } else { pointwise };
-        steps.push(Step { kind: StepKind::Block { doubled, depthwise, pointwise, merged }, inputs, output });
+        steps.push(Step { kind: StepKind::Block { upsampling, depthwise, pointwise, merged }, inputs, output });
         idx = output + 1;
     }
     steps
@@ -94,7 +94,7 @@ fn is_depthwise(node: &Node) -> bool {
     grouped && stride == 1 && 2 * padding == dilation * (kernel - 1) && ends_in_relu(conv)
 }
 
-/// What a doubled block's depthwise convolution has to be.
+/// What the depthwise convolution of a block that upsamples has to be.
 fn has_3x3_taps(node: &Node) -> bool {
     matches!(&node.op, Op::Conv(conv) if (conv.kernel, conv.dilation) == (3, 1))
 }
@@ -168,7 +168,9 @@ mod tests {
 
     #[test]
     fn blocks_cover_the_repeated_parts_of_both_students() {
-        for (config, n_merged) in [(UnetConfig::picosam2(), 4), (UnetConfig::picosam3(), 4)] {
+        let bilinear = UnetConfig { bilinear_upsampling: true, ..UnetConfig::picosam2() };
+        for (config, n_merged) in [(UnetConfig::picosam2(), 4), (UnetConfig::picosam3(), 4), (bilinear, 4)] {
+            let expected = if config.bilinear_upsampling { Upsampling::Bilinear } else { Upsampling::Nearest };
             let graph = config.graph().expect("a valid setting");
             let steps = block_steps(&graph);
             let nodes = graph.nodes();
@@ -183,7 +185,7 @@ mod tests {
                 vec!["output_head"]
             };
             assert_eq!(rest, [vec!["down1", "down2", "down3", "down4"], head].concat());
-            let merged = |step: &&Step| matches!(step.kind, StepKind::Block { merged: Some(_), doubled: true, .. });
+            let merged = |step: &&Step| matches!(step.kind, StepKind::Block { merged: Some(_), upsampling, .. } if upsampling == Some(expected));
             assert_eq!(steps.iter().filter(merged).count(), n_merged);
             // Every node that a step reads is one that an earlier step made.
             let mut made = vec![0];

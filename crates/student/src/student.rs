@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::graph::{Conv, LayerGraph, Op};
+use crate::graph::{Conv, LayerGraph, Op, Upsampling};
 use crate::init::initial_weights;
 use crate::ops::{self, BATCH_NORM_EPSILON, Block, BlockWeights, FoldedBlock, Merge, Statistics};
 use crate::profile;
@@ -133,7 +133,7 @@ impl Student {
                 Op::Conv(conv) => self.conv_eval(step.output, conv, one(inputs)),
                 op => without_weights(op, inputs),
             },
-            StepKind::Block { doubled, depthwise, pointwise, merged } => {
+            StepKind::Block { upsampling, depthwise, pointwise, merged } => {
                 let (x, merge) = self.block_inputs(inputs, merged, |parameter| self.flat(parameter).inner());
                 let (depthwise_weight, depthwise_bias) = self.folded(depthwise);
                 let (pointwise_weight, pointwise_bias) = self.folded(pointwise);
@@ -143,7 +143,7 @@ impl Student {
                     pointwise: pointwise_weight,
                     pointwise_bias,
                 };
-                ops::block_eval(self.block(doubled, depthwise, pointwise), x, weights, merge)
+                ops::block_eval(self.block(upsampling, depthwise, pointwise), x, weights, merge)
             }
         });
         ops::to_nchw(output)
@@ -165,7 +165,7 @@ impl Student {
                     Op::Conv(conv) => self.conv_train(step.output, conv, one(inputs), &mut batch_stats),
                     op => without_weights(op, inputs),
                 },
-                StepKind::Block { doubled, depthwise, pointwise, merged } => {
+                StepKind::Block { upsampling, depthwise, pointwise, merged } => {
                     let (x, merge) = self.block_inputs(inputs, merged, |parameter| self.flat(parameter));
                     let (norm1, norm2) = (self.norm(depthwise), self.norm(pointwise));
                     let weights = BlockWeights {
@@ -176,7 +176,7 @@ impl Student {
                         scale2: self.flat(norm2.scale),
                         shift2: self.flat(norm2.shift),
                     };
-                    let block = self.block(doubled, depthwise, pointwise);
+                    let block = self.block(upsampling, depthwise, pointwise);
                     let (output, [stats1, stats2]) = ops::block_train(block, x, weights, merge);
                     batch_stats.push(self.batch_stats(norm1, stats1));
                     batch_stats.push(self.batch_stats(norm2, stats2));
@@ -293,10 +293,10 @@ impl Student {
         if ops::has_blocks(device) { block_steps(&self.graph) } else { single_steps(&self.graph) }
     }
 
-    fn block(&self, doubled: bool, depthwise: usize, pointwise: usize) -> Block {
+    fn block(&self, upsampling: Option<Upsampling>, depthwise: usize, pointwise: usize) -> Block {
         let (depthwise, pointwise) = (self.conv(depthwise), self.conv(pointwise));
         let Conv { kernel, dilation, .. } = *depthwise;
-        Block { doubled, kernel, dilation, out_channels: pointwise.out_channels }
+        Block { upsampling, kernel, dilation, out_channels: pointwise.out_channels }
     }
 
     /// The input of a block, and what is added to its output.
@@ -423,7 +423,8 @@ impl Student {
 pub fn without_weights(op: &Op, inputs: Vec<Tensor<4>>) -> Tensor<4> {
     match op {
         Op::Input | Op::Conv(_) => panic!("without_weights: expected an operator without weights, found {op:?}"),
-        Op::UpsampleNearest2x => ops::upsample_2x(one(inputs)),
+        Op::UpsampleNearest2x => ops::upsample_2x(one(inputs), Upsampling::Nearest),
+        Op::UpsampleBilinear2x => ops::upsample_2x(one(inputs), Upsampling::Bilinear),
         Op::GlobalAveragePool => ops::global_average_pool(one(inputs)),
         Op::Sigmoid => ops::sigmoid(one(inputs)),
         Op::Add => two(inputs, ops::add),

@@ -41,6 +41,7 @@ fn operator(op: &Op) -> String {
     match op {
         Op::Input => "input".into(),
         Op::UpsampleNearest2x => "upsample nearest x2".into(),
+        Op::UpsampleBilinear2x => "upsample bilinear x2".into(),
         Op::Add => "add".into(),
         Op::GlobalAveragePool => "global average pool".into(),
         Op::Sigmoid => "sigmoid".into(),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::graph::{Conv, GraphBuilder, LayerGraph};
+use crate::graph::{Conv, GraphBuilder, LayerGraph, Upsampling};
 
 /// Widths and options of one student. All sizes in channels unless said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +22,10 @@ pub struct UnetConfig {
     pub channel_gate: bool,
     /// A depthwise 3x3 block before the last 1x1 convolution (PicoSAM3) instead of that convolution alone.
     pub refine_head: bool,
+    /// Bilinear upsampling in the decoder instead of nearest, which both published students have. A weights file from before there
+    /// was the choice does not tell it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bilinear_upsampling: bool,
 }
 
 /// A width or size that no network can have.
@@ -70,6 +74,7 @@ impl UnetConfig {
             dilated_bottleneck: false,
             channel_gate: false,
             refine_head: false,
+            bilinear_upsampling: false,
         }
     }
 
@@ -109,9 +114,10 @@ impl UnetConfig {
             depthwise_block(&mut g, "bottleneck", x, width)
         };
 
+        let upsampling = if self.bilinear_upsampling { Upsampling::Bilinear } else { Upsampling::Nearest };
         for (idx, &channels) in self.decoder_channels.iter().enumerate() {
             let (stage, skip_stage) = (idx + 1, n_stages - idx);
-            let up = g.upsample_2x(&format!("up{stage}.0"), x);
+            let up = g.upsample_2x(&format!("up{stage}.0"), x, upsampling);
             let up = depthwise_block(&mut g, &format!("up{stage}.1"), up, channels);
             let skip = skips[skip_stage - 1];
             let skip_conv = conv(g.channels(skip), channels, 1).with_bias();

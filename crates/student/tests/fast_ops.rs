@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use proptest::prelude::*;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
-use sensei_student::graph::Conv;
+use sensei_student::graph::{Conv, Upsampling};
 use sensei_student::ops::{self, Block, BlockWeights, Merge, portable};
 use sensei_student::student::Student;
 use sensei_student::unet::UnetConfig;
@@ -166,10 +166,18 @@ fn convolutions_that_no_student_has_agree() {
 
 #[test]
 fn blocks_are_their_operators_one_after_the_other() {
-    for (doubled, dilation, is_merged) in [(false, 1, false), (true, 1, true), (true, 1, false), (false, 2, true)] {
+    let [nearest, bilinear] = [Some(Upsampling::Nearest), Some(Upsampling::Bilinear)];
+    for (upsampling, dilation, is_merged) in [
+        (None, 1, false),
+        (nearest, 1, true),
+        (nearest, 1, false),
+        (bilinear, 1, true),
+        (bilinear, 1, false),
+        (None, 2, true),
+    ] {
         let [batch, channels, outs, skips, side] = [2, 17, 9, 5, 6];
-        let block = Block { doubled, kernel: 3, dilation, out_channels: outs };
-        let out_side = if doubled { 2 * side } else { side };
+        let block = Block { upsampling, kernel: 3, dilation, out_channels: outs };
+        let out_side = if upsampling.is_some() { 2 * side } else { side };
         let mut maps = vec![noise([batch, channels, side, side])];
         let mut flat = vec![noise([channels * 9]), noise([channels]), noise([channels])];
         flat.extend([noise([outs * channels]), noise([outs]), noise([outs])]);
@@ -188,8 +196,8 @@ fn blocks_are_their_operators_one_after_the_other() {
         };
         let separate = |mut maps: Maps, flat: Vec<Tensor<1>>| {
             let mut x = maps.remove(0);
-            if doubled {
-                x = portable::upsample_2x(x);
+            if let Some(upsampling) = upsampling {
+                x = portable::upsample_2x(x, upsampling);
             }
             let depthwise = Conv { padding: dilation, dilation, groups: channels, ..conv(channels, channels, 3) };
             let x = portable::conv2d(x, flat[0].clone().reshape([channels, 1, 3, 3]), None, &depthwise);
@@ -214,7 +222,12 @@ fn operators_without_weights_agree() {
             |add: fn(Tensor<4>, Tensor<4>) -> Tensor<4>| move |mut maps: Maps, _| add(maps.remove(0), maps.remove(0));
         check(two(), vec![], swap(ops::add), swap(portable::add));
         let one = |operator: fn(Tensor<4>) -> Tensor<4>| move |mut maps: Maps, _| operator(maps.remove(0));
-        check(vec![noise(dims)], vec![], one(ops::upsample_2x), one(portable::upsample_2x));
+        for upsampling in [Upsampling::Nearest, Upsampling::Bilinear] {
+            let fast = move |mut maps: Maps, _| ops::upsample_2x(maps.remove(0), upsampling);
+            check(vec![noise(dims)], vec![], fast, move |mut maps, _| {
+                portable::upsample_2x(maps.remove(0), upsampling)
+            });
+        }
         check(vec![noise(dims)], vec![], one(ops::global_average_pool), one(portable::global_average_pool));
         check(vec![noise(dims)], vec![], one(ops::sigmoid), one(portable::sigmoid));
         check(vec![noise(dims)], vec![], one(ops::relu), one(portable::relu));
@@ -254,6 +267,18 @@ fn narrow_picosam2_agrees() {
         bottleneck_channels: 20,
         decoder_channels,
         ..UnetConfig::picosam2()
+    });
+}
+
+#[test]
+fn a_student_that_upsamples_between_pixels_agrees() {
+    check_network(UnetConfig {
+        input_size: 32,
+        encoder_channels: vec![8, 17],
+        bottleneck_channels: 20,
+        decoder_channels: vec![18, 5],
+        bilinear_upsampling: true,
+        ..UnetConfig::picosam3()
     });
 }
 

@@ -38,6 +38,12 @@ fn picosam3_computes_what_pytorch_computes_at_its_published_size() {
 }
 
 #[test]
+fn a_student_that_upsamples_between_pixels_computes_what_pytorch_computes() {
+    let config = UnetConfig { bilinear_upsampling: true, ..UnetConfig::picosam2() };
+    check_full("student/bilinear_full", config);
+}
+
+#[test]
 fn tensor_names_and_shapes_are_the_published_ones() {
     let path = workspace_root().join("tests/golden/student/names/names.json");
     let names: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();

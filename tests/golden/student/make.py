@@ -26,8 +26,8 @@ the ten steps start from batch norms that keep every value KINK_MARGIN away from
 pass and one quarter does not. The shift of a batch norm whose channels all pass or not is then taken out by the next batch
 norm: its gradient is zero but for rounding, AdamW makes steps of any sign of that, and it is left out.
 
-`picosam2_full/data.safetensors`, `picosam3_full/data.safetensors`: the published sizes at 96 x 96, batch 2. Weights
-and input come from `formula`, which the reader of the case repeats, so they are not stored.
+`picosam2_full/data.safetensors`, `picosam3_full/data.safetensors`, `bilinear_full/data.safetensors`: the published sizes
+at 96 x 96, batch 2; the last is picosam2's with bilinear upsampling. Weights and input come from `formula`, which the reader of the case repeats, so they are not stored.
     logits_eval, logits_train [2,1,96,96]                        f32 (rounded)
     loss [1]                                                     f64
     grad_norm/NAME [1]     Euclidean length of the gradient      f64
@@ -78,7 +78,8 @@ class Gate(nn.Module):
 
 
 class Unet(nn.Module):
-    """Both flavours, after papers' text and tables; module names are the published ones."""
+    """Both flavours, after papers' text and tables; module names are the published ones. And "bilinear": picosam2 with the
+    other upsampling."""
 
     def __init__(self, flavour, encoder, bottleneck, decoder):
         super().__init__()
@@ -102,7 +103,8 @@ class Unet(nn.Module):
             self.bottleneck = block(channels, bottleneck)
         channels = bottleneck
         for idx, width in enumerate(decoder):
-            up = nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), block(channels, width))
+            mode = "bilinear" if flavour == "bilinear" else "nearest"
+            up = nn.Sequential(nn.Upsample(scale_factor=2, mode=mode), block(channels, width))
             self.add_module(f"up{idx + 1}", up)
             skip = self.n_stages - idx
             self.add_module(f"skip_conn{skip}", nn.Conv2d(encoder[skip - 1], width, 1))
@@ -468,4 +470,5 @@ if __name__ == "__main__":
     for name in ("picosam2", "picosam3"):
         make_small(name)
         make_full(name)
+    make_full("bilinear")
     write_hostile()

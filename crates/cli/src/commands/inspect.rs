@@ -82,6 +82,7 @@ fn show_model(model: &Int8Model) {
             Int8Op::Conv(conv) => format!("conv, {}-bit weights", conv.weight_bits()),
             Int8Op::Input => "input".into(),
             Int8Op::UpsampleNearest2x => "upsample".into(),
+            Int8Op::UpsampleBilinear2x => "upsample bilinear".into(),
             Int8Op::Add => "add".into(),
             Int8Op::GlobalAveragePool => "mean".into(),
             Int8Op::Sigmoid => "sigmoid".into(),

@@ -95,6 +95,7 @@ pub enum StudentToml {
         dilated_bottleneck: bool,
         channel_gate: bool,
         refine_head: bool,
+        bilinear_upsampling: bool,
     },
 }
 

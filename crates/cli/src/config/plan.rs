@@ -364,6 +364,7 @@ fn unet(student: &StudentToml) -> UnetConfig {
             dilated_bottleneck,
             channel_gate,
             refine_head,
+            bilinear_upsampling,
         } => UnetConfig {
             input_size: *input_size,
             encoder_channels: encoder_channels.clone(),
@@ -372,6 +373,7 @@ fn unet(student: &StudentToml) -> UnetConfig {
             dilated_bottleneck: *dilated_bottleneck,
             channel_gate: *channel_gate,
             refine_head: *refine_head,
+            bilinear_upsampling: *bilinear_upsampling,
         },
     }
 }

@@ -163,6 +163,7 @@ decoder_channels = [6, 4]
 dilated_bottleneck = true
 channel_gate = true
 refine_head = true
+bilinear_upsampling = false
 
 [train]
 batch_size = 2

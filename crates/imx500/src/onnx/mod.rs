@@ -6,3 +6,9 @@ mod write;
 
 pub use read::{OnnxError, OnnxFile, from_bytes, read_onnx};
 pub use write::write_onnx;
+
+/// Attributes of a `Resize` that repeats pixels.
+const NEAREST_2X: [(&str, &str); 3] =
+    [("coordinate_transformation_mode", "asymmetric"), ("mode", "nearest"), ("nearest_mode", "floor")];
+/// Attributes of a `Resize` between pixels.
+const BILINEAR_2X: [(&str, &str); 2] = [("coordinate_transformation_mode", "half_pixel"), ("mode", "linear")];

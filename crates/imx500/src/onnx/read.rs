@@ -7,6 +7,7 @@ use prost::Message;
 use prost::encoding::{WireType, decode_key, decode_varint};
 
 use super::proto::{Attribute, FLOAT, Graph, Model, Node, QUANTIZERS, Tensor, ValueInfo};
+use super::{BILINEAR_2X, NEAREST_2X};
 use crate::files::read_bounded;
 use crate::grid::{ActivationGrid, GridError, WeightThreshold};
 use crate::model::{Clipped, ConvShape, FloatConv, Int8Conv, Int8Model, Int8Node, Int8Op, ModelError};
@@ -261,16 +262,24 @@ impl<'a> Reader<'a> {
             (3, Value::Floats(tensor)) if node.input[1].is_empty() => self.floats(name, tensor)?,
             _ => return Err(self.dialect(name, "inputs", "a tensor, nothing, scales", format!("{:?}", node.input))),
         };
-        let text = |what| find(node, what).and_then(|attribute| attribute.s.as_deref()).unwrap_or_default();
-        let how = ["coordinate_transformation_mode", "mode", "nearest_mode"].map(text);
-        if scales != [1.0, 1.0, 2.0, 2.0] || how != [&b"asymmetric"[..], b"nearest", b"floor"] {
-            let found = format!("scales {scales:?}, {:?}", how.map(String::from_utf8_lossy));
-            return Err(self.dialect(name, "resize", "nearest by two: asymmetric, nearest, floor", found));
-        }
+        let text = |what: &str| {
+            let text = find(node, what).and_then(|attribute| attribute.s.as_deref()).unwrap_or_default();
+            String::from_utf8_lossy(text)
+        };
+        let is = |how: &[(&str, &str)]| how.iter().all(|(what, expected)| text(what) == *expected);
+        let op = match () {
+            () if scales == [1.0, 1.0, 2.0, 2.0] && is(&NEAREST_2X) => Int8Op::UpsampleNearest2x,
+            () if scales == [1.0, 1.0, 2.0, 2.0] && is(&BILINEAR_2X) => Int8Op::UpsampleBilinear2x,
+            () => {
+                let expected = "by two: asymmetric, nearest, floor; or half_pixel, linear";
+                let found = NEAREST_2X.map(|(what, _)| text(what));
+                return Err(self.dialect(name, "resize", expected, format!("scales {scales:?}, {found:?}")));
+            }
+        };
         let input = self.stored(name, node, 0)?;
         let [channels, height, width] = self.nodes[input].shape;
         let shape = [channels, 2 * height, 2 * width];
-        Ok(Value::Pending { name: name.into(), op: Int8Op::UpsampleNearest2x, inputs: vec![input], shape })
+        Ok(Value::Pending { name: name.into(), op, inputs: vec![input], shape })
     }
 
     fn element_wise(

@@ -8,6 +8,7 @@ use super::proto::{
     ATTRIBUTE_FLOAT, ATTRIBUTE_INT, ATTRIBUTE_INTS, ATTRIBUTE_STRING, ATTRIBUTE_TENSOR, Attribute, Dimension, FLOAT,
     Graph, Model, Node, Opset, Property, QUANTIZERS, Shape, Tensor, TensorType, ValueInfo, ValueType,
 };
+use super::{BILINEAR_2X, NEAREST_2X};
 use crate::grid::ActivationGrid;
 use crate::model::{Int8Conv, Int8Model, Int8Node, Int8Op};
 
@@ -54,13 +55,8 @@ impl Writer {
         let value = match &node.op {
             Int8Op::Input => INPUT.to_string(),
             Int8Op::Conv(conv) => self.conv(name, conv, &inputs[0], model.nodes()[node.inputs[0]].grid),
-            Int8Op::UpsampleNearest2x => {
-                let scales = self.constant(&format!("{name}/scales"), &[1.0, 1.0, 2.0, 2.0]);
-                let how =
-                    [("coordinate_transformation_mode", "asymmetric"), ("mode", "nearest"), ("nearest_mode", "floor")];
-                let attributes = how.map(|(name, value)| text(name, value)).to_vec();
-                self.push("Resize", "", name, vec![inputs[0].clone(), String::new(), scales], attributes)
-            }
+            Int8Op::UpsampleNearest2x => self.resize(name, &inputs[0], &NEAREST_2X),
+            Int8Op::UpsampleBilinear2x => self.resize(name, &inputs[0], &BILINEAR_2X),
             Int8Op::Add => self.push("Add", "", name, inputs, vec![]),
             Int8Op::GlobalAveragePool => self.push("GlobalAveragePool", "", name, inputs, vec![]),
             Int8Op::Sigmoid => self.push("Sigmoid", "", name, inputs, vec![]),
@@ -85,6 +81,12 @@ impl Writer {
             self.graph.value_info.push(value_info(&quantized, &nchw(node.shape)));
         }
         quantized
+    }
+
+    fn resize(&mut self, name: &str, input: &str, how: &[(&str, &str)]) -> String {
+        let scales = self.constant(&format!("{name}/scales"), &[1.0, 1.0, 2.0, 2.0]);
+        let attributes = how.iter().map(|(name, value)| text(name, value)).collect();
+        self.push("Resize", "", name, vec![input.into(), String::new(), scales], attributes)
     }
 
     fn conv(&mut self, name: &str, conv: &Int8Conv, input: &str, input_grid: ActivationGrid) -> String {

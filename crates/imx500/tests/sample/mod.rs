@@ -15,6 +15,7 @@ pub struct Sample {
     pub decoder: &'static [usize],
     /// Dilated bottleneck block, channel gate and depthwise head.
     pub is_picosam3: bool,
+    pub is_bilinear: bool,
     /// Bits of the stride-2 convolutions' weights.
     pub dense_bits: u8,
     pub output_bits: u8,
@@ -28,6 +29,7 @@ pub const PICOSAM2: Sample = Sample {
     bottleneck: 320,
     decoder: &[192, 128, 80, 40],
     is_picosam3: false,
+    is_bilinear: false,
     dense_bits: 8,
     output_bits: 8,
     input: ActivationGrid::SIGNED_PIXELS,
@@ -53,6 +55,10 @@ pub const SMALL3: Sample = Sample {
     ..SMALL2
 };
 
+/// The same, upsampled between pixels.
+pub const BILINEAR: Sample = Sample { name: "bilinear", is_bilinear: true, ..SMALL3 };
+pub const PICOSAM2_BILINEAR: Sample = Sample { name: "picosam2-bilinear", is_bilinear: true, ..PICOSAM2 };
+
 /// The network of configs/quickstart-w4.toml.
 pub const QUICKSTART_W4: Sample = Sample {
     name: "quickstart-w4",
@@ -61,6 +67,7 @@ pub const QUICKSTART_W4: Sample = Sample {
     bottleneck: 128,
     decoder: &[96, 64, 32, 32],
     is_picosam3: true,
+    is_bilinear: false,
     dense_bits: 4,
     output_bits: 16,
     input: ActivationGrid::SIGNED_PIXELS,
@@ -165,7 +172,8 @@ impl Sample {
         }
         for (idx, (&width, skip)) in self.decoder.iter().zip(skips.into_iter().rev()).enumerate() {
             let Int8Node { shape: [c, h, w], grid: g, .. } = b.nodes[x];
-            let up = b.push(&format!("up{}.0", idx + 1), Int8Op::UpsampleNearest2x, vec![x], [c, 2 * h, 2 * w], g);
+            let op = if self.is_bilinear { Int8Op::UpsampleBilinear2x } else { Int8Op::UpsampleNearest2x };
+            let up = b.push(&format!("up{}.0", idx + 1), op, vec![x], [c, 2 * h, 2 * w], g);
             let up = b.depthwise_block(&format!("up{}.1", idx + 1), up, width, 1);
             let skip = b.conv(&format!("skip_conn{}", idx + 1), skip, Layer { out: width, ..POINT }, grid(8, true, 2));
             let shape = b.nodes[up].shape;

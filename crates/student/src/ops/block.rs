@@ -26,7 +26,7 @@ pub(super) fn train(
 ) -> (Tensor<4>, [Statistics; 2]) {
     let device = x.device();
     let [batch, height, width, _] = x.dims();
-    let count = batch * height * width * if block.doubled { 4 } else { 1 };
+    let count = batch * height * width * if block.upsampling.is_some() { 4 } else { 1 };
     let BlockWeights { depthwise, scale1, shift1, pointwise, scale2, shift2 } = weights;
     let mut maps = vec![x];
     let mut flat = vec![depthwise, scale1, shift1, pointwise, scale2, shift2];
@@ -155,14 +155,14 @@ fn backward(block: Block, inputs: &[FlexTensor], kept: Kept, grad: FlexTensor) -
     like_inputs.map(|(gradient, input)| tensor(gradient, dims(input))).collect()
 }
 
-/// Of a doubled block, the kernels take 3x3 taps without dilation; `run::block_steps` makes no other.
+/// Of a block that upsamples, the kernels take 3x3 taps without dilation; `run::block_steps` makes no other.
 fn shape_of(block: Block, x: &FlexTensor) -> SeparableShape {
     let MapShape { batch, height, width, channels } = map_shape(x);
-    let Block { doubled, kernel, dilation, out_channels } = block;
-    let (scale, padding) = (1 + usize::from(doubled), dilation * (kernel - 1) / 2);
+    let Block { upsampling, kernel, dilation, out_channels } = block;
+    let (scale, padding) = (1 + usize::from(upsampling.is_some()), dilation * (kernel - 1) / 2);
     let (height, width) = (height * scale, width * scale);
     let depthwise = DepthwiseShape { batch, height, width, channels, kernel, dilation, padding };
-    SeparableShape { depthwise, doubled, out_channels }
+    SeparableShape { depthwise, upsampling, out_channels }
 }
 
 fn output_shape(shape: &SeparableShape) -> MapShape {

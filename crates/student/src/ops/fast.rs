@@ -11,13 +11,14 @@ use burn::backend::{
 };
 use burn::tensor::{Device, Tensor, TensorData};
 use burn_flex::FlexTensor;
+use sensei_kernels::bilinear;
 use sensei_kernels::conv::{self, ConvShape};
 use sensei_kernels::depthwise::{self, DepthwiseShape};
 use sensei_kernels::norm::{self, Norm};
 use sensei_kernels::pixelwise::{self, MapShape};
 
 use super::{BATCH_NORM_EPSILON, Statistics, portable};
-use crate::graph::Conv;
+use crate::graph::{Conv, Upsampling};
 use crate::profile::{self, Layer};
 
 /// Whether this module's operators run on the device.
@@ -68,8 +69,12 @@ pub(super) fn add(a: Tensor<4>, b: Tensor<4>) -> Tensor<4> {
     Tensor::from_dispatch(Dispatch::sum(a.into_dispatch(), b.into_dispatch()))
 }
 
-pub(super) fn upsample_2x(x: Tensor<4>) -> Tensor<4> {
-    Tensor::from_dispatch(Dispatch::nearest_2x(x.into_dispatch()))
+pub(super) fn upsample_2x(x: Tensor<4>, upsampling: Upsampling) -> Tensor<4> {
+    let x = x.into_dispatch();
+    Tensor::from_dispatch(match upsampling {
+        Upsampling::Nearest => Dispatch::nearest_2x(x),
+        Upsampling::Bilinear => Dispatch::bilinear_2x(x),
+    })
 }
 
 pub(super) fn global_average_pool(x: Tensor<4>) -> Tensor<4> {
@@ -108,6 +113,7 @@ pub trait FastOps: Backend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
     fn sum(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self>;
     fn nearest_2x(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn bilinear_2x(x: FloatTensor<Self>) -> FloatTensor<Self>;
     fn pixel_mean(x: FloatTensor<Self>) -> FloatTensor<Self>;
     fn channel_product(x: FloatTensor<Self>, scale: FloatTensor<Self>) -> FloatTensor<Self>;
 }
@@ -152,6 +158,12 @@ impl FastOps for Flex {
         let (x, small) = (contiguous(x.clone()), map_shape(&x));
         let MapShape { batch, height, width, channels } = small;
         tensor(pixelwise::upsample_2x(&small, values(&x)), [batch, 2 * height, 2 * width, channels])
+    }
+
+    fn bilinear_2x(x: FlexTensor) -> FlexTensor {
+        let (x, small) = (contiguous(x.clone()), map_shape(&x));
+        let MapShape { batch, height, width, channels } = small;
+        tensor(bilinear::upsample_2x(&small, values(&x)), [batch, 2 * height, 2 * width, channels])
     }
 
     fn pixel_mean(x: FlexTensor) -> FlexTensor {
@@ -307,6 +319,11 @@ impl<S: CheckpointStrategy> FastOps for Autodiff<Flex, S> {
     fn nearest_2x(x: FloatTensor<Self>) -> FloatTensor<Self> {
         let backward = |small: &MapShape, grad: &[f32]| pixelwise::upsample_2x_backward(small, grad);
         map_operator::<S>(x, Flex::nearest_2x, backward)
+    }
+
+    fn bilinear_2x(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let backward = |small: &MapShape, grad: &[f32]| bilinear::upsample_2x_backward(small, grad);
+        map_operator::<S>(x, Flex::bilinear_2x, backward)
     }
 
     fn pixel_mean(x: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -5,7 +5,7 @@
 
 use burn::tensor::{Device, Tensor};
 
-use crate::graph::Conv;
+use crate::graph::{Conv, Upsampling};
 
 mod block;
 mod fast;
@@ -31,8 +31,8 @@ pub struct Statistics {
 /// Geometry of a block: a depthwise convolution that keeps the size, batch norm, ReLU, a 1x1 convolution, batch norm, ReLU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Block {
-    /// Whether the input is upsampled first, as by [`upsample_2x`]; then the kernel is 3x3 without dilation.
-    pub doubled: bool,
+    /// How the input is upsampled first, as by [`upsample_2x`], if it is; then the kernel is 3x3 without dilation.
+    pub upsampling: Option<Upsampling>,
     /// Side of the depthwise kernel; odd.
     pub kernel: usize,
     /// Distance between its taps.
@@ -214,9 +214,10 @@ pub fn add(a: Tensor<4>, b: Tensor<4>) -> Tensor<4> {
     if fast::runs_on(&a.device()) { fast::add(a, b) } else { portable::add(a, b) }
 }
 
-/// Nearest upsampling: output pixel `(y, x)` is input pixel `(y / 2, x / 2)`.
-pub fn upsample_2x(x: Tensor<4>) -> Tensor<4> {
-    if fast::runs_on(&x.device()) { fast::upsample_2x(x) } else { portable::upsample_2x(x) }
+/// Upsampling by two: see [`Op::UpsampleNearest2x`](crate::graph::Op::UpsampleNearest2x) and
+/// [`Op::UpsampleBilinear2x`](crate::graph::Op::UpsampleBilinear2x).
+pub fn upsample_2x(x: Tensor<4>, upsampling: Upsampling) -> Tensor<4> {
+    if fast::runs_on(&x.device()) { fast::upsample_2x(x, upsampling) } else { portable::upsample_2x(x, upsampling) }
 }
 
 /// Mean of each channel of each image; height and width become 1.

@@ -4,7 +4,7 @@ use burn::tensor::ops::{ConvOptions, InterpolateMode, InterpolateOptions};
 use burn::tensor::{Tensor, activation, module};
 
 use super::{AdamWConstants, BATCH_NORM_EPSILON, Statistics};
-use crate::graph::Conv;
+use crate::graph::{Conv, Upsampling};
 
 /// Convolution; `weight` and `bias` as in [`super::conv2d`].
 pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, conv: &Conv) -> Tensor<4> {
@@ -46,10 +46,14 @@ pub fn add(a: Tensor<4>, b: Tensor<4>) -> Tensor<4> {
     a + b
 }
 
-/// Nearest upsampling by two.
-pub fn upsample_2x(x: Tensor<4>) -> Tensor<4> {
+/// Upsampling by two.
+pub fn upsample_2x(x: Tensor<4>, upsampling: Upsampling) -> Tensor<4> {
     let [_, _, height, width] = x.dims();
-    let options = InterpolateOptions::new(InterpolateMode::Nearest).with_output_size([height * 2, width * 2]);
+    let mode = match upsampling {
+        Upsampling::Nearest => InterpolateMode::Nearest,
+        Upsampling::Bilinear => InterpolateMode::Bilinear,
+    };
+    let options = InterpolateOptions::new(mode).with_output_size([height * 2, width * 2]).with_align_corners(false);
     module::interpolate(x, options)
 }
 

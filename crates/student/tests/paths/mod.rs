@@ -1,7 +1,7 @@
 //! A student's training forward pass by burn's own operators, to compare the kernels with.
 
 use burn::tensor::Tensor;
-use sensei_student::graph::{Conv, Node, Op};
+use sensei_student::graph::{Conv, Node, Op, Upsampling};
 use sensei_student::ops::portable;
 use sensei_student::run::run_graph;
 use sensei_student::student::Student;
@@ -25,7 +25,8 @@ pub fn portable_forward_train(student: &Student, image: Tensor<4>) -> Tensor<4> 
         match &node.op {
             Op::Input => x,
             Op::Conv(conv) => convolution(node, conv, x),
-            Op::UpsampleNearest2x => portable::upsample_2x(x),
+            Op::UpsampleNearest2x => portable::upsample_2x(x, Upsampling::Nearest),
+            Op::UpsampleBilinear2x => portable::upsample_2x(x, Upsampling::Bilinear),
             Op::Add => portable::add(x, inputs.remove(0)),
             Op::GlobalAveragePool => portable::global_average_pool(x),
             Op::Sigmoid => portable::sigmoid(x),

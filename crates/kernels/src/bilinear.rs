@@ -1,0 +1,272 @@
+//! Bilinear upsampling by two with half-pixel centres: each output pixel is three parts of the pixel it lies in and one part
+//! of its neighbour, along both axes; beyond the border, the border's pixel.
+//!
+//! # Source
+//! PyTorch's `interpolate(scale_factor=2, mode="bilinear", align_corners=False)`; ONNX `Resize`, `linear`, `half_pixel`.
+
+use std::mem::MaybeUninit;
+
+use rayon::prelude::*;
+
+use crate::buffer::{filled, part_len};
+use crate::cpu::{Level, for_each_level, multiply_add};
+use crate::depthwise::{array, blocks};
+use crate::pixelwise::MapShape;
+
+/// Bilinear upsampling by two of a feature map of the shape `small`.
+pub fn upsample_2x(small: &MapShape, input: &[f32]) -> Vec<f32> {
+    upsample_at(Level::detect(), small, input)
+}
+
+/// Gradient of the input of [`upsample_2x`].
+pub fn upsample_2x_backward(small: &MapShape, grad_output: &[f32]) -> Vec<f32> {
+    backward_at(Level::detect(), small, grad_output)
+}
+
+fn upsample_at(level: Level, small: &MapShape, input: &[f32]) -> Vec<f32> {
+    assert_eq!(input.len(), small.len(), "bilinear: input, {small:?}");
+    let line_len = small.width * small.channels;
+    let lines = part_len(2 * small.batch * small.height, 2, 1);
+    let run = |out: &mut [MaybeUninit<f32>]| {
+        out.par_chunks_mut(lines * 2 * line_len).enumerate().for_each(|(part, out)| {
+            for (line, out) in (part * lines..).zip(out.chunks_exact_mut(2 * line_len)) {
+                let (image, y) = (line / (2 * small.height), line % (2 * small.height));
+                write_line(level, small, &input[image * small.height * line_len..], y, out);
+            }
+        });
+    };
+    // SAFETY: the chunks cover the output's lines, and `write_line` writes all of each.
+    unsafe { filled(4 * small.len(), run) }
+}
+
+fn backward_at(level: Level, small: &MapShape, grad_output: &[f32]) -> Vec<f32> {
+    assert_eq!(grad_output.len(), 4 * small.len(), "bilinear: output gradient, {small:?}");
+    let line_len = small.width * small.channels;
+    let lines = part_len(small.batch * small.height, 2, 1);
+    let run = |out: &mut [MaybeUninit<f32>]| {
+        out.par_chunks_mut(lines * line_len).enumerate().for_each(|(part, out)| {
+            for (line, out) in (part * lines..).zip(out.chunks_exact_mut(line_len)) {
+                let (image, y) = (line / small.height, line % small.height);
+                let grads = &grad_output[image * 4 * small.height * line_len..];
+                let rows = readers(small, y).map(|y| &grads[y * 2 * line_len..][..2 * line_len]);
+                write_gradient_line(level, small, rows, out);
+            }
+        });
+    };
+    // SAFETY: the chunks cover the gradient's lines, and `write_gradient_line` writes all of each.
+    unsafe { filled(small.len(), run) }
+}
+
+/// Writes line `y` of the upsampled map of an image that starts at the first value of `image`.
+pub(crate) fn write_line(level: Level, small: &MapShape, image: &[f32], y: usize, out: &mut [MaybeUninit<f32>]) {
+    let line_len = small.width * small.channels;
+    assert_eq!(out.len(), 2 * line_len, "bilinear: output line");
+    let line = |y: usize| &image[y * line_len..][..line_len];
+    let neighbour = if y.is_multiple_of(2) { (y / 2).saturating_sub(1) } else { (y / 2 + 1).min(small.height - 1) };
+    output_line(level, small.channels, line(y / 2), line(neighbour), out);
+}
+
+/// The lines of the upsampled map that read line `y` of the small one, ascending, with one, three, three and one parts; at a
+/// border, the border's line twice.
+pub(crate) fn readers(small: &MapShape, y: usize) -> [usize; 4] {
+    [(2 * y).saturating_sub(1), 2 * y, 2 * y + 1, (2 * y + 2).min(2 * small.height - 1)]
+}
+
+/// Writes a line of the small map's gradient from those of the four lines in [`readers`].
+pub(crate) fn write_gradient_line(level: Level, small: &MapShape, rows: [&[f32]; 4], out: &mut [MaybeUninit<f32>]) {
+    let line_len = small.width * small.channels;
+    assert!(rows.iter().all(|row| row.len() == 2 * line_len), "bilinear: gradient lines");
+    assert_eq!(out.len(), line_len, "bilinear: line of the input's gradient");
+    input_line(level, small.channels, rows, out);
+}
+
+for_each_level! {
+    fn output_line(
+        channels: usize,
+        near: &[f32],
+        far: &[f32],
+        out: &mut [MaybeUninit<f32>],
+    ) = output_line_body
+}
+
+for_each_level! {
+    fn input_line(channels: usize, rows: [&[f32]; 4], out: &mut [MaybeUninit<f32>]) = input_line_body
+}
+
+#[inline(always)]
+fn output_line_body<const FUSED: bool, const LANES: usize>(
+    channels: usize,
+    near: &[f32],
+    far: &[f32],
+    out: &mut [MaybeUninit<f32>],
+) {
+    if channels < LANES {
+        for lane in 0..channels {
+            write_lanes::<FUSED, 1>(channels, near, far, lane, out);
+        }
+        return;
+    }
+    for lane in blocks::<LANES>(channels) {
+        write_lanes::<FUSED, LANES>(channels, near, far, lane, out);
+    }
+}
+
+/// Writes channels `lane..lane + LANES` of a line.
+#[inline(always)]
+fn write_lanes<const FUSED: bool, const LANES: usize>(
+    channels: usize,
+    near: &[f32],
+    far: &[f32],
+    lane: usize,
+    out: &mut [MaybeUninit<f32>],
+) {
+    let column = |x: usize| {
+        let place = x * channels + lane;
+        mixed::<FUSED, LANES>(array(near, place), array(far, place))
+    };
+    let last = near.len() / channels - 1;
+    let mut here = column(0);
+    let mut before = here;
+    for x in 0..=last {
+        let behind = column((x + 1).min(last));
+        let place = 2 * x * channels + lane;
+        out[place..][..LANES].write_copy_of_slice(&mixed::<FUSED, LANES>(&here, &before));
+        out[place + channels..][..LANES].write_copy_of_slice(&mixed::<FUSED, LANES>(&here, &behind));
+        before = here;
+        here = behind;
+    }
+}
+
+#[inline(always)]
+fn input_line_body<const FUSED: bool, const LANES: usize>(
+    channels: usize,
+    rows: [&[f32]; 4],
+    out: &mut [MaybeUninit<f32>],
+) {
+    if channels < LANES {
+        for lane in 0..channels {
+            read_lanes::<FUSED, 1>(channels, rows, lane, out);
+        }
+        return;
+    }
+    for lane in blocks::<LANES>(channels) {
+        read_lanes::<FUSED, LANES>(channels, rows, lane, out);
+    }
+}
+
+/// Writes channels `lane..lane + LANES` of a line of the small map's gradient.
+#[inline(always)]
+fn read_lanes<const FUSED: bool, const LANES: usize>(
+    channels: usize,
+    rows: [&[f32]; 4],
+    lane: usize,
+    out: &mut [MaybeUninit<f32>],
+) {
+    let column = |x: usize| {
+        let place = x * channels + lane;
+        weighted::<FUSED, LANES>(rows.map(|row| array(row, place)))
+    };
+    let width = out.len() / channels;
+    let mut first = column(0);
+    let mut before = first;
+    for x in 0..width {
+        let second = column(2 * x + 1);
+        let behind = if x + 1 < width { column(2 * x + 2) } else { second };
+        let sum = weighted::<FUSED, LANES>([&before, &first, &second, &behind]);
+        out[x * channels + lane..][..LANES].write_copy_of_slice(&sum);
+        (before, first) = (second, behind);
+    }
+}
+
+/// Three parts of one value and one part of the other.
+#[inline(always)]
+fn mixed<const FUSED: bool, const LANES: usize>(near: &[f32; LANES], far: &[f32; LANES]) -> [f32; LANES] {
+    let mut sums = [0.0; LANES];
+    for lane in 0..LANES {
+        sums[lane] = multiply_add::<FUSED>(near[lane], NEAR, far[lane] * FAR);
+    }
+    sums
+}
+
+/// One, three, three and one parts of four values.
+#[inline(always)]
+fn weighted<const FUSED: bool, const LANES: usize>([a, b, c, d]: [&[f32; LANES]; 4]) -> [f32; LANES] {
+    let mut sums = [0.0; LANES];
+    for lane in 0..LANES {
+        sums[lane] = multiply_add::<FUSED>(b[lane] + c[lane], NEAR, (a[lane] + d[lane]) * FAR);
+    }
+    sums
+}
+
+/// Weight of the pixel that an output pixel lies in.
+const NEAR: f32 = 0.75;
+/// Weight of its neighbour.
+const FAR: f32 = 0.25;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::reference::{assert_near, noise};
+
+    /// Position `(at + 0.5) / 2 - 0.5` between pixels, not beyond the first and the last: pixels and their weights.
+    fn definition(at: usize, len: usize) -> [(usize, f64); 2] {
+        let place = ((at as f64 + 0.5) / 2.0 - 0.5).clamp(0.0, (len - 1) as f64);
+        let first = place.floor();
+        let share = place - first;
+        [(first as usize, 1.0 - share), ((first as usize + 1).min(len - 1), share)]
+    }
+
+    fn check(small: MapShape) {
+        let MapShape { height, width, channels, .. } = small;
+        let (input, grad) = (noise(small.len(), 1), noise(4 * small.len(), 2));
+        let (mut output, mut grad_input) = (vec![0.0; grad.len()], vec![0.0; input.len()]);
+        for (idx, grad) in grad.iter().enumerate() {
+            let (pixel, channel) = (idx / channels, idx % channels);
+            let (line, x) = (pixel / (2 * width), pixel % (2 * width));
+            let (image, y) = (line / (2 * height), line % (2 * height));
+            for (source_y, weight_y) in definition(y, height) {
+                for (source_x, weight_x) in definition(x, width) {
+                    let source = ((image * height + source_y) * width + source_x) * channels + channel;
+                    output[idx] += weight_y * weight_x * f64::from(input[source]);
+                    grad_input[source] += weight_y * weight_x * f64::from(*grad);
+                }
+            }
+        }
+        for level in Level::available() {
+            assert_near(&format!("{level:?}, {small:?}"), &upsample_at(level, &small, &input), &output);
+            let name = format!("gradient, {level:?}, {small:?}");
+            assert_near(&name, &backward_at(level, &small, &grad), &grad_input);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn output_and_gradient_follow_the_definition(
+            (batch, height, width, channels) in (1usize..4, 1usize..9, 1usize..9, 1usize..40),
+        ) {
+            check(MapShape { batch, height, width, channels });
+        }
+    }
+
+    #[test]
+    fn a_single_pixel_and_whole_vectors_follow_the_definition() {
+        for (batch, height, width, channels) in [(1, 1, 1, 1), (2, 1, 5, 16), (1, 7, 1, 32), (2, 3, 4, 80)] {
+            check(MapShape { batch, height, width, channels });
+        }
+    }
+
+    #[test]
+    fn the_same_bits_on_any_number_of_threads() {
+        let small = MapShape { batch: 2, height: 9, width: 7, channels: 33 };
+        let (input, grad) = (noise(small.len(), 1), noise(4 * small.len(), 2));
+        let on = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+            pool.install(|| (upsample_2x(&small, &input), upsample_2x_backward(&small, &grad)))
+        };
+        assert_eq!(on(1), on(3));
+    }
+}
