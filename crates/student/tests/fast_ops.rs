@@ -2,7 +2,8 @@
 
 use std::cell::RefCell;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
+use burn::tensor::{Device, Tensor, TensorData, module};
 use proptest::prelude::*;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -233,6 +234,18 @@ fn operators_without_weights_agree() {
         check(vec![noise(dims)], vec![], one(ops::relu), one(portable::relu));
         let gate = || vec![noise(dims), noise([batch, channels, 1, 1])];
         check(gate(), vec![], swap(ops::scale_channels), swap(portable::scale_channels));
+    }
+}
+
+#[test]
+fn bilinear_upsampling_is_burns_with_half_pixel_centres() {
+    for dims in [[1, 1, 1, 1], [2, 3, 1, 4], [2, 5, 4, 3]] {
+        let [_, _, height, width] = dims;
+        let options = InterpolateOptions::new(InterpolateMode::Bilinear)
+            .with_output_size([2 * height, 2 * width])
+            .with_align_corners(false);
+        let fast = |mut maps: Maps, _| ops::upsample_2x(maps.remove(0), Upsampling::Bilinear);
+        check(vec![noise(dims)], vec![], fast, |mut maps, _| module::interpolate(maps.remove(0), options.clone()));
     }
 }
 

@@ -32,7 +32,8 @@ fn relative(found: &[f32], expected: &[f32]) -> f64 {
 
 #[test]
 fn sixteen_bits_stay_near_thirty_two() {
-    for config in [UnetConfig::picosam2(), UnetConfig::picosam3()] {
+    let bilinear = UnetConfig { bilinear_upsampling: true, ..UnetConfig::picosam2() };
+    for config in [UnetConfig::picosam2(), UnetConfig::picosam3(), bilinear] {
         let graph = UnetConfig { input_size: 64, ..config }.graph().expect("a valid setting");
         let student = Student::new(graph, 3, &Device::flex().autodiff());
         let exact = gradients(&student, None);

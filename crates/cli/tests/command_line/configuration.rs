@@ -41,6 +41,7 @@ fn missing_keys_and_wrong_types() {
         ("batch_size = 2", "batch_size = -2", &["-2", "expected usize"]),
         ("batch_size = 2", "batch_size = 2.5", &["invalid type: floating point `2.5`, expected usize"]),
         ("refine_head = true", "refine_head = 1", &["expected a boolean"]),
+        ("bilinear_upsampling = false\n", "", &["missing field `bilinear_upsampling`"]),
         ("encoder_channels = [4, 6]", "encoder_channels = 4", &["expected a sequence"]),
         ("seed = 3", "seed = = 3", &["tiny.toml:2: "]),
     ]);

@@ -56,10 +56,20 @@ mod wgpu {
 
     #[test]
     fn training_and_scores_follow_the_cpu() {
+        check_training("false");
+    }
+
+    #[test]
+    fn training_between_pixels_follows_the_cpu() {
+        check_training("true");
+    }
+
+    fn check_training(bilinear_upsampling: &str) {
         let place = Place::new();
         place.config(
             "tiny.toml",
             &[
+                ("bilinear_upsampling = false", &format!("bilinear_upsampling = {bilinear_upsampling}")),
                 ("input_size = 32", "input_size = 16"),
                 ("epochs = 2", "epochs = 3"),
                 ("[eval]", "[logging]\nlog_every_steps = 1\nvalidate_every_epochs = 1\n\n[eval]"),

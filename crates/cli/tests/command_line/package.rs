@@ -185,3 +185,23 @@ fn test_vectors_replay_as_the_model_and_damage_does_not() {
     place.refuses(&replay, 1, &["0001.input", "cannot read"]);
     place.refuses(&["replay", "runs/tiny", "runs/tiny"], 1, &["manifest.json"]);
 }
+
+#[test]
+fn a_student_that_upsamples_between_pixels_goes_the_whole_way() {
+    let place = Place::new();
+    let on_the_grid = "[train.stage.quantization]
+threshold_learning_rate = 1e-2
+hold_thresholds_after = 4
+hold_norms_after = 2
+
+[eval]";
+    place
+        .config("tiny.toml", &[("bilinear_upsampling = false", "bilinear_upsampling = true"), ("[eval]", on_the_grid)]);
+    let out = place.does(&["run", "tiny.toml"]);
+    assert!(out.contains("int8: fake-quant and integers agree in every layer"), "{out}");
+    let nodes = place.does(&["inspect", "runs/tiny/package/tiny.onnx"]);
+    assert_eq!(nodes.matches("upsample bilinear").count(), 2, "{nodes}");
+    let scores = place.does(&["eval", "runs/tiny"]);
+    assert!(scores.contains("int8 - float"), "{scores}");
+    place.does(&["inspect", "runs/tiny/student.safetensors"]);
+}

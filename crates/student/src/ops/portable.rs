@@ -49,12 +49,31 @@ pub fn add(a: Tensor<4>, b: Tensor<4>) -> Tensor<4> {
 /// Upsampling by two.
 pub fn upsample_2x(x: Tensor<4>, upsampling: Upsampling) -> Tensor<4> {
     let [_, _, height, width] = x.dims();
-    let mode = match upsampling {
-        Upsampling::Nearest => InterpolateMode::Nearest,
-        Upsampling::Bilinear => InterpolateMode::Bilinear,
+    match upsampling {
+        Upsampling::Nearest => {
+            let options = InterpolateOptions::new(InterpolateMode::Nearest).with_output_size([height * 2, width * 2]);
+            module::interpolate(x, options)
+        }
+        // burn's own has no gradient on a GPU.
+        Upsampling::Bilinear => bilinear_axis(bilinear_axis(x, 2), 3),
+    }
+}
+
+/// Twice as many values along an axis: three parts of each and one part of its neighbour on either side, at an end of itself.
+fn bilinear_axis(x: Tensor<4>, axis: usize) -> Tensor<4> {
+    let mut dims = x.dims();
+    let len = dims[axis];
+    let part = |start: usize, len: usize| x.clone().narrow(axis, start, len);
+    let (before, behind) = match len {
+        1 => (x.clone(), x.clone()),
+        _ => (
+            Tensor::cat(vec![part(0, 1), part(0, len - 1)], axis),
+            Tensor::cat(vec![part(1, len - 1), part(len - 1, 1)], axis),
+        ),
     };
-    let options = InterpolateOptions::new(mode).with_output_size([height * 2, width * 2]).with_align_corners(false);
-    module::interpolate(x, options)
+    let beside = |neighbour: Tensor<4>| (x.clone() * 0.75 + neighbour * 0.25).unsqueeze_dim::<5>(axis + 1);
+    dims[axis] = 2 * len;
+    Tensor::cat(vec![beside(before), beside(behind)], axis + 1).reshape(dims)
 }
 
 /// Mean over height and width.
