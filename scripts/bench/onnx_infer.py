@@ -1,6 +1,6 @@
 """PicoSAM2 as a float ONNX file for onnxruntime, and its time there.
 
-usage: onnx_infer.py make FOLDER                                  writes picosam2.onnx and picosam2.safetensors
+usage: onnx_infer.py make FOLDER [picosam2|bilinear]              writes picosam2.onnx and picosam2.safetensors
        onnx_infer.py time FOLDER THREADS BATCH REPEATS
 
 Written for torch 2.x, onnx and onnxruntime 1.31. The network is the one of tests/golden/student/make.py with weights by its
@@ -15,7 +15,7 @@ import numpy as np
 HERE = pathlib.Path(__file__).resolve()
 
 
-def make(folder):
+def make(folder, network="picosam2"):
     import torch
     from safetensors.numpy import save_file
 
@@ -23,7 +23,7 @@ def make(folder):
     from make import full, load_formula, named
 
     folder.mkdir(parents=True, exist_ok=True)
-    model = full("picosam2")
+    model = full(network)
     load_formula(model)
     model.eval()
     save_file({name: t.detach().numpy().copy() for name, t in named(model).items()}, folder / "picosam2.safetensors")
@@ -58,6 +58,6 @@ def measure(folder, threads, batch, repeats):
 
 
 if sys.argv[1] == "make":
-    make(pathlib.Path(sys.argv[2]))
+    make(pathlib.Path(sys.argv[2]), *sys.argv[3:])
 else:
     measure(pathlib.Path(sys.argv[2]), *map(int, sys.argv[3:6]))

@@ -1,6 +1,7 @@
-"""Times whole training steps of PicoSAM2 in PyTorch: forward, PicoSAM2's loss, backward, AdamW.
+"""Times whole training steps of PicoSAM2 in PyTorch: forward, PicoSAM2's loss, backward, AdamW; or of PicoSAM2 with bilinear
+upsampling.
 
-usage: torch_step.py THREADS BATCH REPEATS [channels_last]
+usage: torch_step.py THREADS BATCH REPEATS [channels_last] [bilinear]
 
 Written for torch 2.x on the CPU; prints its version. The network is the one of tests/golden/student/make.py.
 """
@@ -32,7 +33,7 @@ def main():
     layout = torch.channels_last if "channels_last" in sys.argv[4:] else torch.contiguous_format
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    model = full("picosam2").float().to(memory_format=layout).train()
+    model = full("bilinear" if "bilinear" in sys.argv[4:] else "picosam2").float().to(memory_format=layout).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
     image = torch.randn(batch, 3, 96, 96).to(memory_format=layout)
     teacher = torch.sigmoid(torch.randn(batch, 1, 96, 96))

@@ -2,12 +2,13 @@
 # A training step of PicoSAM2 at 96 x 96: Sensei, Sensei's network on burn's own operators, and PyTorch as it comes and
 # tuned (channels-last, allocator settings), alternating in one run.
 #
-# usage: scripts/bench/train.sh [ROUNDS [REPEATS]]     PYTHON=... for a python with torch
+# usage: scripts/bench/train.sh [ROUNDS [REPEATS]]     PYTHON=... for a python with torch; NETWORK=bilinear for PicoSAM2 with
+# bilinear upsampling
 # Prints times, ratios, and what a large matrix product and a memory copy reach in the same minutes, on one thread and on two:
 # our share of the first, and what the second thread can bring. Never fails on them.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-rounds=${1:-3} repeats=${2:-5} python=${PYTHON:-python3}
+rounds=${1:-3} repeats=${2:-5} python=${PYTHON:-python3} network=${NETWORK:-picosam2}
 tuned=(MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000)
 
 cargo build --release --workspace --examples --quiet
@@ -15,6 +16,7 @@ bench=target/release/examples/bench
 grep -m1 'model name' /proc/cpuinfo || true
 echo "cores $(nproc), load $(cut -d' ' -f1 /proc/loadavg)"
 "$python" -c 'import torch; print("torch", torch.__version__)'
+echo "network $network"
 
 median() { sort -n | awk '{v[NR] = $1} END {print v[int((NR + 1) / 2)]}'; }
 
@@ -26,11 +28,11 @@ for threads in 1 2; do
     for batch in 8 32; do
         ours=() torch=() tuned_torch=()
         for _ in $(seq "$rounds"); do
-            step=$("$bench" step "$threads" "$batch" "$repeats")
+            step=$("$bench" step "$threads" "$batch" "$repeats" "$network")
             gflop[$batch]=$(nth 6 <<<"$step")
             ours+=("$(nth 2 <<<"$step")")
-            torch+=("$("$python" scripts/bench/torch_step.py "$threads" "$batch" "$repeats" | nth 2)")
-            tuned_torch+=("$(env "${tuned[@]}" "$python" scripts/bench/torch_step.py "$threads" "$batch" "$repeats" channels_last | nth 2)")
+            torch+=("$("$python" scripts/bench/torch_step.py "$threads" "$batch" "$repeats" "$network" | nth 2)")
+            tuned_torch+=("$(env "${tuned[@]}" "$python" scripts/bench/torch_step.py "$threads" "$batch" "$repeats" "$network" channels_last | nth 2)")
             peaks=$("$python" scripts/bench/torch_peaks.py "$threads" 9)
             products+=("$(nth 2 <<<"$peaks")") copies+=("$(nth 4 <<<"$peaks")")
         done

@@ -260,9 +260,12 @@ impl<'a> Interpreter<'a> {
             }
             Step::Bilinear => {
                 let (input, row_len) = (input(0), out.width * stride);
-                for (y, row) in out.values.chunks_exact_mut(row_len).enumerate() {
-                    self.level.run(BilinearRow { input, y, row, grid: node.grid });
-                }
+                let rows_per_task = rows_per_task(out.height, PRODUCTS_BETWEEN_PIXELS * out.values.len());
+                out.values.par_chunks_mut(rows_per_task * row_len).enumerate().for_each(|(task, rows)| {
+                    for (y, row) in (task * rows_per_task..).zip(rows.chunks_exact_mut(row_len)) {
+                        self.level.run(BilinearRow { input, y, row, grid: node.grid });
+                    }
+                });
             }
             Step::Add => {
                 let (a, b) = (input(0), input(1));
@@ -415,5 +418,7 @@ fn sigmoid_table(input: ActivationGrid, output: ActivationGrid) -> Vec<i16> {
     (input.qmin()..=input.qmax()).map(|q| output.quantize(sigmoid(q)) as i16).collect()
 }
 
+/// Products that make an upsampled value.
+const PRODUCTS_BETWEEN_PIXELS: usize = 4;
 /// Products below which a second thread costs more than it saves.
 const LEAST_WORK: usize = 200_000;

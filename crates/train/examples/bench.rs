@@ -1,6 +1,7 @@
-//! What `scripts/bench/*.sh` measure: `bench step THREADS BATCH REPEATS` times whole training steps of PicoSAM2,
-//! `bench parts BATCH REPEATS` their layers on one thread and on two,
-//! `bench infer THREADS BATCH REPEATS WEIGHTS` its packed form,
+//! What `scripts/bench/*.sh` measure: `bench step THREADS BATCH REPEATS [NETWORK]` times whole training steps,
+//! `bench parts BATCH REPEATS [NETWORK]` their layers on one thread and on two,
+//! `bench infer THREADS BATCH REPEATS WEIGHTS [NETWORK]` the packed form of `picosam2`, or of `bilinear`, PicoSAM2 with bilinear
+//! upsampling;
 //! `bench data ANNOTATIONS IMAGES DUMP N` the way from an image file to a training sample, on one thread.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program that measures")]
 
@@ -15,6 +16,7 @@ use sensei_data::image_file::ImageLimits;
 use sensei_data::prompt::{Border, PromptRule};
 use sensei_eval::protocol::ProtocolRules;
 use sensei_loss::{LossPlan, MaskLogits, MaskProbs, SampleWeighting, TeacherTarget, distillation_loss};
+use sensei_student::graph::LayerGraph;
 use sensei_student::inference::InferenceStudent;
 use sensei_student::profile::{self, Pass, Span};
 use sensei_student::student::Student;
@@ -33,13 +35,21 @@ fn main() {
     sensei_student::ops::keep_freed_memory();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |idx: usize| arguments[idx].parse::<usize>().unwrap();
+    let network = |idx: usize| {
+        let bilinear_upsampling = match arguments.get(idx).map_or("picosam2", String::as_str) {
+            "picosam2" => false,
+            "bilinear" => true,
+            other => panic!("{other}: expected picosam2 or bilinear"),
+        };
+        UnetConfig { bilinear_upsampling, ..UnetConfig::picosam2() }.graph().unwrap()
+    };
     match arguments.first().map(String::as_str) {
-        Some("step") => step(number(1), number(2), number(3)),
-        Some("parts") => parts(number(1), number(2)),
-        Some("infer") => infer(number(1), number(2), number(3), &arguments[4]),
+        Some("step") => step(number(1), number(2), number(3), network(4)),
+        Some("parts") => parts(number(1), number(2), network(3)),
+        Some("infer") => infer(number(1), number(2), number(3), &arguments[4], network(5)),
         Some("data") => data(&arguments[1], &arguments[2], &arguments[3], number(4)),
         _ => panic!(
-            "bench step THREADS BATCH REPEATS | bench parts BATCH REPEATS | bench infer THREADS BATCH REPEATS WEIGHTS | bench data ANNOTATIONS IMAGES DUMP N"
+            "bench step THREADS BATCH REPEATS [NETWORK] | bench parts BATCH REPEATS [NETWORK] | bench infer THREADS BATCH REPEATS WEIGHTS [NETWORK] | bench data ANNOTATIONS IMAGES DUMP N"
         ),
     }
 }
@@ -56,9 +66,9 @@ struct Training {
 }
 
 impl Training {
-    fn new(batch: usize) -> Self {
+    fn new(batch: usize, network: LayerGraph) -> Self {
         let device = Device::flex().autodiff();
-        let student = Student::new(UnetConfig::picosam2().graph().unwrap(), 1, &device);
+        let student = Student::new(network, 1, &device);
         let config = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
         let optimizer = AdamW::new(config, student.parameters());
         let plan = LossPlan::picosam2(SampleWeighting::TeacherScorePerSample);
@@ -93,9 +103,9 @@ impl Training {
     }
 }
 
-fn step(threads: usize, batch: usize, repeats: usize) {
+fn step(threads: usize, batch: usize, repeats: usize, network: LayerGraph) {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().unwrap();
-    let mut training = Training::new(batch);
+    let mut training = Training::new(batch, network);
     let mut seconds = Vec::new();
     for _ in 0..repeats + 2 {
         let start = Instant::now();
@@ -115,9 +125,9 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// Median time of each part of a step on one thread and on two, in alternating steps.
-fn parts(batch: usize, repeats: usize) {
+fn parts(batch: usize, repeats: usize, network: LayerGraph) {
     let pools = [1, 2].map(|threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap());
-    let mut training = Training::new(batch);
+    let mut training = Training::new(batch, network);
     let mut names: Vec<(Arc<str>, Pass, u64)> = vec![];
     let mut times: Vec<[Vec<f64>; 2]> = vec![];
     for _ in 0..repeats + 1 {
@@ -165,10 +175,10 @@ fn clock() -> Duration {
     STARTED.get_or_init(Instant::now).elapsed()
 }
 
-fn infer(threads: usize, batch: usize, repeats: usize, weights: &str) {
+fn infer(threads: usize, batch: usize, repeats: usize, weights: &str, network: LayerGraph) {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().unwrap();
     let weights = read_weights(Path::new(weights)).unwrap().tensors;
-    let student = InferenceStudent::new(UnetConfig::picosam2().graph().unwrap(), &weights).unwrap();
+    let student = InferenceStudent::new(network, &weights).unwrap();
     // The ramp that scripts/bench/onnx_infer.py makes.
     let images: Vec<f32> = (0..batch * 3 * 96 * 96).map(|idx| (idx * 37 % 256) as f32 / 128.0 - 1.0).collect();
     let mut seconds = Vec::new();
