@@ -13,6 +13,7 @@ pub mod conv;
 mod cpu;
 pub mod depthwise;
 mod doubled;
+mod few_inputs;
 pub mod mask;
 mod matrix;
 pub mod memory;

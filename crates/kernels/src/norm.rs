@@ -72,7 +72,7 @@ fn forward_at(level: Level, norm: &Norm, input: &[f32]) -> BatchNorm {
     let moments = Moments::around(&input[..channels]);
     let sums = moments.wide.sums(input.len(), |range, sums| moments.add(level, &input[range], sums));
     let Statistics { mean, variance } = moments.statistics(&sums, input.len() / channels);
-    let (scale, shift) = affine_of(norm, &mean, &variance);
+    let (scale, shift) = norm.folded(&mean, &variance);
     BatchNorm { output: affine_at(level, input, &scale, &shift, norm.relu), mean, variance }
 }
 
@@ -110,12 +110,15 @@ fn affine_at(level: Level, input: &[f32], scale: &[f32], shift: &[f32], relu: bo
     unsafe { filled(input.len(), run) }
 }
 
-/// Scale and shift that batch norm comes down to once its statistics are known.
-fn affine_of(norm: &Norm, mean: &[f32], variance: &[f32]) -> (Vec<f32>, Vec<f32>) {
-    let scale: Vec<f32> =
-        norm.scale.iter().zip(variance).map(|(scale, variance)| scale / (variance + norm.epsilon).sqrt()).collect();
-    let shift = norm.shift.iter().zip(mean).zip(&scale).map(|((shift, mean), scale)| shift - mean * scale).collect();
-    (scale, shift)
+impl Norm<'_> {
+    /// Scale and shift that batch norm comes down to once its statistics are known.
+    pub(crate) fn folded(&self, mean: &[f32], variance: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let scale: Vec<f32> =
+            self.scale.iter().zip(variance).map(|(scale, variance)| scale / (variance + self.epsilon).sqrt()).collect();
+        let shift = self.shift.iter().zip(mean).zip(&scale).map(|((shift, mean), scale)| shift - mean * scale);
+        let shift = shift.collect();
+        (scale, shift)
+    }
 }
 
 /// Mean and biased variance of each channel.
@@ -177,7 +180,7 @@ impl Affine {
         let channels = norm.scale.len();
         assert_eq!(norm.shift.len(), channels, "batch norm: scale and shift");
         assert_eq!((mean.len(), variance.len()), (channels, channels), "batch norm: statistics and scale");
-        let (scale, shift) = affine_of(norm, mean, variance);
+        let (scale, shift) = norm.folded(mean, variance);
         Self::new(&scale, &shift, norm.relu)
     }
 

@@ -6,7 +6,6 @@
 //! output exists a few lines at a time too: to make it again from the small input takes less than to write and read it.
 
 use std::mem::MaybeUninit;
-use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -16,6 +15,7 @@ use crate::conv::{MIN_ROWS_PER_TASK, TASKS_PER_THREAD, WEIGHT_TILE_ROWS, WeightP
 use crate::cpu::Level;
 use crate::depthwise::{DepthwiseShape, Kernel, Ring, Source, WeightSums, band_lines, map_bands, turned_taps};
 use crate::doubled::{DoubledKernel, DoubledSums, DoubledTurned};
+use crate::few_inputs::{FewInputs, FewInputsGradients, MOST_INPUTS};
 use crate::matrix::{Finish, Panels, Rows};
 use crate::norm::{Affine, GradientSums, InputGradient, Moments, Norm, NormGradients, Statistics};
 use crate::pixelwise::{MapShape, Upsampling};
@@ -108,15 +108,24 @@ impl SeparableShape {
         self.upsampling == Some(Upsampling::Nearest)
     }
 
+    fn check_kept(&self, kept: &Kept<&[f32]>) {
+        assert_eq!(kept.depthwise.len(), self.depthwise_len(), "separable: depthwise output, {self:?}");
+        assert_eq!(kept.pointwise.len(), self.pointwise_len(), "separable: 1x1 output, {self:?}");
+    }
+
     /// Values of the depthwise output that are kept for the backward pass.
     fn depthwise_len(&self) -> usize {
         if self.makes_again() { 0 } else { self.depthwise.output_len() }
     }
 
+    /// Whether the 1x1 convolution's output is never stored: [`FewInputs`].
+    fn has_few_inputs(&self) -> bool {
+        !self.makes_again() && self.depthwise.channels <= MOST_INPUTS
+    }
+
     /// Values of the 1x1 convolution's output that are kept for the backward pass.
     fn pointwise_len(&self) -> usize {
-        let is_made_again = !self.makes_again() && self.depthwise.channels <= MOST_INS_AGAIN;
-        if is_made_again { 0 } else { self.output_len() }
+        if self.has_few_inputs() { 0 } else { self.output_len() }
     }
 }
 
@@ -142,7 +151,7 @@ pub struct Kept<T> {
     pub mean1: T,
     /// Biased variance of each of its channels.
     pub variance1: T,
-    /// Output of the 1x1 convolution; nothing of a block with few input channels, which makes it again.
+    /// Output of the 1x1 convolution; nothing of a block with few input channels, which makes do without.
     pub pointwise: T,
     /// Mean of each of its channels.
     pub mean2: T,
@@ -197,23 +206,32 @@ pub fn forward(shape: &SeparableShape, weights: &SeparableWeights, input: &[f32]
 /// The second batch norm and ReLU, plus the skip connection if there is one.
 pub fn output(shape: &SeparableShape, weights: &SeparableWeights, kept: &Kept<&[f32]>, skip: Option<Skip>) -> Vec<f32> {
     let level = Level::detect();
-    let map = PointwiseMap::new(level, shape, weights, kept);
-    let affine = Affine::of_norm(&weights.norm2, kept.mean2, kept.variance2);
+    shape.check_kept(kept);
     let outs = shape.out_channels;
     let skip = skip.map(|skip| (BiasedPointwise::new(level, outs, skip.weight, skip.bias), skip.input));
+    let add_skip = |first: usize, out: &mut [f32]| {
+        if let Some((skip, input)) = &skip {
+            skip.add(input, first, out);
+        }
+    };
+    if shape.has_few_inputs() {
+        let inputs = few_inputs(level, shape, weights, kept.depthwise, [kept.mean1, kept.variance1]);
+        return inputs.write(&weights.norm2, [kept.mean2, kept.variance2], add_skip);
+    }
+    let affine = Affine::of_norm(&weights.norm2, kept.mean2, kept.variance2);
     let tile = skip.as_ref().map_or(tile_rows(outs), |(skip, _)| tile_rows(skip.ins));
     let part = part_len(shape.rows(), TASKS_PER_THREAD, MIN_ROWS_PER_TASK);
     let run = |out: &mut [MaybeUninit<f32>]| {
-        out.par_chunks_mut(part * outs).enumerate().for_each(|(idx, out)| {
-            let mut scratch = Default::default();
-            for (first, out) in (idx * part..).step_by(tile).zip(out.chunks_mut(tile * outs)) {
-                affine.apply(level, map.rows(first..first + out.len() / outs, &mut scratch), out);
-                if let Some((skip, input)) = &skip {
+        out.par_chunks_mut(part * outs).zip(kept.pointwise.par_chunks(part * outs)).enumerate().for_each(
+            |(idx, (out, values))| {
+                let tiles = out.chunks_mut(tile * outs).zip(values.chunks(tile * outs));
+                for (first, (out, values)) in (idx * part..).step_by(tile).zip(tiles) {
+                    affine.apply(level, values, out);
                     // SAFETY: `apply` has written all of it.
-                    skip.add(input, first, unsafe { out.assume_init_mut() });
+                    add_skip(first, unsafe { out.assume_init_mut() });
                 }
-            }
-        });
+            },
+        );
     };
     // SAFETY: the chunks and tiles cover the output, and `apply` writes all of each.
     unsafe { filled(shape.output_len(), run) }
@@ -450,41 +468,27 @@ impl Pointwise {
     }
 }
 
-/// The 1x1 convolution's output after the forward pass.
-struct PointwiseMap<'a> {
-    outs: usize,
-    kept: &'a [f32],
-    /// What makes it from the depthwise output if it was not kept: the same bits.
-    again: Option<(Pointwise, &'a [f32])>,
-}
-
-impl<'a> PointwiseMap<'a> {
-    fn new(level: Level, shape: &SeparableShape, weights: &SeparableWeights, kept: &Kept<&'a [f32]>) -> Self {
-        assert_eq!(kept.depthwise.len(), shape.depthwise_len(), "separable: depthwise output, {shape:?}");
-        assert_eq!(kept.pointwise.len(), shape.pointwise_len(), "separable: 1x1 output, {shape:?}");
-        let again = kept
-            .pointwise
-            .is_empty()
-            .then(|| (Pointwise::new(level, shape, weights, kept.mean1, kept.variance1), kept.depthwise));
-        Self { outs: shape.out_channels, kept: kept.pointwise, again }
-    }
-
-    /// The values of some pixels.
-    fn rows<'s>(&'s self, rows: Range<usize>, scratch: &'s mut [Scratch; 2]) -> &'s [f32] {
-        let Some((pointwise, depthwise)) = &self.again else {
-            return &self.kept[rows.start * self.outs..rows.end * self.outs];
-        };
-        let depthwise = &depthwise[rows.start * pointwise.ins..rows.end * pointwise.ins];
-        let [normalised, values] = scratch;
-        // SAFETY: `write` writes all of its output.
-        unsafe { values.filled(rows.len() * self.outs, |out| pointwise.write(depthwise, normalised, out)) }
-    }
+/// The 1x1 convolution and what follows it, of a block whose depthwise output was kept.
+fn few_inputs<'a>(
+    level: Level,
+    shape: &SeparableShape,
+    weights: &SeparableWeights<'a>,
+    depthwise: &'a [f32],
+    [mean1, variance1]: [&[f32]; 2],
+) -> FewInputs<'a> {
+    let affine = Affine::of_norm(&weights.norm1, mean1, variance1);
+    FewInputs::new(level, affine, depthwise, shape.depthwise.channels, weights.pointwise)
 }
 
 fn forward_at(level: Level, shape: &SeparableShape, weights: &SeparableWeights, input: &[f32]) -> Kept<Vec<f32>> {
     shape.check(input, weights.pointwise);
     let taps = Taps::new(shape, weights.depthwise, None, false);
     let (depthwise, Statistics { mean: mean1, variance: variance1 }) = depthwise_forward(level, shape, &taps, input);
+    if shape.has_few_inputs() {
+        let inputs = few_inputs(level, shape, weights, &depthwise, [&mean1, &variance1]);
+        let Statistics { mean: mean2, variance: variance2 } = inputs.statistics();
+        return Kept { depthwise, mean1, variance1, pointwise: vec![], mean2, variance2 };
+    }
     let (ins, outs) = (shape.depthwise.channels, shape.out_channels);
     let pointwise = Pointwise::new(level, shape, weights, &mean1, &variance1);
     // The first pixel is near the mean of all.
@@ -531,25 +535,9 @@ fn forward_at(level: Level, shape: &SeparableShape, weights: &SeparableWeights, 
             },
         )
     };
-    let values = if shape.pointwise_len() == 0 {
-        let part = part_len(shape.rows(), TASKS_PER_THREAD, MIN_ROWS_PER_TASK);
-        let parts = depthwise.par_chunks(part * ins).map(|values| {
-            let (mut scratch, mut made, mut sums) = (Scratch::default(), Scratch::default(), moments.wide.zeros());
-            for values in values.chunks(WEIGHT_TILE_ROWS * ins) {
-                // SAFETY: `write` writes all of its output.
-                let made =
-                    unsafe { made.filled(values.len() / ins * outs, |out| pointwise.write(values, &mut scratch, out)) };
-                moments.add(level, made, &mut sums);
-            }
-            sums
-        });
-        sums = parts.collect();
-        vec![]
-    } else {
-        let run = |out: &mut [MaybeUninit<f32>]| sums = if shape.makes_again() { run_again(out) } else { run_map(out) };
-        // SAFETY: the chunks and tiles, or the lines of all images, cover the output, and `write` writes all of each.
-        unsafe { filled(shape.output_len(), run) }
-    };
+    let run = |out: &mut [MaybeUninit<f32>]| sums = if shape.makes_again() { run_again(out) } else { run_map(out) };
+    // SAFETY: the chunks and tiles, or the lines of all images, cover the output, and `write` writes all of each.
+    let values = unsafe { filled(shape.output_len(), run) };
     let Statistics { mean: mean2, variance: variance2 } = moments.statistics(&moments.wide.total(sums), shape.rows());
     Kept { depthwise, mean1, variance1, pointwise: values, mean2, variance2 }
 }
@@ -636,33 +624,35 @@ fn backward_at(
     grad_output: &[f32],
 ) -> SeparableGradients {
     shape.check(input, weights.pointwise);
-    let map = PointwiseMap::new(level, shape, weights, kept);
+    shape.check_kept(kept);
     assert_eq!(grad_output.len(), shape.output_len(), "separable: output gradient, {shape:?}");
-    let reduce = GradientSums::new(&weights.norm2, kept.mean2, kept.variance2);
-    let (sums, skip) = match skip {
-        Some(skip) => {
-            let (sums, gradients) = skip_backward(level, shape, &skip, &map, grad_output, &reduce);
-            (sums, Some(gradients))
-        }
-        None => {
-            let outs = shape.out_channels;
-            let sums = reduce.wide.sums(grad_output.len(), |range, sums| {
-                let mut scratch = Default::default();
-                for first in range.clone().step_by(WEIGHT_TILE_ROWS * outs) {
-                    let tile = first..(first + WEIGHT_TILE_ROWS * outs).min(range.end);
-                    let values = map.rows(tile.start / outs..tile.end / outs, &mut scratch);
-                    reduce.add(level, values, &grad_output[tile], sums);
-                }
-            });
-            (sums, None)
-        }
-    };
-    let (gradient2, norm2) = reduce.finish(&sums, grad_output.len());
-    let reduce = GradientSums::new(&weights.norm1, kept.mean1, kept.variance1);
+    let reduce1 = GradientSums::new(&weights.norm1, kept.mean1, kept.variance1);
     let again = Taps::new(shape, weights.depthwise, None, false);
-    let made =
-        pointwise_backward(level, shape, weights, (input, &again), kept, (&map, grad_output), &gradient2, &reduce);
-    let (gradient1, norm1) = reduce.finish(&made.sums, made.grad.len());
+    let (made, norm2, skip) = if shape.has_few_inputs() {
+        let inputs = few_inputs(level, shape, weights, kept.depthwise, [kept.mean1, kept.variance1]);
+        let FewInputsGradients { input, weight, norm, sums } =
+            inputs.backward(&weights.norm2, [kept.mean2, kept.variance2], grad_output, &reduce1);
+        let skip = skip.map(|skip| skip_backward(level, shape, &skip, grad_output, None).1);
+        (PointwiseGradients { grad: input, weight, sums }, norm, skip)
+    } else {
+        let reduce2 = GradientSums::new(&weights.norm2, kept.mean2, kept.variance2);
+        let (sums, skip) = match skip {
+            Some(skip) => {
+                let (sums, skip) = skip_backward(level, shape, &skip, grad_output, Some((&reduce2, kept.pointwise)));
+                (sums, Some(skip))
+            }
+            None => {
+                let sums = reduce2.wide.sums(grad_output.len(), |range, sums| {
+                    reduce2.add(level, &kept.pointwise[range.clone()], &grad_output[range], sums);
+                });
+                (sums, None)
+            }
+        };
+        let (gradient2, norm2) = reduce2.finish(&sums, grad_output.len());
+        let made = pointwise_backward(level, shape, weights, (input, &again), kept, grad_output, &gradient2, &reduce1);
+        (made, norm2, skip)
+    };
+    let (gradient1, norm1) = reduce1.finish(&made.sums, made.grad.len());
     let (input, depthwise) = match shape.upsampling {
         None => depthwise_backward(level, shape, weights, input, kept.depthwise, &made.grad, &gradient1),
         Some(Upsampling::Nearest) => doubled_backward(level, shape, weights, (input, &again), &made.grad, &gradient1),
@@ -673,14 +663,14 @@ fn backward_at(
     SeparableGradients { input, depthwise, norm1, pointwise: made.weight, norm2, skip }
 }
 
-/// Gradients of the skip connection, and the sums of the second batch norm over the same gradient of the output.
+/// Gradients of the skip connection, and over the same gradient of the output, the sums of the second batch norm, if asked for
+/// those of its input.
 fn skip_backward(
     level: Level,
     shape: &SeparableShape,
     skip: &Skip,
-    map: &PointwiseMap,
     grad_output: &[f32],
-    reduce: &GradientSums,
+    norm2: Option<(&GradientSums, &[f32])>,
 ) -> (Vec<f64>, SkipGradients) {
     let outs = shape.out_channels;
     assert!(skip.weight.len().is_multiple_of(outs), "separable: weight and outputs of a 1x1 convolution");
@@ -694,14 +684,14 @@ fn skip_backward(
         let maps = skip.input.par_chunks(part * ins).zip(grad_output.par_chunks(part * outs));
         let chunks = out.par_chunks_mut(part * ins).zip(maps).enumerate();
         let chunks = chunks.map(|(idx, (out, (input, grads)))| {
-            let mut scratch = Default::default();
             let (mut weight, mut product) = (vec![0.0; outs * ins], WeightProduct::new(level, outs));
-            let (mut sums, mut bias) = (reduce.wide.zeros(), totals.wide.zeros());
+            let (mut sums, mut bias) = (totals.wide.zeros(), totals.wide.zeros());
             let maps = input.chunks(WEIGHT_TILE_ROWS * ins).zip(grads.chunks(WEIGHT_TILE_ROWS * outs));
             let tiles = out.chunks_mut(WEIGHT_TILE_ROWS * ins).zip(maps);
             for (first, (out, (input, grads))) in (idx * part..).step_by(WEIGHT_TILE_ROWS).zip(tiles) {
-                let rows = first..first + grads.len() / outs;
-                reduce.add(level, map.rows(rows, &mut scratch), grads, &mut sums);
+                if let Some((reduce, pointwise)) = norm2 {
+                    reduce.add(level, &pointwise[first * outs..][..grads.len()], grads, &mut sums);
+                }
                 totals.add(level, grads, &mut bias);
                 product.add_pixels(grads, input, &mut weight);
                 turned.multiply(Rows::dense(grads, outs), Finish::NOTHING, out);
@@ -714,7 +704,7 @@ fn skip_backward(
     let input = unsafe { filled(skip.input.len(), run) };
     let (weight, (sums, bias)): (Vec<_>, (Vec<_>, Vec<_>)) = parts.into_iter().unzip();
     let bias = totals.wide.total(bias)[..outs].iter().map(|sum| *sum as f32).collect();
-    (reduce.wide.total(sums), SkipGradients { input, weight: sum_in_order(weight), bias })
+    (totals.wide.total(sums), SkipGradients { input, weight: sum_in_order(weight), bias })
 }
 
 /// What [`pointwise_backward`] makes.
@@ -734,7 +724,6 @@ struct PointwiseTask {
     normalised: Scratch,
     gradient: Scratch,
     depthwise: Scratch,
-    pointwise: [Scratch; 2],
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -744,7 +733,7 @@ fn pointwise_backward(
     weights: &SeparableWeights,
     (input, again): (&[f32], &Taps),
     kept: &Kept<&[f32]>,
-    (map, grad_output): (&PointwiseMap, &[f32]),
+    grad_output: &[f32],
     gradient2: &InputGradient,
     reduce: &GradientSums,
 ) -> PointwiseGradients {
@@ -758,12 +747,11 @@ fn pointwise_backward(
         normalised: Scratch::default(),
         gradient: Scratch::default(),
         depthwise: Scratch::default(),
-        pointwise: Default::default(),
     };
     let tile = |task: &mut PointwiseTask, depthwise: &[f32], first: usize, out: &mut [MaybeUninit<f32>]| {
         let rows = out.len() / ins;
         let grads = &grad_output[first * outs..(first + rows) * outs];
-        let pointwise = map.rows(first..first + rows, &mut task.pointwise);
+        let pointwise = &kept.pointwise[first * outs..(first + rows) * outs];
         // SAFETY: both `apply` write all of their output.
         let (gradient, normalised) = unsafe {
             let gradient = task.gradient.filled(grads.len(), |out| gradient2.apply(level, pointwise, grads, out));
@@ -969,9 +957,6 @@ fn infer_at(
     packed.forward(shape.depthwise.batch, input, skip.map(|skip| skip.input))
 }
 
-/// Input channels up to which the 1x1 convolution is made again: fewer products than its output has bytes.
-const MOST_INS_AGAIN: usize = 4;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -983,13 +968,16 @@ mod tests {
     const BILINEAR: Option<Upsampling> = Some(Upsampling::Bilinear);
     /// Batch, height, width, channels, upsampling, dilation.
     type CaseSizes = (usize, usize, usize, usize, Option<Upsampling>, usize);
-    const CASES: [CaseSizes; 12] = [
+    const CASES: [CaseSizes; 15] = [
         (2, 6, 5, 7, None, 1),
         (1, 8, 4, 33, NEAREST, 1),
         (1, 10, 6, 5, NEAREST, 1),
         (3, 4, 6, 16, NEAREST, 1),
         (2, 9, 7, 3, None, 2),
         (2, 3, 1, 20, None, 1),
+        (2, 7, 5, 1, None, 1),
+        (3, 5, 9, 2, None, 1),
+        (1, 20, 31, 4, None, 1),
         (2, 30, 22, 40, NEAREST, 1),
         (1, 8, 4, 33, BILINEAR, 1),
         (1, 10, 6, 5, BILINEAR, 1),

@@ -23,6 +23,10 @@ pub(crate) trait Vector: Copy {
     unsafe fn multiply_add(self, factor: Self, sum: Self) -> Self;
     /// The greater of each value and 0; NaN stays NaN.
     unsafe fn positive(self) -> Self;
+    /// Each value where `by` is positive, else 0.
+    unsafe fn where_positive(self, by: Self) -> Self;
+    /// The sum of all values, half by half.
+    unsafe fn sum(self) -> f32;
 }
 
 /// Four values, the register of SSE2 and NEON; vectorised by the compiler.
@@ -76,6 +80,17 @@ impl Vector for Quad {
     unsafe fn positive(self) -> Self {
         Self(self.0.map(|value| if value < 0.0 { 0.0 } else { value }))
     }
+
+    #[inline(always)]
+    unsafe fn where_positive(self, by: Self) -> Self {
+        Self(std::array::from_fn(|lane| if by.0[lane] > 0.0 { self.0[lane] } else { 0.0 }))
+    }
+
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        let [a, b, c, d] = self.0;
+        (a + c) + (b + d)
+    }
 }
 
 /// Implements [`Vector`] by the intrinsics of one x86 instruction set.
@@ -83,7 +98,7 @@ impl Vector for Quad {
 macro_rules! x86_vector {
     (
         $register:ty, $lanes:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $fma:ident, $max:ident,
-        $mask:ident, $load_masked:expr, $store_masked:expr
+        $mask:ident, $load_masked:expr, $store_masked:expr, $where_positive:expr, $sum:ident
     ) => {
         // SAFETY of all: the trait's contract is the intrinsics': the CPU's instructions, and valid pointers.
         impl Vector for $register {
@@ -129,6 +144,16 @@ macro_rules! x86_vector {
                 // The instruction returns its second operand if either is NaN.
                 unsafe { $max($splat(0.0), self) }
             }
+
+            #[inline(always)]
+            unsafe fn where_positive(self, by: Self) -> Self {
+                unsafe { $where_positive(self, by, $splat(0.0)) }
+            }
+
+            #[inline(always)]
+            unsafe fn sum(self) -> f32 {
+                unsafe { $sum(self) }
+            }
         }
     };
 }
@@ -145,7 +170,9 @@ x86_vector!(
     _mm256_max_ps,
     first_of_8,
     _mm256_maskload_ps,
-    _mm256_maskstore_ps
+    _mm256_maskstore_ps,
+    |values, by, zeros| _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(by, zeros), values),
+    sum_of_8
 );
 #[cfg(target_arch = "x86_64")]
 x86_vector!(
@@ -159,7 +186,9 @@ x86_vector!(
     _mm512_max_ps,
     first_of_16,
     |from, mask| _mm512_maskz_loadu_ps(mask, from),
-    |to, mask, value| _mm512_mask_storeu_ps(to, mask, value)
+    |to, mask, value| _mm512_mask_storeu_ps(to, mask, value),
+    |values, by, zeros| _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(by, zeros), values),
+    sum_of_16
 );
 
 /// All bits of the first `n` lanes.
@@ -178,4 +207,29 @@ unsafe fn first_of_8(n: usize) -> __m256i {
 #[inline(always)]
 fn first_of_16(n: usize) -> u16 {
     (1u32 << n).wrapping_sub(1) as u16
+}
+
+/// # Safety
+/// Needs AVX2.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn sum_of_8(values: __m256) -> f32 {
+    // SAFETY: the contract.
+    unsafe {
+        let four = _mm_add_ps(_mm256_castps256_ps128(values), _mm256_extractf128_ps::<1>(values));
+        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+    }
+}
+
+/// # Safety
+/// Needs AVX-512 F.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn sum_of_16(values: __m512) -> f32 {
+    // SAFETY: the contract; its CPUs have AVX2.
+    unsafe {
+        let upper = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(values)));
+        sum_of_8(_mm256_add_ps(_mm512_castps512_ps256(values), upper))
+    }
 }
