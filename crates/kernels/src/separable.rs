@@ -653,12 +653,11 @@ fn backward_at(
         (made, norm2, skip)
     };
     let (gradient1, norm1) = reduce1.finish(&made.sums, made.grad.len());
+    let gradient = DepthwiseGradient { level, output: kept.depthwise, grad: &made.grad, gradient1: &gradient1 };
     let (input, depthwise) = match shape.upsampling {
-        None => depthwise_backward(level, shape, weights, input, kept.depthwise, &made.grad, &gradient1),
+        None => depthwise_backward(shape, weights, input, &gradient),
         Some(Upsampling::Nearest) => doubled_backward(level, shape, weights, (input, &again), &made.grad, &gradient1),
-        Some(Upsampling::Bilinear) => {
-            bilinear_backward(level, shape, weights, input, kept.depthwise, &made.grad, &gradient1)
-        }
+        Some(Upsampling::Bilinear) => bilinear_backward(shape, weights, input, &gradient),
     };
     SeparableGradients { input, depthwise, norm1, pointwise: made.weight, norm2, skip }
 }
@@ -797,29 +796,45 @@ fn pointwise_backward(
     PointwiseGradients { grad, weight: sum_in_order(weight), sums: reduce.wide.total(sums) }
 }
 
+/// The gradient of a depthwise output that was kept, as lines that are made where they are read.
+struct DepthwiseGradient<'a> {
+    level: Level,
+    /// `[batch, height, width, channels]`
+    output: &'a [f32],
+    /// Of what the first batch norm made of it.
+    grad: &'a [f32],
+    gradient1: &'a InputGradient,
+}
+
+impl DepthwiseGradient<'_> {
+    /// Lines of an image from `first` on, of the shape `turned`.
+    fn ring(&self, turned: &DepthwiseShape, image: usize, first: usize) -> Ring<'_> {
+        let line_len = turned.width * turned.channels;
+        let image_start = image * turned.height * line_len;
+        let make = move |y: usize, line: &mut [f32]| {
+            let place = image_start + y * line_len..image_start + (y + 1) * line_len;
+            self.gradient1.apply(self.level, &self.output[place.clone()], &self.grad[place], uninit(line));
+        };
+        Ring::new(turned, Source::Made(Box::new(make)), first)
+    }
+}
+
 /// Gradients of the block's input and of the depthwise weight, a line at a time.
 fn depthwise_backward(
-    level: Level,
     shape: &SeparableShape,
     weights: &SeparableWeights,
     input: &[f32],
-    output: &[f32],
-    grad: &[f32],
-    gradient1: &InputGradient,
+    gradient: &DepthwiseGradient,
 ) -> (Vec<f32>, Vec<f32>) {
-    let depthwise = &shape.depthwise;
+    let (depthwise, level) = (&shape.depthwise, gradient.level);
     let turned = depthwise.turned();
     let kernel = Kernel::new(&turned, &turned_taps(depthwise, weights.depthwise), None, false);
     let (band, line_len) = (band_lines(depthwise), depthwise.out_line_len());
     let mut sums = vec![];
     let run = |out: &mut [MaybeUninit<f32>]| {
         sums = map_bands(shape.image_len(), band * line_len, out, |image, band_idx, out| {
-            let (first, image_start) = (band_idx * band, image * depthwise.out_height() * line_len);
-            let make = |y: usize, line: &mut [f32]| {
-                let place = image_start + y * line_len..image_start + (y + 1) * line_len;
-                gradient1.apply(level, &output[place.clone()], &grad[place], uninit(line));
-            };
-            let mut grads = Ring::new(&turned, Source::Made(Box::new(make)), first);
+            let first = band_idx * band;
+            let mut grads = gradient.ring(&turned, image, first);
             let mut inputs = shape.ring(level, input, image, first);
             let mut sums = WeightSums::new(depthwise);
             for (y, out) in (first..).zip(out.chunks_exact_mut(line_len)) {
@@ -887,15 +902,12 @@ fn doubled_backward(
 
 /// [`depthwise_backward`] of a block that upsamples between pixels: the gradient of the upsampled map exists a few lines at a time.
 fn bilinear_backward(
-    level: Level,
     shape: &SeparableShape,
     weights: &SeparableWeights,
     input: &[f32],
-    output: &[f32],
-    grad: &[f32],
-    gradient1: &InputGradient,
+    gradient: &DepthwiseGradient,
 ) -> (Vec<f32>, Vec<f32>) {
-    let depthwise = &shape.depthwise;
+    let (depthwise, level) = (&shape.depthwise, gradient.level);
     let (turned, small) = (depthwise.turned(), shape.small());
     let kernel = &Kernel::new(&turned, &turned_taps(depthwise, weights.depthwise), None, false);
     let line_len = depthwise.out_line_len();
@@ -903,14 +915,10 @@ fn bilinear_backward(
     let mut sums = vec![];
     let run = |out: &mut [MaybeUninit<f32>]| {
         sums = map_bands(shape.image_len(), band * line_len / 2, out, |image, band_idx, out| {
-            let (first, image_start) = (band_idx * band, image * depthwise.height * line_len);
+            let first = band_idx * band;
             let own_lines = 2 * first..2 * (first + out.len() / (line_len / 2));
             let first_upsampled = (2 * first).saturating_sub(1);
-            let make = |y: usize, line: &mut [f32]| {
-                let place = image_start + y * line_len..image_start + (y + 1) * line_len;
-                gradient1.apply(level, &output[place.clone()], &grad[place], uninit(line));
-            };
-            let mut grads = Ring::new(&turned, Source::Made(Box::new(make)), first_upsampled);
+            let mut grads = gradient.ring(&turned, image, first_upsampled);
             let mut inputs = shape.ring(level, input, image, 2 * first);
             let mut sums = WeightSums::new(depthwise);
             let sums_of_own = &mut sums;
