@@ -13,12 +13,12 @@ use crate::cpu::{Level, for_each_level, multiply_add};
 use crate::depthwise::{array, blocks};
 use crate::pixelwise::MapShape;
 
-/// Bilinear upsampling by two of a feature map of the shape `small`.
+/// Bilinear upsampling by two of a feature map of the shape `small`: `[batch, 2 * height, 2 * width, channels]`.
 pub fn upsample_2x(small: &MapShape, input: &[f32]) -> Vec<f32> {
     upsample_at(Level::detect(), small, input)
 }
 
-/// Gradient of the input of [`upsample_2x`].
+/// Gradient of the input of [`upsample_2x`], of the shape `small`, from that of its output.
 pub fn upsample_2x_backward(small: &MapShape, grad_output: &[f32]) -> Vec<f32> {
     backward_at(Level::detect(), small, grad_output)
 }

@@ -403,18 +403,17 @@ unsafe fn pass<V: Vector, const INPUTS: usize>(
             weight.copy_from_slice(&folded.weight[input * padded + first..][..V::LANES]);
         }
     }
-    let (whole, n_pixels) = (outs / V::LANES, inputs.len());
-    let mut pixel = 0;
+    let (whole, rest) = (outs / V::LANES, outs % V::LANES);
+    let tile = Tile { blocks: blocks.as_mut_ptr(), whole, rest, relu: folded.relu, outs };
+    let (mut pixel, n_pixels) = (0, inputs.len());
     // SAFETY: the pixels are below `n_pixels`, of which each has `outs` gradients; there are as many vectors as `blocks` was made for.
     unsafe {
         let grads_of = |pixel: usize| grads.as_ptr().add(pixel * outs);
         while pixel + AT_ONCE <= n_pixels {
-            let tile = Tile { blocks: blocks.as_mut_ptr(), whole, rest: outs % V::LANES, relu: folded.relu, outs };
             tile.pixels::<V, INPUTS, AT_ONCE>(&inputs[pixel..], grads_of(pixel), &mut out[pixel..]);
             pixel += AT_ONCE;
         }
         for pixel in pixel..n_pixels {
-            let tile = Tile { blocks: blocks.as_mut_ptr(), whole, rest: outs % V::LANES, relu: folded.relu, outs };
             tile.pixels::<V, INPUTS, 1>(&inputs[pixel..], grads_of(pixel), &mut out[pixel..]);
         }
     }

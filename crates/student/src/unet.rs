@@ -230,6 +230,17 @@ mod tests {
     }
 
     #[test]
+    fn a_setting_from_before_bilinear_upsampling_is_read_and_written_as_it_was() {
+        let nearest = UnetConfig::picosam3();
+        let json = serde_json::to_string(&nearest).expect("plain data");
+        assert!(!json.contains("bilinear_upsampling"), "{json}");
+        assert_eq!(serde_json::from_str::<UnetConfig>(&json).expect("our own text"), nearest);
+        let bilinear = UnetConfig { bilinear_upsampling: true, ..nearest };
+        let json = serde_json::to_string(&bilinear).expect("plain data");
+        assert_eq!(serde_json::from_str::<UnetConfig>(&json).expect("our own text"), bilinear);
+    }
+
+    #[test]
     fn a_bottleneck_of_one_pixel_needs_two_images() {
         let tiny = UnetConfig { input_size: 16, ..UnetConfig::picosam2() };
         assert_eq!(tiny.graph().expect("a valid setting").min_train_batch(), 2);
