@@ -12,7 +12,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("sensei-imx500", &[]),
     ("sensei-loss", &["sensei-kernels"]),
     ("sensei-testing", &[]),
-    ("sensei-teacher", &["sensei-data"]),
+    ("sensei-answers", &["sensei-data"]),
     ("sensei-eval", &["sensei-data"]),
     ("sensei-student", &["sensei-kernels"]),
     ("sensei-quant", &["sensei-student", "sensei-imx500"]),
@@ -20,7 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "sensei-train",
         &[
             "sensei-data",
-            "sensei-teacher",
+            "sensei-answers",
             "sensei-student",
             "sensei-loss",
             "sensei-quant",
@@ -32,7 +32,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "sensei",
         &[
             "sensei-data",
-            "sensei-teacher",
+            "sensei-answers",
             "sensei-student",
             "sensei-loss",
             "sensei-quant",

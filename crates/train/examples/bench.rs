@@ -22,8 +22,8 @@ use sensei_student::profile::{self, Pass, Span};
 use sensei_student::student::Student;
 use sensei_student::unet::UnetConfig;
 use sensei_student::weights::read_weights;
-use sensei_teacher::cache::Cache;
-use sensei_teacher::import::import_dump;
+use sensei_answers::cache::Cache;
+use sensei_answers::import::import_dump;
 use sensei_train::optimizer::{AdamW, AdamWConfig};
 use sensei_train::source::{InstanceChoice, SampleSource};
 

@@ -11,7 +11,7 @@ use sensei_eval::evaluate::{EvalError, LeftOutReason};
 use sensei_eval::protocol::SelectionError;
 use sensei_quant::error::QuantError;
 use sensei_student::weights::WeightsError;
-use sensei_teacher::error::CacheError;
+use sensei_answers::error::CacheError;
 
 /// A run that cannot start or go on.
 #[derive(Debug, thiserror::Error)]

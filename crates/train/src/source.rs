@@ -12,8 +12,8 @@ use sensei_data::prompt::PromptRule;
 use sensei_data::rle::Rle;
 use sensei_eval::evaluate::{LeftOut, LeftOutReason};
 use sensei_eval::protocol::{EvalProtocol, ProtocolRules};
-use sensei_teacher::cache::Cache;
-use sensei_teacher::record::TeacherRecord;
+use sensei_answers::cache::Cache;
+use sensei_answers::record::TeacherRecord;
 
 use crate::error::TrainError;
 use crate::plan::TrainPlan;

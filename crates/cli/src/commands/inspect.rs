@@ -15,7 +15,7 @@ use sensei_imx500::onnx::read_onnx;
 use sensei_imx500::packer_out::{PackerOut, Part};
 use sensei_imx500::rpk::Rpk;
 use sensei_student::weights::read_weights;
-use sensei_teacher::verify::stats;
+use sensei_answers::verify::stats;
 
 use crate::commands::teacher::describe;
 use crate::phases::export::memory_line;

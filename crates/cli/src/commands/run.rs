@@ -6,7 +6,7 @@ use anyhow::{Context, ensure};
 use sensei_eval::protocol::ProtocolRules;
 use sensei_student::fold::fold_input_normalization;
 use sensei_student::weights::{NamedWeights, read_weights};
-use sensei_teacher::key::CacheKey;
+use sensei_answers::key::CacheKey;
 use sensei_train::checkpoint::weights_digest;
 use sensei_train::source::SampleSource;
 

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use sensei_teacher::import::import_dump;
-use sensei_teacher::manifest::read_manifest;
-use sensei_teacher::verify::{CacheStats, stats, verify};
+use sensei_answers::import::import_dump;
+use sensei_answers::manifest::read_manifest;
+use sensei_answers::verify::{CacheStats, stats, verify};
 
 use crate::arguments::TeacherCommand;
 use crate::phases::data::load;

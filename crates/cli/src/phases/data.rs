@@ -10,9 +10,9 @@ use sensei_data::image_file::ImageLimits;
 use sensei_data::prompt::PromptRule;
 use sensei_data::synth::{SynthConfig, write_synth};
 use sensei_eval::protocol::{ProtocolRules, Subset};
-use sensei_teacher::cache::Cache;
-use sensei_teacher::import::import_dump;
-use sensei_teacher::key::{CacheKey, FORMAT_VERSION};
+use sensei_answers::cache::Cache;
+use sensei_answers::import::import_dump;
+use sensei_answers::key::{CacheKey, FORMAT_VERSION};
 use sensei_train::source::{InstanceChoice, SampleSource};
 
 use crate::arguments::AnnotationFormat;

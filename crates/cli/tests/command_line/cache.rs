@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use sensei_data::dataset::Dataset;
 use sensei_data::geometry::RectInImage;
-use sensei_teacher::key::{CacheKey, FORMAT_VERSION, TeacherDescription, hex};
-use sensei_teacher::record::TeacherRecord;
-use sensei_teacher::writer::CacheWriter;
+use sensei_answers::key::{CacheKey, FORMAT_VERSION, TeacherDescription, hex};
+use sensei_answers::record::TeacherRecord;
+use sensei_answers::writer::CacheWriter;
 
 use crate::{Place, weights_digest};
 

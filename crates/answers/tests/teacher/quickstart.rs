@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use sensei_data::dataset::Dataset;
 use sensei_data::synth::{SynthConfig, write_synth};
-use sensei_teacher::cache::Cache;
-use sensei_teacher::key::CacheKey;
-use sensei_teacher::manifest::read_manifest;
-use sensei_teacher::verify::{compare_with_truth, verify};
+use sensei_answers::cache::Cache;
+use sensei_answers::key::CacheKey;
+use sensei_answers::manifest::read_manifest;
+use sensei_answers::verify::{compare_with_truth, verify};
 use sensei_testing::workspace_root;
 
 #[test]
@@ -23,7 +23,7 @@ fn quickstart_answers_fit_the_rendered_scenes() {
         assert_eq!(manifest.teacher.licence, "Apache-2.0");
         let annotations = scenes.join(format!("annotations/instances_{split}.json"));
         let dataset = Dataset::load_coco(&annotations, &scenes.join("images")).unwrap();
-        let rendered = CacheKey { dataset: sensei_teacher::key::hex(&dataset.digest), ..manifest.key };
+        let rendered = CacheKey { dataset: sensei_answers::key::hex(&dataset.digest), ..manifest.key };
         let cache = Cache::open(&path, &rendered).unwrap();
         let truth = compare_with_truth(&cache, &dataset).unwrap();
         assert_eq!((truth.n_without_record, truth.ious.len()), (0, dataset.instances.len()));

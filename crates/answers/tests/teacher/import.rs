@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use sensei_data::dataset::Dataset;
-use sensei_teacher::cache::Cache;
-use sensei_teacher::import::{ImportError, import_dump};
-use sensei_teacher::key::hex;
-use sensei_teacher::verify::{compare_with_truth, verify};
+use sensei_answers::cache::Cache;
+use sensei_answers::import::{ImportError, import_dump};
+use sensei_answers::key::hex;
+use sensei_answers::verify::{compare_with_truth, verify};
 use sensei_testing::{shared_dir, workspace_root};
 
 use crate::text;

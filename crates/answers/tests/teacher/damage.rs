@@ -4,10 +4,10 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use sensei_teacher::cache::Cache;
-use sensei_teacher::error::CacheError;
-use sensei_teacher::key::CacheKey;
-use sensei_teacher::verify::verify;
+use sensei_answers::cache::Cache;
+use sensei_answers::error::CacheError;
+use sensei_answers::key::CacheKey;
+use sensei_answers::verify::verify;
 
 use crate::{key, record, text, write};
 

@@ -11,10 +11,10 @@ mod round_trip;
 use std::path::Path;
 
 use sensei_data::geometry::{RectInImage, Size};
-use sensei_teacher::key::{CacheKey, FORMAT_VERSION, TeacherDescription};
-use sensei_teacher::manifest::Manifest;
-use sensei_teacher::record::TeacherRecord;
-use sensei_teacher::writer::CacheWriter;
+use sensei_answers::key::{CacheKey, FORMAT_VERSION, TeacherDescription};
+use sensei_answers::manifest::Manifest;
+use sensei_answers::record::TeacherRecord;
+use sensei_answers::writer::CacheWriter;
 
 fn key() -> CacheKey {
     CacheKey {

@@ -2,8 +2,8 @@
 
 use sensei_data::crop::CropGeometry;
 use sensei_data::geometry::{RectInImage, Size};
-use sensei_teacher::record::TeacherRecord;
-use sensei_teacher::resample::OUTSIDE_LOGIT;
+use sensei_answers::record::TeacherRecord;
+use sensei_answers::resample::OUTSIDE_LOGIT;
 use sensei_testing::{Tolerance, assert_close, golden};
 
 use crate::{record, text};

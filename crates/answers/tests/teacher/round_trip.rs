@@ -4,11 +4,11 @@ use std::fs;
 
 use proptest::prelude::*;
 use sensei_data::geometry::Size;
-use sensei_teacher::cache::Cache;
-use sensei_teacher::error::CacheError;
-use sensei_teacher::record::TeacherRecord;
-use sensei_teacher::verify::{stats, verify};
-use sensei_teacher::writer::CacheWriter;
+use sensei_answers::cache::Cache;
+use sensei_answers::error::CacheError;
+use sensei_answers::record::TeacherRecord;
+use sensei_answers::verify::{stats, verify};
+use sensei_answers::writer::CacheWriter;
 
 use crate::{key, record, teacher, text, write};
 
