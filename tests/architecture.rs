@@ -5,72 +5,79 @@ use std::process::Command;
 
 use sensei_testing::workspace_root;
 
-/// Crates of the workspace that each crate may use, as docs/ARCHITECTURE.md says.
-const MAY_USE: &[(&str, &[&str])] = &[
-    ("sensei-data", &[]),
-    ("sensei-kernels", &[]),
-    ("sensei-imx500", &[]),
-    ("sensei-loss", &["sensei-kernels"]),
-    ("sensei-testing", &[]),
-    ("sensei-answers", &["sensei-data"]),
-    ("sensei-eval", &["sensei-data"]),
-    ("sensei-student", &["sensei-kernels"]),
-    ("sensei-quant", &["sensei-student", "sensei-imx500"]),
-    (
-        "sensei-train",
-        &[
-            "sensei-data",
-            "sensei-answers",
-            "sensei-student",
-            "sensei-loss",
-            "sensei-quant",
-            "sensei-eval",
-            "sensei-imx500",
-        ],
-    ),
-    (
-        "sensei",
-        &[
-            "sensei-data",
-            "sensei-answers",
-            "sensei-student",
-            "sensei-loss",
-            "sensei-quant",
-            "sensei-imx500",
-            "sensei-eval",
-            "sensei-train",
-        ],
-    ),
-    ("sensei-tests", &["sensei-testing"]),
-];
-
-/// The crates that may see burn.
-const MAY_USE_BURN: &[&str] = &["sensei-student", "sensei-loss", "sensei-quant", "sensei-train", "sensei"];
-
 /// The crates that may read TOML.
 const MAY_USE_TOML: &[&str] = &["sensei", "sensei-tests"];
 
+/// A row of "What may use what".
+struct Row {
+    may_use: BTreeSet<String>,
+    may_use_burn: bool,
+}
+
 #[test]
 fn crates_use_only_what_the_table_allows() {
-    let table: BTreeMap<&str, BTreeSet<&str>> =
-        MAY_USE.iter().map(|(name, uses)| (*name, uses.iter().copied().collect())).collect();
-    let found = dependencies();
-    let names: BTreeSet<&str> = found.keys().map(String::as_str).collect();
-    assert_eq!(names, table.keys().copied().collect(), "crates of the workspace and rows of the table");
+    let (table, found) = (table(), dependencies());
+    let names = |keys: Vec<&String>| keys.into_iter().cloned().collect::<BTreeSet<String>>();
+    assert_eq!(
+        names(found.keys().collect()),
+        names(table.keys().collect()),
+        "crates of the workspace, rows of the table"
+    );
     for (name, uses) in &found {
+        let row = &table[name];
+        let ours: BTreeSet<String> = uses.iter().filter(|used| used.starts_with("sensei")).cloned().collect();
+        assert_eq!(ours, row.may_use, "{name}: what it uses, what the table says");
         for dependency in uses {
-            if dependency.starts_with("sensei") {
-                let allowed = table[name.as_str()].contains(dependency.as_str());
-                assert!(allowed, "{name} uses {dependency}, which the table does not allow");
-            }
-            if dependency == "burn" || dependency.starts_with("burn-") {
-                assert!(MAY_USE_BURN.contains(&name.as_str()), "{name} uses {dependency}");
-            }
-            if dependency == "toml" {
-                assert!(MAY_USE_TOML.contains(&name.as_str()), "{name} reads TOML");
-            }
+            let is_burn = dependency == "burn" || dependency.starts_with("burn-");
+            assert!(!is_burn || row.may_use_burn, "{name} uses {dependency}");
+            assert!(dependency != "toml" || MAY_USE_TOML.contains(&name.as_str()), "{name} reads TOML");
         }
     }
+}
+
+#[test]
+fn every_crate_says_its_job_and_its_never_in_the_table_and_in_its_own_words() {
+    let text = architecture();
+    let rows: Vec<Vec<&str>> = rows(&text, "| crate | its one job | never |").collect();
+    for name in dependencies().into_keys() {
+        let row = rows.iter().find(|row| row[0].starts_with(&format!("`{name}`")));
+        let row = row.unwrap_or_else(|| panic!("docs/ARCHITECTURE.md: no row for {name}"));
+        assert!(!row[1].is_empty(), "{name}: no job");
+        let folder = match name.as_str() {
+            "sensei" => "crates/cli/src/main.rs".to_string(),
+            "sensei-tests" => "tests/lib.rs".to_string(),
+            _ => format!("crates/{}/src/lib.rs", &name["sensei-".len()..]),
+        };
+        let head = std::fs::read_to_string(workspace_root().join(&folder)).expect("a crate has a root file");
+        assert!(head.starts_with("//! "), "{folder}: expected its job in its first line");
+    }
+}
+
+/// "What may use what" by crate.
+fn table() -> BTreeMap<String, Row> {
+    let text = architecture();
+    let mut table = BTreeMap::new();
+    for row in rows(&text, "| crate | may use | burn |") {
+        let [crates, uses, burn] = row[..] else { panic!("docs/ARCHITECTURE.md: expected three cells, found {row:?}") };
+        let uses = uses.split(", ").filter(|word| *word != "none").map(|word| format!("sensei-{word}"));
+        let uses: BTreeSet<String> = uses.collect();
+        for name in crates.split(", ") {
+            let row = Row { may_use: uses.clone(), may_use_burn: burn == "yes" };
+            assert!(table.insert(name.trim_matches('`').to_string(), row).is_none(), "{name}: two rows");
+        }
+    }
+    table
+}
+
+/// Cells of the table under this head.
+fn rows<'a>(text: &'a str, head: &str) -> impl Iterator<Item = Vec<&'a str>> {
+    let (_, body) = text.split_once(head).unwrap_or_else(|| panic!("docs/ARCHITECTURE.md: no table {head}"));
+    let lines = body.lines().skip(2).take_while(|line| line.starts_with('|'));
+    lines.map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+}
+
+fn architecture() -> String {
+    std::fs::read_to_string(workspace_root().join("docs/ARCHITECTURE.md")).expect("docs/ARCHITECTURE.md")
 }
 
 #[test]

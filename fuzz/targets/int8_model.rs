@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use sensei_imx500::model_file::{from_bytes, to_bytes};
+use sensei_int8::model_file::{from_bytes, to_bytes};
 
 libfuzzer_sys::fuzz_target!(|body: &[u8]| {
     // The checksum is put right: it would keep every other input out.

@@ -10,4 +10,4 @@ if ! ls "$(rustc --print sysroot)/lib/rustlib/$host/lib/"librustc-*_rt.asan.a >/
     exit 0
 fi
 RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address" \
-    cargo test --release -p sensei-kernels -p sensei-imx500 --lib --target "$host" --target-dir target/asan
+    cargo test --release -p sensei-kernels -p sensei-int8 --lib --target "$host" --target-dir target/asan

@@ -4,13 +4,15 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
+use sensei_files::error::FileError;
 
 use crate::error::CacheError;
-use crate::key::{CacheKey, hex};
+use crate::key::CacheKey;
 use crate::manifest::{FileEntry, Manifest, read_manifest};
 use crate::record::TeacherRecord;
 use crate::record_bytes::{self, RECORD_HEADER_BYTES};
 use crate::shard::{HEADER_BYTES, INDEX_ENTRY_BYTES, INDEX_MAGIC, IndexEntry, SHARD_MAGIC, check_header};
+use sensei_files::digest::hex;
 
 /// An open, memory-mapped cache. It can be read from many threads at once.
 #[derive(Debug)]
@@ -161,7 +163,7 @@ impl Cache {
 /// Maps a file of the cache, which must have the length that the manifest gives.
 fn map(cache: &Path, entry: &FileEntry) -> Result<Mmap, CacheError> {
     let path = cache.join(&entry.file);
-    let io = |source| CacheError::Io { path: path.clone(), what: "open", source };
+    let io = |source| CacheError::from(FileError::io(&path, "open")(source));
     let file = File::open(&path).map_err(io)?;
     let bytes = file.metadata().map_err(io)?.len();
     if bytes != entry.bytes || bytes < HEADER_BYTES as u64 {

@@ -2,22 +2,17 @@
 
 use std::path::PathBuf;
 
+use sensei_files::error::FileError;
+
 use crate::key::KeyDifference;
 
 /// A cache that cannot be written, opened or trusted, or that lacks an answer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CacheError {
-    /// The operating system refused.
-    #[error("{path}: cannot {what}")]
-    Io {
-        /// The file or folder.
-        path: PathBuf,
-        /// What was tried.
-        what: &'static str,
-        /// Its reason.
-        source: std::io::Error,
-    },
+    /// A file that cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// There is no finished cache at this place.
     #[error("{path}: no teacher cache: expected a folder with manifest.json")]
     Missing {

@@ -10,11 +10,12 @@ use sensei_data::geometry::RectInImage;
 use sha2::{Digest, Sha256};
 
 use crate::error::CacheError;
-use crate::key::{CacheKey, FORMAT_VERSION, TeacherDescription, hex};
+use crate::key::{CacheKey, FORMAT_VERSION, TeacherDescription};
 use crate::manifest::Manifest;
 use crate::record::TeacherRecord;
 use crate::writer::CacheWriter;
 use crate::{import_dump, import_roi96};
+use sensei_files::digest::hex;
 
 /// What an import took over and what it found missing.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,12 +5,14 @@ use std::path::Path;
 use safetensors::{Dtype, SafeTensors};
 use sensei_data::dataset::Dataset;
 use sensei_data::geometry::RectInImage;
+use sensei_files::bounded::read_bounded;
+use sensei_files::digest::hex;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use crate::files;
+use crate::error::CacheError;
 use crate::import::{DumpHeader, DumpRecord, ImportError, ImportReport, Importer};
-use crate::key::{TeacherDescription, hex};
+use crate::key::TeacherDescription;
 use crate::record::MAX_GRID;
 
 /// Imports the dump in the folder `dump`.
@@ -194,7 +196,7 @@ pub fn elements<const N: usize, T>(bytes: &[u8], decode: fn([u8; N]) -> T) -> Ve
 
 /// Reads a file of a dump.
 pub fn read(path: &Path) -> Result<Vec<u8>, ImportError> {
-    Ok(files::read(path, MAX_FILE_BYTES)?)
+    Ok(read_bounded(path, MAX_FILE_BYTES).map_err(CacheError::from)?)
 }
 
 /// A file that is not as its layout says.

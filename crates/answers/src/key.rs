@@ -75,8 +75,3 @@ impl CacheKey {
 
 /// Version of the cache's file format that this crate reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
-
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}

@@ -5,7 +5,6 @@
 
 pub mod cache;
 pub mod error;
-mod files;
 pub mod import;
 mod import_dump;
 mod import_roi96;

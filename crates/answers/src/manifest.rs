@@ -2,11 +2,14 @@
 
 use std::path::Path;
 
+use sensei_files::bounded::read_bounded;
+use sensei_files::digest::hex;
+use sensei_files::error::FileError;
+use sensei_files::whole::write_synced;
 use serde::{Deserialize, Serialize};
 
 use crate::error::CacheError;
-use crate::files;
-use crate::key::{CacheKey, FORMAT_VERSION, TeacherDescription, hex};
+use crate::key::{CacheKey, FORMAT_VERSION, TeacherDescription};
 
 /// What a cache holds and where it comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +60,7 @@ pub fn read_manifest(cache: &Path) -> Result<Manifest, CacheError> {
     if !path.is_file() {
         return Err(CacheError::Missing { path: cache.into() });
     }
-    let bytes = files::read(&path, MAX_BYTES)?;
+    let bytes = read_bounded(&path, MAX_BYTES)?;
     let damaged = |what: &str, expected: String, found: String| {
         Err(CacheError::Damaged { path: path.clone(), what: what.into(), expected, found })
     };
@@ -91,7 +94,7 @@ pub(crate) fn write_manifest(cache: &Path, manifest: Manifest) -> Result<(), Cac
     let blake3 = checksum(&manifest, cache)?;
     let file = ManifestFile { format: FORMAT_NAME.into(), manifest, blake3 };
     let json = serde_json::to_string_pretty(&file).map_err(|error| json_error(cache, error))?;
-    files::write_synced(&cache.join(FILE_NAME), json.as_bytes())
+    Ok(write_synced(&cache.join(FILE_NAME), json.as_bytes())?)
 }
 
 #[derive(Serialize, Deserialize)]
@@ -109,7 +112,7 @@ fn checksum(manifest: &Manifest, cache: &Path) -> Result<String, CacheError> {
 }
 
 fn json_error(cache: &Path, error: serde_json::Error) -> CacheError {
-    CacheError::Io { path: cache.join(FILE_NAME), what: "make the JSON", source: error.into() }
+    FileError::io(cache.join(FILE_NAME), "make the JSON of")(error.into()).into()
 }
 
 const FILE_NAME: &str = "manifest.json";

@@ -37,7 +37,7 @@ pub fn parse(bytes: &[u8]) -> Result<TeacherRecord, (String, String, String)> {
     };
     let (stored, computed) = (&header[..8], checksum(&bytes[8..]));
     if stored != computed {
-        return wrong("record checksum", crate::key::hex(stored), crate::key::hex(&computed));
+        return wrong("record checksum", sensei_files::digest::hex(stored), sensei_files::digest::hex(&computed));
     }
     let mut fields = Fields(&header[8..]);
     let body_length = fields.u32();

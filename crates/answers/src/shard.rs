@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use crate::error::CacheError;
-use crate::key::{FORMAT_VERSION, hex};
+use crate::key::FORMAT_VERSION;
+use sensei_files::digest::hex;
 
 /// Where a record is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

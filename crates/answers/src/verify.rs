@@ -8,8 +8,9 @@ use sensei_data::rle::Rle;
 
 use crate::cache::Cache;
 use crate::error::CacheError;
-use crate::key::{KeyDifference, hex};
+use crate::key::KeyDifference;
 use crate::shard::HEADER_BYTES;
+use sensei_files::digest::hex;
 
 /// Counts over all records of a cache.
 #[derive(Debug, Clone, PartialEq, Eq)]

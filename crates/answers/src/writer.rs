@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
+use sensei_files::error::FileError;
+use sensei_files::whole::{sync_folder, sync_folder_of, write_synced};
+
 use crate::error::CacheError;
-use crate::files;
 use crate::key::{CacheKey, TeacherDescription};
 use crate::manifest::{FileEntry, Manifest, write_manifest};
 use crate::record::TeacherRecord;
@@ -51,22 +53,18 @@ impl CacheWriter {
         let mut partial = path.components().collect::<PathBuf>().into_os_string();
         partial.push(".partial");
         let partial = PathBuf::from(partial);
-        let io = |what, path: &Path| {
-            let path = path.into();
-            move |source| CacheError::Io { path, what, source }
-        };
-        fs::create_dir_all(&partial).map_err(io("create", &partial))?;
+        fs::create_dir_all(&partial).map_err(FileError::io(&partial, "create"))?;
         let lock_path = partial.join(LOCK);
-        let lock = File::create(&lock_path).map_err(io("create", &lock_path))?;
+        let lock = File::create(&lock_path).map_err(FileError::io(&lock_path, "create"))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(CacheError::Busy { path: partial }),
-            Err(TryLockError::Error(source)) => return Err(io("lock", &lock_path)(source)),
+            Err(TryLockError::Error(source)) => return Err(FileError::io(&lock_path, "lock")(source).into()),
         }
-        for entry in fs::read_dir(&partial).map_err(io("list", &partial))? {
-            let leftover = entry.map_err(io("list", &partial))?.path();
+        for entry in fs::read_dir(&partial).map_err(FileError::io(&partial, "list"))? {
+            let leftover = entry.map_err(FileError::io(&partial, "list"))?.path();
             if leftover != lock_path {
-                fs::remove_file(&leftover).map_err(io("remove", &leftover))?;
+                fs::remove_file(&leftover).map_err(FileError::io(&leftover, "remove"))?;
             }
         }
         Ok(CacheWriter {
@@ -127,7 +125,7 @@ impl CacheWriter {
         let n_records = self.index.len() as u64;
         let mut index = header(INDEX_MAGIC, &self.key.digest(), n_records).to_vec();
         index.extend(self.index.values().flat_map(|entry| entry.to_bytes()));
-        files::write_synced(&self.partial.join(INDEX), &index)?;
+        write_synced(&self.partial.join(INDEX), &index)?;
         let manifest = Manifest {
             key: self.key.clone(),
             teacher: self.teacher.clone(),
@@ -139,28 +137,21 @@ impl CacheWriter {
         };
         write_manifest(&self.partial, manifest.clone())?;
         let lock_path = self.partial.join(LOCK);
-        let io = |what, path: &Path| {
-            let path = path.into();
-            move |source| CacheError::Io { path, what, source }
-        };
-        fs::remove_file(&lock_path).map_err(io("remove", &lock_path))?;
-        files::sync_folder(&self.partial)?;
+        fs::remove_file(&lock_path).map_err(FileError::io(&lock_path, "remove"))?;
+        sync_folder(&self.partial)?;
         if self.path.symlink_metadata().is_ok() {
             return Err(CacheError::Exists { path: self.path.clone() });
         }
-        fs::rename(&self.partial, &self.path).map_err(io("move the finished cache to", &self.path))?;
+        fs::rename(&self.partial, &self.path).map_err(FileError::io(&self.path, "move the finished cache to"))?;
         self.is_finished = true;
-        match self.path.parent() {
-            Some(parent) if parent != Path::new("") => files::sync_folder(parent)?,
-            _ => files::sync_folder(Path::new("."))?,
-        }
+        sync_folder_of(&self.path)?;
         Ok(manifest)
     }
 
     fn write_shard(&mut self) -> Result<(), CacheError> {
         let file = format!("shard-{:05}.stc", self.shards.len());
         self.shard[..HEADER_BYTES].copy_from_slice(&header(SHARD_MAGIC, &self.key.digest(), self.n_shard_records));
-        files::write_synced(&self.partial.join(&file), &self.shard)?;
+        write_synced(&self.partial.join(&file), &self.shard)?;
         self.shards.push(FileEntry::new(file, &self.shard, self.n_shard_records));
         self.shard.truncate(HEADER_BYTES);
         self.n_shard_records = 0;

@@ -6,8 +6,8 @@ mod arguments;
 mod commands;
 mod config;
 mod device;
-mod html;
 mod phases;
+mod predict;
 mod profile;
 mod progress;
 mod run_folder;
@@ -40,7 +40,7 @@ pub fn usage(error: impl Into<anyhow::Error>) -> anyhow::Error {
 }
 
 fn main() -> ExitCode {
-    sensei_student::ops::keep_freed_memory();
+    sensei_tensor::ops::keep_freed_memory();
     let arguments = Arguments::parse();
     let done = commands::execute(arguments).and_then(|code| match output_failure() {
         Some(error) => Err(anyhow::anyhow!("standard output: cannot write: {error}")),

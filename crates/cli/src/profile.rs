@@ -6,10 +6,10 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use sensei_student::profile::{self, Pass, Span};
+use sensei_tensor::profile::{self, Pass, Span};
 use serde_json::json;
 
-use crate::run_folder::write_whole;
+use sensei_files::whole::write_whole;
 
 /// Steps before the profile, which allocate memory that later ones use again.
 const WARMUP_STEPS: u64 = 3;

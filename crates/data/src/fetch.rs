@@ -7,10 +7,12 @@
 mod download;
 mod unpack;
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use sensei_files::error::FileError;
+use sensei_files::whole::write_whole;
 use serde::Deserialize;
 
 /// The archives a data set is made of: the contents of a file such as `datasets/coco2017.toml`.
@@ -95,6 +97,9 @@ pub struct FetchReport {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FetchError {
+    /// The note of a finished archive cannot be written.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The manifest's entry makes no sense.
     #[error("archive {file_name:?}: expected {expected}, found {found:?}")]
     Manifest {
@@ -242,7 +247,7 @@ pub fn fetch(
     }
     let zip_path = download::download(archive, dir, options, &mut report, progress)?;
     unpack::unpack(archive, &zip_path, dir, &mut report, progress)?;
-    write_atomically(&marker, format!("{}\n", archive.sha256).as_bytes())?;
+    write_whole(&marker, format!("{}\n", archive.sha256).as_bytes())?;
     unpack::move_into_place(archive, dir)?;
     if !options.keep_archives {
         fs::remove_file(&zip_path).map_err(write_error(&zip_path))?;
@@ -281,13 +286,6 @@ fn read_error(path: &Path) -> impl FnOnce(io::Error) -> FetchError {
 
 fn write_error(path: &Path) -> impl FnOnce(io::Error) -> FetchError {
     move |source| FetchError::Write { path: path.to_path_buf(), source }
-}
-
-fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), FetchError> {
-    let temporary = path.with_extension("tmp");
-    let mut file = File::create(&temporary).map_err(write_error(&temporary))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(write_error(&temporary))?;
-    fs::rename(&temporary, path).map_err(write_error(path))
 }
 
 /// Bytes that are read or written at once.

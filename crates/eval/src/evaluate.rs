@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use rayon::prelude::*;
-use sensei_data::prompt::PromptError;
+use sensei_samples::selection::LeftOut;
 use serde::{Deserialize, Serialize};
 
 use crate::score::{EvalSample, InstanceScore, Prediction, ScoreError, score_against};
@@ -24,35 +24,6 @@ pub enum Candidate<T> {
     Item(EvalItem<T>),
     /// Not scored by any predictor; the report counts it.
     LeftOut(LeftOut),
-}
-
-/// An instance that no predictor was scored on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LeftOut {
-    /// COCO id of the annotation.
-    pub annotation_id: u64,
-    /// Why.
-    pub reason: LeftOutReason,
-}
-
-/// Why an instance was not scored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum LeftOutReason {
-    /// A crowd region is not one object.
-    Crowd,
-    /// The prompt's box or region has no extent, lies outside of the image or is larger than any image.
-    DegenerateRoi,
-    /// The prompt's region has too few image pixels to show anything.
-    RoiTooSmall,
-    /// The annotated mask has no pixel, so there is no prompt.
-    EmptyTruth,
-    /// The teacher has no answer, and the protocol says to go on without.
-    NoTeacherRecord,
-    /// The annotation's area is smaller than the protocol's smallest.
-    BelowMinArea,
 }
 
 /// Answers a batch: as many predictions as items, in their order.
@@ -167,31 +138,6 @@ where
     Ok(evaluation)
 }
 
-impl LeftOutReason {
-    /// For people.
-    pub fn words(self) -> &'static str {
-        match self {
-            Self::Crowd => "crowd",
-            Self::DegenerateRoi => "degenerate ROI",
-            Self::RoiTooSmall => "ROI too small",
-            Self::EmptyTruth => "empty truth",
-            Self::NoTeacherRecord => "no teacher record",
-            Self::BelowMinArea => "below the smallest area",
-        }
-    }
-}
-
-impl From<PromptError> for LeftOutReason {
-    fn from(error: PromptError) -> Self {
-        match error {
-            PromptError::TooSmall { .. } => Self::RoiTooSmall,
-            // A point in place of a box is what an empty mask has.
-            PromptError::EmptyMask | PromptError::NotABox { .. } => Self::EmptyTruth,
-            _ => Self::DegenerateRoi,
-        }
-    }
-}
-
 fn no_scores<T, E: From<EvalError>>(predictors: &[Predictor<'_, T, E>]) -> Result<Vec<PredictorScores>, E> {
     let mut names = BTreeSet::new();
     if let Some(twice) = predictors.iter().find(|predictor| !names.insert(&predictor.name)) {
@@ -244,6 +190,8 @@ mod tests {
     use sensei_data::crop::CropGeometry;
     use sensei_data::geometry::Size;
     use sensei_data::mask::Mask;
+
+    use sensei_samples::selection::LeftOutReason;
 
     use super::*;
     use crate::fixtures;

@@ -7,8 +7,9 @@ use sensei_data::mask::Mask;
 use sensei_data::rle::Rle;
 
 use crate::evaluate::PredictorScores;
-use crate::protocol::{CrowdRule, EmptyTruthRule, EvalProtocol, MaskChoice, SCORING, Space};
+use crate::protocol::{EvalProtocol, MaskChoice, SCORING, Space};
 use crate::score::{EvalSample, InstanceScore, Overlap, Rarity, SampleCrop, Stratum};
+use sensei_samples::selection::{CrowdRule, EmptyTruthRule};
 
 pub(crate) fn sample(annotation_id: u64, truth: &Mask, geometry: CropGeometry) -> EvalSample {
     EvalSample {

@@ -7,12 +7,13 @@ use rayon::prelude::*;
 use sensei_data::crop::crop_mask;
 use sensei_data::dataset::{Dataset, DatasetError};
 use sensei_data::detections::{DetectionError, Detections};
+use sensei_samples::selection::{LeftOut, SelectionError, SelectionRules};
 
 use crate::bootstrap::BootstrapConfig;
-use crate::evaluate::{Candidate, EvalError, EvalItem, LeftOut, Predictor, evaluate};
+use crate::evaluate::{Candidate, EvalError, EvalItem, Predictor, evaluate};
 use crate::floors::{filled_box, grid_ceiling, inscribed_ellipse};
 use crate::paired::PairingError;
-use crate::protocol::{MaskChoice, ProtocolRules, SelectionError};
+use crate::protocol::{MaskChoice, ProtocolRules};
 use crate::report::EvalReport;
 use crate::score::{EvalSample, Prediction, SampleCrop};
 
@@ -99,9 +100,9 @@ pub fn score_masks(
     rules: &ProtocolRules,
     bootstrap: BootstrapConfig,
 ) -> Result<ForeignScores, ForeignError> {
-    let (chosen, left_out) = rules.select(dataset)?;
+    let (chosen, left_out) = rules.selection.select(dataset)?;
     let competitors = dataset.competitors();
-    let item = |&idx: &usize| candidate(dataset, rules, idx, competitors[idx]);
+    let item = |&idx: &usize| candidate(dataset, &rules.selection, idx, competitors[idx]);
     let mut candidates: Vec<Candidate<()>> = chosen.par_iter().map(item).collect::<Result<_, _>>()?;
     candidates.extend(left_out.into_iter().map(Candidate::LeftOut));
 
@@ -130,19 +131,20 @@ pub fn score_masks(
         floor("inscribed_ellipse", inscribed_ellipse),
         Predictor { name: name.to_string(), predict: Box::new(masks) },
     ];
-    if rules.crop.is_some() {
+    if rules.selection.crop.is_some() {
         predictors.insert(2, floor("grid_ceiling", grid_ceiling));
     }
     let evaluation = evaluate::<(), ForeignError>(candidates.into_iter().map(Ok), &mut predictors, BATCH)?;
     let differences = [("inscribed_ellipse", name)];
-    let report = EvalReport::new(rules.on(dataset), evaluation, bootstrap, &differences)?;
+    let report =
+        EvalReport::new(rules.on(dataset, rules.selection.subset.name()), evaluation, bootstrap, &differences)?;
     Ok(ForeignScores { report, n_not_scored, n_not_chosen })
 }
 
 /// An instance with its prompt, or why it has none.
 fn candidate(
     dataset: &Dataset,
-    rules: &ProtocolRules,
+    rules: &SelectionRules,
     idx: usize,
     competitors: u32,
 ) -> Result<Candidate<()>, DatasetError> {

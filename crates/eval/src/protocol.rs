@@ -1,17 +1,10 @@
 //! Everything that fixes a score besides the predictor, with a hash to print beside every number.
 
-use std::path::PathBuf;
-
-use sensei_data::crop::CropGeometry;
-use sensei_data::dataset::{Dataset, Instance};
-use sensei_data::geometry::PointInImage;
-use sensei_data::mask::Mask;
-use sensei_data::prompt::{Border, PromptError, PromptRule};
-use sensei_data::prompt_source::{Prompt, PromptSource};
-use sensei_data::sampling::subset;
+use sensei_data::dataset::Dataset;
+use sensei_data::prompt::PromptRule;
+use sensei_files::digest::hex;
+use sensei_samples::selection::{CrowdRule, EmptyTruthRule, SelectionRules};
 use serde::{Deserialize, Serialize};
-
-use crate::evaluate::{LeftOut, LeftOutReason};
 
 /// A description of how numbers came about. Two numbers may be compared if the hashes of their protocols are equal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,7 +16,7 @@ pub struct EvalProtocol {
     pub dataset: String,
     /// Which of its instances, as `all` or `first 1000`.
     pub subset: String,
-    /// What is given for an object: [`PromptSource::name`].
+    /// What is given for an object: [`PromptSource::name`](sensei_data::prompt_source::PromptSource::name).
     pub prompt: String,
     /// The crop that a student is shown: [`PromptRule::name`]. Without it that is the predictor's own affair, and there are no numbers
     /// in crop space.
@@ -48,40 +41,12 @@ pub struct EvalProtocol {
 pub struct ProtocolRules {
     /// A short name for people.
     pub name: String,
-    /// What is given for an object.
-    pub prompt: PromptSource,
-    /// The crop that every student is shown, if it is fixed.
-    pub crop: Option<PromptRule>,
+    /// Which instances, and what is given for them.
+    pub selection: SelectionRules,
     /// Where the number is computed that the protocol is quoted by; [`Space::Crop`] only with a crop.
     pub space: Space,
-    /// Which instances.
-    pub subset: Subset,
-    /// Smallest `area` in square image pixels.
-    pub min_area: f64,
-    /// Crowd regions.
-    pub crowd: CrowdRule,
-    /// Annotations without a mask pixel.
-    pub empty_truth: EmptyTruthRule,
     /// Several masks for one prompt.
     pub mask_choice: MaskChoice,
-}
-
-/// Which of the instances that the other rules let pass.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Subset {
-    /// Every one.
-    All,
-    /// As many in the order of the annotation file.
-    First(usize),
-    /// As many, drawn by [`subset`] with a seed.
-    Random {
-        /// How many.
-        count: usize,
-        /// Of the random numbers.
-        seed: u64,
-    },
-    /// Those of images whose file name begins so, as `val2017/` for the part of LVIS's validation split that is no COCO training image.
-    ImagesIn(String),
 }
 
 /// Where a prediction is compared with the truth.
@@ -102,27 +67,6 @@ pub enum MaskChoice {
     Single,
     /// The one with the highest score of its own; of equally scored ones the first.
     HighestScore,
-}
-
-/// What happens to crowd regions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CrowdRule {
-    /// They are left out and counted.
-    LeftOut,
-    /// They are scored like any object.
-    Scored,
-}
-
-/// What happens to annotations without a single mask pixel in the image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EmptyTruthRule {
-    /// They are left out and counted: there is nothing to prompt at.
-    LeftOut,
-    /// They are scored; an empty prediction is right (IoU 1), any other is wrong (IoU 0). Where a mask is needed for the prompt, it is
-    /// the middle of the image, as in PicoSAM2's code.
-    Scored,
 }
 
 /// The version of `docs/metrics.md`; goes up when a definition there changes.
@@ -151,139 +95,29 @@ impl EvalProtocol {
 }
 
 impl ProtocolRules {
-    /// The rules by which a student is trained and scored in its run: prompted as it is trained to be, on all instances.
+    /// The rules by which a student is scored in its run: as it is trained, in its crop.
     pub fn of_student(name: String, crop: PromptRule) -> Self {
-        // A window that must lie around the object cannot be laid where there is none.
-        let is_strict = matches!(crop, PromptRule::CenterWindow { border: Border::Corrected, .. });
-        Self {
-            name,
-            prompt: crop.source(),
-            crop: Some(crop),
-            space: Space::Crop,
-            subset: Subset::All,
-            min_area: 0.0,
-            crowd: CrowdRule::LeftOut,
-            empty_truth: if is_strict { EmptyTruthRule::LeftOut } else { EmptyTruthRule::Scored },
-            mask_choice: MaskChoice::Single,
-        }
+        let selection = SelectionRules::of_student(crop);
+        Self { name, selection, space: Space::Crop, mask_choice: MaskChoice::Single }
     }
 
-    /// The protocol on a data set.
-    pub fn on(&self, dataset: &Dataset) -> EvalProtocol {
+    /// The protocol on a data set; `subset` names the instances, as [`Subset::name`](sensei_samples::selection::Subset::name) does.
+    pub fn on(&self, dataset: &Dataset, subset: String) -> EvalProtocol {
+        let SelectionRules { prompt, crop, subset: _, min_area, crowd, empty_truth } = &self.selection;
         EvalProtocol {
             name: self.name.clone(),
-            dataset: blake3::Hash::from_bytes(dataset.digest).to_hex().to_string(),
-            subset: self.subset.name(),
-            prompt: self.prompt.name(),
-            crop: self.crop.map(|crop| crop.name()),
+            dataset: hex(&dataset.digest),
+            subset,
+            prompt: prompt.name(),
+            crop: crop.map(|crop| crop.name()),
             space: self.space,
-            min_area: self.min_area,
-            crowd: self.crowd,
-            empty_truth: self.empty_truth,
+            min_area: *min_area,
+            crowd: *crowd,
+            empty_truth: *empty_truth,
             mask_choice: self.mask_choice,
             scoring: SCORING,
         }
     }
-
-    /// The instances that may be scored, as indices into the data set in its order, and those of the subset that crowd rule and area
-    /// leave out.
-    ///
-    /// A subset of a number of instances is chosen among those that are not left out. An instance may still turn out to have no
-    /// [prompt](Self::prompt_of).
-    ///
-    /// # Errors
-    /// If the subset has more instances than there are.
-    pub fn select(&self, dataset: &Dataset) -> Result<(Vec<usize>, Vec<LeftOut>), SelectionError> {
-        let (mut chosen, mut left_out) = (vec![], vec![]);
-        for (idx, instance) in dataset.instances.iter().enumerate() {
-            if let Subset::ImagesIn(folder) = &self.subset
-                && !dataset.images[instance.image_idx].file_name.starts_with(folder.as_str())
-            {
-                continue;
-            }
-            let reason = if instance.is_crowd && self.crowd == CrowdRule::LeftOut {
-                LeftOutReason::Crowd
-            } else if instance.area < self.min_area {
-                LeftOutReason::BelowMinArea
-            } else {
-                chosen.push(idx);
-                continue;
-            };
-            left_out.push(LeftOut { annotation_id: instance.id, reason });
-        }
-        let n_wanted = match self.subset {
-            Subset::First(count) | Subset::Random { count, .. } => count,
-            Subset::All | Subset::ImagesIn(_) => 1,
-        };
-        if n_wanted > chosen.len() {
-            let (subset, path) = (self.subset.name(), dataset.annotations_path.clone());
-            return Err(SelectionError { path, subset, expected: n_wanted, found: chosen.len() });
-        }
-        match self.subset {
-            Subset::First(count) => chosen.truncate(count),
-            Subset::Random { count, seed } => {
-                chosen = subset(chosen.len(), count, seed).iter().map(|&at| chosen[at as usize]).collect();
-            }
-            Subset::All | Subset::ImagesIn(_) => {}
-        }
-        Ok((chosen, left_out))
-    }
-
-    /// The prompt for an instance, and the crop for it if the protocol has one. The mask is of the image's size.
-    ///
-    /// # Errors
-    /// As [`prompt_of`](Self::prompt_of), and if there is no sensible crop.
-    pub fn prompt_and_crop(
-        &self,
-        instance: &Instance,
-        mask: &Mask,
-    ) -> Result<(Prompt, Option<CropGeometry>), PromptError> {
-        let prompt = self.prompt_of(instance, mask)?;
-        Ok((prompt, self.crop.map(|crop| crop.crop(prompt, mask.size)).transpose()?))
-    }
-
-    /// The prompt for an instance.
-    ///
-    /// # Errors
-    /// If the mask is empty and the protocol leaves such instances out, or a box around it is asked for.
-    pub fn prompt_of(&self, instance: &Instance, mask: &Mask) -> Result<Prompt, PromptError> {
-        if self.empty_truth == EmptyTruthRule::LeftOut && mask.bits.iter().all(|&bit| bit == 0) {
-            return Err(PromptError::EmptyMask);
-        }
-        match self.prompt.prompt(instance.id, instance.bbox, mask) {
-            Err(PromptError::EmptyMask) if !self.prompt.is_box() => {
-                let middle = |len: u32| f64::from(len / 2) + 0.5;
-                Ok(Prompt::Point(PointInImage { x: middle(mask.size.width), y: middle(mask.size.height) }))
-            }
-            prompt => prompt,
-        }
-    }
-}
-
-impl Subset {
-    /// Name for protocols.
-    pub fn name(&self) -> String {
-        match self {
-            Self::All => "all".to_string(),
-            Self::First(count) => format!("first {count}"),
-            Self::Random { count, seed } => format!("random {count}, seed {seed}"),
-            Self::ImagesIn(folder) => format!("images in {folder}"),
-        }
-    }
-}
-
-/// A subset that a data set does not have.
-#[derive(Debug, thiserror::Error)]
-#[error("{}: subset \"{subset}\": expected at least {expected} instances to choose from, found {found}", path.display())]
-pub struct SelectionError {
-    /// The annotation file.
-    pub path: PathBuf,
-    /// [`Subset::name`].
-    pub subset: String,
-    /// Instances wanted.
-    pub expected: usize,
-    /// Instances that no other rule leaves out.
-    pub found: usize,
 }
 
 #[cfg(test)]

@@ -1,14 +1,16 @@
 //! The result file of an evaluation: numbers, their protocol, and the counts of every instance they follow from.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use sensei_files::bounded::read_bounded;
+use sensei_files::error::FileError;
+use sensei_files::whole::write_whole;
+use sensei_samples::selection::LeftOut;
 use serde::{Deserialize, Serialize};
 
 use crate::bootstrap::BootstrapConfig;
-use crate::evaluate::{Evaluation, LeftOut, PredictorScores};
+use crate::evaluate::{Evaluation, PredictorScores};
 use crate::metric::{Group, Summary, summarize};
 use crate::paired::{PairedDifference, PairingError, check_pairs, paired_difference};
 use crate::protocol::EvalProtocol;
@@ -47,32 +49,9 @@ pub struct PredictorReport {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReportError {
-    /// The file cannot be read.
-    #[error("{path}: cannot read report")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The file cannot be written; what was under its name before is untouched.
-    #[error("{path}: cannot write report")]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Larger than any report.
-    #[error("{path}: expected a report of at most {limit} bytes, found {found}")]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-        /// Most bytes that are read.
-        limit: u64,
-        /// Its bytes.
-        found: u64,
-    },
+    /// The file cannot be read or written, or is larger than any report.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Not JSON, or a field is missing, unknown or of another type.
     #[error("{path}: not a report")]
     Parse {
@@ -207,33 +186,17 @@ impl EvalReport {
         crate::table::table(self)
     }
 
-    /// Writes the report as JSON: under a temporary name, flushed to disk, then renamed.
+    /// Writes the report as JSON, whole or not at all.
     pub fn write(&self, path: &Path) -> Result<(), ReportError> {
-        let failed = |source| ReportError::Write { path: path.to_path_buf(), source };
-        let mut json = serde_json::to_vec(self).map_err(|source| failed(source.into()))?;
+        let mut json = serde_json::to_vec(self).map_err(|source| ReportError::Parse { path: path.into(), source })?;
         json.push(b'\n');
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(".tmp");
-        let temporary = PathBuf::from(temporary);
-        let written = File::create(&temporary)
-            .and_then(|mut file| file.write_all(&json).and_then(|()| file.sync_all()))
-            .and_then(|()| fs::rename(&temporary, path));
-        written.map_err(|source| {
-            // The report is lost either way; a leftover that cannot be removed changes nothing for the caller.
-            let _ = fs::remove_file(&temporary);
-            failed(source)
-        })
+        Ok(write_whole(path, &json)?)
     }
 
     /// Reads a report strictly: unknown fields, another version, and values that do not follow from the stored instances are
     /// errors. Intervals are taken as stored.
     pub fn read(path: &Path) -> Result<Self, ReportError> {
-        let unreadable = |source| ReportError::Read { path: path.to_path_buf(), source };
-        let found = fs::metadata(path).map_err(unreadable)?.len();
-        if found > MAX_BYTES {
-            return Err(ReportError::TooLarge { path: path.to_path_buf(), limit: MAX_BYTES, found });
-        }
-        let bytes = fs::read(path).map_err(unreadable)?;
+        let bytes = read_bounded(path, MAX_BYTES)?;
         let not_a_report = |source| ReportError::Parse { path: path.to_path_buf(), source };
         let found = serde_json::from_slice::<VersionOnly>(&bytes).map_err(not_a_report)?.version;
         if found != FORMAT_VERSION {
@@ -289,7 +252,10 @@ const MAX_BYTES: u64 = 1 << 30;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evaluate::LeftOutReason;
+    use std::fs;
+
+    use sensei_samples::selection::LeftOutReason;
+
     use crate::fixtures::{protocol, run};
 
     const BOOTSTRAP: BootstrapConfig = BootstrapConfig { seed: 0, n_resamples: 100 };
@@ -348,7 +314,7 @@ mod tests {
     fn a_file_that_cannot_be_read_or_written_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let missing = dir.path().join("none/eval.json");
-        let expected = |what: &str, path: &Path| format!("{}: cannot {what} report", path.display());
+        let expected = |what: &str, path: &Path| format!("{}: cannot {what}", path.display());
         assert_eq!(EvalReport::read(&missing).unwrap_err().to_string(), expected("read", &missing));
         assert_eq!(report().write(&missing).unwrap_err().to_string(), expected("write", &missing));
         // A folder stands where the report should be: the temporary file goes away again.

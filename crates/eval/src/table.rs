@@ -145,10 +145,11 @@ const FREQUENCIES: [(Group, &str); 3] = [(Group::Rare, "r"), (Group::Common, "c"
 #[cfg(test)]
 mod tests {
     use crate::bootstrap::BootstrapConfig;
-    use crate::evaluate::{Evaluation, LeftOut, LeftOutReason, PredictorScores};
+    use crate::evaluate::{Evaluation, PredictorScores};
     use crate::fixtures::{instance, protocol};
     use crate::report::EvalReport;
     use crate::score::Stratum;
+    use sensei_samples::selection::{LeftOut, LeftOutReason};
 
     fn table(overlaps: &[[u64; 3]]) -> String {
         let scores = |predictor: &str, worse: u64| PredictorScores {

@@ -7,10 +7,11 @@ use safetensors::SafeTensors;
 use sensei_data::crop::crop_mask;
 use sensei_data::dataset::Dataset;
 use sensei_data::prompt::{Border, PromptRule};
-use sensei_eval::evaluate::{Candidate, EvalError, EvalItem, LeftOut, LeftOutReason, Predictor, evaluate};
+use sensei_eval::evaluate::{Candidate, EvalError, EvalItem, Predictor, evaluate};
 use sensei_eval::floors::{filled_box, fit_centred_disc, fit_constant_mask, grid_ceiling, inscribed_ellipse};
 use sensei_eval::metric::Metric;
 use sensei_eval::score::{EvalSample, Prediction, SampleCrop};
+use sensei_samples::selection::{LeftOut, LeftOutReason};
 
 const ROI: PromptRule = PromptRule::Roi { padding: 0.1, grid: 96, border: Border::Reference };
 

@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use sensei_imx500::onnx;
 use sensei_imx500::rpk::Rpk;
-use sensei_imx500::{model_file, onnx};
+use sensei_int8::model_file;
 
 #[path = "../tests/sample/mod.rs"]
 mod sample;

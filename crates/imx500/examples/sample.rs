@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use sensei_imx500::interpreter::Interpreter;
 use sensei_imx500::memory::{NetworkShape, memory_estimate};
-use sensei_imx500::{model_file, onnx};
+use sensei_imx500::onnx;
+use sensei_int8::interpreter::Interpreter;
+use sensei_int8::model_file;
 
 #[path = "../tests/sample/mod.rs"]
 mod sample;

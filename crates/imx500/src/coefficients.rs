@@ -4,10 +4,10 @@
 //! of our students by converting networks of our own and comparing; everything else is refused.
 
 use crate::conv_layout::{Layout, Order, is_established};
-use crate::grid::ActivationGrid;
 use crate::memory::{NetworkShape, fused_into};
-use crate::model::{Int8Conv, Int8Model, Int8Node, Int8Op};
 use crate::refusal::{Bytes, Refusal};
+use sensei_int8::grid::ActivationGrid;
+use sensei_int8::model::{Int8Conv, Int8Model, Int8Node, Int8Op};
 
 /// What the chip holds of a convolution.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,7 +92,7 @@ pub fn read_coefficients(model: &Int8Model, bytes: &[u8]) -> Result<Compiled, Re
                     found[conv].rescale = reader.rescales(layout, &nodes[conv])?;
                 }
             }
-            (Int8Op::UpsampleNearest2x | Int8Op::UpsampleBilinear2x, _) if !node.grid.signed() => reader.zeros(32)?,
+            (Int8Op::Upsample2x(_), _) if !node.grid.signed() => reader.zeros(32)?,
             (Int8Op::Sigmoid, _) => {
                 sigmoids.push(reader.table()?);
                 // 32 of them are the channel product's.

@@ -1,7 +1,8 @@
 //! Where the weights of a convolution lie in the chip's memory.
 
-use crate::model::{ConvShape, Int8Conv};
 use crate::refusal::Refusal;
+use sensei_graph::op::ConvShape;
+use sensei_int8::model::Int8Conv;
 
 /// In which order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

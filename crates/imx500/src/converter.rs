@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use sensei_files::bounded::read_bounded;
+use sensei_files::error::FileError;
+use sensei_int8::model::is_clean_name;
+
 use crate::dnn_params::{DnnParams, MemoryMap};
-use crate::files::read_bounded;
 use crate::fit_report::FitReport;
-use crate::model::is_clean_name;
 use crate::packer_out::PackerOut;
 use crate::refusal::{self, PackageError};
 
@@ -99,16 +101,9 @@ pub enum ConverterError {
         /// The folder.
         path: PathBuf,
     },
-    /// The operating system refused.
-    #[error("{path}: cannot {what}: {source}")]
-    Io {
-        /// File or folder.
-        path: PathBuf,
-        /// What was tried.
-        what: &'static str,
-        /// Its reason.
-        source: io::Error,
-    },
+    /// A file or program that cannot be read, written or started.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The converter ended with an error of its own.
     #[error("{onnx}: the converter refused it ({status}): {reason} (log: {log})")]
     Refused {
@@ -161,16 +156,16 @@ impl Converter {
             Some(path) => return Err(missing(path, INSTALL)),
             None => find_in(search_path, "imxconv-pt").ok_or_else(|| missing(Path::new("imxconv-pt"), INSTALL))?,
         };
-        let program = std::path::absolute(&program).map_err(|source| ConverterError::Io {
+        let program = std::path::absolute(&program).map_err(|source| FileError::Io {
             path: program,
-            what: "make its path absolute",
+            action: "make absolute",
             source,
         })?;
         // Its helpers lie beside it, also when its virtual environment is not active.
         let folders = program.parent().map(Path::to_path_buf).into_iter().chain(std::env::split_paths(search_path));
         let search_path = std::env::join_paths(folders)
             .map_err(|error| io::Error::other(error.to_string()))
-            .map_err(|source| ConverterError::Io { path: program.clone(), what: "put its folder on PATH", source })?;
+            .map_err(|source| FileError::Io { path: program.clone(), action: "put its folder on PATH", source })?;
         find_in(&search_path, "java")
             .ok_or_else(|| missing(Path::new("java"), "a Java runtime, version 17 or later"))?;
         Ok(Self { program, search_path })
@@ -207,7 +202,7 @@ impl Converter {
         }
         let memory = check_report(&partial.0, &stem, &log)?;
         let packer_out = (!options.memory_report_only).then(|| check_package(&partial.0, &log)).transpose()?;
-        fs::rename(&partial.0, out).map_err(io_error(out, "move the finished folder to its name"))?;
+        fs::rename(&partial.0, out).map_err(FileError::io(out, "move the finished folder to its name"))?;
         let packer_out = packer_out.map(|name| out.join(name));
         Ok(Conversion { folder: out.into(), packer_out, memory, log, duration: start.elapsed() })
     }
@@ -220,8 +215,8 @@ impl Converter {
         options: &ConvertOptions,
         is_interrupted: &dyn Fn() -> bool,
     ) -> Result<ExitStatus, ConverterError> {
-        let log_file = File::create(log).map_err(io_error(log, "create the log"))?;
-        let errors = log_file.try_clone().map_err(io_error(log, "create the log"))?;
+        let log_file = File::create(log).map_err(FileError::io(log, "create the log"))?;
+        let errors = log_file.try_clone().map_err(FileError::io(log, "create the log"))?;
         let mut command = Command::new(&self.program);
         command.arg("-i").arg(onnx).arg("-o").arg(folder).arg("--overwrite-output");
         if options.memory_report_only {
@@ -231,10 +226,10 @@ impl Converter {
         command.stdin(Stdio::null()).stdout(log_file).stderr(errors);
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        let mut child = command.spawn().map_err(io_error(&self.program, "start"))?;
+        let mut child = command.spawn().map_err(FileError::io(&self.program, "start"))?;
         let start = Instant::now();
         loop {
-            if let Some(status) = child.try_wait().map_err(io_error(&self.program, "wait for"))? {
+            if let Some(status) = child.try_wait().map_err(FileError::io(&self.program, "wait for"))? {
                 return Ok(status);
             }
             let is_late = start.elapsed() >= options.time_limit;
@@ -278,10 +273,6 @@ impl Drop for Partial {
         // Nothing to do about a folder that cannot be removed; its name says what it is.
         let _ = fs::remove_dir_all(&self.0);
     }
-}
-
-fn io_error(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> ConverterError {
-    move |source| ConverterError::Io { path: path.into(), what, source }
 }
 
 fn appended(path: &Path, end: &str) -> PathBuf {

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::str::FromStr;
 
 use roxmltree::{Document, Node, ParsingOptions};
+use sensei_files::bounded::read_bounded;
 
-use crate::files::read_bounded;
 use crate::refusal::{PackageError, Place, Refusal};
 
 /// What the host and the sensor know of a compiled network.
@@ -96,8 +96,7 @@ impl DnnParams {
     /// # Errors
     /// If it cannot be read, is longer than 1 MiB, or is not such a file.
     pub fn read(path: &Path) -> Result<Self, PackageError> {
-        let io = |source| PackageError::Io { path: path.into(), what: "read", source };
-        Self::parse(&read_bounded(path, MAX_XML as u64).map_err(io)?).map_err(|refusal| refusal.of(path))
+        Self::parse(&read_bounded(path, MAX_XML as u64)?).map_err(|refusal| refusal.of(path))
     }
 
     /// The content of `dnnParams.xml`.

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
+use sensei_files::bounded::read_bounded;
 use serde_json::Value;
 
-use crate::files::read_bounded;
 use crate::refusal::{PackageError, Place, Refusal};
 
 /// The converter's account of a network's memory.
@@ -24,8 +24,7 @@ impl FitReport {
     /// # Errors
     /// If it cannot be read, is longer than 1 MiB, or is no such report.
     pub fn read(path: &Path) -> Result<Self, PackageError> {
-        let io = |source| PackageError::Io { path: path.into(), what: "read", source };
-        Self::parse(&read_bounded(path, 1 << 20).map_err(io)?).map_err(|refusal| refusal.of(path))
+        Self::parse(&read_bounded(path, 1 << 20)?).map_err(|refusal| refusal.of(path))
     }
 
     /// The report in these bytes.

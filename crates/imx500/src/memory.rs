@@ -1,6 +1,8 @@
 //! What a network takes of the chip's memory, from its shapes alone.
 
-use crate::model::{ConvShape, Int8Conv, Int8Model, Int8Op};
+use sensei_graph::layer_graph::{LayerGraph, Node};
+use sensei_graph::op::{ConvShape, GraphOp};
+use sensei_int8::model::{Int8Conv, Int8Model};
 
 /// The shapes of a network: what the budget depends on, known before any training.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +27,7 @@ pub struct NodeShape {
 }
 
 /// An operator without its numbers.
-pub type OpShape = Int8Op<ConvKind>;
+pub type OpShape = GraphOp<ConvKind>;
 
 /// A convolution without its numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +83,25 @@ impl From<&Int8Model> for NetworkShape {
     }
 }
 
+impl NetworkShape {
+    /// The shapes of a float network that is yet to be quantized; `weight_bits` by the name of a convolution.
+    pub fn of_graph(graph: &LayerGraph, weight_bits: impl Fn(&str) -> u8, output_bits: u8) -> Self {
+        let last = graph.nodes().len() - 1;
+        let node = |(idx, node): (usize, &Node)| NodeShape {
+            name: node.name.clone(),
+            op: node.op.map_conv(|conv| ConvKind {
+                shape: conv.shape,
+                relu: conv.relu,
+                weight_bits: weight_bits(&node.name),
+            }),
+            inputs: node.inputs.clone(),
+            shape: node.shape,
+            bits: if idx == last { output_bits } else { 8 },
+        };
+        Self { nodes: graph.nodes().iter().enumerate().map(node).collect() }
+    }
+}
+
 /// Estimates what the converter will report for a network of the student family that keeps its input tensor.
 ///
 /// Fitted to converter 3.19.2; `docs/results/imx500-memory.md` compares it with reports. Networks whose first
@@ -114,7 +135,7 @@ fn coefficients(network: &NetworkShape) -> u64 {
         }
         OpShape::Add | OpShape::Sigmoid => 512,
         OpShape::ScaleChannels => 32,
-        OpShape::Input | OpShape::UpsampleNearest2x | OpShape::UpsampleBilinear2x | OpShape::GlobalAveragePool => 0,
+        OpShape::Input | OpShape::Upsample2x(_) | OpShape::GlobalAveragePool => 0,
     };
     COEFFICIENT_ALIGNMENT + network.nodes.iter().map(|node| bytes(node) as u64).sum::<u64>()
 }

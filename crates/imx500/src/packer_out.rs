@@ -5,12 +5,14 @@ use std::io::{Cursor, Read, Write};
 use std::path::Path;
 
 use md5::{Digest, Md5};
+use sensei_files::bounded::read_bounded;
+use sensei_files::error::FileError;
+use sensei_files::whole::write_whole;
 use serde_json::{Value, json};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter};
 
 use crate::dnn_params::{DnnParams, MAX_XML};
-use crate::files::{read_bounded, write_whole};
 use crate::refusal::{PackageError, Refusal};
 
 /// A compiled network, its parts checked against their manifest.
@@ -49,8 +51,7 @@ impl PackerOut {
     /// # Errors
     /// If it cannot be read, a part is missing or larger than 16 MiB, or the manifest's sizes or digests do not fit.
     pub fn read(path: &Path) -> Result<Self, PackageError> {
-        let io = |source| PackageError::Io { path: path.into(), what: "read", source };
-        Self::from_bytes(&read_bounded(path, MAX_ZIP).map_err(io)?).map_err(|refusal| refusal.of(path))
+        Self::from_bytes(&read_bounded(path, MAX_ZIP)?).map_err(|refusal| refusal.of(path))
     }
 
     /// The network in the bytes of a `packerOut.zip`.
@@ -93,8 +94,8 @@ impl PackerOut {
     /// # Errors
     /// If the folder cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), PackageError> {
-        let io = |source| PackageError::Io { path: path.into(), what: "write", source };
-        write_whole(path, &self.to_zip().map_err(io)?).map_err(io)
+        let zip = self.to_zip().map_err(FileError::io(path, "write"))?;
+        Ok(write_whole(path, &zip)?)
     }
 
     /// The bytes of a `packerOut.zip` with what a reader needs: five parts, tensors, manifest. Equal networks give

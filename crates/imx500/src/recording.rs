@@ -7,24 +7,19 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::files::{read_bounded, write_whole};
-use crate::grid::ActivationGrid;
-use crate::interpreter::{IntTensor, Interpreter};
-use crate::model::{Int8Model, ModelError};
+use sensei_files::bounded::read_bounded;
+use sensei_files::error::FileError;
+use sensei_files::whole::write_whole;
+use sensei_int8::grid::ActivationGrid;
+use sensei_int8::interpreter::{IntTensor, Interpreter};
+use sensei_int8::model::{Int8Model, ModelError};
 
 /// A recording that cannot be read, or is of another network.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordingError {
-    /// A file or folder that cannot be read or written.
-    #[error("{path}: cannot {action}")]
-    Io {
-        /// Which one.
-        path: PathBuf,
-        /// `read`, `write`, `list`.
-        action: &'static str,
-        /// Why.
-        source: std::io::Error,
-    },
+    /// A file that cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Something else than a recording of this network.
     #[error("{path}: expected {expected}, found {found}")]
     Content {
@@ -68,7 +63,7 @@ pub fn write_pair(folder: &Path, name: &str, input: &[i16], output: &IntTensor) 
     let sent = send_order(output.shape).flat_map(|at| values[at].to_le_bytes()).collect::<Vec<u8>>();
     for (ending, bytes) in [("input", input), ("output", sent)] {
         let path = folder.join(format!("{name}.{ending}"));
-        write_whole(&path, &bytes).map_err(|source| RecordingError::Io { path, action: "write", source })?;
+        write_whole(&path, &bytes)?;
     }
     Ok(())
 }
@@ -84,10 +79,9 @@ pub fn compare(model: &Int8Model, folder: &Path) -> Result<Vec<FrameComparison>,
 }
 
 fn names(folder: &Path) -> Result<Vec<String>, RecordingError> {
-    let cannot = |source| RecordingError::Io { path: folder.to_path_buf(), action: "list", source };
     let mut names = vec![];
-    for entry in fs::read_dir(folder).map_err(cannot)? {
-        let path = entry.map_err(cannot)?.path();
+    for entry in fs::read_dir(folder).map_err(FileError::io(folder, "list"))? {
+        let path = entry.map_err(FileError::io(folder, "list"))?.path();
         let ending = path.extension().and_then(|ending| ending.to_str());
         if let (Some("input" | "output"), Some(name)) = (ending, path.file_stem()) {
             names.push(name.to_string_lossy().into_owned());
@@ -155,11 +149,7 @@ fn on_grid(value: f32, grid: ActivationGrid) -> Option<i32> {
 }
 
 fn read_exactly(path: &Path, len: usize) -> Result<Vec<u8>, RecordingError> {
-    let bytes = read_bounded(path, len as u64 + 1).map_err(|source| RecordingError::Io {
-        path: path.to_path_buf(),
-        action: "read",
-        source,
-    })?;
+    let bytes = read_bounded(path, len as u64 + 1)?;
     if bytes.len() != len {
         let found = if bytes.len() > len { "more".into() } else { bytes.len().to_string() };
         return Err(RecordingError::Content { path: path.to_path_buf(), expected: format!("{len} bytes"), found });

@@ -3,20 +3,15 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use sensei_files::error::FileError;
+
 /// A deployment file that cannot be read or written, or is not what it should be.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PackageError {
-    /// The operating system refused.
-    #[error("{path}: cannot {what}: {source}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What was tried.
-        what: &'static str,
-        /// Its reason.
-        source: std::io::Error,
-    },
+    /// A file that cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The content is not what the format says.
     #[error("{path}: {refusal}")]
     Format {

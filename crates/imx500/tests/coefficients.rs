@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use sensei_imx500::coefficients::{Compiled, CompiledConv, compiled_bias, read_coefficients};
 use sensei_imx500::converter::{ConvertOptions, Converter};
-use sensei_imx500::model::{Int8Model, Int8Op};
 use sensei_imx500::onnx::write_onnx;
 use sensei_imx500::packer_out::PackerOut;
+use sensei_int8::model::{Int8Model, Int8Op};
 use sha2::{Digest, Sha256};
 
 mod sample;
@@ -16,7 +16,7 @@ use sample::{BILINEAR, PICOSAM2, PICOSAM3, QUICKSTART_W4, Random, SMALL2, SMALL3
 
 /// What a network should be compiled to.
 fn expected(model: &Int8Model) -> Vec<CompiledConv> {
-    let compiled = |node: &sensei_imx500::model::Int8Node| {
+    let compiled = |node: &sensei_int8::model::Int8Node| {
         let Int8Op::Conv(conv) = &node.op else { return None };
         let input = model.nodes()[node.inputs[0]].grid;
         Some(CompiledConv {

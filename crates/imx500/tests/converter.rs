@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use sensei_files::error::FileError;
 use sensei_imx500::converter::{Conversion, ConvertOptions, Converter, ConverterError, MemoryReport, Refusal};
 use sensei_imx500::refusal::PackageError;
 
@@ -123,7 +124,7 @@ fn success_without_a_complete_package_is_an_error() {
             Err(ConverterError::Output { source: PackageError::Format { path, .. }, .. }) => {
                 assert!(path.ends_with(file), "{}", path.display());
             }
-            Err(ConverterError::Output { source: PackageError::Io { path, .. }, .. }) => {
+            Err(ConverterError::Output { source: PackageError::File(FileError::Io { path, .. }), .. }) => {
                 assert!(path.ends_with(file), "{}", path.display());
             }
             other => panic!("{spoil}: expected an error about {file}, found {other:?}"),

@@ -7,9 +7,10 @@ use std::path::Path;
 
 use sensei_imx500::dnn_params::DnnParams;
 use sensei_imx500::fit_report::FitReport;
+use sensei_imx500::onnx;
 use sensei_imx500::packer_out::PackerOut;
 use sensei_imx500::rpk::Rpk;
-use sensei_imx500::{model_file, onnx};
+use sensei_int8::model_file;
 use zip::write::SimpleFileOptions;
 
 mod sample;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use sensei_imx500::interpreter::{IntTensor, Interpreter};
 use sensei_imx500::onnx::{from_bytes, write_onnx};
+use sensei_int8::interpreter::{IntTensor, Interpreter};
 
 mod sample;
 use sample::{BILINEAR, SMALL2, SMALL3, Sample};

@@ -3,10 +3,10 @@
 use std::io::Read;
 use std::path::Path;
 
-use sensei_imx500::grid::{ActivationGrid, GridError};
-use sensei_imx500::interpreter::{IntTensor, Interpreter};
-use sensei_imx500::model::{Int8Model, Int8Op};
 use sensei_imx500::onnx::{OnnxError, read_onnx, write_onnx};
+use sensei_int8::grid::{ActivationGrid, GridError};
+use sensei_int8::interpreter::{IntTensor, Interpreter};
+use sensei_int8::model::{Int8Model, Int8Op};
 
 #[test]
 fn every_layer_equals_onnxruntime_given_its_inputs() {

@@ -1,8 +1,9 @@
 //! Models that must be refused, and what the interpreter does with inputs and ends of grids.
 
-use sensei_imx500::grid::{ActivationGrid, WeightThreshold};
-use sensei_imx500::interpreter::Interpreter;
-use sensei_imx500::model::{ConvShape, FloatConv, Int8Conv, Int8Model, Int8Node, Int8Op, ModelError};
+use sensei_graph::op::{ConvShape, Upsampling};
+use sensei_int8::grid::{ActivationGrid, WeightThreshold};
+use sensei_int8::interpreter::Interpreter;
+use sensei_int8::model::{FloatConv, Int8Conv, Int8Model, Int8Node, Int8Op, ModelError};
 
 mod sample;
 use sample::SMALL3;
@@ -110,7 +111,7 @@ fn networks_that_cannot_run_exactly_are_refused() {
     refuse(vec![image([3, 4, 4]), node("input", Int8Op::Add, &[0, 0], [3, 4, 4], out)], "\"input\" twice");
     refuse(vec![image([3, 4, 4]), node("a/b", Int8Op::Add, &[0, 0], [3, 4, 4], out)], "without `/`");
     refuse(vec![add(&[], out), add(&[0, 0], out)], "twice");
-    let up = node("up", Int8Op::UpsampleNearest2x, &[0], [3, 8, 8], out);
+    let up = node("up", Int8Op::Upsample2x(Upsampling::Nearest), &[0], [3, 8, 8], out);
     refuse(vec![image([3, 4, 4]), up], "up: grid: expected its input's");
     let wide = node("wide", Int8Op::Add, &[0, 0], [3, 4, 4], grid(16, true, 1));
     refuse(vec![image([3, 4, 4]), wide, add(&[1, 1], out)], "wide: bits of an inner tensor: expected 8, found 16");

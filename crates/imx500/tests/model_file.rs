@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use sensei_imx500::model::Int8Model;
-use sensei_imx500::model_file::{ModelFileError, from_bytes, read_model, to_bytes, write_model};
+use sensei_int8::model::Int8Model;
+use sensei_int8::model_file::{ModelFileError, from_bytes, read_model, to_bytes, write_model};
 
 mod sample;
 use sample::{BILINEAR, Random, SMALL2, SMALL3, Sample};

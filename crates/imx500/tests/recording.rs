@@ -7,9 +7,9 @@ mod sample;
 use std::fs;
 use std::path::Path;
 
-use sensei_imx500::interpreter::Interpreter;
-use sensei_imx500::model::Int8Model;
 use sensei_imx500::recording::{compare, write_pair};
+use sensei_int8::interpreter::Interpreter;
+use sensei_int8::model::Int8Model;
 
 fn record(model: &Int8Model, folder: &Path, n: usize) {
     let interpreter = Interpreter::new(model);

@@ -1,33 +1,7 @@
 //! Distances of masks, one number per sample.
 
 use burn::tensor::{Tensor, activation};
-
-/// Mask logits `[batch, 1, height, width]`: any real number, foreground above 0.
-#[derive(Debug, Clone)]
-pub struct MaskLogits(pub Tensor<4>);
-
-/// Mask probabilities `[batch, 1, height, width]` in `[0, 1]`; a true mask is one of zeros and ones.
-#[derive(Debug, Clone)]
-pub struct MaskProbs(pub Tensor<4>);
-
-impl MaskLogits {
-    /// Logits times `sharpness`, so that their probabilities are `sigma(sharpness * x)`.
-    pub fn sharpened(self, sharpness: f64) -> Self {
-        if sharpness == 1.0 { self } else { Self(self.0 * sharpness) }
-    }
-
-    /// Probabilities `sigma(x)`.
-    pub fn probs(self) -> MaskProbs {
-        MaskProbs(activation::sigmoid(self.0))
-    }
-}
-
-impl MaskProbs {
-    /// Sum over the pixels of each sample, `[batch]`: the area of the mask in pixels.
-    pub fn area(&self) -> Tensor<1> {
-        pixel_sum(self.0.clone())
-    }
-}
+use sensei_tensor::masks::{MaskLogits, MaskProbs, cross_entropy, pixel_sum, same_shape};
 
 /// Mean squared difference of the probabilities of each sample.
 ///
@@ -96,13 +70,6 @@ pub fn area_shortfall(student: MaskProbs, truth: MaskProbs, floor: f64) -> Tenso
     shortfall_of_areas(student.area(), truth.area(), floor)
 }
 
-/// Of each pixel.
-pub(crate) fn cross_entropy(student: MaskLogits, truth: MaskProbs) -> Tensor<4> {
-    // -y log p - (1 - y) log(1 - p), with log(1 - p) = log p - x: one logarithm, no overflow at either end.
-    let log_probs = activation::log_sigmoid(student.0.clone());
-    (1.0 - truth.0) * student.0 - log_probs
-}
-
 pub(crate) fn dice_of_areas(overlap: Tensor<1>, a: Tensor<1>, b: Tensor<1>) -> Tensor<1> {
     1.0 - (overlap * 2.0 + SMOOTH) / (a + b + SMOOTH)
 }
@@ -112,16 +79,8 @@ pub(crate) fn shortfall_of_areas(student: Tensor<1>, truth: Tensor<1>, floor: f6
     activation::relu(truth.clone() * floor - student) / (truth + SMOOTH)
 }
 
-pub(crate) fn pixel_sum(x: Tensor<4>) -> Tensor<1> {
-    x.flatten::<2>(1, 3).sum_dim(1).squeeze_dim::<1>(1)
-}
-
 fn pixel_mean(x: Tensor<4>) -> Tensor<1> {
     x.flatten::<2>(1, 3).mean_dim(1).squeeze_dim::<1>(1)
-}
-
-pub(crate) fn same_shape(who: &str, student: &Tensor<4>, other: &Tensor<4>) {
-    assert_eq!(student.dims(), other.dims(), "{who}: shapes of the student's mask and of the other");
 }
 
 /// Keeps ratios of two empty masks finite, in pixels. Source: PicoSAM2 and PicoSAM3, all their ratios.

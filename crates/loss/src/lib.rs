@@ -4,9 +4,8 @@
 
 mod distance;
 mod plan;
-mod sums;
 
-pub use distance::{MaskLogits, MaskProbs, area_shortfall, bce_distance, dice_distance, mse_distance};
+pub use distance::{area_shortfall, bce_distance, dice_distance, mse_distance};
 pub use plan::{
     LossOutput, LossPlan, LossPlanError, LossTerm, SampleWeighting, TeacherTarget, TermKind, distillation_loss,
 };

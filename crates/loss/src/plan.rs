@@ -2,8 +2,10 @@
 
 use burn::tensor::Tensor;
 
-use crate::distance::{MaskLogits, MaskProbs, dice_of_areas, shortfall_of_areas};
-use crate::sums::MaskSums;
+use sensei_tensor::mask_sums::MaskSums;
+use sensei_tensor::masks::{MaskLogits, MaskProbs};
+
+use crate::distance::{dice_of_areas, shortfall_of_areas};
 
 /// The loss of one training stage.
 ///

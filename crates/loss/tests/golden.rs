@@ -2,9 +2,10 @@
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use sensei_loss::{
-    LossOutput, LossPlan, LossPlanError, LossTerm, MaskLogits, MaskProbs, SampleWeighting, TeacherTarget, TermKind,
-    area_shortfall, bce_distance, dice_distance, distillation_loss, mse_distance,
+    LossOutput, LossPlan, LossPlanError, LossTerm, SampleWeighting, TeacherTarget, TermKind, area_shortfall,
+    bce_distance, dice_distance, distillation_loss, mse_distance,
 };
+use sensei_tensor::masks::{MaskLogits, MaskProbs};
 use sensei_testing::{GoldenCase, Tolerance, assert_close, golden, relative_l2};
 
 /// f32 sums over 192 pixels against float64.

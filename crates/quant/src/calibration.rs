@@ -3,18 +3,18 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::Tensor;
-use sensei_imx500::grid::{ActivationGrid, WeightThreshold};
-use sensei_imx500::model::{FloatConv, Int8Conv};
-use sensei_student::graph::{Conv, LayerGraph, Node, Op};
-use sensei_student::ops;
-use sensei_student::run::run_graph;
+use sensei_graph::layer_graph::{Conv, LayerGraph, Node, Op};
+use sensei_graph::steps::run_graph;
+use sensei_int8::grid::{ActivationGrid, WeightThreshold};
+use sensei_int8::model::{FloatConv, Int8Conv};
+use sensei_tensor::ops;
 
 use crate::error::QuantError;
 use crate::fake_quant::FakeQuantStudent;
 use crate::folded::{FoldedStudent, check_finite, check_images, host_values, weight_tensor};
 use crate::gptq::{Rounding, reconstruct};
 use crate::histogram::Histogram;
-use crate::lower::{conv_shape, lower};
+use crate::lower::lower;
 use crate::thresholds::{ThresholdSearch, activation_grid, weight_threshold};
 
 /// How grids are chosen.
@@ -118,7 +118,7 @@ pub fn calibrate(
         let (calibrated, error) = calibrate_weights(student, idx, conv, config)?;
         convs.insert(idx, calibrated);
         if correct_here {
-            errors.insert(idx, WeightError { weight: error, sum: vec![0.0; conv.out_channels] });
+            errors.insert(idx, WeightError { weight: error, sum: vec![0.0; conv.shape.out_channels] });
         }
     }
 
@@ -156,8 +156,8 @@ impl Calibration {
             grids.push(ActivationGrid::new(bits, signed, 0).expect("bits of a configuration"));
             if let Op::Conv(conv) = &node.op {
                 let one = WeightThreshold::at_least(1.0).expect("a threshold of the grid");
-                let thresholds = vec![one; conv.out_channels];
-                let (weight_bits, bias) = (config.weight_bits_of(&node.name), vec![0.0; conv.out_channels]);
+                let thresholds = vec![one; conv.shape.out_channels];
+                let (weight_bits, bias) = (config.weight_bits_of(&node.name), vec![0.0; conv.shape.out_channels]);
                 let weights = vec![];
                 let conv =
                     ConvCalibration { weights, thresholds, weight_bits, bias, clipped_weights: 0, raised_channels: 0 };
@@ -176,7 +176,7 @@ fn is_signed(op: &Op, first_input: Option<ActivationGrid>) -> bool {
         Op::Input | Op::Add => true,
         Op::Conv(conv) => !conv.relu,
         Op::Sigmoid => false,
-        Op::UpsampleNearest2x | Op::UpsampleBilinear2x | Op::GlobalAveragePool | Op::ScaleChannels => of_input,
+        Op::Upsample2x(_) | Op::GlobalAveragePool | Op::ScaleChannels => of_input,
     }
 }
 
@@ -272,13 +272,13 @@ fn calibrate_weights(
 ) -> Result<(ConvCalibration, Tensor<4>), QuantError> {
     let (node, folded) = (&student.graph().nodes()[idx], &student.weights()[&idx]);
     let weight_bits = config.weight_bits_of(&node.name);
-    let (shape, weights) = (conv_shape(conv), &folded.weight.values);
+    let (shape, weights) = (conv.shape, &folded.weight.values);
     let thresholds = weights
         .chunks_exact(shape.weights_per_channel())
         .map(|channel| weight_threshold(channel, weight_bits, config.method))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|source| QuantError::Grid { node: node.name.clone(), source })?;
-    let no_bias = vec![0.0; conv.out_channels];
+    let no_bias = vec![0.0; conv.shape.out_channels];
     let (int8, clipped) = Int8Conv::quantize(
         &node.name,
         shape,
@@ -320,7 +320,7 @@ fn observe_batch(
     observe(0, &input);
     run_graph(student.graph(), input, |idx, node, inputs| {
         if let (Some(error), Op::Conv(conv)) = (errors.get_mut(&idx), &node.op) {
-            let difference = ops::to_nchw(ops::conv2d(inputs[0].clone(), error.weight.clone(), None, conv));
+            let difference = ops::to_nchw(ops::conv2d(inputs[0].clone(), error.weight.clone(), None, &conv.shape));
             let [n_images, channels, height, width] = difference.dims();
             let pixels = height * width;
             let values = host_values(ops::to_internal(difference));
@@ -347,7 +347,7 @@ fn grids(
         let first_input = node.inputs.first().map(|&input| grids[input]);
         let fixed = match node.op {
             Op::Input => Some(ActivationGrid::SIGNED_PIXELS),
-            Op::UpsampleNearest2x | Op::UpsampleBilinear2x => first_input,
+            Op::Upsample2x(_) => first_input,
             _ => None,
         };
         if let Some(grid) = fixed {

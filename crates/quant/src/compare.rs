@@ -3,10 +3,10 @@
 use std::fmt::Write;
 
 use burn::tensor::Tensor;
-use sensei_imx500::grid::ActivationGrid;
-use sensei_imx500::interpreter::{IntTensor, Interpreter};
-use sensei_imx500::model::{Int8Node, Int8Op};
-use sensei_student::graph::Op;
+use sensei_graph::layer_graph::Op;
+use sensei_int8::grid::ActivationGrid;
+use sensei_int8::interpreter::{IntTensor, Interpreter};
+use sensei_int8::model::{Int8Node, Int8Op};
 
 use crate::calibration::saturated;
 use crate::error::QuantError;

@@ -1,7 +1,7 @@
 //! Moving scale from one convolution to the next across a ReLU, so that shared grids fit all channels.
 
+use sensei_graph::layer_graph::{Conv, LayerGraph, Op};
 use sensei_student::fold::FoldedWeights;
-use sensei_student::graph::{Conv, LayerGraph, Op};
 
 use burn::tensor::Tensor;
 
@@ -155,13 +155,13 @@ impl<'a> Scaled<'a> {
     /// Largest absolute weight of each output channel.
     fn row_ranges(&self, idx: usize) -> Vec<f64> {
         let (conv, weights) = self.conv(idx);
-        weights.chunks_exact(weights.len() / conv.out_channels).map(max_abs).collect()
+        weights.chunks_exact(weights.len() / conv.shape.out_channels).map(max_abs).collect()
     }
 
     /// Largest absolute weight that reads each input channel.
     fn column_ranges(&self, idx: usize) -> Vec<f64> {
         let (conv, weights) = self.conv(idx);
-        let mut ranges = vec![0.0; conv.in_channels];
+        let mut ranges = vec![0.0; conv.shape.in_channels];
         for (at, weight) in weights.iter().enumerate() {
             let range: &mut f64 = &mut ranges[input_channel(conv, at)];
             *range = range.max(weight.abs());
@@ -173,11 +173,11 @@ impl<'a> Scaled<'a> {
     /// channel reads one input channel only.
     fn relative_column_ranges(&self, idx: usize) -> Vec<Option<f64>> {
         let (conv, weights) = self.conv(idx);
-        if conv.in_channels == conv.groups {
-            return vec![None; conv.in_channels];
+        if conv.shape.in_channels == conv.shape.groups {
+            return vec![None; conv.shape.in_channels];
         }
-        let (rows, per_row) = (self.row_ranges(idx), weights.len() / conv.out_channels);
-        let mut ranges = vec![0.0; conv.in_channels];
+        let (rows, per_row) = (self.row_ranges(idx), weights.len() / conv.shape.out_channels);
+        let mut ranges = vec![0.0; conv.shape.in_channels];
         for (at, weight) in weights.iter().enumerate().filter(|(_, weight)| **weight != 0.0) {
             let range: &mut f64 = &mut ranges[input_channel(conv, at)];
             *range = range.max(weight.abs() / rows[at / per_row]);
@@ -188,7 +188,7 @@ impl<'a> Scaled<'a> {
     /// Divides what the first makes and multiplies what the second reads.
     fn apply(&mut self, pair: Pair, scales: &[f64]) {
         let (first, _) = self.conv(pair.first);
-        let out_channels = first.out_channels;
+        let out_channels = first.shape.out_channels;
         let (second, _) = self.conv(pair.second);
         let second = second.clone();
         if let Some((weights, bias)) = &mut self.convs[pair.first] {
@@ -215,9 +215,9 @@ impl<'a> Scaled<'a> {
 
 /// The channel that a weight, by its position in `[out, in / groups, kernel, kernel]`, reads.
 fn input_channel(conv: &Conv, at: usize) -> usize {
-    let (taps, per_group) = (conv.kernel * conv.kernel, conv.in_channels / conv.groups);
+    let (taps, per_group) = (conv.shape.kernel * conv.shape.kernel, conv.shape.in_channels / conv.shape.groups);
     let out_channel = at / taps / per_group;
-    out_channel / (conv.out_channels / conv.groups) * per_group + at / taps % per_group
+    out_channel / (conv.shape.out_channels / conv.shape.groups) * per_group + at / taps % per_group
 }
 
 fn max_abs(values: &[f64]) -> f64 {

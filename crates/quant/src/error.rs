@@ -1,7 +1,7 @@
 //! What can keep a student off the chip's grid.
 
-use sensei_imx500::grid::GridError;
-use sensei_imx500::model::ModelError;
+use sensei_int8::grid::GridError;
+use sensei_int8::model::ModelError;
 use sensei_student::weights::WeightsError;
 
 /// A student or calibration data that cannot be quantized.

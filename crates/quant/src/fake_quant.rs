@@ -1,12 +1,12 @@
 //! The integer network in floating point: what it computes on a device, and what training can see of rounding.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use sensei_imx500::grid::ActivationGrid;
-use sensei_imx500::model::{Int8Conv, Int8Model, Int8Op};
-use sensei_student::graph::{Conv, LayerGraph, Op};
-use sensei_student::ops;
-use sensei_student::run::run_graph;
+use sensei_graph::layer_graph::{Conv, LayerGraph, Op};
+use sensei_graph::steps::run_graph;
+use sensei_int8::grid::ActivationGrid;
+use sensei_int8::model::{Int8Conv, Int8Model, Int8Op};
 use sensei_student::student::without_weights;
+use sensei_tensor::ops;
 
 use crate::error::QuantError;
 use crate::folded::{bias_tensor, weight_tensor};
@@ -82,7 +82,7 @@ impl FakeQuantStudent {
     }
 
     /// [`FakeQuantStudent::forward`], showing `observe` every node's output before and after its rounding, in the
-    /// layout of [`sensei_student::ops`].
+    /// layout of [`sensei_tensor::ops`].
     pub fn forward_observed(
         &self,
         image: Tensor<4>,
@@ -114,15 +114,15 @@ impl IntegerConv {
         Self {
             weight: weight_tensor(weights, conv, device),
             bias: bias_tensor(&bias, device),
-            scale: bias_tensor(&scale, device).reshape([1, conv.out_channels, 1, 1]),
+            scale: bias_tensor(&scale, device).reshape([1, conv.shape.out_channels, 1, 1]),
         }
     }
 
     /// The ReLU is in the rounding: a node with ReLU has a grid that starts at 0.
     pub(crate) fn apply(&self, inputs: Vec<Tensor<4>>, conv: &Conv, batch: usize) -> Tensor<4> {
         let [x] = <[_; 1]>::try_from(inputs).expect("a convolution has one input");
-        let sums = ops::conv2d(x, self.weight.clone(), Some(self.bias.clone()), conv);
-        let scale = self.scale.clone().expand([batch, conv.out_channels, 1, 1]);
+        let sums = ops::conv2d(x, self.weight.clone(), Some(self.bias.clone()), &conv.shape);
+        let scale = self.scale.clone().expand([batch, conv.shape.out_channels, 1, 1]);
         ops::scale_channels(sums, ops::to_internal(scale))
     }
 }

@@ -1,12 +1,12 @@
 //! A float network with its batch norms folded into the convolutions: what is quantized.
 
 use burn::tensor::{Device, Tensor, TensorData};
+use sensei_graph::layer_graph::{Conv, LayerGraph, Node, Op};
+use sensei_graph::steps::run_graph;
 use sensei_student::fold::{FoldedWeights, fold_batch_norm};
-use sensei_student::graph::{Conv, LayerGraph, Node, Op};
-use sensei_student::ops;
-use sensei_student::run::run_graph;
 use sensei_student::student::without_weights;
 use sensei_student::weights::NamedWeights;
+use sensei_tensor::ops;
 
 use crate::error::QuantError;
 
@@ -64,7 +64,7 @@ impl FoldedStudent {
     ///
     /// # Shapes
     /// - `image`: `[batch, 3, height, width]`, values `(pixel - 128) / 128`
-    /// - the tensors of `hook`: in the layout of [`sensei_student::ops`]
+    /// - the tensors of `hook`: in the layout of [`sensei_tensor::ops`]
     /// - output: `[batch, 1, height, width]`
     pub fn forward(&self, image: Tensor<4>, mut hook: impl FnMut(usize, Tensor<4>) -> Tensor<4>) -> Tensor<4> {
         let input = hook(0, ops::to_internal(image.inner()));
@@ -77,7 +77,11 @@ impl FoldedStudent {
         let Op::Conv(conv) = &node.op else { return without_weights(&node.op, inputs) };
         let [x] = <[_; 1]>::try_from(inputs).expect("a convolution has one input");
         let (weight, bias) = self.tensors[idx].clone().expect("convolution nodes have weights");
-        if conv.relu { ops::conv2d_relu(x, weight, Some(bias), conv) } else { ops::conv2d(x, weight, Some(bias), conv) }
+        if conv.relu {
+            ops::conv2d_relu(x, weight, Some(bias), &conv.shape)
+        } else {
+            ops::conv2d(x, weight, Some(bias), &conv.shape)
+        }
     }
 }
 
@@ -97,7 +101,7 @@ pub(crate) fn check_images(graph: &LayerGraph, images: &Tensor<4>) -> Result<usi
 
 /// Convolution weights on a device.
 pub(crate) fn weight_tensor(values: Vec<f32>, conv: &Conv, device: &Device) -> Tensor<4> {
-    Tensor::from_data(TensorData::new(values, conv.weight_shape()), device)
+    Tensor::from_data(TensorData::new(values, conv.shape.weight_shape()), device)
 }
 
 /// One value per channel on a device.

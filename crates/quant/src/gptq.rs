@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::{Tensor, TensorData};
-use sensei_imx500::grid::ActivationGrid;
-use sensei_student::graph::{Conv, Node, Op};
-use sensei_student::ops;
-use sensei_student::run::run_graph;
+use sensei_graph::layer_graph::{Conv, Node, Op};
+use sensei_graph::steps::run_graph;
+use sensei_int8::grid::ActivationGrid;
 use sensei_student::student::without_weights;
+use sensei_tensor::ops;
 
 use crate::calibration::{ConvCalibration, raise_thresholds};
 use crate::error::QuantError;
@@ -113,15 +113,15 @@ fn round_conv(
 ) {
     let (folded, shape) = (&student.weights()[&idx], student.graph().nodes()[idx].shape);
     let weight = weight_tensor(folded.weight.values.clone(), conv, student.device());
-    let per_group = conv.in_channels / conv.groups * conv.kernel * conv.kernel;
-    let outputs_per_group = conv.out_channels / conv.groups;
-    let mut groups = vec![Moments::new(per_group, outputs_per_group); conv.groups];
+    let per_group = conv.shape.in_channels / conv.shape.groups * conv.shape.kernel * conv.shape.kernel;
+    let outputs_per_group = conv.shape.out_channels / conv.shape.groups;
+    let mut groups = vec![Moments::new(per_group, outputs_per_group); conv.shape.groups];
     for input in inputs {
         let [n_images, _, height, width] = ops::to_nchw(input.quantized.clone()).dims();
         let pixels = Pixels { n_images, height, width, out: [shape[1], shape[2]] };
         let chosen = pixels.choose(MAX_PIXELS / inputs.len());
         // What the float layer makes of the difference of its inputs is what the rounded weights have to add.
-        let missing = ops::conv2d(input.float.clone() - input.quantized.clone(), weight.clone(), None, conv);
+        let missing = ops::conv2d(input.float.clone() - input.quantized.clone(), weight.clone(), None, &conv.shape);
         let (values, missing) = (host_values(input.quantized.clone()), host_values(missing));
         for (group_idx, group) in groups.iter_mut().enumerate() {
             let taps = pixels.taps(&values, conv, group_idx, &chosen);
@@ -169,15 +169,17 @@ impl Pixels {
 
     /// What one group's weights are multiplied with at the chosen pixels: `[pixel, weight of a channel]`, flat.
     fn taps(&self, values: &[f32], conv: &Conv, group: usize, chosen: &[[usize; 3]]) -> Vec<f32> {
-        let per_group = conv.in_channels / conv.groups;
-        let mut taps = Vec::with_capacity(chosen.len() * per_group * conv.kernel * conv.kernel);
+        let per_group = conv.shape.in_channels / conv.shape.groups;
+        let mut taps = Vec::with_capacity(chosen.len() * per_group * conv.shape.kernel * conv.shape.kernel);
         for &[image, y, x] in chosen {
             for channel in group * per_group..(group + 1) * per_group {
-                let map = &values[(image * conv.in_channels + channel) * self.height * self.width..];
-                for tap in 0..conv.kernel * conv.kernel {
+                let map = &values[(image * conv.shape.in_channels + channel) * self.height * self.width..];
+                for tap in 0..conv.shape.kernel * conv.shape.kernel {
                     // Below 0 becomes very large: outside too.
-                    let row = (y * conv.stride + tap / conv.kernel * conv.dilation).wrapping_sub(conv.padding);
-                    let column = (x * conv.stride + tap % conv.kernel * conv.dilation).wrapping_sub(conv.padding);
+                    let row = (y * conv.shape.stride + tap / conv.shape.kernel * conv.shape.dilation)
+                        .wrapping_sub(conv.shape.padding);
+                    let column = (x * conv.shape.stride + tap % conv.shape.kernel * conv.shape.dilation)
+                        .wrapping_sub(conv.shape.padding);
                     let inside = row < self.height && column < self.width;
                     taps.push(if inside { map[row * self.width + column] } else { 0.0 });
                 }
@@ -188,12 +190,12 @@ impl Pixels {
 
     /// One group's output channels at the chosen pixels: `[pixel, channel]`, flat.
     fn outputs(&self, values: &[f32], conv: &Conv, group: usize, chosen: &[[usize; 3]]) -> Vec<f32> {
-        let per_group = conv.out_channels / conv.groups;
+        let per_group = conv.shape.out_channels / conv.shape.groups;
         let [height, width] = self.out;
         let mut outputs = Vec::with_capacity(chosen.len() * per_group);
         for &[image, y, x] in chosen {
             for channel in group * per_group..(group + 1) * per_group {
-                outputs.push(values[((image * conv.out_channels + channel) * height + y) * width + x]);
+                outputs.push(values[((image * conv.shape.out_channels + channel) * height + y) * width + x]);
             }
         }
         outputs

@@ -1,6 +1,6 @@
 //! What is seen of a tensor's values over the calibration images, and what each grid would cost.
 
-use sensei_imx500::grid::ActivationGrid;
+use sensei_int8::grid::ActivationGrid;
 
 /// Distribution of one tensor's values: [`N_BINS`] equal bins over `[-2^r, 2^r)`, with `r` growing as needed.
 ///

@@ -1,7 +1,7 @@
 //! From a float student to the chip's grid: folding, thresholds, fake-quant, lowering.
 //!
 //! It never reads or writes files and never knows a device by name: the grids, and what integers mean on them, are
-//! `sensei-imx500`'s.
+//! `sensei-int8`'s.
 
 pub mod calibration;
 pub mod compare;

@@ -1,12 +1,13 @@
 //! Quantization-aware training: a forward pass on the chip's grid whose weights and thresholds are trained.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use sensei_imx500::grid::{ActivationGrid, WeightThreshold};
-use sensei_student::graph::{Conv, LayerGraph, Op};
-use sensei_student::ops::{self, BATCH_NORM_EPSILON};
-use sensei_student::run::run_graph;
+use sensei_graph::layer_graph::{Conv, LayerGraph, Op};
+use sensei_graph::op::Upsampling;
+use sensei_graph::steps::run_graph;
+use sensei_int8::grid::{ActivationGrid, WeightThreshold};
 use sensei_student::student::{BatchStats, Parameter, Student, TrainForward, without_weights};
 use sensei_student::weights::{HostTensor, NamedWeights};
+use sensei_tensor::ops::{self, BATCH_NORM_EPSILON};
 
 use crate::calibration::{Calibration, CalibrationConfig, ConvCalibration, calibration_on};
 use crate::error::QuantError;
@@ -59,8 +60,8 @@ impl Quantizers {
         for (node, calibrated) in graph.nodes().iter().zip(&calibration.nodes) {
             activations.push(match node.op {
                 Op::Input | Op::Sigmoid => ActivationQuantizer::Fixed(calibrated.grid),
-                Op::UpsampleNearest2x => ActivationQuantizer::SameAs(node.inputs[0]),
-                Op::UpsampleBilinear2x => {
+                Op::Upsample2x(Upsampling::Nearest) => ActivationQuantizer::SameAs(node.inputs[0]),
+                Op::Upsample2x(Upsampling::Bilinear) => {
                     let mut of_input = activations[node.inputs[0]];
                     while let ActivationQuantizer::SameAs(node) = of_input {
                         of_input = activations[node];
@@ -221,16 +222,16 @@ impl Quantizers {
         let Some((scale, shift)) = student.norm_weights(idx) else {
             let weight = self.rounded_weight(idx, weight);
             return if conv.relu {
-                ops::conv2d_relu(x, weight, bias, conv)
+                ops::conv2d_relu(x, weight, bias, &conv.shape)
             } else {
-                ops::conv2d(x, weight, bias, conv)
+                ops::conv2d(x, weight, bias, &conv.shape)
             };
         };
         let running = student.running_stats(idx).expect("a convolution with batch norm");
         let deviation = (running.variance.clone() + BATCH_NORM_EPSILON).sqrt();
         let deviation = if scale.is_autodiff() { deviation.autodiff() } else { deviation };
         let gain = scale.clone() / deviation;
-        let per_channel = |gain: Tensor<1>| gain.reshape([conv.out_channels, 1, 1, 1]);
+        let per_channel = |gain: Tensor<1>| gain.reshape([conv.shape.out_channels, 1, 1, 1]);
         match statistics {
             NormStatistics::Running => {
                 let mean = if scale.is_autodiff() { running.mean.clone().autodiff() } else { running.mean.clone() };
@@ -239,9 +240,9 @@ impl Quantizers {
                 let bias = shift - mean * gain.clone();
                 let weight = self.rounded_weight(idx, weight * per_channel(gain));
                 if conv.relu {
-                    ops::conv2d_relu(x, weight, Some(bias), conv)
+                    ops::conv2d_relu(x, weight, Some(bias), &conv.shape)
                 } else {
-                    ops::conv2d(x, weight, Some(bias), conv)
+                    ops::conv2d(x, weight, Some(bias), &conv.shape)
                 }
             }
             NormStatistics::Batch => {
@@ -250,7 +251,7 @@ impl Quantizers {
                 let dead = gain.clone().abs().lower_elem(DEAD_GAIN);
                 let gain = per_channel(gain.mask_fill(dead, 1.0));
                 let weight = self.rounded_weight(idx, weight * gain.clone()) / gain;
-                let y = ops::conv2d(x, weight, bias, conv);
+                let y = ops::conv2d(x, weight, bias, &conv.shape);
                 let (output, stats) = ops::batch_norm_train(y, scale, shift, conv.relu);
                 batch_stats.push(student.norm_stats(idx, stats));
                 output

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use burn::tensor::Tensor;
-use sensei_imx500::memory::memory_estimate;
-use sensei_student::graph::Op;
-use sensei_student::ops;
+use sensei_graph::layer_graph::Op;
+use sensei_tensor::ops;
 
 use crate::calibration::{Calibration, CalibrationConfig, calibrate};
 use crate::compare::decibels;
@@ -14,7 +13,7 @@ use crate::error::QuantError;
 use crate::fake_quant::FakeQuantStudent;
 use crate::folded::{FoldedStudent, host_values};
 use crate::gptq::Rounding;
-use crate::lower::{lower, network_shape};
+use crate::lower::lower;
 
 /// How far a quantized network's logits are from the float network's.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -121,6 +120,8 @@ impl SensitivityReport {
 
 /// Quantizes the network once for every convolution whose weights have more than `narrow_bits`, with that one narrowed.
 ///
+/// `bytes_saved` is what narrowing the convolution of a name saves of the chip's memory.
+///
 /// Weights are rounded to the nearest, whatever `config` says: other roundings make layers depend on each other.
 ///
 /// # Shapes
@@ -133,6 +134,7 @@ pub fn sensitivity(
     batches: &[Tensor<4>],
     config: &CalibrationConfig,
     narrow_bits: u8,
+    bytes_saved: impl Fn(&str) -> u64,
 ) -> Result<SensitivityReport, QuantError> {
     let graph = student.graph();
     let config = CalibrationConfig { rounding: Rounding::Nearest, ..config.clone() };
@@ -156,10 +158,6 @@ pub fn sensitivity(
         Ok::<_, QuantError>(logit_error(&float, &fake.collect::<Vec<_>>(), graph.input_size().pow(2)))
     };
 
-    let coefficients = |narrowed: Option<&str>| {
-        let bits = |name: &str| if Some(name) == narrowed { narrow_bits } else { config.weight_bits_of(name) };
-        memory_estimate(&network_shape(graph, bits, config.output_bits)).coefficients
-    };
     let mut report = SensitivityReport { narrow_bits, base: error(&wide)?, convs: vec![], n_images };
     for (idx, node) in graph.nodes().iter().enumerate() {
         let weight_bits = config.weight_bits_of(&node.name);
@@ -172,7 +170,7 @@ pub fn sensitivity(
             name: node.name.clone(),
             weight_bits,
             error: error(&one)?,
-            bytes_saved: coefficients(None) - coefficients(Some(&node.name)),
+            bytes_saved: bytes_saved(&node.name),
         });
     }
     Ok(report)

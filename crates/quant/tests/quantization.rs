@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use fixture::{MSE, calibrated, folded, images, small_bilinear_graph, small_config, small_graph, weights};
+use sensei_graph::layer_graph::{Conv, GraphBuilder, LayerGraph, Op};
 use sensei_imx500::memory::{NetworkShape, memory_estimate};
-use sensei_imx500::model::Int8Op;
+use sensei_int8::model::Int8Op;
 use sensei_quant::calibration::{CalibrationConfig, calibrate};
 use sensei_quant::compare::{LayerReport, compare_layers};
 use sensei_quant::equalize::{Equalization, equalize, pairs};
@@ -15,11 +16,10 @@ use sensei_quant::error::QuantError;
 use sensei_quant::fake_quant::{FakeQuantStudent, fake_quantize};
 use sensei_quant::folded::FoldedStudent;
 use sensei_quant::gptq::Rounding;
-use sensei_quant::lower::{lower, network_shape};
+use sensei_quant::lower::lower;
 use sensei_quant::qat::{NormStatistics, Quantizers};
 use sensei_quant::sensitivity::sensitivity;
 use sensei_quant::thresholds::ThresholdSearch;
-use sensei_student::graph::{Conv, GraphBuilder, LayerGraph, Op};
 use sensei_student::student::Student;
 use sensei_student::unet::UnetConfig;
 use sensei_student::weights::NamedWeights;
@@ -127,19 +127,7 @@ fn sixteen_bits_hold_the_logits_better_than_eight() {
 fn bias_correction_removes_the_mean_error_of_a_convolution() {
     // One convolution of the sensor's values, which are on the grid, into 16 bits: what is lost is the weights'.
     let mut graph = GraphBuilder::new(3, 16);
-    let conv = Conv {
-        in_channels: 3,
-        out_channels: 6,
-        kernel: 3,
-        stride: 1,
-        padding: 1,
-        dilation: 1,
-        groups: 1,
-        bias: true,
-        batch_norm: None,
-        relu: false,
-    };
-    graph.conv("conv", 0, conv);
+    graph.conv("conv", 0, Conv::new(3, 6, 3).with_bias());
     let student = folded(&graph.finish(), 8);
     let images = images(3, 16, 1);
     let mean_error = |bias_correction| {
@@ -174,7 +162,7 @@ fn grids_follow_the_rules_of_the_chip() {
                 assert_eq!(grid.threshold(), 1.0);
                 false
             }
-            Op::UpsampleNearest2x | Op::UpsampleBilinear2x => {
+            Op::Upsample2x(_) => {
                 assert_eq!(grid, input(0));
                 input(0).signed()
             }
@@ -183,7 +171,7 @@ fn grids_follow_the_rules_of_the_chip() {
         assert_eq!((grid.signed(), grid.bits()), (expected_sign, 8), "{}", node.name);
     }
     let model = lower(&student, &calibration, "student").expect("a network that the chip holds");
-    assert_eq!(network_shape(student.graph(), |_| 8, 8), NetworkShape::from(&model));
+    assert_eq!(NetworkShape::of_graph(student.graph(), |_| 8, 8), NetworkShape::from(&model));
 }
 
 #[test]
@@ -231,7 +219,7 @@ fn equalised_activations_fill_their_grid() {
     let at = student.graph().nodes().iter().position(|node| node.name == "bottleneck.0.3").expect("a node");
     equalised.forward(images, |idx, output| {
         if idx == at {
-            let maxima = values(sensei_student::ops::to_nchw(output.clone()).max_dim(3).max_dim(2).max_dim(0));
+            let maxima = values(sensei_tensor::ops::to_nchw(output.clone()).max_dim(3).max_dim(2).max_dim(0));
             let live: Vec<f32> = maxima.into_iter().filter(|max| *max > 0.0).collect();
             let top = live.iter().fold(0.0_f32, |top, max| top.max(*max));
             assert!((f64::from(top).log2().ceil().exp2() * 511.0 / 512.0 - f64::from(top)).abs() < 1e-5, "{top}");
@@ -281,7 +269,12 @@ fn single_convolutions_have_their_own_bits() {
 fn the_cheapest_convolutions_are_narrowed_until_the_budget_is_met() {
     let student = folded(&small_graph(), 8);
     let batch = images(4, 32, 1);
-    let found = sensitivity(&student, std::slice::from_ref(&batch), &MSE, 4).expect("ordinary images");
+    let bytes = |narrowed: &[&str]| {
+        let bits = |name: &str| if narrowed.contains(&name) { 4 } else { 8 };
+        memory_estimate(&NetworkShape::of_graph(student.graph(), bits, 8)).coefficients
+    };
+    let saved = |conv: &str| bytes(&[]) - bytes(&[conv]);
+    let found = sensitivity(&student, std::slice::from_ref(&batch), &MSE, 4, saved).expect("ordinary images");
     let n_convs = student.weights().len();
     assert_eq!((found.convs.len(), found.n_images), (n_convs, 4), "{}", found.table());
     // One narrowed alone is what a calibration with that one narrowed gives.
@@ -292,11 +285,6 @@ fn the_cheapest_convolutions_are_narrowed_until_the_budget_is_met() {
     let fake = FakeQuantStudent::new(student.graph(), model, &Device::flex()).expect("a model of this network");
     let layers = compare_layers(&student, &fake, &batch).expect("one network");
     assert!((output_sqnr(&layers) - down2.error.sqnr_db).abs() < 1e-6, "{}", found.table());
-
-    let bytes = |narrowed: &[&str]| {
-        let bits = |name: &str| if narrowed.contains(&name) { 4 } else { 8 };
-        memory_estimate(&network_shape(student.graph(), bits, 8)).coefficients
-    };
     let all: Vec<&str> = found.convs.iter().map(|conv| conv.name.as_str()).collect();
     assert_eq!(bytes(&[]) - bytes(&["down2"]), down2.bytes_saved);
     assert_eq!(found.choose(bytes(&[]), bytes).expect("nothing to do"), Vec::<String>::new());
@@ -335,7 +323,7 @@ fn calibration_is_deterministic_and_counts_what_is_cut_off() {
 fn fake_quantize_rounds_and_differentiates_as_pytorch_does() {
     let case = golden("quant/fake_quantize");
     for (name, log2_threshold, signed) in [("signed", 1, true), ("unsigned", 2, false)] {
-        let grid = sensei_imx500::grid::ActivationGrid::new(8, signed, log2_threshold).expect("a grid");
+        let grid = sensei_int8::grid::ActivationGrid::new(8, signed, log2_threshold).expect("a grid");
         let tensor = |what: &str, device: &Device| {
             Tensor::<1>::from_data(TensorData::from(case.f32s(&format!("{name}.{what}")).as_slice()), device)
         };

@@ -18,7 +18,7 @@ mod paths;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
-    sensei_student::ops::keep_freed_memory();
+    sensei_tensor::ops::keep_freed_memory();
     let arguments: Vec<usize> = std::env::args().skip(1).filter_map(|text| text.parse().ok()).collect();
     let argument = |idx: usize, default| *arguments.get(idx).unwrap_or(&default);
     let (threads, batch, repeats) = (argument(0, 2), argument(1, 8), argument(2, 5));

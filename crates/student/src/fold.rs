@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::graph::{Conv, LayerGraph, Node, Op};
-use crate::ops::BATCH_NORM_EPSILON;
 use crate::weights::{HostTensor, NamedWeights, WeightsError, match_weights};
+use sensei_graph::layer_graph::{Conv, LayerGraph, Node, Op};
+use sensei_tensor::ops::BATCH_NORM_EPSILON;
 
 /// A convolution whose batch norm is in its weight and bias.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,11 +33,11 @@ pub fn fold_batch_norm(graph: &LayerGraph, weights: &NamedWeights) -> Result<Fol
         let given_bias = if conv.bias { Some(&weights[&format!("{}.bias", node.name)]) } else { None };
         let mut bias: Vec<f64> = match given_bias {
             Some(bias) => bias.values.iter().map(|value| f64::from(*value)).collect(),
-            None => vec![0.0; conv.out_channels],
+            None => vec![0.0; conv.shape.out_channels],
         };
         if let Some(norm) = &conv.batch_norm {
             let of_norm = |name: &str, channel: usize| f64::from(weights[&format!("{norm}.{name}")].values[channel]);
-            let per_channel = weight.values.len() / conv.out_channels;
+            let per_channel = weight.values.len() / conv.shape.out_channels;
             for (channel, values) in weight.values.chunks_exact_mut(per_channel).enumerate() {
                 let scale = of_norm("weight", channel) / (of_norm("running_var", channel) + BATCH_NORM_EPSILON).sqrt();
                 for value in values {
@@ -89,7 +89,7 @@ pub fn fold_input_normalization(
         return Err(WeightsError::Normalization { mean, std });
     }
     let readers: Vec<&Node> = graph.nodes().iter().filter(|node| node.inputs.contains(&0)).collect();
-    let [node @ Node { op: Op::Conv(conv @ Conv { in_channels: 3, .. }), .. }] = readers[..] else {
+    let [node @ Node { op: Op::Conv(conv), .. }] = readers[..] else {
         panic!("fold_input_normalization: expected one convolution that reads three channels, found {readers:?}");
     };
     let (shifted, sign) = match &conv.batch_norm {
@@ -102,11 +102,11 @@ pub fn fold_input_normalization(
     let scale = std.map(|std| 128.0 / 255.0 / std);
     let constant: [f64; 3] = std::array::from_fn(|channel| (128.0 / 255.0 - mean[channel]) / std[channel]);
     let weight = weights.get_mut(&format!("{}.weight", node.name)).expect("matched weights have every tensor");
-    let (per_row, taps) = (conv.in_channels / conv.groups, conv.kernel * conv.kernel);
+    let (per_row, taps) = (conv.shape.in_channels / conv.shape.groups, conv.shape.kernel * conv.shape.kernel);
     let mut from_constant = Vec::with_capacity(weight.values.len());
     for (idx, value) in weight.values.iter_mut().enumerate() {
         let (out_channel, in_group) = (idx / taps / per_row, idx / taps % per_row);
-        let channel = out_channel / (conv.out_channels / conv.groups) * per_row + in_group;
+        let channel = out_channel / (conv.shape.out_channels / conv.shape.groups) * per_row + in_group;
         from_constant.push(f64::from(*value) * constant[channel]);
         *value = (f64::from(*value) * scale[channel]) as f32;
     }
@@ -121,22 +121,22 @@ pub fn fold_input_normalization(
 /// Looks at each output pixel for taps in the padding; `from_constant` is what each weight adds where it reads a pixel.
 fn border_note(input_size: usize, node: &Node, conv: &Conv, from_constant: &[f64]) -> InputFoldNote {
     let [_, height, width] = node.shape;
-    let taps = conv.kernel * conv.kernel;
+    let taps = conv.shape.kernel * conv.shape.kernel;
     let mut note =
         InputFoldNote { conv: node.name.clone(), pixels: height * width, border_pixels: 0, max_difference: 0.0 };
     let padded = |out: usize, tap: usize| {
-        let position = out * conv.stride + tap * conv.dilation;
-        position < conv.padding || position >= conv.padding + input_size
+        let position = out * conv.shape.stride + tap * conv.shape.dilation;
+        position < conv.shape.padding || position >= conv.shape.padding + input_size
     };
     for pixel in 0..note.pixels {
         let (y, x) = (pixel / width, pixel % width);
         let outside: Vec<usize> =
-            (0..taps).filter(|tap| padded(y, tap / conv.kernel) || padded(x, tap % conv.kernel)).collect();
+            (0..taps).filter(|tap| padded(y, tap / conv.shape.kernel) || padded(x, tap % conv.shape.kernel)).collect();
         if outside.is_empty() {
             continue;
         }
         note.border_pixels += 1;
-        for of_channel in from_constant.chunks_exact(conv.in_channels / conv.groups * taps) {
+        for of_channel in from_constant.chunks_exact(conv.shape.in_channels / conv.shape.groups * taps) {
             let difference: f64 =
                 of_channel.chunks_exact(taps).flat_map(|row| outside.iter().map(|tap| row[*tap])).sum();
             note.max_difference = note.max_difference.max(difference.abs());

@@ -8,10 +8,13 @@ use sensei_kernels::depthwise::{DepthwiseShape, PackedDepthwise};
 use sensei_kernels::pixelwise::{self, MapShape};
 use sensei_kernels::separable::{FoldedSeparable, PackedSeparable, SeparableShape};
 
+use sensei_tensor::ops::kernel_upsampling;
+
 use crate::fold::{FoldedConv, FoldedWeights, fold_batch_norm};
-use crate::graph::{Conv, LayerGraph, Node, Op};
-use crate::run::{Step, StepKind, block_steps, merge_head, run_steps};
 use crate::weights::{NamedWeights, WeightsError};
+use sensei_graph::layer_graph::{Conv, LayerGraph, Node, Op};
+use sensei_graph::op::{self, Upsampling};
+use sensei_graph::steps::{Step, StepKind, block_steps, merge_head, run_steps};
 
 /// The fastest way on the CPU from images to mask logits; made for scoring and for answering, not for training.
 pub struct InferenceStudent {
@@ -85,8 +88,8 @@ impl InferenceStudent {
         }
         match &nodes[step.output].op {
             Op::Input | Op::Conv(_) => unreachable!("the input is not a step, and convolutions have a layer"),
-            Op::UpsampleNearest2x => pixelwise::upsample_2x(&input_shape, &inputs[0]),
-            Op::UpsampleBilinear2x => bilinear::upsample_2x(&input_shape, &inputs[0]),
+            Op::Upsample2x(Upsampling::Nearest) => pixelwise::upsample_2x(&input_shape, &inputs[0]),
+            Op::Upsample2x(Upsampling::Bilinear) => bilinear::upsample_2x(&input_shape, &inputs[0]),
             Op::GlobalAveragePool => pixelwise::global_average_pool(&input_shape, &inputs[0]),
             Op::Sigmoid => pixelwise::sigmoid(&inputs[0]),
             Op::ScaleChannels => pixelwise::scale_channels(&input_shape, &inputs[0], &inputs[1]),
@@ -109,7 +112,7 @@ fn layer(graph: &LayerGraph, folded: &FoldedWeights, step: &Step, head: Option<u
             let Op::Conv(conv) = &nodes[depthwise].op else { unreachable!("blocks are made of convolutions") };
             let shape = SeparableShape {
                 depthwise: depthwise_shape(conv, nodes[depthwise].shape),
-                upsampling,
+                upsampling: upsampling.map(kernel_upsampling),
                 out_channels: nodes[pointwise].shape[0],
             };
             let weights = FoldedSeparable {
@@ -126,11 +129,14 @@ fn layer(graph: &LayerGraph, folded: &FoldedWeights, step: &Step, head: Option<u
             let Op::Conv(conv) = &nodes[step.output].op else { return Layer::Other };
             let FoldedConv { weight, bias } = &folded[&step.output];
             let input = nodes[step.inputs[0]].shape;
-            if conv.groups == 1 {
+            if conv.shape.groups == 1 {
                 Layer::Conv(PackedConv::new(&conv_shape(conv, input), &weight.values, Some(bias), conv.relu))
             } else {
-                let depthwise = conv.groups == conv.in_channels && conv.groups == conv.out_channels;
-                assert!(depthwise && conv.stride == 1, "{}: a grouped convolution", nodes[step.output].name);
+                assert!(
+                    conv.shape.is_depthwise() && conv.shape.stride == 1,
+                    "{}: a grouped convolution",
+                    nodes[step.output].name
+                );
                 let shape = depthwise_shape(conv, input);
                 Layer::Depthwise(PackedDepthwise::new(&shape, &weight.values, Some(bias), conv.relu))
             }
@@ -144,11 +150,11 @@ fn map_shape(node: &Node, batch: usize) -> MapShape {
 }
 
 fn conv_shape(conv: &Conv, [_, height, width]: [usize; 3]) -> ConvShape {
-    let Conv { in_channels, out_channels, kernel, stride, padding, dilation, .. } = *conv;
+    let op::ConvShape { in_channels, out_channels, kernel, stride, padding, dilation, .. } = conv.shape;
     ConvShape { batch: 1, height, width, in_channels, out_channels, kernel, stride, padding, dilation }
 }
 
 fn depthwise_shape(conv: &Conv, [_, height, width]: [usize; 3]) -> DepthwiseShape {
-    let Conv { in_channels: channels, kernel, padding, dilation, .. } = *conv;
+    let op::ConvShape { in_channels: channels, kernel, padding, dilation, .. } = conv.shape;
     DepthwiseShape { batch: 1, height, width, channels, kernel, padding, dilation }
 }

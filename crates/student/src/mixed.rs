@@ -2,10 +2,10 @@
 
 use burn::tensor::{FloatDType, Tensor};
 
-use crate::graph::{Conv, Op, Upsampling};
-use crate::ops::portable;
-use crate::run::run_graph;
 use crate::student::{BatchStats, Student, TrainForward};
+use sensei_graph::layer_graph::{Conv, Op};
+use sensei_graph::steps::run_graph;
+use sensei_tensor::ops::portable;
 
 /// The 16-bit format that convolutions compute in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,8 +47,7 @@ impl Student {
             match &node.op {
                 Op::Input => x,
                 Op::Conv(conv) => self.conv_mixed(idx, conv, x, half, &mut batch_stats),
-                Op::UpsampleNearest2x => portable::upsample_2x(x, Upsampling::Nearest),
-                Op::UpsampleBilinear2x => portable::upsample_2x(x, Upsampling::Bilinear),
+                Op::Upsample2x(upsampling) => portable::upsample_2x(x, *upsampling),
                 Op::GlobalAveragePool => portable::global_average_pool(x.cast(FloatDType::F32)).cast(half),
                 Op::Sigmoid => portable::sigmoid(x.cast(FloatDType::F32)).cast(half),
                 Op::Add => portable::add(x, inputs.remove(0)),
@@ -67,7 +66,7 @@ impl Student {
         batch_stats: &mut Vec<BatchStats>,
     ) -> Tensor<4> {
         let (weight, bias) = self.conv_weights(idx, conv);
-        let y = portable::conv2d(x, weight.cast(half), bias.map(|bias| bias.cast(half)), conv);
+        let y = portable::conv2d(x, weight.cast(half), bias.map(|bias| bias.cast(half)), &conv.shape);
         let Some((scale, shift)) = self.norm_weights(idx) else {
             return if conv.relu { portable::relu(y) } else { y };
         };

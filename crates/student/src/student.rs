@@ -2,12 +2,13 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::graph::{Conv, LayerGraph, Op, Upsampling};
 use crate::init::initial_weights;
-use crate::ops::{self, BATCH_NORM_EPSILON, Block, BlockWeights, FoldedBlock, Merge, Statistics};
-use crate::profile;
-use crate::run::{Step, StepKind, block_steps, run_steps, single_steps};
 use crate::weights::{HostTensor, NamedWeights, WeightsError, match_weights};
+use sensei_graph::layer_graph::{Conv, LayerGraph, Op};
+use sensei_graph::op::{ConvShape, Upsampling};
+use sensei_graph::steps::{Step, StepKind, block_steps, run_steps, single_steps};
+use sensei_tensor::ops::{self, BATCH_NORM_EPSILON, Block, BlockWeights, FoldedBlock, Merge, Statistics};
+use sensei_tensor::profile;
 
 /// Share of the batch's statistics in the running ones, as in PyTorch.
 pub const BATCH_NORM_MOMENTUM: f64 = 0.1;
@@ -295,8 +296,8 @@ impl Student {
 
     fn block(&self, upsampling: Option<Upsampling>, depthwise: usize, pointwise: usize) -> Block {
         let (depthwise, pointwise) = (self.conv(depthwise), self.conv(pointwise));
-        let Conv { kernel, dilation, .. } = *depthwise;
-        Block { upsampling, kernel, dilation, out_channels: pointwise.out_channels }
+        let ConvShape { kernel, dilation, .. } = depthwise.shape;
+        Block { upsampling, kernel, dilation, out_channels: pointwise.shape.out_channels }
     }
 
     /// The input of a block, and what is added to its output.
@@ -319,8 +320,8 @@ impl Student {
         let BatchStats { mean, variance, .. } = self.running[norm.running].clone();
         let scale = self.flat(norm.scale).inner() / (variance + BATCH_NORM_EPSILON).sqrt();
         let mean = layer.bias.map_or(mean.clone(), |bias| mean - self.flat(bias).inner());
-        let weight = self.flat(layer.weight).inner().reshape([conv.out_channels as isize, -1]);
-        let weight = weight * scale.clone().reshape([conv.out_channels, 1]);
+        let weight = self.flat(layer.weight).inner().reshape([conv.shape.out_channels as isize, -1]);
+        let weight = weight * scale.clone().reshape([conv.shape.out_channels, 1]);
         (weight.reshape([-1]), self.flat(norm.shift).inner() - mean * scale)
     }
 
@@ -334,20 +335,24 @@ impl Student {
             }
             None => (self.flat(layer.weight).inner(), layer.bias.map(|bias| self.flat(bias).inner())),
         };
-        let weight = weight.reshape(conv.weight_shape());
-        if conv.relu { ops::conv2d_relu(x, weight, bias, conv) } else { ops::conv2d(x, weight, bias, conv) }
+        let weight = weight.reshape(conv.shape.weight_shape());
+        if conv.relu {
+            ops::conv2d_relu(x, weight, bias, &conv.shape)
+        } else {
+            ops::conv2d(x, weight, bias, &conv.shape)
+        }
     }
 
     fn conv_train(&self, idx: usize, conv: &Conv, x: Tensor<4>, batch_stats: &mut Vec<BatchStats>) -> Tensor<4> {
         let (weight, bias) = self.conv_weights(idx, conv);
         let Some(norm) = self.layer(idx).norm else {
             return if conv.relu {
-                ops::conv2d_relu(x, weight, bias, conv)
+                ops::conv2d_relu(x, weight, bias, &conv.shape)
             } else {
-                ops::conv2d(x, weight, bias, conv)
+                ops::conv2d(x, weight, bias, &conv.shape)
             };
         };
-        let y = ops::conv2d(x, weight, bias, conv);
+        let y = ops::conv2d(x, weight, bias, &conv.shape);
         let (output, stats) = ops::batch_norm_train(y, self.flat(norm.scale), self.flat(norm.shift), conv.relu);
         batch_stats.push(self.batch_stats(norm, stats));
         output
@@ -366,7 +371,7 @@ impl Student {
     /// If the node is not a convolution, or not `conv`.
     pub fn conv_weights(&self, idx: usize, conv: &Conv) -> (Tensor<4>, Option<Tensor<1>>) {
         let layer = self.layer(idx);
-        (self.flat(layer.weight).reshape(conv.weight_shape()), layer.bias.map(|bias| self.flat(bias)))
+        (self.flat(layer.weight).reshape(conv.shape.weight_shape()), layer.bias.map(|bias| self.flat(bias)))
     }
 
     /// Scale and shift, `[out]` each, of a convolution node's batch norm, if it has one.
@@ -423,8 +428,8 @@ impl Student {
 pub fn without_weights(op: &Op, inputs: Vec<Tensor<4>>) -> Tensor<4> {
     match op {
         Op::Input | Op::Conv(_) => panic!("without_weights: expected an operator without weights, found {op:?}"),
-        Op::UpsampleNearest2x => ops::upsample_2x(one(inputs), Upsampling::Nearest),
-        Op::UpsampleBilinear2x => ops::upsample_2x(one(inputs), Upsampling::Bilinear),
+        Op::Upsample2x(Upsampling::Nearest) => ops::upsample_2x(one(inputs), Upsampling::Nearest),
+        Op::Upsample2x(Upsampling::Bilinear) => ops::upsample_2x(one(inputs), Upsampling::Bilinear),
         Op::GlobalAveragePool => ops::global_average_pool(one(inputs)),
         Op::Sigmoid => ops::sigmoid(one(inputs)),
         Op::Add => two(inputs, ops::add),

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::graph::{Conv, GraphBuilder, LayerGraph, Upsampling};
+use sensei_graph::layer_graph::{Conv, GraphBuilder, LayerGraph};
+use sensei_graph::op::Upsampling;
 
 /// Widths and options of one student. All sizes in channels unless said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,15 +102,15 @@ impl UnetConfig {
             let stage = idx + 1;
             let features = depthwise_block(&mut g, &format!("encoder_stage{stage}"), x, channels);
             skips.push(features);
-            x = g.conv(&format!("down{stage}"), features, conv(channels, channels, 3).stride(2));
+            x = g.conv(&format!("down{stage}"), features, Conv::new(channels, channels, 3).stride(2));
         }
 
         let width = self.bottleneck_channels;
         x = if self.dilated_bottleneck {
             let x = depthwise_block(&mut g, "bottleneck.0", x, width);
-            let dilated = conv(width, width, 3).depthwise().dilation(2).norm("bottleneck.2");
+            let dilated = Conv::new(width, width, 3).depthwise().dilation(2).norm_relu("bottleneck.2");
             let x = g.conv("bottleneck.1", x, dilated);
-            g.conv("bottleneck.4", x, conv(width, width, 1).norm("bottleneck.5"))
+            g.conv("bottleneck.4", x, Conv::new(width, width, 1).norm_relu("bottleneck.5"))
         } else {
             depthwise_block(&mut g, "bottleneck", x, width)
         };
@@ -120,7 +121,7 @@ impl UnetConfig {
             let up = g.upsample_2x(&format!("up{stage}.0"), x, upsampling);
             let up = depthwise_block(&mut g, &format!("up{stage}.1"), up, channels);
             let skip = skips[skip_stage - 1];
-            let skip_conv = conv(g.channels(skip), channels, 1).with_bias();
+            let skip_conv = Conv::new(g.channels(skip), channels, 1).with_bias();
             let skip = g.conv(&format!("skip_conn{skip_stage}"), skip, skip_conv);
             x = g.add(&format!("add{stage}"), up, skip);
         }
@@ -128,15 +129,15 @@ impl UnetConfig {
         let width = g.channels(x);
         if self.channel_gate {
             let mean = g.global_average_pool("eca.avg_pool", x);
-            let gate = g.conv("eca.conv1x1", mean, conv(width, width, 1));
+            let gate = g.conv("eca.conv1x1", mean, Conv::new(width, width, 1));
             let gate = g.sigmoid("eca.sigmoid", gate);
             x = g.scale_channels("eca", x, gate);
         }
         if self.refine_head {
-            let x = g.conv("refine.0", x, conv(width, width, 3).depthwise().norm("refine.1"));
-            g.conv("refine.3", x, conv(width, 1, 1).with_bias());
+            let x = g.conv("refine.0", x, Conv::new(width, width, 3).depthwise().norm_relu("refine.1"));
+            g.conv("refine.3", x, Conv::new(width, 1, 1).with_bias());
         } else {
-            g.conv("output_head", x, conv(width, 1, 1).with_bias());
+            g.conv("output_head", x, Conv::new(width, 1, 1).with_bias());
         }
         Ok(g.finish())
     }
@@ -166,49 +167,9 @@ impl UnetConfig {
 /// Depthwise 3x3, batch norm, ReLU, 1x1, batch norm, ReLU; named like the `nn.Sequential` it comes from.
 fn depthwise_block(g: &mut GraphBuilder, name: &str, input: usize, out_channels: usize) -> usize {
     let channels = g.channels(input);
-    let depthwise = conv(channels, channels, 3).depthwise().norm(&format!("{name}.1"));
+    let depthwise = Conv::new(channels, channels, 3).depthwise().norm_relu(&format!("{name}.1"));
     let x = g.conv(&format!("{name}.0"), input, depthwise);
-    g.conv(&format!("{name}.3"), x, conv(channels, out_channels, 1).norm(&format!("{name}.4")))
-}
-
-/// A convolution that keeps the size, without bias, norm and ReLU.
-fn conv(in_channels: usize, out_channels: usize, kernel: usize) -> Conv {
-    let (stride, padding, dilation, groups) = (1, kernel / 2, 1, 1);
-    Conv {
-        in_channels,
-        out_channels,
-        kernel,
-        stride,
-        padding,
-        dilation,
-        groups,
-        bias: false,
-        batch_norm: None,
-        relu: false,
-    }
-}
-
-impl Conv {
-    fn stride(self, stride: usize) -> Self {
-        Self { stride, ..self }
-    }
-
-    fn depthwise(self) -> Self {
-        Self { groups: self.in_channels, ..self }
-    }
-
-    fn dilation(self, dilation: usize) -> Self {
-        Self { dilation, padding: self.padding * dilation, ..self }
-    }
-
-    fn with_bias(self) -> Self {
-        Self { bias: true, ..self }
-    }
-
-    /// Batch norm and ReLU, which always come together here.
-    fn norm(self, name: &str) -> Self {
-        Self { batch_norm: Some(name.into()), relu: true, ..self }
-    }
+    g.conv(&format!("{name}.3"), x, Conv::new(channels, out_channels, 1).norm_relu(&format!("{name}.4")))
 }
 
 #[cfg(test)]

@@ -7,10 +7,11 @@ use burn::tensor::{Device, Tensor, TensorData, module};
 use proptest::prelude::*;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
-use sensei_student::graph::{Conv, Upsampling};
-use sensei_student::ops::{self, Block, BlockWeights, Merge, portable};
+use sensei_graph::layer_graph::Conv;
+use sensei_graph::op::{ConvShape, Upsampling};
 use sensei_student::student::Student;
 use sensei_student::unet::UnetConfig;
+use sensei_tensor::ops::{self, Block, BlockWeights, Merge, portable};
 use sensei_testing::relative_l2;
 
 mod paths;
@@ -79,13 +80,13 @@ fn check(
     }
 }
 
-fn check_conv(batch: usize, height: usize, width: usize, conv: Conv, relu: bool) {
+fn check_conv([batch, height, width]: [usize; 3], conv: ConvShape, bias: bool, relu: bool) {
     let x = noise([batch, conv.in_channels, height, width]);
     let mut flat = vec![noise([conv.weight_shape().iter().product()])];
-    if conv.bias {
+    if bias {
         flat.push(noise([conv.out_channels]));
     }
-    type Operator = fn(Tensor<4>, Tensor<4>, Option<Tensor<1>>, &Conv) -> Tensor<4>;
+    type Operator = fn(Tensor<4>, Tensor<4>, Option<Tensor<1>>, &ConvShape) -> Tensor<4>;
     let run = |operator: Operator, mut maps: Maps, flat: Vec<Tensor<1>>| {
         let weight = flat[0].clone().reshape(conv.weight_shape());
         operator(maps.remove(0), weight, flat.get(1).cloned(), &conv)
@@ -96,19 +97,8 @@ fn check_conv(batch: usize, height: usize, width: usize, conv: Conv, relu: bool)
     check(vec![x], flat, |maps, flat| run(fast, maps, flat), |maps, flat| run(portable, maps, flat));
 }
 
-fn conv(in_channels: usize, out_channels: usize, kernel: usize) -> Conv {
-    Conv {
-        in_channels,
-        out_channels,
-        kernel,
-        stride: 1,
-        padding: kernel / 2,
-        dilation: 1,
-        groups: 1,
-        bias: false,
-        batch_norm: None,
-        relu: false,
-    }
+fn conv(in_channels: usize, out_channels: usize, kernel: usize) -> ConvShape {
+    Conv::new(in_channels, out_channels, kernel).shape
 }
 
 proptest! {
@@ -122,8 +112,8 @@ proptest! {
         (bias, relu) in (any::<bool>(), any::<bool>()),
     ) {
         prop_assume!(height.min(width) + 2 * padding > dilation * (kernel - 1));
-        let conv = Conv { stride, padding, dilation, bias, ..conv(in_channels, out_channels, kernel) };
-        check_conv(batch, height, width, conv, relu);
+        let conv = ConvShape { stride, padding, dilation, ..conv(in_channels, out_channels, kernel) };
+        check_conv([batch, height, width], conv, bias, relu);
     }
 
     #[test]
@@ -133,8 +123,8 @@ proptest! {
         (bias, relu) in (any::<bool>(), any::<bool>()),
     ) {
         let padding = dilation * (kernel / 2);
-        let conv = Conv { padding, dilation, bias, groups: channels, ..conv(channels, channels, kernel) };
-        check_conv(batch, height, width, conv, relu);
+        let conv = ConvShape { padding, dilation, groups: channels, ..conv(channels, channels, kernel) };
+        check_conv([batch, height, width], conv, bias, relu);
     }
 
     #[test]
@@ -160,9 +150,9 @@ proptest! {
 
 #[test]
 fn convolutions_that_no_student_has_agree() {
-    check_conv(2, 7, 6, Conv { groups: 2, bias: true, ..conv(6, 4, 3) }, true);
-    check_conv(2, 7, 6, Conv { groups: 5, stride: 2, ..conv(5, 5, 3) }, false);
-    check_conv(1, 5, 5, Conv { groups: 3, padding: 3, ..conv(3, 3, 3) }, false);
+    check_conv([2, 7, 6], ConvShape { groups: 2, ..conv(6, 4, 3) }, true, true);
+    check_conv([2, 7, 6], ConvShape { groups: 5, stride: 2, ..conv(5, 5, 3) }, false, false);
+    check_conv([1, 5, 5], ConvShape { groups: 3, padding: 3, ..conv(3, 3, 3) }, false, false);
 }
 
 #[test]
@@ -200,7 +190,7 @@ fn blocks_are_their_operators_one_after_the_other() {
             if let Some(upsampling) = upsampling {
                 x = portable::upsample_2x(x, upsampling);
             }
-            let depthwise = Conv { padding: dilation, dilation, groups: channels, ..conv(channels, channels, 3) };
+            let depthwise = ConvShape { padding: dilation, dilation, groups: channels, ..conv(channels, channels, 3) };
             let x = portable::conv2d(x, flat[0].clone().reshape([channels, 1, 3, 3]), None, &depthwise);
             let (x, _) = portable::batch_norm_train(x, flat[1].clone(), flat[2].clone(), true);
             let pointwise = conv(channels, outs, 1);

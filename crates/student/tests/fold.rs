@@ -1,13 +1,13 @@
 //! Folding changes the weights and not the function.
 
 use burn::tensor::{Device, Tensor, TensorData};
+use sensei_graph::layer_graph::{Conv, LayerGraph, Op};
+use sensei_graph::steps::run_graph;
 use sensei_student::fold::{fold_batch_norm, fold_input_normalization};
-use sensei_student::graph::{Conv, LayerGraph, Op};
-use sensei_student::ops;
-use sensei_student::run::run_graph;
 use sensei_student::student::without_weights;
 use sensei_student::unet::UnetConfig;
 use sensei_student::weights::{HostTensor, NamedWeights, WeightsError};
+use sensei_tensor::ops;
 use sensei_testing::{GoldenCase, Tolerance, assert_close, golden};
 
 const IMAGENET_MEAN: [f64; 3] = [0.485, 0.456, 0.406];
@@ -22,8 +22,8 @@ fn folded_convolutions_compute_what_pytorch_computes_in_eval_mode() {
         let Op::Conv(conv) = &node.op else { return without_weights(&node.op, inputs) };
         let bias = Tensor::from_data(TensorData::from(folded[&idx].bias.as_slice()), &Device::flex());
         let x = inputs.remove(0);
-        let weight = tensor(&folded[&idx].weight.values, conv.weight_shape());
-        if conv.relu { ops::conv2d_relu(x, weight, Some(bias), conv) } else { ops::conv2d(x, weight, Some(bias), conv) }
+        let weight = tensor(&folded[&idx].weight.values, conv.shape.weight_shape());
+        if conv.relu { ops::conv2d_relu(x, weight, Some(bias), &conv.shape) } else { ops::conv2d(x, weight, Some(bias), &conv.shape) }
     });
     let tolerance = Tolerance { absolute: 1e-4, relative: 1e-4 };
     assert_close("logits_eval", &values(ops::to_nchw(output)), &case.f32s("logits_eval"), tolerance);
@@ -73,9 +73,9 @@ fn a_normalisation_by_zero_is_refused() {
 
 /// Output of the first convolution less its running mean: what batch norm scales.
 fn centred(conv: &Conv, weights: &NamedWeights, input: &[f32]) -> Vec<f32> {
-    let weight = tensor(&weights["encoder_stage1.0.weight"].values, conv.weight_shape());
+    let weight = tensor(&weights["encoder_stage1.0.weight"].values, conv.shape.weight_shape());
     let x = ops::to_internal(tensor(input, [4, 3, 32, 32]));
-    let output = values(ops::to_nchw(ops::conv2d(x, weight, None, conv)));
+    let output = values(ops::to_nchw(ops::conv2d(x, weight, None, &conv.shape)));
     let mean = &weights["encoder_stage1.1.running_mean"].values;
     output.iter().enumerate().map(|(idx, value)| value - mean[idx / (32 * 32) % 3]).collect()
 }

@@ -5,7 +5,7 @@
 //! amplifies, logits and loss, by 1e-4 and 1e-5.
 
 use burn::tensor::{Device, Tensor, TensorData, activation};
-use sensei_student::graph::LayerGraph;
+use sensei_graph::layer_graph::LayerGraph;
 use sensei_student::inference::InferenceStudent;
 use sensei_student::student::Student;
 use sensei_student::unet::UnetConfig;

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use sensei_student::graph::LayerGraph;
+use sensei_graph::layer_graph::LayerGraph;
 use sensei_student::init::initial_weights;
 use sensei_student::student::Student;
 use sensei_student::unet::UnetConfig;

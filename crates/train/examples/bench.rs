@@ -10,29 +10,30 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Distribution, Tensor};
+use sensei_answers::cache::Cache;
+use sensei_answers::import::import_dump;
 use sensei_data::augment::Augmentation;
 use sensei_data::dataset::Dataset;
 use sensei_data::image_file::ImageLimits;
 use sensei_data::prompt::{Border, PromptRule};
-use sensei_eval::protocol::ProtocolRules;
-use sensei_loss::{LossPlan, MaskLogits, MaskProbs, SampleWeighting, TeacherTarget, distillation_loss};
-use sensei_student::graph::LayerGraph;
+use sensei_graph::layer_graph::LayerGraph;
+use sensei_loss::{LossPlan, SampleWeighting, TeacherTarget, distillation_loss};
+use sensei_samples::selection::SelectionRules;
+use sensei_samples::source::{InstanceChoice, SampleSource};
 use sensei_student::inference::InferenceStudent;
-use sensei_student::profile::{self, Pass, Span};
 use sensei_student::student::Student;
 use sensei_student::unet::UnetConfig;
 use sensei_student::weights::read_weights;
-use sensei_answers::cache::Cache;
-use sensei_answers::import::import_dump;
+use sensei_tensor::masks::{MaskLogits, MaskProbs};
+use sensei_tensor::profile::{self, Pass, Span};
 use sensei_train::optimizer::{AdamW, AdamWConfig};
-use sensei_train::source::{InstanceChoice, SampleSource};
 
 /// The allocator of the `sensei` program.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
-    sensei_student::ops::keep_freed_memory();
+    sensei_tensor::ops::keep_freed_memory();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |idx: usize| arguments[idx].parse::<usize>().unwrap();
     let network = |idx: usize| {
@@ -201,7 +202,7 @@ fn data(annotations: &str, images: &str, dump: &str, n_samples: usize) {
     let cache = Cache::open(&folder, &report.manifest.key).unwrap();
     let prompt = PromptRule::Roi { padding: 0.1, grid: 96, border: Border::Reference };
     let limits = ImageLimits::default();
-    let rules = ProtocolRules::of_student("test".into(), prompt);
+    let rules = SelectionRules::of_student(prompt);
     let source = SampleSource::new(dataset, Some(cache), rules, prompt, limits, InstanceChoice::Cached).unwrap();
     let augmentation =
         Augmentation { flip_probability: 0.5, brightness: 0.2, contrast: 0.2, saturation: 0.2, ..Augmentation::NONE };

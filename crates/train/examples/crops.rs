@@ -12,17 +12,18 @@ use std::path::Path;
 use burn::tensor::Device;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
+use sensei_answers::cache::Cache;
+use sensei_answers::import::import_dump;
 use sensei_data::dataset::Dataset;
 use sensei_data::image_file::ImageLimits;
 use sensei_data::prompt::{Border, PromptRule};
-use sensei_eval::protocol::ProtocolRules;
-use sensei_imx500::interpreter::Interpreter;
-use sensei_imx500::model_file::read_model;
-use sensei_answers::cache::Cache;
-use sensei_answers::import::import_dump;
-use sensei_train::loader::HostBatch;
+use sensei_int8::interpreter::Interpreter;
+use sensei_int8::model_file::read_model;
+use sensei_samples::batch::HostBatch;
+use sensei_samples::selection::SelectionRules;
+use sensei_samples::source::{InstanceChoice, Sample, SampleSource};
 use sensei_train::quantization::calibration_batches;
-use sensei_train::source::{InstanceChoice, Sample, SampleSource};
+use sensei_train::tensors::input_tensor;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -35,7 +36,7 @@ fn main() {
     let report = import_dump(Path::new(dump), &dataset, &path).unwrap();
     let cache = Cache::open(&path, &report.manifest.key).unwrap();
     let prompt = PromptRule::Roi { padding: 0.1, grid: 96, border: Border::Reference };
-    let rules = ProtocolRules::of_student("crops".into(), prompt);
+    let rules = SelectionRules::of_student(prompt);
     let source =
         SampleSource::new(dataset, Some(cache), rules, prompt, ImageLimits::default(), InstanceChoice::Cached).unwrap();
 
@@ -51,7 +52,7 @@ fn main() {
             let interpreter = Interpreter::new(&model);
             for chunk in source.instances.chunks(16) {
                 let samples: Vec<Sample> = chunk.iter().map(|&idx| source.sample(idx).unwrap()).collect();
-                push(HostBatch::new(&samples).input_tensor(&Device::flex()));
+                push(input_tensor(&HostBatch::new(&samples), &Device::flex()));
                 for sample in samples {
                     let input = interpreter.from_pixels(&sample.pixels).unwrap();
                     logits.extend(interpreter.run(&input).unwrap().dequantize());

@@ -5,10 +5,11 @@
 use std::time::Instant;
 
 use burn::tensor::{Device, DeviceKind, Tensor, TensorData};
-use sensei_loss::{LossPlan, MaskLogits, MaskProbs, SampleWeighting, TeacherTarget, distillation_loss};
+use sensei_loss::{LossPlan, SampleWeighting, TeacherTarget, distillation_loss};
 use sensei_student::mixed::HalfPrecision;
 use sensei_student::student::Student;
 use sensei_student::unet::UnetConfig;
+use sensei_tensor::masks::{MaskLogits, MaskProbs};
 use sensei_train::optimizer::{AdamW, AdamWConfig};
 
 fn main() {

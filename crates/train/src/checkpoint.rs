@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
-use sensei_student::graph::LayerGraph;
+use sensei_files::error::FileError;
+use sensei_files::whole::write_whole;
+use sensei_graph::layer_graph::LayerGraph;
 use sensei_student::student::Student;
 use sensei_student::weights::{HostTensor, NamedWeights};
 use serde::{Deserialize, Serialize};
@@ -90,12 +91,12 @@ impl TrainState {
         state_digest(self.step, self.loss_scale, self.threshold_steps(), &self.tensors())
     }
 
-    /// Writes `step-NNNNNNNN.safetensors` into `dir`: under another name first, then renamed.
+    /// Writes `step-NNNNNNNN.safetensors` into `dir`, whole or not at all.
     ///
     /// # Errors
     /// If the file cannot be written; nothing is left under its name then.
     pub fn save(&self, dir: &Path, plan_digest: &str) -> Result<PathBuf, TrainError> {
-        let (path, partial) = (dir.join(file_name(self.step)), dir.join("partial.tmp"));
+        let path = dir.join(file_name(self.step));
         let tensors = self.tensors();
         let header = CheckpointHeader {
             format: 1,
@@ -109,18 +110,8 @@ impl TrainState {
         let header = serde_json::to_string(&header).expect("a struct of strings and numbers is JSON");
         let bytes = serialize(&tensors, &header)
             .map_err(|problem| TrainError::BrokenCheckpoint { path: path.clone(), problem })?;
-        let cannot = |action| {
-            let path = path.clone();
-            move |source| TrainError::Io { path, action, source }
-        };
-        fs::create_dir_all(dir).map_err(cannot("create the folder of"))?;
-        let mut file = fs::File::create(&partial).map_err(cannot("write"))?;
-        let written = file.write_all(&bytes).and_then(|()| file.sync_all());
-        if let Err(source) = written.and_then(|()| fs::rename(&partial, &path)) {
-            // The cause is reported; what is left of the partial file is not worth a second error.
-            let _ = fs::remove_file(&partial);
-            return Err(cannot("write")(source));
-        }
+        fs::create_dir_all(dir).map_err(FileError::io(dir, "create"))?;
+        write_whole(&path, &bytes)?;
         Ok(path)
     }
 
@@ -281,7 +272,7 @@ pub fn prune(dir: &Path, keep: usize) -> Result<(), TrainError> {
     let mut paths = list(dir)?;
     paths.truncate(paths.len().saturating_sub(keep));
     for path in paths {
-        fs::remove_file(&path).map_err(|source| TrainError::Io { path, action: "remove", source })?;
+        fs::remove_file(&path).map_err(FileError::io(&path, "remove"))?;
     }
     Ok(())
 }
@@ -290,11 +281,10 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>, TrainError> {
     if !dir.exists() {
         return Ok(vec![]);
     }
-    let cannot = |source| TrainError::Io { path: dir.to_path_buf(), action: "list", source };
     let mut steps = vec![];
-    for entry in fs::read_dir(dir).map_err(cannot)? {
+    for entry in fs::read_dir(dir).map_err(FileError::io(dir, "list"))? {
         // Other files in the folder are somebody else's.
-        steps.extend(entry.map_err(cannot)?.file_name().to_str().and_then(step_of));
+        steps.extend(entry.map_err(FileError::io(dir, "list"))?.file_name().to_str().and_then(step_of));
     }
     steps.sort_unstable();
     Ok(steps.into_iter().map(|step| dir.join(file_name(step))).collect())
@@ -331,9 +321,8 @@ fn serialize(tensors: &NamedWeights, header: &str) -> Result<Vec<u8>, String> {
 }
 
 fn read(path: &Path) -> Result<(CheckpointHeader, NamedWeights), TrainError> {
-    let cannot = |source| TrainError::Io { path: path.to_path_buf(), action: "read", source };
     let broken = |problem: String| TrainError::BrokenCheckpoint { path: path.to_path_buf(), problem };
-    let bytes = fs::read(path).map_err(cannot)?;
+    let bytes = fs::read(path).map_err(FileError::io(path, "read"))?;
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| broken(error.to_string()))?;
     let header = metadata.metadata().as_ref().and_then(|map| map.get("sensei_checkpoint"));
     let header = header.ok_or_else(|| broken("no sensei_checkpoint entry in its metadata".into()))?;

@@ -1,87 +1,19 @@
 //! What can go wrong in a run, with the sample or file concerned.
 
-use std::collections::BTreeMap;
-use std::io;
 use std::path::PathBuf;
 
-use sensei_data::dataset::DatasetError;
-use sensei_data::image_file::ImageError;
-use sensei_data::prompt::PromptError;
-use sensei_eval::evaluate::{EvalError, LeftOutReason};
-use sensei_eval::protocol::SelectionError;
+use sensei_files::error::FileError;
 use sensei_quant::error::QuantError;
+use sensei_samples::error::SampleError;
 use sensei_student::weights::WeightsError;
-use sensei_answers::error::CacheError;
 
 /// A run that cannot start or go on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainError {
-    /// An image could not be read or decoded.
-    #[error("sample {annotation_id}: cannot read its image")]
-    Image {
-        /// The annotation.
-        annotation_id: u64,
-        /// Why.
-        source: ImageError,
-    },
-    /// An annotation has no usable mask.
-    #[error("sample {annotation_id}: cannot read its mask")]
-    Mask {
-        /// The annotation.
-        annotation_id: u64,
-        /// Why.
-        source: DatasetError,
-    },
-    /// The data set is not as large as a protocol's subset.
+    /// A sample that cannot be had.
     #[error(transparent)]
-    Selection(#[from] SelectionError),
-    /// A prompt could not be made from an annotation.
-    #[error("sample {annotation_id}: no prompt")]
-    Prompt {
-        /// The annotation.
-        annotation_id: u64,
-        /// Why.
-        source: PromptError,
-    },
-    /// The teacher cache has no usable answer.
-    #[error("sample {annotation_id}: no teacher answer")]
-    Teacher {
-        /// The annotation.
-        annotation_id: u64,
-        /// Why.
-        source: CacheError,
-    },
-    /// The teacher answered on another image file than the one in the data set.
-    #[error("{path}: digest {found}, but the teacher answered on an image of digest {expected}")]
-    OtherImage {
-        /// The image file.
-        path: PathBuf,
-        /// Digest in the cache.
-        expected: String,
-        /// Digest of the file.
-        found: String,
-    },
-    /// An image file has another size than its annotation says.
-    #[error("{path}: annotated as {expected}, decoded as {found}")]
-    ImageSize {
-        /// The image file.
-        path: PathBuf,
-        /// Size in the annotation file.
-        expected: String,
-        /// Size of the file.
-        found: String,
-    },
-    /// Nothing to train or score on.
-    #[error("{path}: expected instances to use, found none of {n_instances}; left out: {left_out:?}")]
-    NoSamples {
-        /// The annotation file.
-        path: PathBuf,
-        /// Instances in it.
-        n_instances: usize,
-        /// Why they are left out.
-        left_out: BTreeMap<LeftOutReason, usize>,
-    },
+    Sample(#[from] SampleError),
     /// A batch from which a batch norm of the student could not take a variance.
     #[error(
         "batch_size: the last of {n_samples} samples are a batch of {found}, this student needs at least {expected} in each"
@@ -138,27 +70,9 @@ pub enum TrainError {
         /// Why.
         source: Box<QuantError>,
     },
-    /// A prediction that cannot be scored.
+    /// A file that cannot be read or written.
     #[error(transparent)]
-    Eval(#[from] EvalError),
-    /// A predictor that cannot answer.
-    #[error("predictor {predictor}: cannot answer")]
-    Predict {
-        /// Its name.
-        predictor: &'static str,
-        /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// A file could not be read or written.
-    #[error("{path}: cannot {action}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// `read`, `write`, ...
-        action: &'static str,
-        /// Why.
-        source: io::Error,
-    },
+    File(#[from] FileError),
     /// The thread that loads samples is gone without a word: a fault of this program.
     #[error("the sample loader stopped unexpectedly")]
     LoaderGone,

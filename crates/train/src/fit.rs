@@ -4,21 +4,24 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
-use sensei_loss::{LossOutput, MaskLogits, MaskProbs, distillation_loss};
+use sensei_loss::{LossOutput, distillation_loss};
 use sensei_quant::qat::{NormStatistics, Quantizers};
-use sensei_student::ops::sum_of_squares;
-use sensei_student::profile;
+use sensei_samples::batch::HostBatch;
+use sensei_samples::source::SampleSource;
 use sensei_student::student::{BatchStats, Parameter, Student};
 use sensei_student::weights::{NamedWeights, write_weights};
+use sensei_tensor::masks::{MaskLogits, MaskProbs};
+use sensei_tensor::ops::sum_of_squares;
+use sensei_tensor::profile;
 
 use crate::checkpoint::{TrainState, latest, prune, weights_digest};
 use crate::error::TrainError;
 use crate::event::Event;
-use crate::loader::{HostBatch, with_batches};
+use crate::loader::with_batches;
 use crate::optimizer::{clip_global_norm, host};
 use crate::plan::{StagePlan, TrainPlan};
 use crate::quantization::{QuantizerState, calibrated_quantizers};
-use crate::source::SampleSource;
+use crate::tensors::{input_tensor, teacher_target, truth_tensor};
 
 /// What a run does besides changing weights.
 pub struct RunOptions<'a> {
@@ -353,7 +356,7 @@ fn part(model: &Model, batch: &HostBatch, shared: &Shared) -> Result<Part, Train
     let device = student.device();
     let Shared { stage, plan, n_samples, factor, step, statistics } = *shared;
     let span = profile::span("forward");
-    let input = batch.input_tensor(device);
+    let input = input_tensor(batch, device);
     let forward = match (model.quantizers.zip(statistics), plan.mixed_precision) {
         (Some((quantizers, statistics)), _) => quantizers.forward_train(student, input, statistics),
         (None, Some(mixed)) => student.forward_train_mixed(input, mixed.half),
@@ -361,8 +364,8 @@ fn part(model: &Model, batch: &HostBatch, shared: &Shared) -> Result<Part, Train
     };
     drop(span);
     let span = profile::span("loss");
-    let teacher = batch.teacher_target(device);
-    let truth = MaskProbs(batch.truth_tensor(device));
+    let teacher = teacher_target(batch, device);
+    let truth = MaskProbs(truth_tensor(batch, device));
     let output = distillation_loss(&stage.loss, MaskLogits(forward.mask_logits), teacher.as_ref(), truth);
     let loss = read_loss(&output, step, &batch.annotation_ids)?;
     let weight = factor * batch.annotation_ids.len() as f64 / n_samples as f64;

@@ -1,7 +1,7 @@
 //! The training loop: stages, optimiser, schedules, checkpoints, events.
 //!
-//! It owns no formula of another crate, reads no TOML, prints nothing and asks no clock: plans, callbacks and devices
-//! arrive as arguments.
+//! It never scores, exports, reads TOML, prints or asks a clock, and owns no formula of another crate: plans, callbacks and
+//! devices arrive as arguments.
 
 pub mod checkpoint;
 pub mod error;
@@ -11,7 +11,6 @@ pub mod loader;
 pub mod optimizer;
 pub mod plan;
 pub mod precision;
-pub mod predict;
 pub mod quantization;
 pub mod schedule;
-pub mod source;
+pub mod tensors;

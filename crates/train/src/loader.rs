@@ -2,79 +2,14 @@
 
 use std::sync::mpsc::{Receiver, sync_channel};
 
-use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use sensei_data::sampling::epoch_order;
-use sensei_loss::{MaskLogits, TeacherTarget};
+use sensei_samples::batch::HostBatch;
+use sensei_samples::source::SampleSource;
 
 use crate::error::TrainError;
 use crate::plan::TrainPlan;
-use crate::source::{Sample, SampleSource};
-
-/// One batch on the host; every picture at the side of the student's input.
-pub struct HostBatch {
-    /// The annotations, in batch order.
-    pub annotation_ids: Vec<u64>,
-    /// Network input, `[batch, 3, grid, grid]`, `(pixel - 128) / 128`.
-    pub input: Vec<f32>,
-    /// Annotated masks, 0 or 1, `[batch, 1, grid, grid]`.
-    pub truth: Vec<f32>,
-    /// Teacher's mask logits `[batch, 1, grid, grid]` and weights `[batch]`, if there is a teacher.
-    pub teacher: Option<(Vec<f32>, Vec<f32>)>,
-    /// Teacher scores that were clamped to become weights.
-    pub clamped_teacher_scores: usize,
-    grid: usize,
-}
-
-impl HostBatch {
-    /// Packs samples of one size.
-    pub fn new(samples: &[Sample]) -> Self {
-        let grid = samples[0].geometry.grid as usize;
-        let mut input = Vec::with_capacity(samples.len() * 3 * grid * grid);
-        for sample in samples {
-            push_input(&sample.pixels, &mut input);
-        }
-        let truth = samples.iter().flat_map(|sample| sample.truth.iter().map(|&bit| f32::from(bit))).collect();
-        let targets: Option<Vec<_>> = samples.iter().map(|sample| sample.teacher.as_ref()).collect();
-        let clamped = targets.iter().flatten().filter(|target| target.weight_clamped).count();
-        let teacher = targets.map(|targets| {
-            let logits = targets.iter().flat_map(|target| target.logits.iter().copied()).collect();
-            (logits, targets.iter().map(|target| target.weight).collect())
-        });
-        let annotation_ids = samples.iter().map(|sample| sample.annotation_id).collect();
-        Self { annotation_ids, input, truth, teacher, clamped_teacher_scores: clamped, grid }
-    }
-
-    /// The input on a device, `[batch, 3, grid, grid]`.
-    pub fn input_tensor(&self, device: &Device) -> Tensor<4> {
-        self.picture(&self.input, 3, device)
-    }
-
-    /// The annotated masks on a device, `[batch, 1, grid, grid]`.
-    pub fn truth_tensor(&self, device: &Device) -> Tensor<4> {
-        self.picture(&self.truth, 1, device)
-    }
-
-    /// The teacher's answers on a device.
-    pub fn teacher_target(&self, device: &Device) -> Option<TeacherTarget> {
-        let (logits, weights) = self.teacher.as_ref()?;
-        let predicted_iou = Tensor::from_data(TensorData::new(weights.clone(), [weights.len()]), device);
-        Some(TeacherTarget { logits: MaskLogits(self.picture(logits, 1, device)), predicted_iou })
-    }
-
-    fn picture(&self, values: &[f32], channels: usize, device: &Device) -> Tensor<4> {
-        let shape = [self.annotation_ids.len(), channels, self.grid, self.grid];
-        Tensor::from_data(TensorData::new(values.to_vec(), shape), device)
-    }
-}
-
-/// Appends interleaved RGB pixels as planes of `(pixel - 128) / 128`, the sensor's own normalisation.
-pub fn push_input(pixels: &[u8], input: &mut Vec<f32>) {
-    for channel in 0..3 {
-        input.extend(pixels[channel..].iter().step_by(3).map(|&pixel| (f32::from(pixel) - 128.0) / 128.0));
-    }
-}
 
 /// Runs `work` with an iterator over the plan's batches from optimiser step `first_step` on.
 ///

@@ -1,8 +1,8 @@
 //! AdamW, clipping by the global norm, and the moving average of the weights.
 
 use burn::tensor::{Tensor, TensorData};
-use sensei_student::ops::{self, AdamWConstants};
 use sensei_student::student::Parameter;
+use sensei_tensor::ops::{self, AdamWConstants};
 
 /// AdamW's constants; PyTorch's defaults are 0.9, 0.999, 1e-8, 1e-2.
 #[derive(Debug, Clone, Copy, PartialEq)]

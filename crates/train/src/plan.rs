@@ -1,8 +1,8 @@
 //! What a training run does, fully resolved.
 
 use sensei_data::augment::Augmentation;
+use sensei_graph::layer_graph::LayerGraph;
 use sensei_loss::LossPlan;
-use sensei_student::graph::LayerGraph;
 
 use crate::error::TrainError;
 use crate::optimizer::AdamWConfig;
@@ -73,6 +73,11 @@ impl TrainPlan {
             0 => self.batch_size,
             rest => rest,
         }
+    }
+
+    /// What is varied in each epoch of the whole plan.
+    pub fn augmentation_by_epoch(&self) -> Vec<&Augmentation> {
+        self.stages.iter().flat_map(|stage| (0..stage.epochs).map(|_| &stage.augmentation)).collect()
     }
 
     /// Refuses batches in which a batch norm of the student would see a single value, which has no variance.

@@ -2,17 +2,18 @@
 
 use burn::tensor::{Device, Tensor};
 use sensei_data::sampling::subset;
+use sensei_graph::layer_graph::LayerGraph;
 use sensei_quant::calibration::{CalibrationConfig, calibrate};
 use sensei_quant::folded::FoldedStudent;
 use sensei_quant::qat::{NormStatistics, Quantizers};
-use sensei_student::graph::LayerGraph;
+use sensei_samples::batch::HostBatch;
+use sensei_samples::source::{Sample, SampleSource};
 use sensei_student::student::Student;
 use sensei_student::weights::NamedWeights;
 
 use crate::error::TrainError;
-use crate::loader::HostBatch;
 use crate::optimizer::{AdamW, AdamWConfig};
-use crate::source::{Sample, SampleSource};
+use crate::tensors::input_tensor;
 
 /// How a stage trains on the chip's grid.
 #[derive(Debug, Clone, PartialEq)]
@@ -101,7 +102,7 @@ pub fn calibration_batches(source: &SampleSource, n_instances: usize, seed: u64)
     chosen.sort_unstable();
     let batch = |chunk: &[u32]| {
         let samples = chunk.iter().map(|&at| source.sample(source.instances[at as usize]));
-        Ok(HostBatch::new(&samples.collect::<Result<Vec<Sample>, _>>()?).input_tensor(&Device::flex()))
+        Ok(input_tensor(&HostBatch::new(&samples.collect::<Result<Vec<Sample>, _>>()?), &Device::flex()))
     };
     chosen.chunks(CALIBRATION_BATCH).map(batch).collect()
 }

@@ -8,7 +8,7 @@ use sensei_eval::average_precision::{IouKind, Rules, average_precision};
 use crate::arguments::{AnnotationFormat, Compared};
 use crate::phases::data::load;
 use crate::progress::say;
-use crate::run_folder::write_whole;
+use sensei_files::whole::write_whole;
 
 /// Prints the table and writes every number to `out`.
 ///

@@ -7,8 +7,8 @@ use sensei_eval::gate::{GateReport, Verdict, gate as compare};
 use sensei_eval::report::EvalReport;
 
 use crate::progress::say;
-use crate::run_folder::write_whole;
 use crate::usage;
+use sensei_files::whole::write_whole;
 
 /// Files that the verdict goes into, besides the screen.
 pub struct GateFiles<'a> {

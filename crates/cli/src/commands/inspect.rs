@@ -5,17 +5,18 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use sensei_answers::verify::stats;
 use sensei_eval::report::EvalReport;
+use sensei_graph::op::Upsampling;
 use sensei_imx500::dnn_params::{DnnParams, DnnTensor};
 use sensei_imx500::fit_report::FitReport;
 use sensei_imx500::memory::{NetworkShape, memory_estimate};
-use sensei_imx500::model::{Int8Model, Int8Op};
-use sensei_imx500::model_file::read_model;
 use sensei_imx500::onnx::read_onnx;
 use sensei_imx500::packer_out::{PackerOut, Part};
 use sensei_imx500::rpk::Rpk;
+use sensei_int8::model::{Int8Model, Int8Op};
+use sensei_int8::model_file::read_model;
 use sensei_student::weights::read_weights;
-use sensei_answers::verify::stats;
 
 use crate::commands::teacher::describe;
 use crate::phases::export::memory_line;
@@ -81,8 +82,8 @@ fn show_model(model: &Int8Model) {
         let op = match &node.op {
             Int8Op::Conv(conv) => format!("conv, {}-bit weights", conv.weight_bits()),
             Int8Op::Input => "input".into(),
-            Int8Op::UpsampleNearest2x => "upsample".into(),
-            Int8Op::UpsampleBilinear2x => "upsample bilinear".into(),
+            Int8Op::Upsample2x(Upsampling::Nearest) => "upsample".into(),
+            Int8Op::Upsample2x(Upsampling::Bilinear) => "upsample bilinear".into(),
             Int8Op::Add => "add".into(),
             Int8Op::GlobalAveragePool => "mean".into(),
             Int8Op::Sigmoid => "sigmoid".into(),

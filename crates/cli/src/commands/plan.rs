@@ -3,9 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Context, ensure};
-use sensei_imx500::memory::{MemoryEstimate, memory_estimate};
-use sensei_quant::lower::network_shape;
-use sensei_student::summary::summary;
+use sensei_graph::summary::summary;
+use sensei_imx500::memory::{MemoryEstimate, NetworkShape, memory_estimate};
 
 use crate::arguments::Place;
 use crate::config::{RunPlan, load_plan};
@@ -42,8 +41,11 @@ pub fn plan(config: &Path, place: &Place) -> anyhow::Result<()> {
 /// If it does not fit, with what to change.
 pub fn check_budget(plan: &RunPlan) -> anyhow::Result<MemoryEstimate> {
     let quantize = &plan.quantize;
-    let estimate =
-        memory_estimate(&network_shape(&plan.graph, |conv| quantize.weight_bits_of(conv), quantize.output_bits));
+    let estimate = memory_estimate(&NetworkShape::of_graph(
+        &plan.graph,
+        |conv| quantize.weight_bits_of(conv),
+        quantize.output_bits,
+    ));
     ensure!(
         estimate.fits(),
         "[student]: expected at most {} bytes on the chip, estimated {} ({} of weights, {} of tensors): make the input \
@@ -56,7 +58,7 @@ pub fn check_budget(plan: &RunPlan) -> anyhow::Result<MemoryEstimate> {
     if let Some(budget) = &quantize.budget {
         let least = |conv: &str| quantize.weight_bits_of(conv).min(budget.weight_bits);
         let (reached, limit) =
-            budget.limit.of(&memory_estimate(&network_shape(&plan.graph, least, quantize.output_bits)));
+            budget.limit.of(&memory_estimate(&NetworkShape::of_graph(&plan.graph, least, quantize.output_bits)));
         ensure!(
             reached <= limit,
             "[quantize.budget]: expected at most {limit} bytes, estimated {reached} with every convolution at {} bits",

@@ -9,8 +9,8 @@ use crate::arguments::AnnotationFormat;
 use crate::config::load_protocol;
 use crate::phases::data::load;
 use crate::progress::say;
-use crate::run_folder::write_whole;
 use crate::usage;
+use sensei_files::whole::write_whole;
 
 /// One object of the file. Coordinates are continuous image pixels; a pixel's centre is at its column and row plus a half.
 #[derive(Serialize)]
@@ -37,13 +37,13 @@ struct PromptJson<'a> {
 pub fn prompts(annotations: &Path, protocol: &str, format: AnnotationFormat, out: &Path) -> anyhow::Result<()> {
     let rules = load_protocol(protocol).map_err(usage)?;
     let dataset = load(annotations, Path::new(""), format)?;
-    let (chosen, left_out) = rules.select(&dataset)?;
+    let (chosen, left_out) = rules.selection.select(&dataset)?;
     let (mut prompts, mut n_left_out) = (vec![], left_out.len());
     for idx in chosen {
         let instance = &dataset.instances[idx];
         let image = &dataset.images[instance.image_idx];
         let mask = dataset.mask(idx)?.to_mask();
-        let Ok((prompt, crop)) = rules.prompt_and_crop(instance, &mask) else {
+        let Ok((prompt, crop)) = rules.selection.prompt_and_crop(instance, &mask) else {
             n_left_out += 1;
             continue;
         };
@@ -67,7 +67,7 @@ pub fn prompts(annotations: &Path, protocol: &str, format: AnnotationFormat, out
     let mut json = serde_json::to_vec(&prompts)?;
     json.push(b'\n');
     write_whole(out, &json)?;
-    let protocol = rules.on(&dataset);
+    let protocol = rules.on(&dataset, rules.selection.subset.name());
     say(&format!("{} ({}): {} prompts, {n_left_out} left out", protocol.name, protocol.short_hash(), prompts.len()));
     Ok(())
 }

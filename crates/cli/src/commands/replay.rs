@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use sensei_imx500::model_file::read_model;
 use sensei_imx500::recording::compare;
+use sensei_int8::model_file::read_model;
 
 use crate::progress::say;
 

@@ -3,26 +3,28 @@
 use std::path::Path;
 
 use anyhow::{Context, ensure};
+use sensei_answers::key::CacheKey;
 use sensei_eval::protocol::ProtocolRules;
+use sensei_samples::source::SampleSource;
 use sensei_student::fold::fold_input_normalization;
 use sensei_student::weights::{NamedWeights, read_weights};
-use sensei_answers::key::CacheKey;
 use sensei_train::checkpoint::weights_digest;
-use sensei_train::source::SampleSource;
 
 use crate::arguments::{EvalArguments, RunArguments};
 use crate::commands::plan::check_budget;
 use crate::config::{RunPlan, load_plan, load_protocol};
 use crate::device::{Devices, open as open_devices, start_threads};
-use crate::html;
-use crate::phases::data::{OtherData, Split, check_disjoint, open, open_by};
+use crate::phases::data::{OtherData, Split, check_disjoint, open, open_by, own_rules};
 use crate::phases::evaluate::{Networks, robustness, score, scores_of};
 use crate::phases::export::{ConverterChoice, Origin, int8_model};
 use crate::phases::train::{TrainOptions, train, trained_weights};
 use crate::phases::{export as exporting, quantize as quantizing};
 use crate::progress::{say, stop_flag};
-use crate::run_folder::{RunFolder, write_whole};
+use crate::run_folder;
 use crate::usage;
+use sensei_files::whole::write_whole;
+use sensei_report::page;
+use sensei_report::run_folder::RunFolder;
 
 /// The whole line.
 pub fn run(arguments: &RunArguments) -> anyhow::Result<()> {
@@ -33,7 +35,7 @@ pub fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     // What is scored is what was written, read back.
     let (weights, model) = (trained_weights(&plan, &folder)?, int8_model(&folder)?);
     let networks = Networks { weights: &weights, int8: Some(&model) };
-    let scores = score(&plan, &networks, &train, &val, &devices.main, &folder.eval())?;
+    let scores = score(&plan, &networks, &own_rules(&plan), (&train, &val), &devices.main, &folder.eval())?;
     let origin = origin(&train, &val, &weights);
     let converter = plan.export.converter.as_deref().map_or(ConverterChoice::None, ConverterChoice::PackerOut);
     exporting::export(&plan, &folder, &model, Some(&origin), Some(&scores), &exporting::examples(&val)?, converter)?;
@@ -82,16 +84,16 @@ pub fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
     });
     match rules {
         _ if arguments.robustness => {
-            let own = || ProtocolRules::of_student(plan.prompt.name(), plan.prompt);
-            robustness(&plan, &networks, &rules.unwrap_or_else(own), open_by, &device, &out)?;
+            let rules = rules.unwrap_or_else(|| ProtocolRules::of_student(plan.prompt.name(), plan.prompt));
+            robustness(&plan, &networks, &rules, open_by, &device, &out)?;
         }
         Some(rules) => {
             let (train, val) = open_by(&rules)?;
-            score(&plan, &networks, &train, &val, &device, &out)?;
+            score(&plan, &networks, &rules, (&train, &val), &device, &out)?;
         }
         None => {
             let (train, val) = splits(&plan, runs)?;
-            score(&plan, &networks, &train, &val, &device, &out)?;
+            score(&plan, &networks, &own_rules(&plan), (&train, &val), &device, &out)?;
         }
     }
     if arguments.weights.is_some() {
@@ -150,8 +152,8 @@ pub fn export(run: &Path, converter: Option<&Path>, rpk: bool) -> anyhow::Result
 
 /// The page for people.
 pub fn report(run: &Path) -> anyhow::Result<()> {
-    let folder = RunFolder::open(run)?;
-    let page = html::page(&folder)?;
+    let folder = run_folder::open(run)?;
+    let page = page::page(&folder)?;
     write_whole(&folder.report(), page.as_bytes())?;
     say(&format!("report: {}", folder.report().display()));
     Ok(())
@@ -180,13 +182,13 @@ fn prepare_and_train(arguments: &RunArguments) -> anyhow::Result<Option<Trained>
     let root = runs.join(&plan.name);
     if root.exists() && !arguments.resume {
         // Before anything costly happens.
-        RunFolder::create(root.clone(), false)?;
+        run_folder::create(root.clone(), false)?;
     }
     let (train_split, val_split) = splits(&plan, &runs)?;
     let batches = plan.train.check_batches(&plan.graph, train_split.instances.len());
     batches.with_context(|| arguments.config.display().to_string()).map_err(usage)?;
-    train_split.check_coverage(&plan.train)?;
-    let folder = RunFolder::create(root, arguments.resume)?;
+    train_split.check_coverage(&plan.train.augmentation_by_epoch(), plan.train.seed)?;
+    let folder = run_folder::create(root, arguments.resume)?;
     check_same_plan(&folder, &plan)?;
     write_whole(&folder.plan_toml(), plan.resolved_toml.as_bytes())?;
     let stop = stop_flag()?;
@@ -232,7 +234,7 @@ fn check_same_plan(folder: &RunFolder, plan: &RunPlan) -> anyhow::Result<()> {
 
 fn open_run(run: &Path) -> anyhow::Result<(RunPlan, RunFolder)> {
     let run = std::path::absolute(run).with_context(|| format!("{}: no such folder", run.display()))?;
-    let folder = RunFolder::open(&run).map_err(usage)?;
+    let folder = run_folder::open(&run).map_err(usage)?;
     let plan = load_plan(&folder.plan_toml()).map_err(usage)?;
     Ok((plan, folder))
 }

@@ -8,13 +8,14 @@ use anyhow::{Context, bail, ensure};
 use sensei_data::augment::Augmentation;
 use sensei_data::prompt::{Border, PromptRule};
 use sensei_data::synth::SynthConfig;
+use sensei_graph::layer_graph::{LayerGraph, Op};
 use sensei_imx500::memory::MemoryEstimate;
 use sensei_loss::{LossPlan, LossTerm, SampleWeighting, TermKind};
 use sensei_quant::calibration::CalibrationConfig;
 use sensei_quant::equalize::Equalization;
 use sensei_quant::gptq::Rounding;
 use sensei_quant::thresholds::ThresholdSearch;
-use sensei_student::graph::{LayerGraph, Op};
+use sensei_samples::source::InstanceChoice;
 use sensei_student::mixed::HalfPrecision;
 use sensei_student::unet::UnetConfig;
 use sensei_train::optimizer::AdamWConfig;
@@ -22,7 +23,6 @@ use sensei_train::plan::{StagePlan, TrainPlan};
 use sensei_train::precision::{LossScaling, MixedPrecision};
 use sensei_train::quantization::QuantizationPlan;
 use sensei_train::schedule::{Decay, Schedule};
-use sensei_train::source::InstanceChoice;
 
 use super::file::{
     AnswersToml, AugmentationToml, BorderToml, DataToml, DecayToml, EqualizationToml, InstancesToml, MemoryLimitToml,

@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::{Context, bail, ensure};
 use sensei_data::prompt::PromptRule;
 use sensei_data::prompt_source::PromptSource;
-use sensei_eval::protocol::{CrowdRule, EmptyTruthRule, MaskChoice, ProtocolRules, Space, Subset};
+use sensei_eval::protocol::{MaskChoice, ProtocolRules, Space};
+use sensei_samples::selection::{CrowdRule, EmptyTruthRule, SelectionRules, Subset};
 use serde::Deserialize;
 
 use super::file::BorderToml;
@@ -140,13 +141,15 @@ fn resolve(file: ProtocolToml, name: &str) -> anyhow::Result<ProtocolRules> {
     };
     Ok(ProtocolRules {
         name: name.to_string(),
-        prompt,
-        crop,
+        selection: SelectionRules {
+            prompt,
+            crop,
+            subset,
+            min_area: file.min_area,
+            crowd: file.crowd,
+            empty_truth: file.empty_truth,
+        },
         space: file.space,
-        subset,
-        min_area: file.min_area,
-        crowd: file.crowd,
-        empty_truth: file.empty_truth,
         mask_choice: file.mask_choice,
     })
 }

@@ -5,15 +5,16 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
+use sensei_answers::cache::Cache;
+use sensei_answers::import::import_dump;
+use sensei_answers::key::{CacheKey, FORMAT_VERSION};
 use sensei_data::dataset::Dataset;
 use sensei_data::image_file::ImageLimits;
 use sensei_data::prompt::PromptRule;
 use sensei_data::synth::{SynthConfig, write_synth};
-use sensei_eval::protocol::{ProtocolRules, Subset};
-use sensei_answers::cache::Cache;
-use sensei_answers::import::import_dump;
-use sensei_answers::key::{CacheKey, FORMAT_VERSION};
-use sensei_train::source::{InstanceChoice, SampleSource};
+use sensei_eval::protocol::ProtocolRules;
+use sensei_samples::selection::{SelectionRules, Subset};
+use sensei_samples::source::{InstanceChoice, SampleSource};
 
 use crate::arguments::AnnotationFormat;
 use crate::config::{DataPlan, RunPlan, TeacherAnswers};
@@ -56,12 +57,7 @@ pub struct OtherData<'a> {
 pub fn open(plan: &RunPlan, split: Split, runs: &Path) -> anyhow::Result<SampleSource> {
     let dataset = dataset(plan, split, runs)?;
     let teacher = teacher(plan, split, &dataset, runs)?;
-    let kind = match plan.data {
-        DataPlan::Coco { .. } => "coco",
-        DataPlan::Lvis { .. } => "lvis",
-        DataPlan::Synthetic(_) => "synthetic",
-    };
-    let rules = ProtocolRules::of_student(format!("{kind}-{}", plan.prompt.name()), plan.prompt);
+    let rules = SelectionRules::of_student(plan.prompt);
     let source = SampleSource::new(dataset, teacher, rules, plan.prompt, ImageLimits::default(), plan.instances)?;
     say_counts(split.name(), &source);
     if plan.teacher.is_some()
@@ -71,6 +67,16 @@ pub fn open(plan: &RunPlan, split: Split, runs: &Path) -> anyhow::Result<SampleS
         anyhow::bail!("annotation {annotation_id} ({} split): no teacher answer; {advice}", split.name());
     }
     Ok(source)
+}
+
+/// The rules that a run's own scores follow.
+pub fn own_rules(plan: &RunPlan) -> ProtocolRules {
+    let kind = match plan.data {
+        DataPlan::Coco { .. } => "coco",
+        DataPlan::Lvis { .. } => "lvis",
+        DataPlan::Synthetic(_) => "synthetic",
+    };
+    ProtocolRules::of_student(format!("{kind}-{}", plan.prompt.name()), plan.prompt)
 }
 
 /// Opens a split as a protocol scores it; the training split whole, since floors are fitted to it. The teacher's answers come along if it was
@@ -86,7 +92,7 @@ pub fn open_by(
     runs: &Path,
 ) -> anyhow::Result<SampleSource> {
     check_student(plan, rules).map_err(usage)?;
-    let mut rules = rules.clone();
+    let mut rules = rules.selection.clone();
     if split == Split::Train {
         rules.subset = Subset::All;
     }
@@ -129,17 +135,17 @@ fn say_counts(what: &str, source: &SampleSource) {
 /// Refuses a protocol whose crops are not of the student's size, or whose prompts are not what its crops are made of.
 fn check_student(plan: &RunPlan, rules: &ProtocolRules) -> anyhow::Result<()> {
     let side = plan.graph.input_size();
-    if let Some(PromptRule::CenterWindow { grid, .. } | PromptRule::Roi { grid, .. }) = rules.crop {
+    if let Some(PromptRule::CenterWindow { grid, .. } | PromptRule::Roi { grid, .. }) = rules.selection.crop {
         ensure!(
             grid as usize == side,
             "protocol {}: expected a student of crops of {grid} x {grid}, found one of {side} x {side}",
             rules.name
         );
-    } else if matches!(plan.prompt, PromptRule::Roi { .. }) && !rules.prompt.is_box() {
+    } else if matches!(plan.prompt, PromptRule::Roi { .. }) && !rules.selection.prompt.is_box() {
         anyhow::bail!(
             "protocol {}: prompts by {}; this student's crop is a region around a box",
             rules.name,
-            rules.prompt.name()
+            rules.selection.prompt.name()
         );
     }
     Ok(())

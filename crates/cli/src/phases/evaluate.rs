@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+use crate::predict::{
+    EvalInput, PredictError, candidates, eval_item, float_network, integer_network, network, teacher,
+};
 use anyhow::Context;
 use burn::tensor::Device;
 use rayon::prelude::*;
@@ -17,18 +20,17 @@ use sensei_eval::overlay::{OverlayInstance, OverlayMask, contact_sheet, overlay_
 use sensei_eval::protocol::ProtocolRules;
 use sensei_eval::report::EvalReport;
 use sensei_eval::score::{EvalSample, Prediction};
-use sensei_imx500::interpreter::Interpreter;
-use sensei_imx500::model::Int8Model;
+use sensei_int8::interpreter::Interpreter;
+use sensei_int8::model::Int8Model;
 use sensei_quant::fake_quant::FakeQuantStudent;
+use sensei_samples::selection::SelectionRules;
+use sensei_samples::source::SampleSource;
 use sensei_student::weights::NamedWeights;
-use sensei_train::error::TrainError;
-use sensei_train::predict::{EvalInput, candidates, eval_item, float_network, integer_network, network, teacher};
-use sensei_train::source::SampleSource;
 
 use crate::config::RunPlan;
 use crate::progress::{say, warn};
-use crate::run_folder::write_whole;
 use crate::usage;
+use sensei_files::whole::write_whole;
 
 /// What is scored besides floors and teacher.
 pub struct Networks<'a> {
@@ -45,14 +47,14 @@ pub struct Networks<'a> {
 pub fn score(
     plan: &RunPlan,
     networks: &Networks,
-    train: &SampleSource,
-    val: &SampleSource,
+    rules: &ProtocolRules,
+    (train, val): (&SampleSource, &SampleSource),
     device: &Device,
     out: &Path,
 ) -> anyhow::Result<EvalReport> {
     let predicting = Predicting::new(plan, networks)?;
     let mut predictors = predicting.predictors(plan, networks, train, val, device)?;
-    let report = report(plan, val, &mut predictors)?;
+    let report = report(plan, rules, val, &mut predictors)?;
 
     let digest = networks.int8.map(|model| blake3::Hash::from_bytes(model.digest()).to_hex().to_string());
     fs::create_dir_all(out).with_context(|| format!("{}: cannot make the folder", out.display()))?;
@@ -80,8 +82,8 @@ pub fn robustness(
     device: &Device,
     out: &Path,
 ) -> anyhow::Result<()> {
-    if rules.prompt != PromptSource::Box {
-        let name = rules.prompt.name();
+    if rules.selection.prompt != PromptSource::Box {
+        let name = rules.selection.prompt.name();
         return Err(usage(anyhow::anyhow!(
             "--robustness: expected a protocol that prompts by \"box\", found {name:?}"
         )));
@@ -93,12 +95,14 @@ pub fn robustness(
         let prompt = PromptSource::JitteredBox { jitter: f64::from(percent) / 100.0, seed: 0 };
         // No jitter is the protocol itself, under its own hash.
         let prompt = if percent == 0 { PromptSource::Box } else { prompt };
-        let jittered = ProtocolRules { prompt, name: format!("{}, boxes +-{percent} %", rules.name), ..rules.clone() };
+        let selection = SelectionRules { prompt, ..rules.selection.clone() };
+        let name = format!("{}, boxes +-{percent} %", rules.name);
+        let jittered = ProtocolRules { name, selection, ..rules.clone() };
         let (train, val) = open(&jittered)?;
         let mut predictors = predicting.predictors(plan, networks, &train, &val, device)?;
         // Its integers are the int8 row's.
         predictors.retain(|predictor| predictor.name != "fake_quant");
-        let report = report(plan, &val, &mut predictors)?;
+        let report = report(plan, &jittered, &val, &mut predictors)?;
         report.write(&out.join(format!("jitter-{percent}.json")))?;
         curve.push(percent, &report);
     }
@@ -132,7 +136,7 @@ impl<'a> Predicting<'a> {
         train: &SampleSource,
         val: &SampleSource,
         device: &Device,
-    ) -> anyhow::Result<Vec<Predictor<'p, EvalInput, TrainError>>> {
+    ) -> anyhow::Result<Vec<Predictor<'p, EvalInput, PredictError>>> {
         let mut predictors = floors(plan, train)?;
         if val.teacher.is_some() {
             predictors.push(teacher());
@@ -148,11 +152,12 @@ impl<'a> Predicting<'a> {
 
 fn report(
     plan: &RunPlan,
+    rules: &ProtocolRules,
     val: &SampleSource,
-    predictors: &mut [Predictor<'_, EvalInput, TrainError>],
+    predictors: &mut [Predictor<'_, EvalInput, PredictError>],
 ) -> anyhow::Result<EvalReport> {
     let batch = plan.eval.batch_size;
-    let evaluation = evaluate::<_, TrainError>(candidates(val, &val.instances, batch), predictors, batch)?;
+    let evaluation = evaluate::<_, PredictError>(candidates(val, &val.instances, batch), predictors, batch)?;
     let bootstrap = BootstrapConfig {
         seed: plan.eval.bootstrap_seed,
         n_resamples: u32::try_from(plan.eval.bootstrap_resamples).context("[eval] bootstrap_resamples")?,
@@ -166,7 +171,7 @@ fn report(
         ("float", "int8"),
     ];
     let differences: Vec<_> = differences.into_iter().filter(|(a, b)| has(a) && has(b)).collect();
-    Ok(EvalReport::new(val.protocol(), evaluation, bootstrap, &differences)?)
+    Ok(EvalReport::new(rules.on(&val.dataset, val.subset_name()), evaluation, bootstrap, &differences)?)
 }
 
 /// The scores of an int8 model, if `folder` has a report and it is of this model; says so if it is of another.
@@ -190,7 +195,7 @@ pub fn scores_of(folder: &Path, model: &Int8Model) -> anyhow::Result<Option<Eval
 }
 
 /// The predictors that have learned nothing but where objects lie in a crop.
-fn floors<'a>(plan: &RunPlan, train: &SampleSource) -> anyhow::Result<Vec<Predictor<'a, EvalInput, TrainError>>> {
+fn floors<'a>(plan: &RunPlan, train: &SampleSource) -> anyhow::Result<Vec<Predictor<'a, EvalInput, PredictError>>> {
     let grid = u32::try_from(plan.graph.input_size()).context("input size")?;
     let chosen = subset(train.instances.len(), FLOOR_INSTANCES.min(train.instances.len()), 0);
     let truth = |at: &u32| train.truth_in_crop(train.instances[*at as usize]);
@@ -205,7 +210,7 @@ fn floors<'a>(plan: &RunPlan, train: &SampleSource) -> anyhow::Result<Vec<Predic
     ])
 }
 
-fn floor<'a>(name: &str, answer: impl Fn(&EvalSample) -> Prediction + 'a) -> Predictor<'a, EvalInput, TrainError> {
+fn floor<'a>(name: &str, answer: impl Fn(&EvalSample) -> Prediction + 'a) -> Predictor<'a, EvalInput, PredictError> {
     let predict = move |items: &[EvalItem<EvalInput>]| Ok(items.iter().map(|item| answer(&item.sample)).collect());
     Predictor { name: name.into(), predict: Box::new(predict) }
 }
@@ -214,7 +219,7 @@ fn floor<'a>(name: &str, answer: impl Fn(&EvalSample) -> Prediction + 'a) -> Pre
 fn overlays(
     plan: &RunPlan,
     val: &SampleSource,
-    predictors: &mut [Predictor<'_, EvalInput, TrainError>],
+    predictors: &mut [Predictor<'_, EvalInput, PredictError>],
 ) -> anyhow::Result<Vec<u8>> {
     let n_rows = plan.eval.overlays.min(val.instances.len());
     let mut rows = Vec::with_capacity(n_rows);

@@ -10,20 +10,21 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use sensei_eval::report::EvalReport;
 use sensei_imx500::converter::{ConvertOptions, Converter};
-use sensei_imx500::interpreter::Interpreter;
 use sensei_imx500::memory::{MemoryEstimate, NetworkShape, memory_estimate};
-use sensei_imx500::model::Int8Model;
-use sensei_imx500::model_file::{read_model, write_model};
 use sensei_imx500::onnx::write_onnx;
 use sensei_imx500::packer_out::PackerOut;
 use sensei_imx500::recording::write_pair;
 use sensei_imx500::rpk::{InputFormat, Rpk, STUDENT_INTRINSICS};
-use sensei_train::source::SampleSource;
+use sensei_int8::interpreter::Interpreter;
+use sensei_int8::model::Int8Model;
+use sensei_int8::model_file::{read_model, write_model};
+use sensei_samples::source::SampleSource;
 use serde_json::json;
 
 use crate::config::RunPlan;
 use crate::progress::say;
-use crate::run_folder::{RunFolder, write_whole};
+use sensei_files::whole::write_whole;
+use sensei_report::run_folder::RunFolder;
 
 /// Digests of what made a student, for the package's manifest.
 pub struct Origin {

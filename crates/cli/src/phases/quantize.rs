@@ -4,24 +4,26 @@ use std::fs;
 
 use anyhow::Context;
 use burn::tensor::{Device, Tensor};
-use sensei_imx500::memory::memory_estimate;
-use sensei_imx500::model::Int8Model;
-use sensei_imx500::model_file::write_model;
+use sensei_imx500::memory::{NetworkShape, memory_estimate};
+use sensei_int8::model::Int8Model;
+use sensei_int8::model_file::write_model;
 use sensei_quant::calibration::{Calibration, CalibrationConfig, calibrate};
 use sensei_quant::compare::{LayerComparison, LayerReport, compare_layers};
 use sensei_quant::equalize::equalize;
 use sensei_quant::fake_quant::FakeQuantStudent;
 use sensei_quant::folded::FoldedStudent;
-use sensei_quant::lower::{lower, network_shape};
+use sensei_quant::lower::lower;
 use sensei_quant::sensitivity::{SensitivityReport, sensitivity};
+use sensei_samples::source::SampleSource;
 use sensei_student::weights::{NamedWeights, read_weights};
 use sensei_train::quantization::{calibration_batches, quantizers_of};
-use sensei_train::source::SampleSource;
 
-use super::layers::{LayerRow, before_and_after, rows, write_rows};
 use crate::config::RunPlan;
+use crate::phases::layers::rows;
 use crate::progress::{say, warn};
-use crate::run_folder::{RunFolder, write_whole};
+use sensei_files::whole::write_whole;
+use sensei_report::layers::{LayerRow, before_and_after, write_rows};
+use sensei_report::run_folder::RunFolder;
 
 /// A quantized student.
 pub struct Quantized {
@@ -52,11 +54,13 @@ pub fn quantize(
     let Prepared { float, batches, mut config } = prepare(plan, weights, train)?;
     let mut report = None;
     if let Some(budget) = &plan.quantize.budget {
-        let measured = sensitivity(&float, &batches, &config, budget.weight_bits)?;
+        let measured = sensitivity(&float, &batches, &config, budget.weight_bits, |conv| {
+            bytes_saved(plan, &config, budget.weight_bits, conv)
+        })?;
         let memory = |narrowed: &[&str]| {
             let bits =
                 |name: &str| if narrowed.contains(&name) { budget.weight_bits } else { config.weight_bits_of(name) };
-            budget.limit.of(&memory_estimate(&network_shape(&plan.graph, bits, config.output_bits)))
+            budget.limit.of(&memory_estimate(&NetworkShape::of_graph(&plan.graph, bits, config.output_bits)))
         };
         let chosen = measured.choose(memory(&[]).1, |narrowed| memory(narrowed).0)?;
         config.weight_bits_of.extend(chosen.into_iter().map(|name| (name, budget.weight_bits)));
@@ -124,7 +128,16 @@ pub fn sensitivities(
     bits: u8,
 ) -> anyhow::Result<SensitivityReport> {
     let Prepared { float, batches, config } = prepare(plan, weights, train)?;
-    Ok(sensitivity(&float, &batches, &config, bits)?)
+    Ok(sensitivity(&float, &batches, &config, bits, |conv| bytes_saved(plan, &config, bits, conv))?)
+}
+
+/// Bytes of the chip's memory that fewer bits for one convolution's weights save.
+fn bytes_saved(plan: &RunPlan, config: &CalibrationConfig, narrow_bits: u8, conv: &str) -> u64 {
+    let coefficients = |narrowed: Option<&str>| {
+        let bits = |name: &str| if Some(name) == narrowed { narrow_bits } else { config.weight_bits_of(name) };
+        memory_estimate(&NetworkShape::of_graph(&plan.graph, bits, config.output_bits)).coefficients
+    };
+    coefficients(None) - coefficients(Some(conv))
 }
 
 /// What calibration starts from.

@@ -3,23 +3,22 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use crate::predict::{PredictError, candidates, float_network};
 use anyhow::Context;
 use burn::tensor::Device;
 use sensei_data::sampling::subset;
 use sensei_eval::evaluate::evaluate;
 use sensei_eval::metric::Metric;
+use sensei_samples::source::SampleSource;
 use sensei_student::student::Student;
 use sensei_student::weights::{NamedWeights, read_weights, write_weights};
 use sensei_train::checkpoint::weights_digest;
-use sensei_train::error::TrainError;
 use sensei_train::fit::{Fitted, RunOptions, fit};
-use sensei_train::predict::{candidates, float_network};
-use sensei_train::source::SampleSource;
 
 use crate::config::RunPlan;
 use crate::device::Devices;
 use crate::progress::{TrainProgress, Validate, say, warn};
-use crate::run_folder::RunFolder;
+use sensei_report::run_folder::RunFolder;
 
 /// What a training run does besides training.
 #[derive(Debug, Clone, Copy)]
@@ -52,7 +51,7 @@ pub fn train(
     let validate: Validate = Box::new(|weights: &NamedWeights| {
         let mut predictors = [float_network(&plan.graph, weights, device)?];
         let items = candidates(val, &chosen, batch).take(chosen.len());
-        let evaluation = evaluate::<_, TrainError>(items, &mut predictors, batch)?;
+        let evaluation = evaluate::<_, PredictError>(items, &mut predictors, batch)?;
         let scores = &evaluation.scores[0].instances;
         Ok((Metric::MeanIouInCrop.of(scores).unwrap_or(0.0), scores.len()))
     });

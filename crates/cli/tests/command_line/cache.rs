@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::PathBuf;
 
-use sensei_data::dataset::Dataset;
-use sensei_data::geometry::RectInImage;
-use sensei_answers::key::{CacheKey, FORMAT_VERSION, TeacherDescription, hex};
+use sensei_answers::key::{CacheKey, FORMAT_VERSION, TeacherDescription};
 use sensei_answers::record::TeacherRecord;
 use sensei_answers::writer::CacheWriter;
+use sensei_data::dataset::Dataset;
+use sensei_data::geometry::RectInImage;
+use sensei_files::digest::hex;
 
 use crate::{Place, weights_digest};
 

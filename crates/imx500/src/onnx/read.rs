@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 
 use prost::Message;
 use prost::encoding::{WireType, decode_key, decode_varint};
+use sensei_files::bounded::read_bounded;
+use sensei_files::error::FileError;
 
 use super::proto::{Attribute, FLOAT, Graph, Model, Node, QUANTIZERS, Tensor, ValueInfo};
 use super::{BILINEAR_2X, NEAREST_2X};
-use crate::files::read_bounded;
-use crate::grid::{ActivationGrid, GridError, WeightThreshold};
-use crate::model::{Clipped, ConvShape, FloatConv, Int8Conv, Int8Model, Int8Node, Int8Op, ModelError};
+use sensei_graph::op::{ConvShape, Upsampling};
+use sensei_int8::grid::{ActivationGrid, GridError, WeightThreshold};
+use sensei_int8::model::{Clipped, FloatConv, Int8Conv, Int8Model, Int8Node, Int8Op, ModelError, check_shape};
 
 /// An ONNX file of the dialect.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,14 +31,9 @@ pub struct OnnxFile {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OnnxError {
-    /// The operating system refused, or the file is longer than 32 MiB.
-    #[error("{path}: cannot read: {source}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The reason.
-        source: std::io::Error,
-    },
+    /// The file cannot be read, or is longer than 32 MiB.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Not protobuf, or more parts than any network has.
     #[error("{path}: not an ONNX file: {reason}")]
     Protobuf {
@@ -86,7 +83,7 @@ pub enum OnnxError {
 /// # Errors
 /// If the file cannot be read, is longer than 32 MiB, is not of the dialect, or has thresholds off the chip's grid.
 pub fn read_onnx(path: &Path) -> Result<OnnxFile, OnnxError> {
-    let bytes = read_bounded(path, 32 << 20).map_err(|source| OnnxError::Read { path: path.into(), source })?;
+    let bytes = read_bounded(path, 32 << 20)?;
     from_bytes(path, &bytes)
 }
 
@@ -222,7 +219,7 @@ impl<'a> Reader<'a> {
             dilation: equal("dilations", 1, 2)?,
             groups: self.side(name, "group", self.int(node, "group").unwrap_or(1))?,
         };
-        shape.check(name).map_err(|source| OnnxError::Model { path: self.path.into(), source })?;
+        check_shape(&shape, name).map_err(|source| OnnxError::Model { path: self.path.into(), source })?;
         if in_group != (shape.in_channels / shape.groups) as i64 {
             let expected = format!("{} / {}", shape.in_channels, shape.groups);
             return Err(self.dialect(name, "channels per group", expected, in_group));
@@ -268,8 +265,8 @@ impl<'a> Reader<'a> {
         };
         let is = |how: &[(&str, &str)]| how.iter().all(|(what, expected)| text(what) == *expected);
         let op = match () {
-            () if scales == [1.0, 1.0, 2.0, 2.0] && is(&NEAREST_2X) => Int8Op::UpsampleNearest2x,
-            () if scales == [1.0, 1.0, 2.0, 2.0] && is(&BILINEAR_2X) => Int8Op::UpsampleBilinear2x,
+            () if scales == [1.0, 1.0, 2.0, 2.0] && is(&NEAREST_2X) => Int8Op::Upsample2x(Upsampling::Nearest),
+            () if scales == [1.0, 1.0, 2.0, 2.0] && is(&BILINEAR_2X) => Int8Op::Upsample2x(Upsampling::Bilinear),
             () => {
                 let expected = "by two: asymmetric, nearest, floor; or half_pixel, linear";
                 let found = NEAREST_2X.map(|(what, _)| text(what));

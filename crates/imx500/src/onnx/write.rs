@@ -9,8 +9,9 @@ use super::proto::{
     Graph, Model, Node, Opset, Property, QUANTIZERS, Shape, Tensor, TensorType, ValueInfo, ValueType,
 };
 use super::{BILINEAR_2X, NEAREST_2X};
-use crate::grid::ActivationGrid;
-use crate::model::{Int8Conv, Int8Model, Int8Node, Int8Op};
+use sensei_graph::op::Upsampling;
+use sensei_int8::grid::ActivationGrid;
+use sensei_int8::model::{Int8Conv, Int8Model, Int8Node, Int8Op};
 
 /// The bytes of an ONNX file of the model.
 ///
@@ -55,8 +56,8 @@ impl Writer {
         let value = match &node.op {
             Int8Op::Input => INPUT.to_string(),
             Int8Op::Conv(conv) => self.conv(name, conv, &inputs[0], model.nodes()[node.inputs[0]].grid),
-            Int8Op::UpsampleNearest2x => self.resize(name, &inputs[0], &NEAREST_2X),
-            Int8Op::UpsampleBilinear2x => self.resize(name, &inputs[0], &BILINEAR_2X),
+            Int8Op::Upsample2x(Upsampling::Nearest) => self.resize(name, &inputs[0], &NEAREST_2X),
+            Int8Op::Upsample2x(Upsampling::Bilinear) => self.resize(name, &inputs[0], &BILINEAR_2X),
             Int8Op::Add => self.push("Add", "", name, inputs, vec![]),
             Int8Op::GlobalAveragePool => self.push("GlobalAveragePool", "", name, inputs, vec![]),
             Int8Op::Sigmoid => self.push("Sigmoid", "", name, inputs, vec![]),

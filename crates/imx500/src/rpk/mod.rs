@@ -7,8 +7,10 @@ mod tables;
 
 use std::path::Path;
 
+use sensei_files::bounded::read_bounded;
+use sensei_files::whole::write_whole;
+
 use crate::dnn_params::DnnParams;
-use crate::files::{read_bounded, write_whole};
 use crate::packer_out::{PackerOut, Part};
 use crate::refusal::{Bytes, PackageError, Refusal};
 
@@ -53,8 +55,7 @@ impl Rpk {
     /// If it cannot be read, is longer than 32 MiB, or differs in a byte from what [`Rpk::to_bytes`] gives for its
     /// content.
     pub fn read(path: &Path) -> Result<Self, PackageError> {
-        let io = |source| PackageError::Io { path: path.into(), what: "read", source };
-        Self::from_bytes(&read_bounded(path, MAX_RPK).map_err(io)?).map_err(|refusal| refusal.of(path))
+        Self::from_bytes(&read_bounded(path, MAX_RPK)?).map_err(|refusal| refusal.of(path))
     }
 
     /// Writes under a temporary name, then moves it to `path`.
@@ -63,8 +64,7 @@ impl Rpk {
     /// If the folder cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), PackageError> {
         let bytes = self.to_bytes().map_err(|refusal| refusal.of(path))?;
-        let io = |source| PackageError::Io { path: path.into(), what: "write", source };
-        write_whole(path, &bytes).map_err(io)
+        Ok(write_whole(path, &bytes)?)
     }
 
     /// Version of the converter's back end.

@@ -3,8 +3,9 @@
 
 pub mod package;
 
-use sensei_imx500::grid::{ActivationGrid, WeightThreshold};
-use sensei_imx500::model::{ConvShape, FloatConv, Int8Conv, Int8Model, Int8Node, Int8Op};
+use sensei_graph::op::{ConvShape, Upsampling};
+use sensei_int8::grid::{ActivationGrid, WeightThreshold};
+use sensei_int8::model::{FloatConv, Int8Conv, Int8Model, Int8Node, Int8Op};
 
 /// Widths and options, as `sensei_student::unet::UnetConfig` has them, and bits.
 pub struct Sample {
@@ -172,7 +173,11 @@ impl Sample {
         }
         for (idx, (&width, skip)) in self.decoder.iter().zip(skips.into_iter().rev()).enumerate() {
             let Int8Node { shape: [c, h, w], grid: g, .. } = b.nodes[x];
-            let op = if self.is_bilinear { Int8Op::UpsampleBilinear2x } else { Int8Op::UpsampleNearest2x };
+            let op = if self.is_bilinear {
+                Int8Op::Upsample2x(Upsampling::Bilinear)
+            } else {
+                Int8Op::Upsample2x(Upsampling::Nearest)
+            };
             let up = b.push(&format!("up{}.0", idx + 1), op, vec![x], [c, 2 * h, 2 * w], g);
             let up = b.depthwise_block(&format!("up{}.1", idx + 1), up, width, 1);
             let skip = b.conv(&format!("skip_conn{}", idx + 1), skip, Layer { out: width, ..POINT }, grid(8, true, 2));

@@ -1,16 +1,16 @@
 //! Weight files: safetensors in and out, PyTorch checkpoints in.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
+use sensei_files::bounded::read_bounded;
+use sensei_files::whole::write_whole;
+use sensei_graph::layer_graph::LayerGraph;
 
 use super::checkpoint::{Checkpoint, RawTensor, read_checkpoint};
 use super::elements::ElementType;
 use super::{HostTensor, NamedWeights, WeightsError, match_weights};
-use crate::graph::LayerGraph;
 use crate::unet::UnetConfig;
 
 /// Weights read from a file, with what was done to them on the way.
@@ -43,7 +43,7 @@ pub const METADATA_CONFIG: &str = "sensei.config";
 /// If the file is neither, is larger than [`MAX_WEIGHTS_FILE_BYTES`], is cut or inconsistent, or holds a tensor of an
 /// element type that is no float.
 pub fn read_weights(path: &Path) -> Result<WeightsFile, WeightsError> {
-    let bytes = read_bounded(path)?;
+    let bytes = read_bounded(path, MAX_WEIGHTS_FILE_BYTES)?;
     let checkpoint = bytes.starts_with(b"PK");
     let (raw, metadata) = if checkpoint {
         let malformed = |source| WeightsError::Checkpoint { path: path.into(), source };
@@ -112,44 +112,10 @@ pub fn write_weights(
     weights: &NamedWeights,
     metadata: &BTreeMap<String, String>,
 ) -> Result<(), WeightsError> {
-    let write = |source| WeightsError::Write { path: path.into(), source };
-    let bytes = safetensors_bytes(weights, metadata);
-    let name = path.file_name().ok_or_else(|| write(io::Error::from(io::ErrorKind::InvalidFilename)))?;
-    let mut temporary_name = std::ffi::OsString::from(".");
-    temporary_name.push(name);
-    temporary_name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(temporary_name);
-    let written = (|| {
-        let mut file = File::create(&temporary)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    })();
-    written.map_err(|source| {
-        // The error that matters is the first one.
-        let _ = fs::remove_file(&temporary);
-        write(source)
-    })
+    Ok(write_whole(path, &safetensors_bytes(weights, metadata))?)
 }
 
 const COUNTER: &str = ".num_batches_tracked";
-
-fn read_bounded(path: &Path) -> Result<Vec<u8>, WeightsError> {
-    let read = |source| WeightsError::Read { path: path.into(), source };
-    let file = File::open(path).map_err(read)?;
-    let length = file.metadata().map_err(read)?.len();
-    let too_large = |found| WeightsError::TooLarge { path: path.into(), limit: MAX_WEIGHTS_FILE_BYTES, found };
-    if length > MAX_WEIGHTS_FILE_BYTES {
-        return Err(too_large(length));
-    }
-    let mut bytes = Vec::with_capacity(length as usize);
-    // A device or pipe has no length: it is read up to the limit.
-    file.take(MAX_WEIGHTS_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(read)?;
-    if bytes.len() as u64 > MAX_WEIGHTS_FILE_BYTES {
-        return Err(too_large(bytes.len() as u64));
-    }
-    Ok(bytes)
-}
 
 fn read_safetensors(path: &Path, bytes: &[u8]) -> Result<(Checkpoint, BTreeMap<String, String>), WeightsError> {
     let malformed = |source| WeightsError::Safetensors { path: path.into(), source };

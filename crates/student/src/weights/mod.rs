@@ -1,12 +1,11 @@
 //! Named weights: what a checkpoint holds, under the names PyTorch gives its tensors.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::PathBuf;
 
 use safetensors::SafeTensorError;
-
-use crate::graph::LayerGraph;
+use sensei_files::error::FileError;
+use sensei_graph::layer_graph::LayerGraph;
 
 mod checkpoint;
 mod elements;
@@ -36,32 +35,9 @@ pub type NamedWeights = BTreeMap<String, HostTensor>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WeightsError {
-    /// The file cannot be read.
-    #[error("{path}: cannot read weights")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The file cannot be written.
-    #[error("{path}: cannot write weights")]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The file is larger than any that is read.
-    #[error("{path}: expected at most {limit} bytes of weights, found {found}")]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-        /// The limit in bytes.
-        limit: u64,
-        /// Its size, or as much as was read of it.
-        found: u64,
-    },
+    /// A file that cannot be read or written, or is larger than any weights.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Neither a PyTorch archive nor whole and consistent safetensors.
     #[error("{path}: expected safetensors or a PyTorch checkpoint")]
     Safetensors {

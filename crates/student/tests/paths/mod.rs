@@ -1,10 +1,10 @@
 //! A student's training forward pass by burn's own operators, to compare the kernels with.
 
 use burn::tensor::Tensor;
-use sensei_student::graph::{Conv, Node, Op, Upsampling};
-use sensei_student::ops::portable;
-use sensei_student::run::run_graph;
+use sensei_graph::layer_graph::{Conv, Node, Op};
+use sensei_graph::steps::run_graph;
 use sensei_student::student::Student;
+use sensei_tensor::ops::portable;
 
 /// [`Student::forward_train`]'s mask logits, by burn's own operators only.
 pub fn portable_forward_train(student: &Student, image: Tensor<4>) -> Tensor<4> {
@@ -13,9 +13,9 @@ pub fn portable_forward_train(student: &Student, image: Tensor<4>) -> Tensor<4> 
         found.unwrap_or_else(|| panic!("{name}: a parameter of the student")).values.clone()
     };
     let convolution = |node: &Node, conv: &Conv, x: Tensor<4>| {
-        let weight = flat(format!("{}.weight", node.name)).reshape(conv.weight_shape());
+        let weight = flat(format!("{}.weight", node.name)).reshape(conv.shape.weight_shape());
         let bias = conv.bias.then(|| flat(format!("{}.bias", node.name)));
-        let y = portable::conv2d(x, weight, bias, conv);
+        let y = portable::conv2d(x, weight, bias, &conv.shape);
         let Some(norm) = &conv.batch_norm else { return y };
         let (scale, shift) = (flat(format!("{norm}.weight")), flat(format!("{norm}.bias")));
         portable::batch_norm_train(y, scale, shift, conv.relu).0
@@ -25,8 +25,7 @@ pub fn portable_forward_train(student: &Student, image: Tensor<4>) -> Tensor<4> 
         match &node.op {
             Op::Input => x,
             Op::Conv(conv) => convolution(node, conv, x),
-            Op::UpsampleNearest2x => portable::upsample_2x(x, Upsampling::Nearest),
-            Op::UpsampleBilinear2x => portable::upsample_2x(x, Upsampling::Bilinear),
+            Op::Upsample2x(upsampling) => portable::upsample_2x(x, *upsampling),
             Op::Add => portable::add(x, inputs.remove(0)),
             Op::GlobalAveragePool => portable::global_average_pool(x),
             Op::Sigmoid => portable::sigmoid(x),

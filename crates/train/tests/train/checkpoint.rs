@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
-use sensei_student::graph::LayerGraph;
+use sensei_graph::layer_graph::LayerGraph;
 use sensei_student::student::Student;
 use sensei_student::unet::UnetConfig;
 use sensei_student::weights::{HostTensor, NamedWeights};
@@ -256,7 +256,7 @@ fn folder_that_cannot_be_written_leaves_no_checkpoint() {
         };
         let line = text(&error);
         let path = dir.join("step-00000002.safetensors");
-        assert!(matches!(error, TrainError::Io { .. }), "{line}");
+        assert!(matches!(error, TrainError::File(_)), "{line}");
         assert!(line.starts_with(&format!("{}: cannot ", path.display())) && !line.contains('\n'), "{line}");
         assert!(!path.is_file() && !dir.join("partial.tmp").is_file());
     }

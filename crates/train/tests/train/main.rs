@@ -20,9 +20,10 @@ use sensei_data::geometry::Size;
 use sensei_data::image_file::ImageLimits;
 use sensei_data::prompt::{Border, PromptRule};
 use sensei_data::synth::{SynthConfig, write_synth};
-use sensei_eval::protocol::ProtocolRules;
+use sensei_graph::layer_graph::LayerGraph;
 use sensei_loss::{LossPlan, SampleWeighting};
-use sensei_student::graph::LayerGraph;
+use sensei_samples::selection::SelectionRules;
+use sensei_samples::source::{InstanceChoice, SampleSource};
 use sensei_student::student::Student;
 use sensei_student::unet::UnetConfig;
 use sensei_student::weights::NamedWeights;
@@ -32,7 +33,6 @@ use sensei_train::fit::{Fitted, Observer, RunOptions, fit};
 use sensei_train::optimizer::AdamWConfig;
 use sensei_train::plan::{StagePlan, TrainPlan};
 use sensei_train::schedule::{Decay, Schedule};
-use sensei_train::source::{InstanceChoice, SampleSource};
 
 /// Rendered scenes and room for checkpoints, in a folder that goes away with it.
 struct Fixture {
@@ -66,7 +66,7 @@ impl Fixture {
         std::fs::write(&annotations, serde_json::to_vec(&file).unwrap()).unwrap();
         let dataset = Dataset::load_coco(&annotations, &scenes.join("images")).unwrap();
         let prompt = PromptRule::Roi { padding: 0.1, grid: 32, border: Border::Corrected };
-        let rules = ProtocolRules::of_student("test".into(), prompt);
+        let rules = SelectionRules::of_student(prompt);
         let source =
             SampleSource::new(dataset, None, rules, prompt, ImageLimits::default(), InstanceChoice::All).unwrap();
         Self { dir, source }

@@ -5,10 +5,11 @@
 //! statistics; twice to four times that is allowed here.
 
 use burn::tensor::{Tensor, TensorData};
-use sensei_loss::{LossPlan, LossTerm, MaskLogits, MaskProbs, SampleWeighting, TermKind, distillation_loss};
+use sensei_loss::{LossPlan, LossTerm, SampleWeighting, TermKind, distillation_loss};
 use sensei_student::student::Student;
 use sensei_student::unet::UnetConfig;
 use sensei_student::weights::{HostTensor, NamedWeights};
+use sensei_tensor::masks::{MaskLogits, MaskProbs};
 use sensei_testing::{GoldenCase, golden, relative_l2};
 use sensei_train::optimizer::{AdamW, AdamWConfig, host};
 

@@ -1,0 +1,146 @@
+//! The predictors that are scored, and the samples they are scored on.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use rayon::prelude::*;
+use sensei_eval::evaluate::{Candidate, EvalError, EvalItem, Predictor};
+use sensei_eval::score::{EvalSample, Prediction, SampleCrop};
+use sensei_graph::layer_graph::LayerGraph;
+use sensei_int8::interpreter::Interpreter;
+use sensei_int8::model::ModelError;
+use sensei_student::inference::InferenceStudent;
+use sensei_student::student::Student;
+use sensei_student::weights::{NamedWeights, WeightsError};
+use sensei_tensor::ops;
+
+use sensei_samples::batch::push_input;
+use sensei_samples::error::SampleError;
+use sensei_samples::source::{Sample, SampleSource};
+
+/// A sample that no prediction was made or scored for.
+#[derive(Debug, thiserror::Error)]
+pub enum PredictError {
+    /// The sample cannot be had.
+    #[error(transparent)]
+    Sample(#[from] SampleError),
+    /// A prediction that cannot be scored.
+    #[error(transparent)]
+    Eval(#[from] EvalError),
+    /// A predictor that cannot answer.
+    #[error("predictor {predictor}: cannot answer")]
+    Predict {
+        /// Its name.
+        predictor: &'static str,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// What predictors read of a sample.
+#[derive(Debug, Clone)]
+pub struct EvalInput {
+    /// RGB pixels of the crop, `[grid, grid, 3]`.
+    pub pixels: Vec<u8>,
+    /// The teacher's mask logits, `[grid, grid]`.
+    pub teacher_logits: Option<Vec<f32>>,
+}
+
+/// The given instances as they are scored, loaded in parallel `batch` at a time, and those that the source leaves out.
+pub fn candidates<'a>(
+    source: &'a SampleSource,
+    instances: &'a [usize],
+    batch: usize,
+) -> impl Iterator<Item = Result<Candidate<EvalInput>, PredictError>> + 'a {
+    let load = |&idx: &usize| Ok(Candidate::Item(eval_item(source, idx, source.sample(idx)?)));
+    let items = instances.chunks(batch).flat_map(move |chunk| chunk.par_iter().map(load).collect::<Vec<_>>());
+    items.chain(source.left_out.iter().map(|left_out| Ok(Candidate::LeftOut(*left_out))))
+}
+
+/// A sample as the scorer wants it.
+pub fn eval_item(source: &SampleSource, instance_idx: usize, sample: Sample) -> EvalItem<EvalInput> {
+    let crop = SampleCrop { geometry: sample.geometry, truth: sample.truth };
+    let competitors = source.competitors_of(instance_idx);
+    let truth = sample.truth_in_image;
+    EvalItem {
+        sample: EvalSample::new(&source.dataset, instance_idx, sample.bbox, competitors, truth, Some(crop)),
+        input: EvalInput { pixels: sample.pixels, teacher_logits: sample.teacher.map(|teacher| teacher.logits) },
+    }
+}
+
+/// The network input of a batch, `[batch, 3, grid, grid]`.
+pub fn input_tensor(items: &[EvalItem<EvalInput>], device: &Device) -> Tensor<4> {
+    let grid = (items[0].input.pixels.len() / 3).isqrt();
+    let mut values = Vec::with_capacity(items.len() * 3 * grid * grid);
+    for item in items {
+        push_input(&item.input.pixels, &mut values);
+    }
+    Tensor::from_data(TensorData::new(values, [items.len(), 3, grid, grid]), device)
+}
+
+/// The teacher, from the cache.
+pub fn teacher<'a>() -> Predictor<'a, EvalInput, PredictError> {
+    let answer = |item: &EvalItem<EvalInput>| {
+        let logits = item.input.teacher_logits.clone();
+        logits.map(Prediction::CropLogits).ok_or_else(|| PredictError::Predict {
+            predictor: "teacher",
+            source: format!("annotation {}: the sample has no teacher answer", item.sample.annotation_id).into(),
+        })
+    };
+    Predictor { name: "teacher".into(), predict: Box::new(move |items| items.iter().map(answer).collect()) }
+}
+
+/// The network in floating point, with fixed statistics: on the CPU by its packed form, elsewhere by tensors.
+///
+/// # Errors
+/// If the weights are not those of `graph`.
+#[allow(clippy::result_large_err, reason = "once a run")]
+pub fn float_network(
+    graph: &LayerGraph,
+    weights: &NamedWeights,
+    device: &Device,
+) -> Result<Predictor<'static, EvalInput, PredictError>, WeightsError> {
+    if !ops::has_blocks(device) {
+        let student = Student::from_weights(graph.clone(), weights, device)?;
+        return Ok(network("float", device, move |image| student.forward_eval(image)));
+    }
+    let student = InferenceStudent::new(graph.clone(), weights)?;
+    let predict = move |items: &[EvalItem<EvalInput>]| {
+        let mut images = vec![];
+        items.iter().for_each(|item| push_input(&item.input.pixels, &mut images));
+        let logits = student.mask_logits(&images);
+        let per_item = logits.chunks_exact(logits.len() / items.len());
+        Ok(per_item.map(|logits| Prediction::CropLogits(logits.to_vec())).collect())
+    };
+    Ok(Predictor { name: "float".into(), predict: Box::new(predict) })
+}
+
+/// A network on a device, in floating point, fake-quantized or not: a function from `[batch, 3, grid, grid]` to mask logits
+/// `[batch, 1, grid, grid]`.
+pub fn network<'a>(
+    name: &str,
+    device: &Device,
+    mut forward: impl FnMut(Tensor<4>) -> Tensor<4> + 'a,
+) -> Predictor<'a, EvalInput, PredictError> {
+    let device = device.clone();
+    let predict = move |items: &[EvalItem<EvalInput>]| {
+        let logits = forward(input_tensor(items, &device)).into_data();
+        let logits: Vec<f32> = logits
+            .try_to_vec()
+            .map_err(|error| PredictError::Predict { predictor: "network", source: format!("{error:?}").into() })?;
+        let per_item = logits.chunks_exact(logits.len() / items.len());
+        Ok(per_item.map(|logits| Prediction::CropLogits(logits.to_vec())).collect())
+    };
+    Predictor { name: name.into(), predict: Box::new(predict) }
+}
+
+/// The integer network: what the chip computes.
+pub fn integer_network<'a>(interpreter: &'a Interpreter<'a>) -> Predictor<'a, EvalInput, PredictError> {
+    let answer = |item: &EvalItem<EvalInput>| -> Result<Prediction, ModelError> {
+        let input = interpreter.from_pixels(&item.input.pixels)?;
+        Ok(Prediction::CropLogits(interpreter.run(&input)?.dequantize()))
+    };
+    let predict = move |items: &[EvalItem<EvalInput>]| {
+        let answers = items.par_iter().map(answer).collect::<Result<_, _>>();
+        answers.map_err(|error| PredictError::Predict { predictor: "int8", source: error.into() })
+    };
+    Predictor { name: "int8".into(), predict: Box::new(predict) }
+}

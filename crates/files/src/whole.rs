@@ -1,0 +1,133 @@
+//! Writing a file so that its name never stands for half of it, whatever happens in between.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::FileError;
+
+/// Writes `bytes` to `path`: afterwards, and after a power cut, the name stands for all of them or for what it stood for before.
+///
+/// The bytes go to a temporary file in the same folder whose name no other process or thread uses, are flushed to disk and renamed;
+/// then the folder is flushed. If anything fails, the temporary file is removed.
+///
+/// # Errors
+/// If a step fails. Only a failure to flush the folder leaves the new content under the name.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    let temporary = temporary_beside(path).map_err(FileError::io(path, "write"))?;
+    let write = || -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    write().map_err(|source| {
+        // The first error is the one to report; a leftover has a name that says what it is.
+        let _ = fs::remove_file(&temporary);
+        FileError::Io { path: path.into(), action: "write", source }
+    })?;
+    sync_folder_of(path)
+}
+
+/// Writes `bytes` and waits until they are on disk. For a file in a folder that nobody reads before it is complete; others take
+/// [`write_whole`].
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    let write = || -> io::Result<()> {
+        let mut file = File::create(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().map_err(FileError::io(path, "write"))
+}
+
+/// Waits until the entries of a folder are on disk.
+///
+/// # Errors
+/// If the folder cannot be opened or flushed.
+pub fn sync_folder(path: &Path) -> Result<(), FileError> {
+    File::open(path).and_then(|folder| folder.sync_all()).map_err(FileError::io(path, "write"))
+}
+
+/// Waits until the entry of `path` is on disk: [`sync_folder`] of the folder it is in.
+///
+/// # Errors
+/// As [`sync_folder`].
+pub fn sync_folder_of(path: &Path) -> Result<(), FileError> {
+    match path.parent() {
+        Some(folder) if folder != Path::new("") => sync_folder(folder),
+        _ => sync_folder(Path::new(".")),
+    }
+}
+
+/// A name beside `path` that no other writer uses: `.NAME.PID-COUNT.tmp`.
+fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidFilename))?;
+    let mut temporary = OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".{}-{}.tmp", process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
+    Ok(path.with_file_name(temporary))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn the_new_content_replaces_the_old_and_nothing_is_left_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        for content in [b"old".as_slice(), b"new and longer", b""] {
+            write_whole(&path, content).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), content);
+            assert_eq!(names(folder.path()), ["file"]);
+        }
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_taken_keeps_what_it_stands_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("taken");
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("inside"), "x").unwrap();
+        let error = write_whole(&path, b"bytes").unwrap_err();
+        assert!(error.to_string().ends_with("taken: cannot write"), "{error}");
+        assert_eq!(names(folder.path()), ["taken"]);
+        assert_eq!(names(&path), ["inside"]);
+        assert!(write_whole(&folder.path().join("missing/file"), b"bytes").is_err());
+        assert!(write_whole(Path::new("/"), b"bytes").is_err());
+    }
+
+    #[test]
+    fn many_writers_of_one_name_leave_the_whole_content_of_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let contents: Vec<Vec<u8>> = (0..8_u8).map(|writer| vec![writer; 50_000]).collect();
+        std::thread::scope(|scope| {
+            for content in &contents {
+                scope.spawn(|| (0..10).for_each(|_| write_whole(&path, content).unwrap()));
+            }
+        });
+        assert!(contents.contains(&fs::read(&path).unwrap()));
+        assert_eq!(names(folder.path()), ["file"]);
+    }
+
+    #[test]
+    fn a_path_without_a_folder_is_in_the_working_directory() {
+        sync_folder_of(Path::new("file")).unwrap();
+        assert_eq!(temporary_beside(Path::new("file")).unwrap().parent(), Some(Path::new("")));
+    }
+}

@@ -1,0 +1,427 @@
+//! Runs an int8 model exactly: every output is the true value of its formula, rounded once, half to even.
+//!
+//! Values that are not integers on the way are held in floats in which all of them are exact or, for a mean's division,
+//! closer to the true value than any true value that is no tie lies to a tie.
+//!
+//! The chip differs in one place that is known: of an unsigned input, the bias that the converter compiles ends one
+//! accumulator step short for some channels (docs/formats/packer-out.md). Here the sum is exact.
+
+use std::sync::Mutex;
+
+use rayon::prelude::*;
+use sensei_graph::op::Upsampling;
+
+use crate::conv::{PackedConv, Plane, Stored};
+use crate::grid::ActivationGrid;
+use crate::model::{Int8Model, Int8Node, Int8Op, ModelError};
+use crate::simd::{Level, Simd, UNITS, Work, round_clamped};
+
+/// Integers of one tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub struct IntTensor {
+    /// Channels, height, width.
+    pub shape: [usize; 3],
+    /// What the integers mean.
+    pub grid: ActivationGrid,
+    /// Channel by channel, row by row.
+    pub values: Vec<i16>,
+}
+
+/// A model prepared for running; make it once, run it often, from any number of threads.
+pub struct Interpreter<'a> {
+    model: &'a Int8Model,
+    steps: Vec<Step>,
+    /// Position after which a node's output is no longer needed.
+    last_reader: Vec<usize>,
+    level: Level,
+    /// Memory of planes that are no longer needed, for the next ones.
+    free: Mutex<Vec<Vec<u8>>>,
+}
+
+enum Step {
+    Input,
+    Conv(Box<PackedConv>),
+    /// Every pixel four times, or, where all readers are depthwise convolutions, a plane that says so.
+    Upsample {
+        is_view: bool,
+    },
+    Bilinear,
+    Add,
+    Mean,
+    /// One output per integer of the input's grid, from its smallest on.
+    Table(Vec<i16>),
+    Scale,
+}
+
+impl IntTensor {
+    /// The values as floats: `q * step`.
+    pub fn dequantize(&self) -> Vec<f32> {
+        let step = self.grid.step() as f32;
+        self.values.iter().map(|&q| f32::from(q) * step).collect()
+    }
+
+    fn from_plane<T: Stored>(plane: &Plane<T>, grid: ActivationGrid) -> Self {
+        let area = plane.height * plane.width;
+        let mut values = vec![0; plane.channels * area];
+        for at in 0..area {
+            let pixel = plane.pixel(at / plane.width, at % plane.width);
+            for (channel, &value) in pixel[..plane.channels].iter().enumerate() {
+                values[channel * area + at] = value.integer(grid) as i16;
+            }
+        }
+        Self { shape: [plane.channels, plane.height, plane.width], grid, values }
+    }
+}
+
+impl<'a> Interpreter<'a> {
+    /// Rearranges the weights.
+    pub fn new(model: &'a Int8Model) -> Self {
+        Self::at_level(model, Level::detect())
+    }
+
+    /// The same for one level: all of them compute the same integers.
+    pub(crate) fn at_level(model: &'a Int8Model, level: Level) -> Self {
+        let nodes = model.nodes();
+        let mut last_reader: Vec<usize> = (0..nodes.len()).collect();
+        for (idx, node) in nodes.iter().enumerate() {
+            node.inputs.iter().for_each(|&input| last_reader[input] = idx);
+        }
+        last_reader[nodes.len() - 1] = nodes.len();
+        let is_view = |idx: usize| {
+            let mut readers = nodes.iter().filter(|node| node.inputs.contains(&idx));
+            readers.all(|node| matches!(&node.op, Int8Op::Conv(conv) if conv.shape().is_depthwise()))
+        };
+        let step = |(idx, node): (usize, &Int8Node)| match &node.op {
+            Int8Op::Input => Step::Input,
+            Int8Op::Conv(conv) => Step::Conv(Box::new(PackedConv::new(conv, nodes[node.inputs[0]].grid, node.grid))),
+            Int8Op::Upsample2x(Upsampling::Nearest) => {
+                Step::Upsample { is_view: idx + 1 < nodes.len() && is_view(idx) }
+            }
+            Int8Op::Upsample2x(Upsampling::Bilinear) => Step::Bilinear,
+            Int8Op::Add => Step::Add,
+            Int8Op::GlobalAveragePool => Step::Mean,
+            Int8Op::Sigmoid => Step::Table(sigmoid_table(nodes[node.inputs[0]].grid, node.grid)),
+            Int8Op::ScaleChannels => Step::Scale,
+        };
+        let steps = nodes.iter().enumerate().map(step).collect();
+        Self { model, steps, last_reader, level, free: Mutex::default() }
+    }
+
+    /// The integers that the sensor makes of pixels: `[height, width, channels]`, flat, 0..=255 ->
+    /// `[channels, height, width]`.
+    ///
+    /// # Errors
+    /// If the number of pixels is not the model's, or its input grid is not one of the sensor's
+    /// ([`ActivationGrid::SIGNED_PIXELS`], [`ActivationGrid::UNSIGNED_PIXELS`]).
+    pub fn from_pixels(&self, pixels: &[u8]) -> Result<Vec<i16>, ModelError> {
+        let Int8Node { shape: [channels, height, width], grid, .. } = *self.model.input();
+        if grid != ActivationGrid::SIGNED_PIXELS && grid != ActivationGrid::UNSIGNED_PIXELS {
+            let (expected, found) = ("an input with threshold 1".into(), format!("threshold {}", grid.threshold()));
+            return Err(ModelError::Input { expected, found });
+        }
+        if pixels.len() != channels * height * width {
+            let expected = format!("{height} x {width} x {channels} bytes");
+            return Err(ModelError::Input { expected, found: format!("{} bytes", pixels.len()) });
+        }
+        let zero = if grid.signed() { 128 } else { 0 };
+        let channel = |channel: usize| pixels.iter().skip(channel).step_by(channels);
+        Ok((0..channels).flat_map(channel).map(|&pixel| i16::from(pixel) - zero).collect())
+    }
+
+    /// The output for one input `[channels, height, width]` of integers on the input's grid.
+    ///
+    /// # Errors
+    /// If the number of values is wrong or one is off the grid.
+    pub fn run(&self, input: &[i16]) -> Result<IntTensor, ModelError> {
+        let nodes = self.model.nodes();
+        let mut planes: Vec<Option<Plane<u8>>> = vec![];
+        for (idx, node) in nodes[..nodes.len() - 1].iter().enumerate() {
+            let plane = self.inner(idx, input, |input| planes[input].as_ref().expect("kept until its last reader"))?;
+            planes.push(Some(plane));
+            for &read in &node.inputs {
+                if self.last_reader[read] == idx {
+                    self.free(planes[read].take());
+                }
+            }
+        }
+        let output = self.last(|input| planes[input].as_ref().expect("kept until its last reader"));
+        planes.into_iter().for_each(|plane| self.free(plane));
+        Ok(output)
+    }
+
+    /// Every node's output, in node order.
+    ///
+    /// # Errors
+    /// As [`Interpreter::run`].
+    pub fn run_all(&self, input: &[i16]) -> Result<Vec<IntTensor>, ModelError> {
+        let nodes = self.model.nodes();
+        let mut planes: Vec<Plane<u8>> = vec![];
+        for idx in 0..nodes.len() - 1 {
+            planes.push(self.inner(idx, input, |input| &planes[input])?);
+        }
+        let inner = planes.iter().zip(nodes).map(|(plane, node)| IntTensor::from_plane(plane, node.grid));
+        Ok(inner.chain([self.last(|input| &planes[input])]).collect())
+    }
+
+    /// The outputs for several inputs, in parallel over images.
+    ///
+    /// # Errors
+    /// As [`Interpreter::run`].
+    pub fn run_batch(&self, inputs: &[Vec<i16>]) -> Result<Vec<IntTensor>, ModelError> {
+        inputs.par_iter().map(|input| self.run(input)).collect()
+    }
+
+    /// The output of one node, given tensors for the nodes that it reads, in their order.
+    ///
+    /// # Errors
+    /// If a tensor's shape or grid is not that of the node it stands for, or a value is off its grid.
+    pub fn run_node(&self, node_idx: usize, inputs: &[IntTensor]) -> Result<IntTensor, ModelError> {
+        let nodes = self.model.nodes();
+        let node = &nodes[node_idx];
+        let expected: Vec<_> = node.inputs.iter().map(|&input| (nodes[input].shape, nodes[input].grid)).collect();
+        let found: Vec<_> = inputs.iter().map(|tensor| (tensor.shape, tensor.grid)).collect();
+        if expected != found || node.inputs.is_empty() {
+            return Err(ModelError::Input { expected: format!("{expected:?}"), found: format!("{found:?}") });
+        }
+        let load = |(&input, tensor): (&usize, &IntTensor)| Ok((input, self.load(&nodes[input], &tensor.values)?));
+        let planes: Vec<(usize, Plane<u8>)> =
+            node.inputs.iter().zip(inputs).map(load).collect::<Result<_, ModelError>>()?;
+        let plane = |input| &planes.iter().find(|(idx, _)| *idx == input).expect("loaded above").1;
+        if node_idx + 1 == nodes.len() {
+            return Ok(self.last(plane));
+        }
+        Ok(IntTensor::from_plane(&self.inner(node_idx, &[], plane)?, node.grid))
+    }
+
+    /// A node's output; `image` is for the input.
+    fn inner<'p>(
+        &self,
+        idx: usize,
+        image: &[i16],
+        plane: impl Fn(usize) -> &'p Plane<u8>,
+    ) -> Result<Plane<u8>, ModelError> {
+        let node = &self.model.nodes()[idx];
+        match self.steps[idx] {
+            Step::Input => self.load(node, image),
+            Step::Upsample { is_view: true } => {
+                let input = plane(node.inputs[0]);
+                let mut values = self.memory();
+                values.clear();
+                values.extend_from_slice(&input.values);
+                let Plane { channels, height, width, stride, .. } = *input;
+                Ok(Plane { channels, height: 2 * height, width: 2 * width, stride, log2_repeat: 1, values })
+            }
+            _ => {
+                let mut out = Plane::new(node.shape, self.memory());
+                self.compute(idx, plane, &mut out);
+                Ok(out)
+            }
+        }
+    }
+
+    /// The last node's output.
+    fn last<'p>(&self, plane: impl Fn(usize) -> &'p Plane<u8>) -> IntTensor {
+        let (node, idx) = (self.model.output(), self.steps.len() - 1);
+        if node.grid.bits() == 8 {
+            let mut out = Plane::new(node.shape, self.memory());
+            self.compute(idx, plane, &mut out);
+            let tensor = IntTensor::from_plane(&out, node.grid);
+            self.free(Some(out));
+            return tensor;
+        }
+        let mut out = Plane::<i16>::new(node.shape, vec![]);
+        self.compute(idx, plane, &mut out);
+        IntTensor::from_plane(&out, node.grid)
+    }
+
+    fn compute<'p, T: Stored>(&self, idx: usize, plane: impl Fn(usize) -> &'p Plane<u8>, out: &mut Plane<T>) {
+        let nodes = self.model.nodes();
+        let node = &nodes[idx];
+        let input = |input: usize| plane(node.inputs[input]);
+        let grid = |input: usize| nodes[node.inputs[input]].grid;
+        let step = |input: usize| grid(input).step() / node.grid.step();
+        let (stride, n_channels) = (out.stride, node.shape[0]);
+        match &self.steps[idx] {
+            Step::Conv(conv) => {
+                let (input, width) = (input(0), out.width);
+                let rows_per_task = rows_per_task(out.height, out.values.len() * conv.products_per_output());
+                let tasks = out.values.par_chunks_mut(rows_per_task * width * stride).enumerate();
+                tasks.with_max_len(1).for_each(|(task, output)| {
+                    let first = task * rows_per_task;
+                    let rows = first..first + output.len() / (width * stride);
+                    conv.run_rows(self.level, input, rows, width, output);
+                });
+            }
+            Step::Upsample { .. } => {
+                let input = input(0);
+                for (idx, pixel) in out.values.chunks_exact_mut(stride).enumerate() {
+                    let source = input.pixel(idx / out.width / 2, idx % out.width / 2);
+                    pixel.iter_mut().zip(source).for_each(|(out, &q)| {
+                        *out = T::from_integer(q.integer(node.grid), node.grid);
+                    });
+                }
+            }
+            Step::Bilinear => {
+                let (input, row_len) = (input(0), out.width * stride);
+                let rows_per_task = rows_per_task(out.height, PRODUCTS_BETWEEN_PIXELS * out.values.len());
+                out.values.par_chunks_mut(rows_per_task * row_len).enumerate().for_each(|(task, rows)| {
+                    for (y, row) in (task * rows_per_task..).zip(rows.chunks_exact_mut(row_len)) {
+                        self.level.run(BilinearRow { input, y, row, grid: node.grid });
+                    }
+                });
+            }
+            Step::Add => {
+                let (a, b) = (input(0), input(1));
+                self.level.run(Sum { planes: [a, b], grids: [grid(0), grid(1)], output: out, grid: node.grid });
+            }
+            Step::Mean => {
+                let (input, step) = (input(0), step(0));
+                let count = (input.height * input.width) as f64;
+                let qmin = i64::from(grid(0).qmin()) * (input.height * input.width) as i64;
+                for (channel, out) in out.values[..n_channels].iter_mut().enumerate() {
+                    let values = input.values.iter().skip(channel).step_by(input.stride);
+                    let sum = values.map(|&byte| i64::from(byte)).sum::<i64>() + qmin;
+                    *out = T::from_integer(round(sum as f64 * step / count, node.grid), node.grid);
+                }
+            }
+            Step::Table(table) => {
+                for (out, &byte) in out.values.iter_mut().zip(&input(0).values) {
+                    *out = T::from_integer(i32::from(table[usize::from(byte)]), node.grid);
+                }
+            }
+            Step::Scale => {
+                let step = step(0) * grid(1).step();
+                let scales = &input(1).values[..n_channels];
+                let scales: Vec<f64> = scales.iter().map(|&scale| f64::from(scale.integer(grid(1))) * step).collect();
+                let pixels = out.values.chunks_exact_mut(stride).zip(input(0).values.chunks_exact(stride));
+                let grid = grid(0);
+                for (out, pixel) in pixels {
+                    for ((out, &q), &scale) in out.iter_mut().zip(pixel).zip(&scales) {
+                        *out = T::from_integer(round(f64::from(q.integer(grid)) * scale, node.grid), node.grid);
+                    }
+                }
+            }
+            Step::Input => unreachable!("{}: node 0 has no output to compute", node.name),
+        }
+    }
+
+    /// Channel-last copy of `[channels, height, width]` integers, each checked to be on the node's grid.
+    fn load(&self, node: &Int8Node, values: &[i16]) -> Result<Plane<u8>, ModelError> {
+        let mut plane = Plane::new(node.shape, self.memory());
+        let area = plane.height * plane.width;
+        if values.len() != plane.channels * area {
+            let expected = format!("{:?}: {} values", node.shape, plane.channels * area);
+            return Err(ModelError::Input { expected, found: format!("{} values", values.len()) });
+        }
+        let (qmin, qmax) = (node.grid.qmin(), node.grid.qmax());
+        if let Some(value) = values.iter().find(|value| !(qmin..=qmax).contains(&i32::from(**value))) {
+            let expected = format!("values from {qmin} to {qmax}");
+            return Err(ModelError::Input { expected, found: value.to_string() });
+        }
+        for (channel, values) in values.chunks_exact(area).enumerate() {
+            let pixels = plane.values.iter_mut().skip(channel).step_by(plane.stride);
+            pixels.zip(values).for_each(|(pixel, &value)| *pixel = u8::from_integer(i32::from(value), node.grid));
+        }
+        Ok(plane)
+    }
+
+    fn memory(&self) -> Vec<u8> {
+        self.free.lock().expect("no panic while it is held").pop().unwrap_or_default()
+    }
+
+    fn free(&self, plane: Option<Plane<u8>>) {
+        self.free.lock().expect("no panic while it is held").extend(plane.map(|plane| plane.values));
+    }
+}
+
+/// A row of the upsampled input: three parts of the nearer and one of the farther pixel along each axis, in sixteenths.
+struct BilinearRow<'a, T> {
+    input: &'a Plane<u8>,
+    y: usize,
+    row: &'a mut [T],
+    /// Of the input and of the output.
+    grid: ActivationGrid,
+}
+
+impl<T: Stored> Work for BilinearRow<'_, T> {
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let Self { input, y, row, grid } = self;
+        let (near, far) = nearer_and_farther(y, input.height);
+        for (x, out) in row.chunks_exact_mut(input.stride).enumerate() {
+            let (near_x, far_x) = nearer_and_farther(x, input.width);
+            let (pixel, beside) = (input.pixel(near, near_x), input.pixel(near, far_x));
+            let (across, corner) = (input.pixel(far, near_x), input.pixel(far, far_x));
+            for (out, (((pixel, beside), across), corner)) in
+                out.iter_mut().zip(pixel.iter().zip(beside).zip(across).zip(corner))
+            {
+                let [pixel, beside, across, corner] = [pixel, beside, across, corner].map(|&byte| u16::from(byte));
+                let sixteenths = 9 * pixel + 3 * (beside + across) + corner;
+                // Half to even. A byte is its integer less the grid's smallest, which is even.
+                let byte = (sixteenths + 7 + (sixteenths >> 4 & 1)) >> 4;
+                *out = T::from_integer(i32::from(byte) + grid.qmin(), grid);
+            }
+        }
+    }
+}
+
+/// The pixel that an upsampled one lies in, and its neighbour on that side, or itself at the border.
+fn nearer_and_farther(at: usize, len: usize) -> (usize, usize) {
+    let near = at / 2;
+    (near, if at.is_multiple_of(2) { near.saturating_sub(1) } else { (near + 1).min(len - 1) })
+}
+
+/// Two planes of one shape, added.
+struct Sum<'a, T> {
+    planes: [&'a Plane<u8>; 2],
+    grids: [ActivationGrid; 2],
+    output: &'a mut Plane<T>,
+    grid: ActivationGrid,
+}
+
+impl<T: Stored> Work for Sum<'_, T> {
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let Sum { planes: [a, b], grids, output, grid } = self;
+        let values = output.values.iter_mut().zip(a.values.iter().zip(&b.values));
+        let steps = grids.map(|grid_in| grid_in.step() / grid.step());
+        // In units of the smaller step, which are whole numbers, a sum is below 2^9 times the other: in 24 bits exact.
+        let (small, large) = (steps[0].min(steps[1]), steps[0].max(steps[1]));
+        if grid.bits() == 8 && large / small <= f64::from(1 << 12) && large <= f64::from(1 << 10) {
+            let [step_a, step_b] = steps.map(|step| step as f32);
+            let zero = grids[0].qmin() as f32 * step_a + grids[1].qmin() as f32 * step_b;
+            for (out, (&a, &b)) in values {
+                let sum = f32::from(a) * step_a + f32::from(b) * step_b + zero;
+                let q = (sum + UNITS).to_bits() as i32 - UNITS.to_bits() as i32;
+                *out = T::from_integer(q.clamp(grid.qmin(), grid.qmax()), grid);
+            }
+            return;
+        }
+        for (out, (&a, &b)) in values {
+            let sum = f64::from(a.integer(grids[0])) * steps[0] + f64::from(b.integer(grids[1])) * steps[1];
+            *out = T::from_integer(round(sum, grid), grid);
+        }
+    }
+}
+
+/// Rows of an output that one task computes: all, if there is too little to do for several.
+fn rows_per_task(height: usize, products: usize) -> usize {
+    let n_tasks = if products < LEAST_WORK { 1 } else { 2 * rayon::current_num_threads() };
+    height.div_ceil(if rayon::current_num_threads() == 1 { 1 } else { n_tasks })
+}
+
+/// The nearest integer of the grid to a value in steps of the grid, ties to even.
+#[inline(always)]
+fn round(steps: f64, grid: ActivationGrid) -> i32 {
+    i32::from(round_clamped(steps, (f64::from(grid.qmin()), f64::from(grid.qmax()))))
+}
+
+fn sigmoid_table(input: ActivationGrid, output: ActivationGrid) -> Vec<i16> {
+    let sigmoid = |q: i32| 1.0 / (1.0 + (-input.dequantize(q)).exp());
+    (input.qmin()..=input.qmax()).map(|q| output.quantize(sigmoid(q)) as i16).collect()
+}
+
+/// Products that make an upsampled value.
+const PRODUCTS_BETWEEN_PIXELS: usize = 4;
+/// Products below which a second thread costs more than it saves.
+const LEAST_WORK: usize = 200_000;

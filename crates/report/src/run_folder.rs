@@ -1,0 +1,86 @@
+//! The folder of a run: what is where.
+
+use std::path::{Path, PathBuf};
+
+/// A run's folder.
+#[derive(Debug, Clone)]
+pub struct RunFolder {
+    root: PathBuf,
+}
+
+impl RunFolder {
+    /// The folder at `root`, whether there is one or not.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The resolved configuration.
+    pub fn plan_toml(&self) -> PathBuf {
+        self.root.join("plan.toml")
+    }
+
+    /// Trace of `--profile`.
+    pub fn profile(&self) -> PathBuf {
+        self.root.join("profile.json")
+    }
+
+    /// What happened, one JSON object a line.
+    pub fn events(&self) -> PathBuf {
+        self.root.join("events.jsonl")
+    }
+
+    /// Checkpoints of the training.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.root.join("checkpoints")
+    }
+
+    /// The trained weights.
+    pub fn student(&self) -> PathBuf {
+        self.root.join("student.safetensors")
+    }
+
+    /// The weights with which the first stage on the chip's grid began, of a run that has one.
+    pub fn before_quantization(&self) -> PathBuf {
+        self.root.join("before-quantization.safetensors")
+    }
+
+    /// Trained thresholds, of a run whose last stage is on the chip's grid.
+    pub fn thresholds(&self) -> PathBuf {
+        self.root.join("thresholds.safetensors")
+    }
+
+    /// The quantized student.
+    pub fn int8(&self) -> PathBuf {
+        self.root.join("student.s8m")
+    }
+
+    /// How float, fake-quantized and integer networks differ, layer by layer.
+    pub fn layers(&self) -> PathBuf {
+        self.root.join("layers.json")
+    }
+
+    /// The same of [`before_quantization`](Self::before_quantization)'s weights, calibrated.
+    pub fn layers_before(&self) -> PathBuf {
+        self.root.join("layers-before.json")
+    }
+
+    /// Scores.
+    pub fn eval(&self) -> PathBuf {
+        self.root.join("eval")
+    }
+
+    /// What is deployed.
+    pub fn package(&self) -> PathBuf {
+        self.root.join("package")
+    }
+
+    /// The page for people.
+    pub fn report(&self) -> PathBuf {
+        self.root.join("report.html")
+    }
+}

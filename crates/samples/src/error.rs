@@ -1,0 +1,82 @@
+//! Why a sample cannot be had, with the annotation or file concerned.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use sensei_answers::error::CacheError;
+use sensei_data::dataset::DatasetError;
+use sensei_data::image_file::ImageError;
+use sensei_data::prompt::PromptError;
+
+use crate::selection::{LeftOutReason, SelectionError};
+
+/// A sample, or a whole split, that cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SampleError {
+    /// An image could not be read or decoded.
+    #[error("sample {annotation_id}: cannot read its image")]
+    Image {
+        /// The annotation.
+        annotation_id: u64,
+        /// Why.
+        source: ImageError,
+    },
+    /// An annotation has no usable mask.
+    #[error("sample {annotation_id}: cannot read its mask")]
+    Mask {
+        /// The annotation.
+        annotation_id: u64,
+        /// Why.
+        source: DatasetError,
+    },
+    /// The data set is not as large as a protocol's subset.
+    #[error(transparent)]
+    Selection(#[from] SelectionError),
+    /// A prompt could not be made from an annotation.
+    #[error("sample {annotation_id}: no prompt")]
+    Prompt {
+        /// The annotation.
+        annotation_id: u64,
+        /// Why.
+        source: PromptError,
+    },
+    /// The teacher cache has no usable answer.
+    #[error("sample {annotation_id}: no teacher answer")]
+    Teacher {
+        /// The annotation.
+        annotation_id: u64,
+        /// Why.
+        source: CacheError,
+    },
+    /// The teacher answered on another image file than the one in the data set.
+    #[error("{path}: digest {found}, but the teacher answered on an image of digest {expected}")]
+    OtherImage {
+        /// The image file.
+        path: PathBuf,
+        /// Digest in the cache.
+        expected: String,
+        /// Digest of the file.
+        found: String,
+    },
+    /// An image file has another size than its annotation says.
+    #[error("{path}: annotated as {expected}, decoded as {found}")]
+    ImageSize {
+        /// The image file.
+        path: PathBuf,
+        /// Size in the annotation file.
+        expected: String,
+        /// Size of the file.
+        found: String,
+    },
+    /// Nothing to train or score on.
+    #[error("{path}: expected instances to use, found none of {n_instances}; left out: {left_out:?}")]
+    NoSamples {
+        /// The annotation file.
+        path: PathBuf,
+        /// Instances in it.
+        n_instances: usize,
+        /// Why they are left out.
+        left_out: BTreeMap<LeftOutReason, usize>,
+    },
+}

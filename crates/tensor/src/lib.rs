@@ -1,0 +1,9 @@
+//! burn over our kernels: the operators of the student family, their gradients, sums over masks, AdamW's step, a profile.
+//!
+//! It never sees data, files or a network's layout. Where a device has our kernels they compute; elsewhere the same functions
+//! are made of burn's own operators.
+
+pub mod mask_sums;
+pub mod masks;
+pub mod ops;
+pub mod profile;

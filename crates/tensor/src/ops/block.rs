@@ -1,0 +1,213 @@
+//! The students' repeated block as one operator of our CPU kernels, on burn's Flex backend.
+
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::NoCheckpointing};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::{Autodiff, BackendTypes, Flex};
+use burn::tensor::Tensor;
+use burn_flex::FlexTensor;
+use sensei_kernels::depthwise::DepthwiseShape;
+use sensei_kernels::norm::Norm;
+use sensei_kernels::pixelwise::MapShape;
+use sensei_kernels::separable::{self, FoldedSeparable, SeparableShape, SeparableWeights, Skip};
+
+use super::fast::{contiguous, dims, map_shape, tensor, values};
+use super::{BATCH_NORM_EPSILON, Block, BlockWeights, FoldedBlock, Merge, Statistics, kernel_upsampling};
+use crate::profile::{self, Layer};
+
+type Tracked = <Autodiff<Flex> as BackendTypes>::FloatTensorPrimitive;
+
+/// See [`super::block_train`].
+pub(super) fn train(
+    block: Block,
+    x: Tensor<4>,
+    weights: BlockWeights,
+    merge: Option<Merge>,
+) -> (Tensor<4>, [Statistics; 2]) {
+    let device = x.device();
+    let [batch, height, width, _] = x.dims();
+    let count = batch * height * width * if block.upsampling.is_some() { 4 } else { 1 };
+    let BlockWeights { depthwise, scale1, shift1, pointwise, scale2, shift2 } = weights;
+    let mut maps = vec![x];
+    let mut flat = vec![depthwise, scale1, shift1, pointwise, scale2, shift2];
+    if let Some(Merge { x, weight, bias }) = merge {
+        maps.push(x);
+        flat.extend([weight, bias]);
+    }
+    if device.is_autodiff() {
+        let flat = flat.into_iter().map(tracked).collect();
+        let maps: Vec<Tracked> = maps.into_iter().map(tracked).collect();
+        let inputs = in_order(maps, flat);
+        let (output, kept) = if inputs.len() == 7 { track::<7>(block, inputs) } else { track::<10>(block, inputs) };
+        return (Tensor::from_primitive::<Autodiff<Flex>>(output), statistics(&kept, count));
+    }
+    let inputs = in_order(maps.into_iter().map(flex).collect(), flat.into_iter().map(flex).collect());
+    let kept = forward(block, &inputs);
+    let output = output(block, &inputs, &kept);
+    (Tensor::from_primitive::<Flex>(output), statistics(&kept, count))
+}
+
+/// See [`super::block_eval`].
+pub(super) fn eval(block: Block, x: Tensor<4>, weights: FoldedBlock, merge: Option<Merge>) -> Tensor<4> {
+    let FoldedBlock { depthwise, depthwise_bias, pointwise, pointwise_bias } = weights;
+    let x = flex(x);
+    let [depthwise, depthwise_bias, pointwise, pointwise_bias] =
+        [depthwise, depthwise_bias, pointwise, pointwise_bias].map(flex);
+    let shape = shape_of(block, &x);
+    let folded = FoldedSeparable {
+        depthwise: values(&depthwise),
+        depthwise_bias: values(&depthwise_bias),
+        pointwise: values(&pointwise),
+        pointwise_bias: values(&pointwise_bias),
+    };
+    let merge = merge.map(|merge| [flex(merge.x), flex(merge.weight), flex(merge.bias)]);
+    let output = separable::infer(&shape, &folded, values(&x), merge.as_ref().map(|merge| skip_of(merge)));
+    Tensor::from_primitive::<Flex>(tensor(output, output_dims(&shape)))
+}
+
+/// Input, depthwise weight, scale 1, shift 1, 1x1 weight, scale 2, shift 2; then skip input, weight and bias, if there are
+/// any. Gradients come in the same order.
+fn in_order<T>(maps: Vec<T>, flat: Vec<T>) -> Vec<T> {
+    let (mut maps, mut flat) = (maps.into_iter(), flat.into_iter());
+    let mut inputs: Vec<T> = maps.next().into_iter().collect();
+    inputs.extend(flat.by_ref().take(6));
+    inputs.extend(maps);
+    inputs.extend(flat);
+    inputs
+}
+
+/// Depthwise output, mean 1, variance 1, 1x1 output, mean 2, variance 2.
+type Kept = [FlexTensor; 6];
+
+fn track<const N: usize>(block: Block, inputs: Vec<Tracked>) -> (Tracked, Kept) {
+    #[derive(Debug)]
+    struct Step(Block, Option<Layer>);
+    impl<const N: usize> Backward<Flex, N> for Step {
+        type State = (Vec<FlexTensor>, Kept);
+        fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _: &mut Checkpointer) {
+            let _timer = profile::backward(&self.1);
+            let grad = contiguous(grads.consume::<Flex>(&ops.node));
+            let (inputs, kept) = ops.state;
+            for (node, gradient) in ops.parents.into_iter().zip(backward(self.0, &inputs, kept, grad)) {
+                if let Some(node) = node {
+                    grads.register::<Flex>(node.id, gradient);
+                }
+            }
+        }
+    }
+    let nodes = std::array::from_fn(|idx| inputs[idx].node());
+    let prepared = Backward::<Flex, N>::prepare::<NoCheckpointing>(Step(block, profile::current()), nodes)
+        .compute_bound()
+        .stateful();
+    let inputs: Vec<FlexTensor> = inputs.into_iter().map(|input| contiguous(input.into_primitive())).collect();
+    let kept = forward(block, &inputs);
+    let output = output(block, &inputs, &kept);
+    match prepared {
+        OpsKind::Tracked(prep) => (prep.finish((inputs, kept.clone()), output), kept),
+        OpsKind::UnTracked(prep) => (prep.finish(output), kept),
+    }
+}
+
+fn forward(block: Block, inputs: &[FlexTensor]) -> Kept {
+    let shape = shape_of(block, &inputs[0]);
+    let made = separable::forward(&shape, &weights_of(inputs), values(&inputs[0]));
+    let (ins, outs) = (made.mean1.len(), made.mean2.len());
+    let MapShape { batch, height, width, .. } = output_shape(&shape);
+    // What the block makes again has no images.
+    let map = |values: Vec<f32>, channels| {
+        let batch = if values.is_empty() { 0 } else { batch };
+        tensor(values, [batch, height, width, channels])
+    };
+    [
+        map(made.depthwise, ins),
+        tensor(made.mean1, [ins]),
+        tensor(made.variance1, [ins]),
+        map(made.pointwise, outs),
+        tensor(made.mean2, [outs]),
+        tensor(made.variance2, [outs]),
+    ]
+}
+
+fn output(block: Block, inputs: &[FlexTensor], kept: &Kept) -> FlexTensor {
+    let shape = shape_of(block, &inputs[0]);
+    let skip = <&[FlexTensor; 3]>::try_from(&inputs[7..]).ok().map(skip_of);
+    let output = separable::output(&shape, &weights_of(inputs), &kept_values(kept), skip);
+    tensor(output, output_dims(&shape))
+}
+
+fn backward(block: Block, inputs: &[FlexTensor], kept: Kept, grad: FlexTensor) -> Vec<FlexTensor> {
+    let shape = shape_of(block, &inputs[0]);
+    let weights = weights_of(inputs);
+    let skip = <&[FlexTensor; 3]>::try_from(&inputs[7..]).ok().map(skip_of);
+    let made = separable::backward(&shape, &weights, values(&inputs[0]), skip, &kept_values(&kept), values(&grad));
+    drop(kept);
+    let gradients = [
+        made.input,
+        made.depthwise,
+        made.norm1.scale,
+        made.norm1.shift,
+        made.pointwise,
+        made.norm2.scale,
+        made.norm2.shift,
+    ];
+    let skip = made.skip.into_iter().flat_map(|skip| [skip.input, skip.weight, skip.bias]);
+    let like_inputs = gradients.into_iter().chain(skip).zip(inputs);
+    like_inputs.map(|(gradient, input)| tensor(gradient, dims(input))).collect()
+}
+
+/// Of a block that upsamples, the kernels take 3x3 taps without dilation; `run::block_steps` makes no other.
+fn shape_of(block: Block, x: &FlexTensor) -> SeparableShape {
+    let MapShape { batch, height, width, channels } = map_shape(x);
+    let Block { upsampling, kernel, dilation, out_channels } = block;
+    let (scale, padding) = (1 + usize::from(upsampling.is_some()), dilation * (kernel - 1) / 2);
+    let (height, width) = (height * scale, width * scale);
+    let depthwise = DepthwiseShape { batch, height, width, channels, kernel, dilation, padding };
+    SeparableShape { depthwise, upsampling: upsampling.map(kernel_upsampling), out_channels }
+}
+
+fn output_shape(shape: &SeparableShape) -> MapShape {
+    let DepthwiseShape { batch, height, width, .. } = shape.depthwise;
+    MapShape { batch, height, width, channels: shape.out_channels }
+}
+
+fn output_dims(shape: &SeparableShape) -> [usize; 4] {
+    let MapShape { batch, height, width, channels } = output_shape(shape);
+    [batch, height, width, channels]
+}
+
+fn weights_of(inputs: &[FlexTensor]) -> SeparableWeights<'_> {
+    let norm = |first: usize| Norm {
+        scale: values(&inputs[first]),
+        shift: values(&inputs[first + 1]),
+        epsilon: BATCH_NORM_EPSILON as f32,
+        relu: true,
+    };
+    let (depthwise, pointwise) = (values(&inputs[1]), values(&inputs[4]));
+    SeparableWeights { depthwise, norm1: norm(2), pointwise, norm2: norm(5) }
+}
+
+fn skip_of([x, weight, bias]: &[FlexTensor; 3]) -> Skip<'_> {
+    Skip { input: values(x), weight: values(weight), bias: values(bias) }
+}
+
+fn kept_values(kept: &Kept) -> separable::Kept<&[f32]> {
+    let [depthwise, mean1, variance1, pointwise, mean2, variance2] = kept.each_ref().map(values);
+    separable::Kept { depthwise, mean1, variance1, pointwise, mean2, variance2 }
+}
+
+fn statistics(kept: &Kept, count: usize) -> [Statistics; 2] {
+    let of = |idx: usize| Statistics {
+        mean: Tensor::from_primitive::<Flex>(kept[idx].clone()),
+        variance: Tensor::from_primitive::<Flex>(kept[idx + 1].clone()),
+        count,
+    };
+    [of(1), of(4)]
+}
+
+pub(super) fn flex<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
+    contiguous(tensor.try_into_primitive::<Flex>().expect("a tensor of the device that was asked"))
+}
+
+pub(super) fn tracked<const D: usize>(tensor: Tensor<D>) -> Tracked {
+    tensor.try_into_primitive::<Autodiff<Flex>>().expect("a tensor of the device that was asked")
+}

@@ -1,0 +1,28 @@
+//! A batch of samples on a device.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use sensei_loss::TeacherTarget;
+use sensei_samples::batch::HostBatch;
+use sensei_tensor::masks::MaskLogits;
+
+/// The input on a device, `[batch, 3, grid, grid]`.
+pub fn input_tensor(batch: &HostBatch, device: &Device) -> Tensor<4> {
+    picture(batch, &batch.input, 3, device)
+}
+
+/// The annotated masks on a device, `[batch, 1, grid, grid]`.
+pub fn truth_tensor(batch: &HostBatch, device: &Device) -> Tensor<4> {
+    picture(batch, &batch.truth, 1, device)
+}
+
+/// The teacher's answers on a device.
+pub fn teacher_target(batch: &HostBatch, device: &Device) -> Option<TeacherTarget> {
+    let (logits, weights) = batch.teacher.as_ref()?;
+    let predicted_iou = Tensor::from_data(TensorData::new(weights.clone(), [weights.len()]), device);
+    Some(TeacherTarget { logits: MaskLogits(picture(batch, logits, 1, device)), predicted_iou })
+}
+
+fn picture(batch: &HostBatch, values: &[f32], channels: usize, device: &Device) -> Tensor<4> {
+    let shape = [batch.annotation_ids.len(), channels, batch.grid, batch.grid];
+    Tensor::from_data(TensorData::new(values.to_vec(), shape), device)
+}
