@@ -9,7 +9,8 @@ use sensei_int8::interpreter::Interpreter;
 use sensei_int8::model::ModelError;
 use sensei_student::inference::InferenceStudent;
 use sensei_student::student::Student;
-use sensei_student::weights::{NamedWeights, WeightsError};
+use sensei_student::weights::WeightsError;
+use sensei_tensor::network::NamedWeights;
 use sensei_tensor::ops;
 
 use sensei_samples::batch::push_input;

@@ -152,6 +152,11 @@ impl LayerGraph {
         1 + usize::from(self.nodes.iter().any(|node| one_pixel(&node)))
     }
 
+    /// Index of the node of a name.
+    pub fn node_idx(&self, name: &str) -> Option<usize> {
+        self.nodes.iter().position(|node| node.name == name)
+    }
+
     /// 64 hex digits that two graphs share only if they are the same, names included: BLAKE3 of their JSON.
     pub fn digest(&self) -> String {
         let json = serde_json::to_vec(self).expect("a graph is plain data");

@@ -38,13 +38,14 @@ pub fn single_steps(graph: &LayerGraph) -> Vec<Step> {
     nodes.map(|(output, node)| Step { kind: StepKind::Node, inputs: node.inputs.clone(), output }).collect()
 }
 
-/// The steps of a graph with as many nodes as possible in blocks.
-pub fn block_steps(graph: &LayerGraph) -> Vec<Step> {
+/// The steps of a graph with as many nodes as possible in blocks. The outputs of `stored` nodes have to exist: no block hides one.
+pub fn block_steps(graph: &LayerGraph, stored: &[usize]) -> Vec<Step> {
     let nodes = graph.nodes();
     let n_readers = |idx: usize| nodes.iter().flat_map(|node| &node.inputs).filter(|&&input| input == idx).count();
     // The output of the last node is read by the caller.
-    let is_only_read_by =
-        |idx: usize, reader: usize| reader < nodes.len() && nodes[reader].inputs.contains(&idx) && n_readers(idx) == 1;
+    let is_only_read_by = |idx: usize, reader: usize| {
+        reader < nodes.len() && nodes[reader].inputs.contains(&idx) && n_readers(idx) == 1 && !stored.contains(&idx)
+    };
     let mut steps = vec![];
     let mut idx = 1;
     while idx < nodes.len() {

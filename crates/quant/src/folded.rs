@@ -5,7 +5,7 @@ use sensei_graph::layer_graph::{Conv, LayerGraph, Node, Op};
 use sensei_graph::steps::run_graph;
 use sensei_student::fold::{FoldedWeights, fold_batch_norm};
 use sensei_student::student::without_weights;
-use sensei_student::weights::NamedWeights;
+use sensei_tensor::network::NamedWeights;
 use sensei_tensor::ops;
 
 use crate::error::QuantError;

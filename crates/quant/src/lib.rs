@@ -10,6 +10,7 @@ pub mod error;
 pub mod fake_quant;
 pub mod folded;
 pub mod gptq;
+pub mod grid_student;
 pub mod histogram;
 pub mod lower;
 pub mod qat;

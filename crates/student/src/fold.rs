@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::weights::{HostTensor, NamedWeights, WeightsError, match_weights};
+use crate::weights::{WeightsError, match_weights};
 use sensei_graph::layer_graph::{Conv, LayerGraph, Node, Op};
+use sensei_tensor::network::{HostTensor, NamedWeights};
 use sensei_tensor::ops::BATCH_NORM_EPSILON;
 
 /// A convolution whose batch norm is in its weight and bias.

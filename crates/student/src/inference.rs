@@ -11,10 +11,11 @@ use sensei_kernels::separable::{FoldedSeparable, PackedSeparable, SeparableShape
 use sensei_tensor::ops::kernel_upsampling;
 
 use crate::fold::{FoldedConv, FoldedWeights, fold_batch_norm};
-use crate::weights::{NamedWeights, WeightsError};
+use crate::weights::WeightsError;
 use sensei_graph::layer_graph::{Conv, LayerGraph, Node, Op};
 use sensei_graph::op::{self, Upsampling};
 use sensei_graph::steps::{Step, StepKind, block_steps, merge_head, run_steps};
+use sensei_tensor::network::NamedWeights;
 
 /// The fastest way on the CPU from images to mask logits; made for scoring and for answering, not for training.
 pub struct InferenceStudent {
@@ -41,7 +42,7 @@ impl InferenceStudent {
     /// If a convolution is grouped but not depthwise, or depthwise with a stride; no network of the U-Net family is.
     pub fn new(graph: LayerGraph, weights: &NamedWeights) -> Result<Self, WeightsError> {
         let folded = fold_batch_norm(&graph, weights)?;
-        let mut steps = block_steps(&graph);
+        let mut steps = block_steps(&graph, &[]);
         let head = merge_head(&graph, &mut steps);
         let layers = steps.iter().map(|step| layer(&graph, &folded, step, head)).collect();
         Ok(Self { graph, steps, layers })

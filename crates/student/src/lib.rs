@@ -2,6 +2,7 @@
 //!
 //! This crate never sees data sets, losses or file formats other than weights.
 
+pub mod features;
 pub mod fold;
 pub mod inference;
 pub mod init;

@@ -10,9 +10,9 @@ use sensei_student::init::initial_weights;
 use sensei_student::student::Student;
 use sensei_student::unet::UnetConfig;
 use sensei_student::weights::{
-    ElementType, HostTensor, NamedWeights, WeightsError, WeightsFile, match_weights, read_weights, weights_metadata,
-    write_weights,
+    ElementType, WeightsError, WeightsFile, match_weights, read_weights, weights_metadata, write_weights,
 };
+use sensei_tensor::network::{HostTensor, NamedWeights};
 use sensei_testing::{golden, workspace_root};
 use tempfile::TempDir;
 

@@ -5,5 +5,6 @@
 
 pub mod mask_sums;
 pub mod masks;
+pub mod network;
 pub mod ops;
 pub mod profile;

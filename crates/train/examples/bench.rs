@@ -88,7 +88,7 @@ impl Training {
         let predicted_iou = Tensor::<1>::ones([self.image.dims()[0]], &self.device);
         let teacher = TeacherTarget { logits: MaskLogits(self.logits.clone().autodiff()), predicted_iou };
         let truth = MaskProbs(self.truth.clone().autodiff());
-        let loss = distillation_loss(&self.plan, MaskLogits(forward.mask_logits), Some(&teacher), truth);
+        let loss = distillation_loss(&self.plan, MaskLogits(forward.masks.0), Some(&teacher), truth);
         let value: f32 = loss.total.clone().into_scalar();
         assert!(value.is_finite());
         drop(span);
@@ -99,7 +99,7 @@ impl Training {
         let parameters = self.student.parameters();
         let gradients = parameters.iter().map(|parameter| parameter.values.grad_remove(&mut found).unwrap()).collect();
         self.optimizer.step(self.student.parameters_mut(), gradients, 3e-4);
-        self.student.update_running_stats(&forward.batch_stats);
+        self.student.update_running_stats(&forward.norm_stats);
         drop(span);
     }
 }

@@ -22,8 +22,7 @@ use sensei_int8::model_file::read_model;
 use sensei_samples::batch::HostBatch;
 use sensei_samples::selection::SelectionRules;
 use sensei_samples::source::{InstanceChoice, Sample, SampleSource};
-use sensei_train::quantization::calibration_batches;
-use sensei_train::tensors::input_tensor;
+use sensei_train::tensors::{input_tensor, random_inputs};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -44,7 +43,7 @@ fn main() {
     let mut push = |batch: burn::tensor::Tensor<4>| inputs.extend(batch.into_data().try_to_vec::<f32>().unwrap());
     match (what.as_str(), rest) {
         ("calibration", [n, seed]) => {
-            let batches = calibration_batches(&source, n.parse().unwrap(), seed.parse().unwrap()).unwrap();
+            let batches = random_inputs(&source, n.parse().unwrap(), seed.parse().unwrap()).unwrap();
             batches.into_iter().for_each(&mut push);
         }
         ("all", [model]) => {

@@ -14,14 +14,15 @@ use sensei_loss::{LossPlan, LossTerm, SampleWeighting, TermKind};
 use sensei_quant::calibration::CalibrationConfig;
 use sensei_quant::equalize::Equalization;
 use sensei_quant::gptq::Rounding;
+use sensei_quant::qat::THRESHOLDS;
 use sensei_quant::thresholds::ThresholdSearch;
 use sensei_samples::source::InstanceChoice;
-use sensei_student::mixed::HalfPrecision;
+use sensei_student::student::WEIGHTS;
 use sensei_student::unet::UnetConfig;
+use sensei_tensor::network::HalfPrecision;
 use sensei_train::optimizer::AdamWConfig;
-use sensei_train::plan::{StagePlan, TrainPlan};
+use sensei_train::plan::{AveragePlan, GroupPlan, GroupRate, OnGrid, StagePlan, TrainPlan};
 use sensei_train::precision::{LossScaling, MixedPrecision};
-use sensei_train::quantization::QuantizationPlan;
 use sensei_train::schedule::{Decay, Schedule};
 
 use super::file::{
@@ -287,7 +288,7 @@ fn resolve(file: RunToml, name: String) -> anyhow::Result<RunPlan> {
     let train = train(&file.train, &quantize, file.seed)?;
     if file.teacher.is_none() {
         ensure!(matches!(instances, InstancesToml::All), "[data] instances: \"cached\" needs a [teacher]");
-        let wants_teacher = train.stages.iter().find(|stage| stage.loss.needs_teacher());
+        let wants_teacher = train.stages.iter().find(|stage| stage.loss.needs().teacher_masks);
         if let Some(stage) = wants_teacher {
             bail!("[train] stage {:?}: its loss needs a [teacher], found none", stage.name);
         }
@@ -439,9 +440,10 @@ fn train(train: &TrainToml, quantize: &QuantizePlan, seed: u64) -> anyhow::Resul
             weight_decay: in_range("[train.optimizer] weight_decay", optimizer.weight_decay, 0.0, 10.0)?,
         },
         clip_gradient_norm: optional_in_range("[train] clip_gradient_norm", train.clip_gradient_norm, 1e-6, 1e6)?,
-        ema_decay: optional_in_range("[train] ema_decay", train.ema_decay, 0.0, 0.999_999)?,
+        average: optional_in_range("[train] ema_decay", train.ema_decay, 0.0, 0.999_999)?
+            .map(|decay| AveragePlan { decay, groups: vec![WEIGHTS.into()] }),
         mixed_precision: train.mixed_precision.as_ref().map(mixed_precision).transpose()?,
-        stages: train.stage.iter().map(|toml| stage(toml, quantize)).collect::<Result<_, _>>()?,
+        stages: train.stage.iter().map(|toml| stage(toml, optimizer.weight_decay)).collect::<Result<_, _>>()?,
     })
 }
 
@@ -458,7 +460,7 @@ fn mixed_precision(mixed: &MixedPrecisionToml) -> anyhow::Result<MixedPrecision>
     })
 }
 
-fn stage(stage: &StageToml, quantize: &QuantizePlan) -> anyhow::Result<StagePlan> {
+fn stage(stage: &StageToml, weight_decay: f64) -> anyhow::Result<StagePlan> {
     let within = || format!("[[train.stage]] {:?}", stage.name);
     let weighting = match stage.loss.weighting {
         WeightingToml::TeacherScorePerSample => SampleWeighting::TeacherScorePerSample,
@@ -490,18 +492,27 @@ fn stage(stage: &StageToml, quantize: &QuantizePlan) -> anyhow::Result<StagePlan
         },
         loss: LossPlan::new(stage.loss.sharpness, weighting, terms).with_context(within)?,
         augmentation: augmentation(&stage.augmentation).with_context(within)?,
-        quantization: match &stage.quantization {
-            Some(quantization) => Some(QuantizationPlan {
-                calibration: quantize.calibration(),
-                calibration_instances: quantize.calibration_instances,
-                threshold_learning_rate: learning_rate("threshold_learning_rate", quantization.threshold_learning_rate)
-                    .with_context(within)?,
-                hold_thresholds_after: quantization.hold_thresholds_after,
-                hold_norms_after: quantization.hold_norms_after,
-            }),
-            None => None,
-        },
+        groups: groups(stage, weight_decay).with_context(within)?,
+        on_grid: stage.quantization.as_ref().map(|on_grid| OnGrid { hold_norms_after: on_grid.hold_norms_after }),
     })
+}
+
+/// The weights, and on the chip's grid their thresholds.
+fn groups(stage: &StageToml, weight_decay: f64) -> anyhow::Result<Vec<GroupPlan>> {
+    let weights =
+        GroupPlan { group: WEIGHTS.into(), rate: GroupRate::Stage, weight_decay, clipped: true, hold_after: None };
+    let Some(on_grid) = &stage.quantization else { return Ok(vec![weights]) };
+    let peak = in_range("threshold_learning_rate", on_grid.threshold_learning_rate, 0.0, 10.0)?;
+    let thresholds = GroupPlan {
+        group: THRESHOLDS.into(),
+        rate: GroupRate::Peak(peak),
+        // A threshold has no reason to be near 1.
+        weight_decay: 0.0,
+        // Of another scale than the weights'; AdamW divides it away.
+        clipped: false,
+        hold_after: Some(on_grid.hold_thresholds_after),
+    };
+    Ok(vec![weights, thresholds])
 }
 
 fn augmentation(augmentation: &AugmentationToml) -> anyhow::Result<Augmentation> {

@@ -25,7 +25,7 @@ use sensei_int8::model::Int8Model;
 use sensei_quant::fake_quant::FakeQuantStudent;
 use sensei_samples::selection::SelectionRules;
 use sensei_samples::source::SampleSource;
-use sensei_student::weights::NamedWeights;
+use sensei_tensor::network::NamedWeights;
 
 use crate::config::RunPlan;
 use crate::progress::{say, warn};

@@ -9,14 +9,17 @@ use burn::tensor::Device;
 use sensei_data::sampling::subset;
 use sensei_eval::evaluate::evaluate;
 use sensei_eval::metric::Metric;
+use sensei_quant::qat::THRESHOLDS;
 use sensei_samples::source::SampleSource;
-use sensei_student::student::Student;
-use sensei_student::weights::{NamedWeights, read_weights, write_weights};
+use sensei_student::student::{Student, WEIGHTS};
+use sensei_student::weights::{read_weights, write_weights};
+use sensei_tensor::network::NamedWeights;
 use sensei_train::checkpoint::weights_digest;
 use sensei_train::fit::{Fitted, RunOptions, fit};
 
 use crate::config::RunPlan;
 use crate::device::Devices;
+use crate::phases::stages::ChipStages;
 use crate::progress::{TrainProgress, Validate, say, warn};
 use sensei_report::run_folder::RunFolder;
 
@@ -61,7 +64,6 @@ pub fn train(
     if how.profile {
         progress.profile(folder.profile());
     }
-    let before_quantization = folder.before_quantization();
     let options = RunOptions {
         checkpoint_dir: &folder.checkpoints(),
         plan_digest: &digest,
@@ -69,10 +71,10 @@ pub fn train(
         checkpoint_every_steps: logging.checkpoint_every_steps,
         keep_checkpoints: logging.keep_checkpoints,
         data_threads: logging.data_threads,
-        before_quantization: Some(&before_quantization),
         other_devices: &devices.others,
     };
-    let fitted = fit(&plan.train, initial, train, &options, &mut progress)?;
+    let mut stages = ChipStages::new(plan, train, folder);
+    let fitted = fit(&plan.train, Box::new(initial), &mut stages, train, &options, &mut progress)?;
     if let Some(error) = progress.log_failure() {
         warn(&format!("{}: the log is incomplete: {error}", folder.events().display()));
     }
@@ -83,11 +85,12 @@ pub fn train(
     let metadata =
         [("sensei.graph".to_string(), plan.graph.digest()), ("sensei.plan".to_string(), plan.train_digest.clone())];
     let metadata = metadata.into();
-    if let Some(thresholds) = &fitted.thresholds {
+    if let Some(thresholds) = fitted.groups.get(THRESHOLDS) {
         write_weights(&folder.thresholds(), thresholds, &metadata)?;
     }
-    write_weights(&folder.student(), &fitted.weights, &metadata)?;
-    say(&format!("weights digest {} (state {})", weights_digest(&fitted.weights), fitted.state_digest));
+    let weights = &fitted.groups[WEIGHTS];
+    write_weights(&folder.student(), weights, &metadata)?;
+    say(&format!("weights digest {} (state {})", weights_digest(weights), fitted.state_digest));
     Ok(fitted)
 }
 

@@ -8,10 +8,11 @@ use safetensors::{Dtype, SafeTensors};
 use sensei_graph::layer_graph::LayerGraph;
 use sensei_student::student::Student;
 use sensei_student::unet::UnetConfig;
-use sensei_student::weights::{HostTensor, NamedWeights};
+use sensei_tensor::network::{HostTensor, NamedWeights};
 use sensei_train::checkpoint::{CheckpointHeader, TrainState, latest, prune, weights_digest};
 use sensei_train::error::TrainError;
 use sensei_train::plan::TrainPlan;
+use sensei_train::stages::SameNetwork;
 
 use crate::{Fixture, Run, device, graph, listed, plan, student, text};
 
@@ -31,12 +32,13 @@ impl Saved {
         Self { fixture, path }
     }
 
-    fn load_as(&self, graph: LayerGraph, plan_digest: &str, ema_decay: Option<f64>) -> Result<TrainState, TrainError> {
-        TrainState::load(&self.path, graph, &device(), plan_digest, &TrainPlan { ema_decay, ..plan() })
+    fn load_as(&self, graph: LayerGraph, plan_digest: &str, plan: &TrainPlan) -> Result<TrainState, TrainError> {
+        let initial = Box::new(Student::new(graph, 0, &device()));
+        TrainState::load(&self.path, initial, &mut SameNetwork, plan_digest, plan)
     }
 
     fn load(&self) -> Result<TrainState, TrainError> {
-        self.load_as(graph(), "plan", plan().ema_decay)
+        self.load_as(graph(), "plan", &plan())
     }
 
     /// The checkpoint must be refused as broken, on one line with its path and these words.
@@ -57,7 +59,8 @@ impl Saved {
         let mut tensors: NamedWeights =
             SafeTensors::deserialize(&bytes).unwrap().tensors().into_iter().map(host_tensor).collect();
         edit(&mut tensors);
-        let state = format!("step {} {}", header.step, weights_digest(&tensors));
+        let of_state = CheckpointHeader { plan_digest: String::new(), state_digest: String::new(), ..header.clone() };
+        let state = format!("{}\n{}", serde_json::to_string(&of_state).unwrap(), weights_digest(&tensors));
         header.state_digest = blake3::hash(state.as_bytes()).to_hex().to_string();
         write(&self.path, &tensors, &serde_json::to_string(&header).unwrap());
     }
@@ -102,20 +105,20 @@ fn checkpoint_of_another_student_is_refused() {
         ..UnetConfig::picosam3()
     };
     let other = config.graph().unwrap();
-    let Err(error) = saved.load_as(other.clone(), "plan", plan().ema_decay) else { panic!("expected an error") };
+    let Err(error) = saved.load_as(other.clone(), "plan", &plan()) else { panic!("expected an error") };
     let expected = format!(
-        "{}: checkpoint of student {}, this run has {}",
+        "{}: checkpoint of network {}, this run has {}",
         saved.path.display(),
         graph().digest(),
         other.digest()
     );
     assert_eq!(text(&error), expected);
-    assert!(matches!(error, TrainError::OtherCheckpoint { what: "student", .. }));
+    assert!(matches!(error, TrainError::OtherCheckpoint { what: "network", .. }));
     // `fit` finds the same and changes nothing.
     let dir = saved.fixture.checkpoints("run");
     let before = fs::read(&saved.path).unwrap();
     let fitted = Run::resumed(&dir).fit(&plan(), Student::new(other, 0, &device()), &saved.fixture.source);
-    assert!(matches!(fitted.err(), Some(TrainError::OtherCheckpoint { what: "student", .. })));
+    assert!(matches!(fitted.err(), Some(TrainError::OtherCheckpoint { what: "network", .. })));
     assert_eq!(listed(&dir), ["step-00000003.safetensors"]);
     assert!(fs::read(&saved.path).unwrap() == before);
 }
@@ -123,7 +126,7 @@ fn checkpoint_of_another_student_is_refused() {
 #[test]
 fn checkpoint_of_another_plan_is_refused() {
     let saved = Saved::new();
-    let Err(error) = saved.load_as(graph(), "other", plan().ema_decay) else { panic!("expected an error") };
+    let Err(error) = saved.load_as(graph(), "other", &plan()) else { panic!("expected an error") };
     let expected = format!("{}: checkpoint of plan plan, this run has other", saved.path.display());
     assert_eq!(text(&error), expected);
     assert!(matches!(error, TrainError::OtherCheckpoint { what: "plan", .. }));
@@ -175,10 +178,10 @@ fn step_of_the_header_is_covered_by_the_digest() {
 #[test]
 fn missing_tensor_is_named() {
     for (name, words) in [
-        ("student.down1.weight", "down1.weight: expected a tensor of shape [4, 4, 3, 3], found none"),
-        ("first_moment.refine.3.bias", "no tensor first_moment.refine.3.bias"),
-        ("second_moment.eca.conv1x1.weight", "no tensor second_moment.eca.conv1x1.weight"),
-        ("average.down2.weight", "no tensor average.down2.weight"),
+        ("value/weights/down1.weight", "down1.weight: expected a tensor of shape [4, 4, 3, 3], found none"),
+        ("first_moment/weights/refine.3.bias", "no tensor first_moment/weights/refine.3.bias"),
+        ("second_moment/weights/eca.conv1x1.weight", "no tensor second_moment/weights/eca.conv1x1.weight"),
+        ("average/weights/down2.weight", "no tensor average/weights/down2.weight"),
     ] {
         let saved = Saved::new();
         saved.edit(|tensors| assert!(tensors.remove(name).is_some(), "{name}"));
@@ -188,7 +191,13 @@ fn missing_tensor_is_named() {
 
 #[test]
 fn extra_tensor_is_named() {
-    for name in ["student.extra", "first_moment.extra", "second_moment.extra", "average.extra", "extra"] {
+    for name in [
+        "value/weights/extra",
+        "first_moment/weights/extra",
+        "second_moment/weights/extra",
+        "average/weights/extra",
+        "extra",
+    ] {
         let saved = Saved::new();
         let extra = HostTensor { shape: vec![1], values: vec![0.0] };
         saved.edit(|tensors| _ = tensors.insert(name.into(), extra));
@@ -196,8 +205,10 @@ fn extra_tensor_is_named() {
     }
     // A moving average that this plan does not have.
     let saved = Saved::new();
-    let Err(error) = saved.load_as(graph(), "plan", None) else { panic!("expected an error") };
-    assert!(text(&error).contains("unexpected tensor average."), "{}", text(&error));
+    let Err(error) = saved.load_as(graph(), "plan", &TrainPlan { average: None, ..plan() }) else {
+        panic!("expected an error")
+    };
+    assert!(text(&error).contains("unexpected tensor average/weights/"), "{}", text(&error));
 }
 
 #[test]
@@ -205,12 +216,12 @@ fn tensor_of_another_size_or_without_a_number_is_named() {
     type Edit = fn(&mut HostTensor);
     let cases: [(&str, Edit, &str); 3] = [
         (
-            "first_moment.down1.weight",
+            "first_moment/weights/down1.weight",
             |t| *t = HostTensor { shape: vec![2], values: vec![0.0; 2] },
             "expected 144 values, found 2",
         ),
-        ("student.down1.weight", |t| t.shape = vec![144], "expected shape [4, 4, 3, 3], found [144]"),
-        ("student.down1.weight", |t| t.values[0] = f32::NAN, "expected a finite 32-bit float, found NaN"),
+        ("value/weights/down1.weight", |t| t.shape = vec![144], "expected shape [4, 4, 3, 3], found [144]"),
+        ("value/weights/down1.weight", |t| t.values[0] = f32::NAN, "expected a finite 32-bit float, found NaN"),
     ];
     for (name, edit, words) in cases {
         let saved = Saved::new();
@@ -225,17 +236,8 @@ fn file_without_our_header_is_refused() {
     let none = NamedWeights::new();
     write(&saved.path, &none, "{}");
     saved.is_broken(&["missing field"]);
-    let header = CheckpointHeader {
-        format: 2,
-        step: 0,
-        plan_digest: "plan".into(),
-        graph_digest: graph().digest(),
-        loss_scale: None,
-        threshold_steps: None,
-        state_digest: String::new(),
-    };
-    write(&saved.path, &none, &serde_json::to_string(&header).unwrap());
-    saved.is_broken(&["expected format 1, found 2"]);
+    write(&saved.path, &none, r#"{"format":1,"step":0}"#);
+    saved.is_broken(&["expected format 2, found 1"]);
     fs::write(&saved.path, safetensors::serialize(Vec::<(&str, TensorView)>::new(), None).unwrap()).unwrap();
     saved.is_broken(&["no sensei_checkpoint entry"]);
 }
@@ -243,22 +245,23 @@ fn file_without_our_header_is_refused() {
 #[test]
 fn folder_that_cannot_be_written_leaves_no_checkpoint() {
     let fixture = Fixture::new();
-    // A file where the folder should be; a folder where the unfinished file should be; one at the final name.
+    // A file where the folder should be; a folder at the final name.
     let blocked = fixture.checkpoints("blocked");
     fs::write(&blocked, "a file").unwrap();
-    let taken = fixture.checkpoints("taken");
-    fs::create_dir_all(taken.join("partial.tmp")).unwrap();
     let occupied = fixture.checkpoints("occupied");
     fs::create_dir_all(occupied.join("step-00000002.safetensors")).unwrap();
-    for dir in [&blocked, &taken, &occupied] {
+    for dir in [&blocked, &occupied] {
         let Err(error) = Run { stop_after: 2, ..Run::new(dir) }.fit(&plan(), student(), &fixture.source) else {
             panic!("{}: expected an error", dir.display())
         };
         let line = text(&error);
         let path = dir.join("step-00000002.safetensors");
         assert!(matches!(error, TrainError::File(_)), "{line}");
-        assert!(line.starts_with(&format!("{}: cannot ", path.display())) && !line.contains('\n'), "{line}");
-        assert!(!path.is_file() && !dir.join("partial.tmp").is_file());
+        assert!(
+            line.starts_with(&dir.display().to_string()) && line.contains(": cannot ") && !line.contains('\n'),
+            "{line}"
+        );
+        assert!(!path.is_file() && listed(dir).iter().all(|name| !name.ends_with(".tmp")));
     }
     assert_eq!(fs::read(&blocked).unwrap(), b"a file");
 }

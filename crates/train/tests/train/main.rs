@@ -5,12 +5,14 @@
 mod accumulation;
 mod checkpoint;
 mod devices;
+mod groups;
 mod mixed;
 mod not_finite;
 mod quantization;
 mod resume;
 mod trajectory;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
@@ -24,15 +26,16 @@ use sensei_graph::layer_graph::LayerGraph;
 use sensei_loss::{LossPlan, SampleWeighting};
 use sensei_samples::selection::SelectionRules;
 use sensei_samples::source::{InstanceChoice, SampleSource};
-use sensei_student::student::Student;
+use sensei_student::student::{Student, WEIGHTS};
 use sensei_student::unet::UnetConfig;
-use sensei_student::weights::NamedWeights;
+use sensei_tensor::network::NamedWeights;
 use sensei_train::error::TrainError;
 use sensei_train::event::Event;
 use sensei_train::fit::{Fitted, Observer, RunOptions, fit};
 use sensei_train::optimizer::AdamWConfig;
-use sensei_train::plan::{StagePlan, TrainPlan};
+use sensei_train::plan::{AveragePlan, GroupPlan, GroupRate, StagePlan, TrainPlan};
 use sensei_train::schedule::{Decay, Schedule};
+use sensei_train::stages::{SameNetwork, StageNetworks};
 
 /// Rendered scenes and room for checkpoints, in a folder that goes away with it.
 struct Fixture {
@@ -110,6 +113,16 @@ impl<'a> Run<'a> {
     }
 
     fn fit(self, plan: &TrainPlan, student: Student, source: &SampleSource) -> Result<Ran, TrainError> {
+        self.fit_through(&mut SameNetwork, plan, student, source)
+    }
+
+    fn fit_through(
+        self,
+        stages: &mut dyn StageNetworks,
+        plan: &TrainPlan,
+        student: Student,
+        source: &SampleSource,
+    ) -> Result<Ran, TrainError> {
         let options = RunOptions {
             other_devices: self.other_devices,
             checkpoint_dir: self.checkpoints,
@@ -118,10 +131,9 @@ impl<'a> Run<'a> {
             checkpoint_every_steps: self.checkpoint_every_steps,
             keep_checkpoints: self.keep_checkpoints,
             data_threads: self.data_threads,
-            before_quantization: None,
         };
         let mut observer = Recorder { steps_left: self.stop_after, events: vec![] };
-        let fitted = fit(plan, student, source, &options, &mut observer)?;
+        let fitted = fit(plan, Box::new(student), stages, source, &options, &mut observer)?;
         Ok(Ran { fitted, events: observer.events })
     }
 }
@@ -133,6 +145,11 @@ struct Ran {
 }
 
 impl Ran {
+    /// The resulting weights.
+    fn weights(&self) -> &NamedWeights {
+        &self.fitted.groups[WEIGHTS]
+    }
+
     /// The loss of each step.
     fn losses(&self) -> Vec<f64> {
         let loss = |event: &Event| match event {
@@ -160,7 +177,7 @@ impl Observer for Recorder {
 
     fn validate(
         &mut self,
-        _weights: &NamedWeights,
+        _result: &BTreeMap<String, NamedWeights>,
         _epoch: u64,
     ) -> Result<Option<(f64, usize)>, Box<dyn std::error::Error + Send + Sync>> {
         Ok(None)
@@ -187,6 +204,11 @@ fn student() -> Student {
     Student::new(graph(), 7, &device())
 }
 
+/// The weights, trained at the stage's learning rate.
+fn weights_rule() -> GroupPlan {
+    GroupPlan { group: WEIGHTS.into(), rate: GroupRate::Stage, weight_decay: 0.01, clipped: true, hold_after: None }
+}
+
 /// Two stages of two epochs, batches of two, two a step, everything on that changes a sample, moving average.
 fn plan() -> TrainPlan {
     let stage = |name: &str, schedule| StagePlan {
@@ -202,7 +224,8 @@ fn plan() -> TrainPlan {
             contrast: 0.2,
             saturation: 0.2,
         },
-        quantization: None,
+        groups: vec![weights_rule()],
+        on_grid: None,
     };
     let cosine = Decay::Cosine { final_learning_rate: 1e-5 };
     TrainPlan {
@@ -211,7 +234,7 @@ fn plan() -> TrainPlan {
         accumulate_batches: 2,
         optimizer: AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 },
         clip_gradient_norm: Some(1.0),
-        ema_decay: Some(0.9),
+        average: Some(AveragePlan { decay: 0.9, groups: vec![WEIGHTS.into()] }),
         mixed_precision: None,
         stages: vec![
             stage("first", Schedule { learning_rate: 1e-2, warmup_steps: 3, decay: Decay::Constant }),
