@@ -231,9 +231,9 @@ fn safetensors_that_contradict_themselves_are_refused() {
 fn a_file_that_cannot_be_read_or_written_is_named_and_leaves_nothing() {
     let dir = TempDir::new().unwrap();
     let absent = dir.path().join("absent/w.safetensors");
-    assert!(chain(&read_weights(&absent).unwrap_err()).contains("absent/w.safetensors: cannot read weights"));
+    assert!(chain(&read_weights(&absent).unwrap_err()).contains("absent/w.safetensors: cannot read"));
     let error = write_weights(&absent, &NamedWeights::new(), &BTreeMap::new()).unwrap_err();
-    assert!(chain(&error).contains("absent/w.safetensors: cannot write weights"));
+    assert!(chain(&error).contains("absent/w.safetensors: cannot write"));
     // A folder in the way: the temporary file is written, cannot take the name, and is removed.
     let taken = dir.path().join("taken");
     std::fs::create_dir(&taken).unwrap();
