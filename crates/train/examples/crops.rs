@@ -14,9 +14,9 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use sensei_answers::cache::Cache;
 use sensei_answers::import::import_dump;
+use sensei_data::crop_rule::{Border, CropRule};
 use sensei_data::dataset::Dataset;
 use sensei_data::image_file::ImageLimits;
-use sensei_data::prompt::{Border, PromptRule};
 use sensei_int8::interpreter::Interpreter;
 use sensei_int8::model_file::read_model;
 use sensei_samples::batch::HostBatch;
@@ -34,7 +34,7 @@ fn main() {
     let path = folder.path().join("cache");
     let report = import_dump(Path::new(dump), &dataset, &path).unwrap();
     let cache = Cache::open(&path, &report.manifest.key).unwrap();
-    let prompt = PromptRule::Roi { padding: 0.1, grid: 96, border: Border::Reference };
+    let prompt = CropRule::Roi { padding: 0.1, grid: 96, border: Border::Reference };
     let rules = SelectionRules::of_student(prompt);
     let source =
         SampleSource::new(dataset, Some(cache), rules, prompt, ImageLimits::default(), InstanceChoice::Cached).unwrap();

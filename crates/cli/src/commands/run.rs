@@ -86,7 +86,7 @@ pub fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
     });
     match rules {
         _ if arguments.robustness => {
-            let rules = rules.unwrap_or_else(|| ProtocolRules::of_student(plan.prompt.name(), plan.prompt));
+            let rules = rules.unwrap_or_else(|| ProtocolRules::of_student(plan.crop.name(), plan.crop));
             robustness(&plan, &networks, &rules, open_by, &device, &out)?;
         }
         Some(rules) => {

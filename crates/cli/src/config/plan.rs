@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use sensei_data::augment::Augmentation;
-use sensei_data::prompt::{Border, PromptRule};
+use sensei_data::crop_rule::{Border, CropRule};
 use sensei_data::synth::SynthConfig;
 use sensei_graph::layer_graph::{LayerGraph, Op};
 use sensei_imx500::memory::MemoryEstimate;
@@ -26,9 +26,9 @@ use sensei_train::precision::{LossScaling, MixedPrecision};
 use sensei_train::schedule::{Decay, Schedule};
 
 use super::file::{
-    AnswersToml, AugmentationToml, BorderToml, DataToml, DecayToml, EqualizationToml, InstancesToml, MemoryLimitToml,
-    MixedPrecisionToml, PromptToml, QuantizeToml, RoundingToml, RunToml, ScenesToml, SearchToml, SplitToml, StageToml,
-    StudentToml, TeacherToml, TermToml, TrainToml, WeightBudgetToml, WeightingToml,
+    AnswersToml, AugmentationToml, BorderToml, CropToml, DataToml, DecayToml, EqualizationToml, InstancesToml,
+    MemoryLimitToml, MixedPrecisionToml, QuantizeToml, RoundingToml, RunToml, ScenesToml, SearchToml, SplitToml,
+    StageToml, StudentToml, TeacherToml, TermToml, TrainToml, WeightBudgetToml, WeightingToml,
 };
 
 /// A configuration, resolved.
@@ -39,8 +39,8 @@ pub struct RunPlan {
     pub data: DataPlan,
     /// Which instances are used.
     pub instances: InstanceChoice,
-    /// How prompts are made.
-    pub prompt: PromptRule,
+    /// What part of the image the student is shown.
+    pub crop: CropRule,
     /// Where the teacher's answers come from, if there is a teacher.
     pub teacher: Option<TeacherPlan>,
     /// The student's network.
@@ -306,7 +306,7 @@ fn resolve(file: RunToml, name: String) -> anyhow::Result<RunPlan> {
             InstancesToml::All => InstanceChoice::All,
             InstancesToml::Cached => InstanceChoice::Cached,
         },
-        prompt: prompt(&file.prompt, grid)?,
+        crop: crop(&file.crop, grid)?,
         teacher: file.teacher.map(|teacher| TeacherPlan {
             digest: teacher.digest,
             preprocessing: teacher.preprocessing,
@@ -342,7 +342,7 @@ fn resolve(file: RunToml, name: String) -> anyhow::Result<RunPlan> {
 fn train_digest(resolved_toml: &str) -> anyhow::Result<String> {
     let mut file: RunToml = toml::from_str(resolved_toml).context("cannot digest the configuration")?;
     for_each_path(&mut file, |path| path.clear());
-    let trained_by = (&file.seed, &file.data, &file.prompt, &file.teacher, &file.student, &file.train);
+    let trained_by = (&file.seed, &file.data, &file.crop, &file.teacher, &file.student, &file.train);
     // Where training goes on on the grid, the first thresholds decide the weights.
     let quantized = file.train.stage.iter().any(|stage| stage.quantization.is_some());
     let canonical = match quantized {
@@ -402,12 +402,12 @@ pub(super) fn border(border: BorderToml) -> Border {
     }
 }
 
-fn prompt(prompt: &PromptToml, grid: u32) -> anyhow::Result<PromptRule> {
-    Ok(match *prompt {
-        PromptToml::CenterWindow { border: at } => PromptRule::CenterWindow { grid, border: border(at) },
-        PromptToml::Roi { border: at, padding } => {
-            let padding = in_range("[prompt] padding", padding, 0.0, 4.0)?;
-            PromptRule::Roi { padding, grid, border: border(at) }
+fn crop(crop: &CropToml, grid: u32) -> anyhow::Result<CropRule> {
+    Ok(match *crop {
+        CropToml::CenterWindow { border: at } => CropRule::CenterWindow { grid, border: border(at) },
+        CropToml::Roi { border: at, padding } => {
+            let padding = in_range("[crop] padding", padding, 0.0, 4.0)?;
+            CropRule::Roi { padding, grid, border: border(at) }
         }
     })
 }

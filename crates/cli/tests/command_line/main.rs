@@ -149,7 +149,7 @@ instances = "all"
 train = { annotations = "scenes/annotations/instances_train.json", images = "scenes/images" }
 val = { annotations = "scenes/annotations/instances_val.json", images = "scenes/images" }
 
-[prompt]
+[crop]
 rule = "roi"
 border = "corrected"
 padding = 0.1

@@ -17,10 +17,10 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use sensei_data::augment::Augmentation;
+use sensei_data::crop_rule::{Border, CropRule};
 use sensei_data::dataset::Dataset;
 use sensei_data::geometry::Size;
 use sensei_data::image_file::ImageLimits;
-use sensei_data::prompt::{Border, PromptRule};
 use sensei_data::synth::{SynthConfig, write_synth};
 use sensei_graph::layer_graph::LayerGraph;
 use sensei_loss::{LossPlan, SampleWeighting};
@@ -68,7 +68,7 @@ impl Fixture {
         edit(&mut file);
         std::fs::write(&annotations, serde_json::to_vec(&file).unwrap()).unwrap();
         let dataset = Dataset::load_coco(&annotations, &scenes.join("images")).unwrap();
-        let prompt = PromptRule::Roi { padding: 0.1, grid: 32, border: Border::Corrected };
+        let prompt = CropRule::Roi { padding: 0.1, grid: 32, border: Border::Corrected };
         let rules = SelectionRules::of_student(prompt);
         let source =
             SampleSource::new(dataset, None, rules, prompt, ImageLimits::default(), InstanceChoice::All).unwrap();
