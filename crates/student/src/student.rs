@@ -130,10 +130,13 @@ impl Student {
         let image = image.inner();
         let steps = self.steps(&image.device());
         let output = run_steps(&self.graph, &steps, ops::to_internal(image), |step, inputs| match step.kind {
-            StepKind::Node => match &self.graph.nodes()[step.output].op {
-                Op::Conv(conv) => self.conv_eval(step.output, conv, one(inputs)),
-                op => without_weights(op, inputs),
-            },
+            StepKind::Node => {
+                let op = &self.graph.nodes()[step.output].op;
+                match op.conv() {
+                    Some(conv) => self.conv_eval(step.output, conv, one(inputs)),
+                    None => without_weights(op, inputs),
+                }
+            }
             StepKind::Block { upsampling, depthwise, pointwise, merged } => {
                 let (x, merge) = self.block_inputs(inputs, merged, |parameter| self.flat(parameter).inner());
                 let (depthwise_weight, depthwise_bias) = self.folded(depthwise);
@@ -162,10 +165,13 @@ impl Student {
         let output = run_steps(&self.graph, &steps, ops::to_internal(image), |step, inputs| {
             let _timer = profile::layer(&self.step_name(step), 2 * batch * self.step_macs(step));
             match step.kind {
-                StepKind::Node => match &self.graph.nodes()[step.output].op {
-                    Op::Conv(conv) => self.conv_train(step.output, conv, one(inputs), &mut batch_stats),
-                    op => without_weights(op, inputs),
-                },
+                StepKind::Node => {
+                    let op = &self.graph.nodes()[step.output].op;
+                    match op.conv() {
+                        Some(conv) => self.conv_train(step.output, conv, one(inputs), &mut batch_stats),
+                        None => without_weights(op, inputs),
+                    }
+                }
                 StepKind::Block { upsampling, depthwise, pointwise, merged } => {
                     let (x, merge) = self.block_inputs(inputs, merged, |parameter| self.flat(parameter));
                     let (norm1, norm2) = (self.norm(depthwise), self.norm(pointwise));
@@ -232,7 +238,7 @@ impl Student {
         let mut student =
             Self { device: device.clone(), parameters: vec![], running: vec![], layers: vec![], graph: graph.clone() };
         for node in graph.nodes() {
-            let Op::Conv(conv) = &node.op else {
+            let Some(conv) = node.op.conv() else {
                 student.layers.push(None);
                 continue;
             };
@@ -408,8 +414,7 @@ impl Student {
     }
 
     fn conv(&self, idx: usize) -> &Conv {
-        let Op::Conv(conv) = &self.graph.nodes()[idx].op else { panic!("node {idx} is not a convolution") };
-        conv
+        self.graph.nodes()[idx].op.conv().unwrap_or_else(|| panic!("node {idx} is not a convolution"))
     }
 
     fn norm(&self, idx: usize) -> NormLayer {
@@ -428,8 +433,7 @@ impl Student {
 pub fn without_weights(op: &Op, inputs: Vec<Tensor<4>>) -> Tensor<4> {
     match op {
         Op::Input | Op::Conv(_) => panic!("without_weights: expected an operator without weights, found {op:?}"),
-        Op::Upsample2x(Upsampling::Nearest) => ops::upsample_2x(one(inputs), Upsampling::Nearest),
-        Op::Upsample2x(Upsampling::Bilinear) => ops::upsample_2x(one(inputs), Upsampling::Bilinear),
+        Op::Upsample2x(upsampling) => ops::upsample_2x(one(inputs), *upsampling),
         Op::GlobalAveragePool => ops::global_average_pool(one(inputs)),
         Op::Sigmoid => ops::sigmoid(one(inputs)),
         Op::Add => two(inputs, ops::add),
