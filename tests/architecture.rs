@@ -89,6 +89,7 @@ fn only_the_command_line_crate_prints_or_asks_the_clock() {
             || path.starts_with("crates/testing/")
             || path.starts_with("crates/imx500/src/converter")
             || path.contains("/examples/")
+            || path.contains("/benches/")
             || path.contains("/tests/")
     };
     for path in rust_files() {

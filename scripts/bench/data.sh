@@ -6,8 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 shared=${1:-../shared}/data
-cargo build --release --workspace --examples --quiet
-bench=target/release/examples/bench
+bench=$(scripts/bench/build.sh picosam2)
 grep -m1 'model name' /proc/cpuinfo || true
 echo "cores $(nproc), load $(cut -d' ' -f1 /proc/loadavg)"
 data=$("$bench" data "$shared/coco/annotations/instances_train.json" "$shared/coco/images/train" \

@@ -10,7 +10,7 @@ device=${1:-wgpu} repeats=${2:-20} batches=${3:-64 256 1024} python=${PYTHON:-py
 features=wgpu,burn/fusion,burn/autotune
 [ "$device" = cuda ] && features=$features,cuda
 [ "$device" = wgpu:software ] && features=wgpu
-cargo build --release --quiet -p sensei-train --example gpu --features "$features" --target-dir target/gpu
+gpu=$(scripts/bench/build.sh gpu -p sensei-train --features "$features" --target-dir target/gpu)
 command -v nvidia-smi >/dev/null && nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 has_torch=$("$python" -c 'import torch; print(int(torch.cuda.is_available()))' 2>/dev/null || echo 0)
 [ "$has_torch" = 1 ] || echo "skipped: PyTorch with CUDA is not installed; only Sensei is timed"
@@ -21,7 +21,7 @@ for what in train eval; do
         for half in "" bf16 f16; do
             # The evaluation computes in 32 bits.
             [ "$what" = eval ] && [ -n "$half" ] && continue
-            ours=$(target/gpu/release/examples/gpu "$what" "$device" "$batch" "$repeats" $half 2>/dev/null | rate) || ours=failed
+            ours=$("$gpu" "$what" "$device" "$batch" "$repeats" $half 2>/dev/null | rate) || ours=failed
             line="$what batch $batch ${half:-f32}: sensei ${ours:-failed} images/s"
             if [ "$has_torch" = 1 ]; then
                 eager=$("$python" scripts/bench/torch_gpu.py "$what" "$batch" "$repeats" $half | rate)

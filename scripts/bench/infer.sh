@@ -10,8 +10,7 @@ rounds=${1:-5} repeats=${2:-30} python=${PYTHON:-python3} network=${NETWORK:-pic
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-cargo build --release --workspace --examples --quiet
-bench=target/release/examples/bench
+bench=$(scripts/bench/build.sh picosam2)
 "$python" scripts/bench/onnx_infer.py make "$work" "$network"
 grep -m1 'model name' /proc/cpuinfo || true
 echo "cores $(nproc), load $(cut -d' ' -f1 /proc/loadavg)"

@@ -7,11 +7,11 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=$1
 annotations=${2:-../shared/data/coco/annotations/instances_val.json}
-cargo build --release -p sensei-data --example masks --quiet
+masks=$(scripts/bench/build.sh masks -p sensei-data)
 grep -m1 'model name' /proc/cpuinfo || true
 echo "cores $(nproc), load $(cut -d' ' -f1 /proc/loadavg)"
 for _ in $(seq "${3:-3}"); do
-    target/release/examples/masks "$annotations" 15
+    "$masks" "$annotations" 15
     printf 'peer '
     "$python" scripts/bench/eval_peers.py masks "$annotations" 5
 done | awk '

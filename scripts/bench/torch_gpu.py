@@ -1,4 +1,4 @@
-"""Times training steps or forward passes of PicoSAM2 at 96 x 96 in PyTorch on a GPU, as examples/gpu.rs does.
+"""Times training steps or forward passes of PicoSAM2 at 96 x 96 in PyTorch on a GPU, as crates/train/benches/gpu.rs does.
 
 usage: torch_gpu.py train|eval BATCH REPEATS [compile] [f16|bf16]
 """

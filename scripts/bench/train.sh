@@ -11,8 +11,8 @@ cd "$(dirname "$0")/../.."
 rounds=${1:-3} repeats=${2:-5} python=${PYTHON:-python3} network=${NETWORK:-picosam2}
 tuned=(MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000)
 
-cargo build --release --workspace --examples --quiet
-bench=target/release/examples/bench
+bench=$(scripts/bench/build.sh picosam2)
+against_burn=$(scripts/bench/build.sh against_burn)
 grep -m1 'model name' /proc/cpuinfo || true
 echo "cores $(nproc), load $(cut -d' ' -f1 /proc/loadavg)"
 "$python" -c 'import torch; print("torch", torch.__version__)'
@@ -57,4 +57,4 @@ awk -v a="${step_ms[1,8]}" -v b="${step_ms[2,8]}" -v c="${step_ms[1,32]}" -v d="
     -v p="${product[1]}" -v q="${product[2]}" -v r="${copy[1]}" -v s="${copy[2]}" 'BEGIN {
     printf "from 1 to 2 threads: step of 8 %.2fx, of 32 %.2fx, large product %.2fx, copy %.2fx\n", a / b, c / d, q / p, s / r }'
 echo "sensei's kernels against burn's own operators (forward and backward only):"
-target/release/examples/step 2 8 "$repeats"
+"$against_burn" 2 8 "$repeats"

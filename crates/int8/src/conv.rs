@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use crate::grid::ActivationGrid;
 use crate::model::Int8Conv;
-use crate::simd::{Level, Portable, Rounding, Simd, Tile, Work, round_clamped};
+use crate::simd::{Baseline, ByteRange, InstructionSet, Simd, SimdLoop, Tile, round_clamped};
 
 /// A tensor in height, width, channel order; channels are padded to whole vectors, with any values.
 ///
@@ -22,19 +22,19 @@ pub(crate) struct Plane<T> {
     /// Distance of neighbouring stored pixels: `channels` rounded up to [`LANES`].
     pub stride: usize,
     /// 1 if every stored pixel stands for a square of 2 x 2, else 0.
-    pub log2_repeat: usize,
+    pub log2_upsampling: usize,
     pub values: Vec<T>,
 }
 
 /// What a plane's values are: bytes, or 16-bit integers for the network's output.
-pub(crate) trait Stored: Copy + Default + Send + Sync {
+pub(crate) trait PlaneElement: Copy + Default + Send + Sync {
     fn from_integer(q: i32, grid: ActivationGrid) -> Self;
     fn integer(self, grid: ActivationGrid) -> i32;
     /// Sums, rescaled, rounded and clamped.
-    fn finish<S: Simd>(simd: S, sums: S::Sums, scale: &[f32; LANES], how: Finish) -> [Self; LANES];
+    fn requantize<S: Simd>(simd: S, sums: S::Sums, scale: &[f32; LANES], how: Requantization) -> [Self; LANES];
 }
 
-impl Stored for u8 {
+impl PlaneElement for u8 {
     #[inline(always)]
     fn from_integer(q: i32, grid: ActivationGrid) -> Self {
         (q - grid.qmin()) as u8
@@ -46,16 +46,16 @@ impl Stored for u8 {
     }
 
     #[inline(always)]
-    fn finish<S: Simd>(simd: S, sums: S::Sums, scale: &[f32; LANES], how: Finish) -> [u8; LANES] {
+    fn requantize<S: Simd>(simd: S, sums: S::Sums, scale: &[f32; LANES], how: Requantization) -> [u8; LANES] {
         if how.floats_are_exact {
-            simd.round(sums, scale, how.rounding)
+            simd.requantize(sums, scale, how.range)
         } else {
-            Portable.round(simd.totals(sums), scale, how.rounding)
+            Baseline.requantize(simd.totals(sums), scale, how.range)
         }
     }
 }
 
-impl Stored for i16 {
+impl PlaneElement for i16 {
     fn from_integer(q: i32, _: ActivationGrid) -> Self {
         q as i16
     }
@@ -66,24 +66,24 @@ impl Stored for i16 {
 
     /// Exact: sums have 31 bits, mantissas 8, an `f64` 53.
     #[inline(always)]
-    fn finish<S: Simd>(simd: S, sums: S::Sums, scale: &[f32; LANES], how: Finish) -> [i16; LANES] {
+    fn requantize<S: Simd>(simd: S, sums: S::Sums, scale: &[f32; LANES], how: Requantization) -> [i16; LANES] {
         let sums = simd.totals(sums);
         std::array::from_fn(|lane| round_clamped(f64::from(sums[lane]) * f64::from(scale[lane]), how.clamp))
     }
 }
 
-impl<T: Stored> Plane<T> {
+impl<T: PlaneElement> Plane<T> {
     /// A plane that takes its memory from `values`.
     pub(crate) fn new([channels, height, width]: [usize; 3], mut values: Vec<T>) -> Self {
         let stride = channels.next_multiple_of(LANES);
         values.resize(height * width * stride, T::default());
-        Self { channels, height, width, stride, log2_repeat: 0, values }
+        Self { channels, height, width, stride, log2_upsampling: 0, values }
     }
 
     /// The stored channels of a pixel.
     #[inline(always)]
     pub(crate) fn pixel(&self, y: usize, x: usize) -> &[T] {
-        let idx = (y >> self.log2_repeat) * (self.width >> self.log2_repeat) + (x >> self.log2_repeat);
+        let idx = (y >> self.log2_upsampling) * (self.width >> self.log2_upsampling) + (x >> self.log2_upsampling);
         &self.values[idx * self.stride..(idx + 1) * self.stride]
     }
 }
@@ -102,17 +102,17 @@ pub(crate) struct PackedConv {
     bias: Vec<i32>,
     /// `mantissa * 2^-shift`, exact.
     scale: Vec<f32>,
-    finish: Finish,
+    finish: Requantization,
     /// The stored byte of 0.
     zero: u8,
 }
 
 /// How sums become stored values.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Finish {
-    /// Whether [`Simd::round`] is exact for every sum that can occur.
+pub(crate) struct Requantization {
+    /// Whether [`Simd::requantize`] is exact for every sum that can occur.
     floats_are_exact: bool,
-    rounding: Rounding,
+    range: ByteRange,
     /// Ends of the output's grid; ReLU raises the lower one to 0.
     clamp: (f64, f64),
 }
@@ -158,9 +158,9 @@ impl PackedConv {
             conv.worst_accumulators(input).zip(&scale).all(|(sum, &scale)| rounds_exactly(sum, scale, output));
         scale.resize(out_stride, 0.0);
         let low = if conv.relu() { output.qmin().max(0) } else { output.qmin() };
-        let finish = Finish {
+        let finish = Requantization {
             floats_are_exact,
-            rounding: Rounding { offset: -output.qmin(), low: low - output.qmin() },
+            range: ByteRange { offset: -output.qmin(), low: low - output.qmin() },
             clamp: (f64::from(low), f64::from(output.qmax())),
         };
         Self {
@@ -183,15 +183,15 @@ impl PackedConv {
     }
 
     /// Fills rows `rows` of the output: `[rows, width, padded channels]`.
-    pub(crate) fn run_rows<T: Stored>(
+    pub(crate) fn run_rows<T: PlaneElement>(
         &self,
-        level: Level,
+        isa: InstructionSet,
         input: &Plane<u8>,
         rows: Range<usize>,
         width: usize,
         output: &mut [T],
     ) {
-        level.run(Rows { conv: self, input, rows, width, output });
+        isa.run(ConvRows { conv: self, input, rows, width, output });
     }
 
     /// Row `at + tap * dilation - padding` of the input of output row `at`, unless it is padding.
@@ -228,7 +228,7 @@ impl PackedConv {
     }
 }
 
-/// Whether `sum * scale` rounds as [`Simd::round`] does it, for sums up to `worst` in absolute value.
+/// Whether `sum * scale` rounds as [`Simd::requantize`] does it, for sums up to `worst` in absolute value.
 ///
 /// The product must stay where floats have steps of 1 after the addition. The sum must be a float, or so large that the
 /// product, even of the sum rounded to a float, is beyond the ends of the grid, where it is cut off.
@@ -238,7 +238,7 @@ fn rounds_exactly(worst: i64, scale: f32, output: ActivationGrid) -> bool {
     worst * scale < f64::from(1 << 21) && (worst <= floats || floats * scale > beyond)
 }
 
-struct Rows<'a, T> {
+struct ConvRows<'a, T> {
     conv: &'a PackedConv,
     input: &'a Plane<u8>,
     rows: Range<usize>,
@@ -246,7 +246,7 @@ struct Rows<'a, T> {
     output: &'a mut [T],
 }
 
-impl<T: Stored> Work for Rows<'_, T> {
+impl<T: PlaneElement> SimdLoop for ConvRows<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         if self.conv.is_depthwise {
@@ -257,10 +257,10 @@ impl<T: Stored> Work for Rows<'_, T> {
     }
 }
 
-impl<T: Stored> Rows<'_, T> {
+impl<T: PlaneElement> ConvRows<'_, T> {
     #[inline(always)]
     fn depthwise<S: Simd>(self, simd: S) {
-        let Rows { conv, input, rows, width, output } = self;
+        let ConvRows { conv, input, rows, width, output } = self;
         let stride = input.stride;
         let quads_per_block = conv.taps.len() * LANES / stride;
         let (padding, finish) = ([conv.zero; LANES], conv.finish);
@@ -275,13 +275,13 @@ impl<T: Stored> Rows<'_, T> {
                     let row = |part: usize| {
                         let tap = 4 * tap_row + part;
                         let row = conv.source(y, tap, input.height).filter(|_| tap < conv.kernel)?;
-                        let repeat = input.log2_repeat;
+                        let repeat = input.log2_upsampling;
                         let stored = (input.width >> repeat) * stride;
                         Some(&input.values[(row >> repeat) * stored..][..stored])
                     };
                     let rows: [Option<&[u8]>; 4] = std::array::from_fn(row);
                     let columns = &mut columns[conv.padding..conv.padding + input.width];
-                    for (idx, columns) in columns.chunks_exact_mut(1 << input.log2_repeat).enumerate() {
+                    for (idx, columns) in columns.chunks_exact_mut(1 << input.log2_upsampling).enumerate() {
                         let quads = simd.interleave(rows.map(|row| match row {
                             Some(row) => lanes(row, idx * stride + at),
                             None => &padding,
@@ -305,7 +305,7 @@ impl<T: Stored> Rows<'_, T> {
                             .zip(columns.chunks_exact(n_columns))
                             .fold(bias, |total, (taps, columns)| sums(x, total, taps, columns)),
                     };
-                    output[at..at + LANES].copy_from_slice(&T::finish(simd, total, scale, finish));
+                    output[at..at + LANES].copy_from_slice(&T::requantize(simd, total, scale, finish));
                 }
             }
         }
@@ -313,7 +313,7 @@ impl<T: Stored> Rows<'_, T> {
 
     #[inline(always)]
     fn dense<S: Simd>(self, simd: S) {
-        let Rows { conv, input, rows, width, output } = self;
+        let ConvRows { conv, input, rows, width, output } = self;
         let depth = conv.kernel * conv.kernel * input.stride;
         let rows_per_panel = (PANEL / (width * depth)).max(1);
         let mut outputs = output.chunks_mut(rows_per_panel * width * conv.bias.len());
@@ -328,7 +328,7 @@ impl<T: Stored> Rows<'_, T> {
 
 /// `[pixels, depth]` times weights to `[pixels, padded outputs]`.
 #[inline(always)]
-fn product<S: Simd, T: Stored>(simd: S, conv: &PackedConv, pixels: &[u8], depth: usize, output: &mut [T]) {
+fn product<S: Simd, T: PlaneElement>(simd: S, conv: &PackedConv, pixels: &[u8], depth: usize, output: &mut [T]) {
     let n_blocks = conv.bias.len() / LANES;
     let most = match S::TILE {
         Tile::Large => 4,
@@ -349,7 +349,7 @@ fn product<S: Simd, T: Stored>(simd: S, conv: &PackedConv, pixels: &[u8], depth:
 }
 
 #[inline(always)]
-fn tiles<S: Simd, T: Stored, const PIXELS: usize, const BLOCKS: usize>(
+fn tiles<S: Simd, T: PlaneElement, const PIXELS: usize, const BLOCKS: usize>(
     simd: S,
     conv: &PackedConv,
     block: usize,
@@ -371,7 +371,7 @@ fn tiles<S: Simd, T: Stored, const PIXELS: usize, const BLOCKS: usize>(
 
 #[inline(always)]
 #[allow(clippy::needless_range_loop, reason = "loops of constant length, which are unrolled")]
-fn tile<S: Simd, T: Stored, const PIXELS: usize, const BLOCKS: usize>(
+fn tile<S: Simd, T: PlaneElement, const PIXELS: usize, const BLOCKS: usize>(
     simd: S,
     conv: &PackedConv,
     block: usize,
@@ -402,7 +402,7 @@ fn tile<S: Simd, T: Stored, const PIXELS: usize, const BLOCKS: usize>(
         let scale = lanes(&conv.scale, at);
         for pixel in 0..PIXELS {
             let output = &mut output[(first + pixel) * stride + at..][..LANES];
-            output.copy_from_slice(&T::finish(simd, sums[pixel][idx], scale, finish));
+            output.copy_from_slice(&T::requantize(simd, sums[pixel][idx], scale, finish));
         }
     }
 }

@@ -11,10 +11,10 @@ use std::sync::Mutex;
 use rayon::prelude::*;
 use sensei_graph::op::Upsampling;
 
-use crate::conv::{PackedConv, Plane, Stored};
+use crate::conv::{PackedConv, Plane, PlaneElement};
 use crate::grid::ActivationGrid;
 use crate::model::{Int8Model, Int8Node, Int8Op, ModelError};
-use crate::simd::{Level, Simd, UNITS, Work, round_clamped};
+use crate::simd::{InstructionSet, Simd, SimdLoop, UNITS, round_clamped};
 
 /// Integers of one tensor.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,7 +33,7 @@ pub struct Interpreter<'a> {
     steps: Vec<Step>,
     /// Position after which a node's output is no longer needed.
     last_reader: Vec<usize>,
-    level: Level,
+    isa: InstructionSet,
     /// Memory of planes that are no longer needed, for the next ones.
     free: Mutex<Vec<Vec<u8>>>,
 }
@@ -60,7 +60,7 @@ impl IntTensor {
         self.values.iter().map(|&q| f32::from(q) * step).collect()
     }
 
-    fn from_plane<T: Stored>(plane: &Plane<T>, grid: ActivationGrid) -> Self {
+    fn from_plane<T: PlaneElement>(plane: &Plane<T>, grid: ActivationGrid) -> Self {
         let area = plane.height * plane.width;
         let mut values = vec![0; plane.channels * area];
         for at in 0..area {
@@ -76,11 +76,11 @@ impl IntTensor {
 impl<'a> Interpreter<'a> {
     /// Rearranges the weights.
     pub fn new(model: &'a Int8Model) -> Self {
-        Self::at_level(model, Level::detect())
+        Self::on(model, InstructionSet::detect())
     }
 
-    /// The same for one level: all of them compute the same integers.
-    pub(crate) fn at_level(model: &'a Int8Model, level: Level) -> Self {
+    /// The same for one isa: all of them compute the same integers.
+    pub(crate) fn on(model: &'a Int8Model, isa: InstructionSet) -> Self {
         let nodes = model.nodes();
         let mut last_reader: Vec<usize> = (0..nodes.len()).collect();
         for (idx, node) in nodes.iter().enumerate() {
@@ -104,7 +104,7 @@ impl<'a> Interpreter<'a> {
             Int8Op::ScaleChannels => Step::Scale,
         };
         let steps = nodes.iter().enumerate().map(step).collect();
-        Self { model, steps, last_reader, level, free: Mutex::default() }
+        Self { model, steps, last_reader, isa, free: Mutex::default() }
     }
 
     /// The integers that the sensor makes of pixels: `[height, width, channels]`, flat, 0..=255 ->
@@ -209,7 +209,7 @@ impl<'a> Interpreter<'a> {
                 values.clear();
                 values.extend_from_slice(&input.values);
                 let Plane { channels, height, width, stride, .. } = *input;
-                Ok(Plane { channels, height: 2 * height, width: 2 * width, stride, log2_repeat: 1, values })
+                Ok(Plane { channels, height: 2 * height, width: 2 * width, stride, log2_upsampling: 1, values })
             }
             Step::Conv(_)
             | Step::Upsample { is_view: false }
@@ -240,7 +240,7 @@ impl<'a> Interpreter<'a> {
         IntTensor::from_plane(&out, node.grid)
     }
 
-    fn compute<'p, T: Stored>(&self, idx: usize, plane: impl Fn(usize) -> &'p Plane<u8>, out: &mut Plane<T>) {
+    fn compute<'p, T: PlaneElement>(&self, idx: usize, plane: impl Fn(usize) -> &'p Plane<u8>, out: &mut Plane<T>) {
         let nodes = self.model.nodes();
         let node = &nodes[idx];
         let input = |input: usize| plane(node.inputs[input]);
@@ -255,7 +255,7 @@ impl<'a> Interpreter<'a> {
                 tasks.with_max_len(1).for_each(|(task, output)| {
                     let first = task * rows_per_task;
                     let rows = first..first + output.len() / (width * stride);
-                    conv.run_rows(self.level, input, rows, width, output);
+                    conv.run_rows(self.isa, input, rows, width, output);
                 });
             }
             Step::Upsample { .. } => {
@@ -272,13 +272,13 @@ impl<'a> Interpreter<'a> {
                 let rows_per_task = rows_per_task(out.height, PRODUCTS_BETWEEN_PIXELS * out.values.len());
                 out.values.par_chunks_mut(rows_per_task * row_len).enumerate().for_each(|(task, rows)| {
                     for (y, row) in (task * rows_per_task..).zip(rows.chunks_exact_mut(row_len)) {
-                        self.level.run(BilinearRow { input, y, row, grid: node.grid });
+                        self.isa.run(BilinearRow { input, y, row, grid: node.grid });
                     }
                 });
             }
             Step::Add => {
                 let (a, b) = (input(0), input(1));
-                self.level.run(Sum { planes: [a, b], grids: [grid(0), grid(1)], output: out, grid: node.grid });
+                self.isa.run(Sum { planes: [a, b], grids: [grid(0), grid(1)], output: out, grid: node.grid });
             }
             Step::Mean => {
                 let (input, step) = (input(0), step(0));
@@ -349,7 +349,7 @@ struct BilinearRow<'a, T> {
     grid: ActivationGrid,
 }
 
-impl<T: Stored> Work for BilinearRow<'_, T> {
+impl<T: PlaneElement> SimdLoop for BilinearRow<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
         let Self { input, y, row, grid } = self;
@@ -385,7 +385,7 @@ struct Sum<'a, T> {
     grid: ActivationGrid,
 }
 
-impl<T: Stored> Work for Sum<'_, T> {
+impl<T: PlaneElement> SimdLoop for Sum<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
         let Sum { planes: [a, b], grids, output, grid } = self;
@@ -410,9 +410,9 @@ impl<T: Stored> Work for Sum<'_, T> {
     }
 }
 
-/// Rows of an output that one task computes: all, if there is too little to do for several.
+/// ConvRows of an output that one task computes: all, if there is too little to do for several.
 fn rows_per_task(height: usize, products: usize) -> usize {
-    let n_tasks = if products < LEAST_WORK { 1 } else { 2 * rayon::current_num_threads() };
+    let n_tasks = if products < MIN_PARALLEL_PRODUCTS { 1 } else { 2 * rayon::current_num_threads() };
     height.div_ceil(if rayon::current_num_threads() == 1 { 1 } else { n_tasks })
 }
 
@@ -430,4 +430,4 @@ fn sigmoid_table(input: ActivationGrid, output: ActivationGrid) -> Vec<i16> {
 /// Products that make an upsampled value.
 const PRODUCTS_BETWEEN_PIXELS: usize = 4;
 /// Products below which a second thread costs more than it saves.
-const LEAST_WORK: usize = 200_000;
+const MIN_PARALLEL_PRODUCTS: usize = 200_000;

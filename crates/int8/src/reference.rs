@@ -1,4 +1,4 @@
-//! The operators as docs/formats/int8-model.md defines them, in integers and without hurry; every level of the
+//! The operators as docs/formats/int8-model.md defines them, in integers and without hurry; every isa of the
 //! interpreter against them, bit for bit.
 
 use proptest::prelude::*;
@@ -7,7 +7,7 @@ use sensei_graph::op::{ConvShape, Upsampling};
 use crate::grid::{ActivationGrid, WeightThreshold};
 use crate::interpreter::{IntTensor, Interpreter};
 use crate::model::{Int8Conv, Int8Model, Int8Node, Int8Op};
-use crate::simd::Level;
+use crate::simd::InstructionSet;
 
 /// Of equal bits for equal seeds (splitmix64).
 struct Random(u64);
@@ -128,15 +128,15 @@ fn random_tensor(shape: [usize; 3], grid: ActivationGrid, random: &mut Random) -
 
 /// Twice: the second run takes its memory from the first, with what is left in it.
 fn check(model: &Int8Model, input: &IntTensor, expected: &[i16]) {
-    for level in Level::available() {
-        let interpreter = Interpreter::at_level(model, level);
+    for isa in InstructionSet::available() {
+        let interpreter = Interpreter::on(model, isa);
         for _ in 0..2 {
             let got = interpreter.run(&input.values).expect("the right input");
             assert_eq!((got.shape, got.grid), (model.output().shape, model.output().grid));
-            assert_eq!(got.values, expected, "{level:?}");
+            assert_eq!(got.values, expected, "{isa:?}");
         }
         let all = interpreter.run_all(&input.values).expect("the right input");
-        assert_eq!(all.last().expect("an output").values, expected, "{level:?}");
+        assert_eq!(all.last().expect("an output").values, expected, "{isa:?}");
     }
 }
 

@@ -6,17 +6,17 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-/// Loops over vectors, written once and built for each [`Level`].
-pub(crate) trait Work {
+/// Loops over vectors, written once and built for each [`InstructionSet`].
+pub(crate) trait SimdLoop {
     /// Does it. Implementations are `#[inline(always)]`, so that they are compiled for the caller's instructions.
     fn run<S: Simd>(self, simd: S);
 }
 
 /// An instruction set that this processor has.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Level {
+pub(crate) enum InstructionSet {
     /// What every processor of the target has.
-    Portable,
+    Baseline,
     /// AVX2 and fused multiply-add.
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
@@ -25,63 +25,63 @@ pub(crate) enum Level {
     Vnni(Vnni),
 }
 
-impl Level {
+impl InstructionSet {
     /// The best of this processor.
     pub(crate) fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
             if let Some(vnni) = Vnni::detect() {
-                return Level::Vnni(vnni);
+                return InstructionSet::Vnni(vnni);
             }
             if let Some(avx2) = Avx2::detect() {
-                return Level::Avx2(avx2);
+                return InstructionSet::Avx2(avx2);
             }
         }
-        Level::Portable
+        InstructionSet::Baseline
     }
 
     /// All of this processor.
     #[cfg(test)]
     pub(crate) fn available() -> Vec<Self> {
-        let mut levels = vec![Level::Portable];
+        let mut levels = vec![InstructionSet::Baseline];
         #[cfg(target_arch = "x86_64")]
         {
-            levels.extend(Avx2::detect().map(Level::Avx2));
-            levels.extend(Vnni::detect().map(Level::Vnni));
+            levels.extend(Avx2::detect().map(InstructionSet::Avx2));
+            levels.extend(Vnni::detect().map(InstructionSet::Vnni));
         }
         levels
     }
 
-    /// Runs `work` in the build for this level.
-    pub(crate) fn run(self, work: impl Work) {
+    /// Runs `work` in the build for this isa.
+    pub(crate) fn run(self, work: impl SimdLoop) {
         #[cfg(target_arch = "x86_64")]
         {
             #[target_feature(enable = "avx2,fma")]
-            fn avx2(simd: Avx2, work: impl Work) {
+            fn avx2(simd: Avx2, work: impl SimdLoop) {
                 work.run(simd);
             }
             #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vnni")]
-            fn vnni(simd: Vnni, work: impl Work) {
+            fn vnni(simd: Vnni, work: impl SimdLoop) {
                 work.run(simd);
             }
             // SAFETY: an `Avx2` and a `Vnni` are made by their `detect` alone, which found just these features.
             match self {
-                Level::Vnni(simd) => return unsafe { vnni(simd, work) },
-                Level::Avx2(simd) => return unsafe { avx2(simd, work) },
-                Level::Portable => {}
+                InstructionSet::Vnni(simd) => return unsafe { vnni(simd, work) },
+                InstructionSet::Avx2(simd) => return unsafe { avx2(simd, work) },
+                InstructionSet::Baseline => {}
             }
         }
-        work.run(Portable);
+        work.run(Baseline);
     }
 }
 
 /// How 32-bit sums become bytes: `max(round(sum * scale) + offset, low)`, cut off at 255.
 ///
-/// Rounding is half to even by one fused multiply-add, `sum * scale + (1.5 * 2^23 + offset)`: floats of that size are
+/// ByteRange is half to even by one fused multiply-add, `sum * scale + (1.5 * 2^23 + offset)`: floats of that size are
 /// the integers, and the addition rounds once. Exact where the sum is a float and the product is far below 2^22, which
 /// `PackedConv` proves of a convolution before it comes here.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Rounding {
+pub(crate) struct ByteRange {
     /// Minus the smallest integer of the output's grid: 0 or 128.
     pub offset: i32,
     /// Lower end of the bytes: `offset` with ReLU, else 0.
@@ -110,7 +110,7 @@ pub(crate) trait Simd: Copy {
     fn sums(self, values: &[i32; 16]) -> Self::Sums;
     fn dot(self, sums: Self::Sums, quads: Self::Quads, taps: Self::Taps) -> Self::Sums;
     fn totals(self, sums: Self::Sums) -> [i32; 16];
-    fn round(self, sums: Self::Sums, scale: &[f32; 16], rounding: Rounding) -> [u8; 16];
+    fn requantize(self, sums: Self::Sums, scale: &[f32; 16], range: ByteRange) -> [u8; 16];
 }
 
 /// Shapes of the tiles of a dense product.
@@ -123,9 +123,9 @@ pub(crate) enum Tile {
 
 /// Plain arrays.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Portable;
+pub(crate) struct Baseline;
 
-impl Simd for Portable {
+impl Simd for Baseline {
     type Quads = [u8; 64];
     type Taps = [i8; 64];
     type Sums = [i32; 16];
@@ -168,10 +168,10 @@ impl Simd for Portable {
 
     /// In `f64`, as a fused multiply-add is a library call where there is no instruction.
     #[inline(always)]
-    fn round(self, sums: [i32; 16], scale: &[f32; 16], rounding: Rounding) -> [u8; 16] {
-        let clamp = (f64::from(rounding.low - rounding.offset), f64::from(255 - rounding.offset));
+    fn requantize(self, sums: [i32; 16], scale: &[f32; 16], range: ByteRange) -> [u8; 16] {
+        let clamp = (f64::from(range.low - range.offset), f64::from(255 - range.offset));
         std::array::from_fn(|lane| {
-            (i32::from(round_clamped(f64::from(sums[lane]) * f64::from(scale[lane]), clamp)) + rounding.offset) as u8
+            (i32::from(round_clamped(f64::from(sums[lane]) * f64::from(scale[lane]), clamp)) + range.offset) as u8
         })
     }
 }
@@ -263,16 +263,16 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn round(self, sums: [__m256i; 4], scale: &[f32; 16], rounding: Rounding) -> [u8; 16] {
+    fn requantize(self, sums: [__m256i; 4], scale: &[f32; 16], range: ByteRange) -> [u8; 16] {
         let mut bytes = [0; 16];
         // SAFETY: `self` proves the features; 8 floats are read at 0 and 8 of 16, and 16 bytes written to 16.
         unsafe {
             let part = |part: usize, sums: __m256i| {
                 let scale = _mm256_loadu_ps(scale.as_ptr().add(8 * part));
-                let units = _mm256_set1_ps(UNITS + rounding.offset as f32);
+                let units = _mm256_set1_ps(UNITS + range.offset as f32);
                 let rounded = _mm256_castps_si256(_mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), scale, units));
                 let byte = _mm256_sub_epi32(rounded, _mm256_set1_epi32(UNITS.to_bits() as i32));
-                _mm256_max_epi32(byte, _mm256_set1_epi32(rounding.low))
+                _mm256_max_epi32(byte, _mm256_set1_epi32(range.low))
             };
             let [a, b] = self.halves(sums);
             let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(part(0, a), part(1, b)));
@@ -374,14 +374,14 @@ impl Simd for Vnni {
     }
 
     #[inline(always)]
-    fn round(self, sums: __m512i, scale: &[f32; 16], rounding: Rounding) -> [u8; 16] {
+    fn requantize(self, sums: __m512i, scale: &[f32; 16], range: ByteRange) -> [u8; 16] {
         let mut bytes = [0; 16];
         // SAFETY: `self` proves the features; 16 floats are read of 16, and 16 bytes written to 16.
         unsafe {
-            let units = _mm512_set1_ps(UNITS + rounding.offset as f32);
+            let units = _mm512_set1_ps(UNITS + range.offset as f32);
             let rounded = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), _mm512_loadu_ps(scale.as_ptr()), units);
             let byte = _mm512_sub_epi32(_mm512_castps_si512(rounded), _mm512_set1_epi32(UNITS.to_bits() as i32));
-            let byte = _mm512_max_epi32(byte, _mm512_set1_epi32(rounding.low));
+            let byte = _mm512_max_epi32(byte, _mm512_set1_epi32(range.low));
             _mm_storeu_si128(bytes.as_mut_ptr().cast(), _mm512_cvtusepi32_epi8(byte));
         }
         bytes

@@ -8,30 +8,30 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
-use crate::buffer::{filled, part_len};
-use crate::cpu::{Level, for_each_level, multiply_add};
+use crate::buffer::{chunk_len, filled};
 use crate::depthwise::{array, blocks};
+use crate::instruction_set::{InstructionSet, for_each_instruction_set, multiply_add};
 use crate::pixelwise::MapShape;
 
 /// Bilinear upsampling by two of a feature map of the shape `small`: `[batch, 2 * height, 2 * width, channels]`.
 pub fn upsample_2x(small: &MapShape, input: &[f32]) -> Vec<f32> {
-    upsample_at(Level::detect(), small, input)
+    upsample_on(InstructionSet::detect(), small, input)
 }
 
 /// Gradient of the input of [`upsample_2x`], of the shape `small`, from that of its output.
 pub fn upsample_2x_backward(small: &MapShape, grad_output: &[f32]) -> Vec<f32> {
-    backward_at(Level::detect(), small, grad_output)
+    backward_on(InstructionSet::detect(), small, grad_output)
 }
 
-fn upsample_at(level: Level, small: &MapShape, input: &[f32]) -> Vec<f32> {
+fn upsample_on(isa: InstructionSet, small: &MapShape, input: &[f32]) -> Vec<f32> {
     assert_eq!(input.len(), small.len(), "bilinear: input, {small:?}");
     let line_len = small.width * small.channels;
-    let lines = part_len(2 * small.batch * small.height, 2, 1);
+    let lines = chunk_len(2 * small.batch * small.height, 2, 1);
     let run = |out: &mut [MaybeUninit<f32>]| {
         out.par_chunks_mut(lines * 2 * line_len).enumerate().for_each(|(part, out)| {
             for (line, out) in (part * lines..).zip(out.chunks_exact_mut(2 * line_len)) {
                 let (image, y) = (line / (2 * small.height), line % (2 * small.height));
-                write_line(level, small, &input[image * small.height * line_len..], y, out);
+                write_line(isa, small, &input[image * small.height * line_len..], y, out);
             }
         });
     };
@@ -39,17 +39,17 @@ fn upsample_at(level: Level, small: &MapShape, input: &[f32]) -> Vec<f32> {
     unsafe { filled(4 * small.len(), run) }
 }
 
-fn backward_at(level: Level, small: &MapShape, grad_output: &[f32]) -> Vec<f32> {
+fn backward_on(isa: InstructionSet, small: &MapShape, grad_output: &[f32]) -> Vec<f32> {
     assert_eq!(grad_output.len(), 4 * small.len(), "bilinear: output gradient, {small:?}");
     let line_len = small.width * small.channels;
-    let lines = part_len(small.batch * small.height, 2, 1);
+    let lines = chunk_len(small.batch * small.height, 2, 1);
     let run = |out: &mut [MaybeUninit<f32>]| {
         out.par_chunks_mut(lines * line_len).enumerate().for_each(|(part, out)| {
             for (line, out) in (part * lines..).zip(out.chunks_exact_mut(line_len)) {
                 let (image, y) = (line / small.height, line % small.height);
                 let grads = &grad_output[image * 4 * small.height * line_len..];
                 let rows = readers(small, y).map(|y| &grads[y * 2 * line_len..][..2 * line_len]);
-                write_gradient_line(level, small, rows, out);
+                write_gradient_line(isa, small, rows, out);
             }
         });
     };
@@ -58,12 +58,12 @@ fn backward_at(level: Level, small: &MapShape, grad_output: &[f32]) -> Vec<f32> 
 }
 
 /// Writes line `y` of the upsampled map of an image that starts at the first value of `image`.
-pub(crate) fn write_line(level: Level, small: &MapShape, image: &[f32], y: usize, out: &mut [MaybeUninit<f32>]) {
+pub(crate) fn write_line(isa: InstructionSet, small: &MapShape, image: &[f32], y: usize, out: &mut [MaybeUninit<f32>]) {
     let line_len = small.width * small.channels;
     assert_eq!(out.len(), 2 * line_len, "bilinear: output line");
     let line = |y: usize| &image[y * line_len..][..line_len];
     let neighbour = if y.is_multiple_of(2) { (y / 2).saturating_sub(1) } else { (y / 2 + 1).min(small.height - 1) };
-    output_line(level, small.channels, line(y / 2), line(neighbour), out);
+    output_line(isa, small.channels, line(y / 2), line(neighbour), out);
 }
 
 /// The lines of the upsampled map that read line `y` of the small one, ascending, with one, three, three and one parts; at a
@@ -73,14 +73,19 @@ pub(crate) fn readers(small: &MapShape, y: usize) -> [usize; 4] {
 }
 
 /// Writes a line of the small map's gradient from those of the four lines in [`readers`].
-pub(crate) fn write_gradient_line(level: Level, small: &MapShape, rows: [&[f32]; 4], out: &mut [MaybeUninit<f32>]) {
+pub(crate) fn write_gradient_line(
+    isa: InstructionSet,
+    small: &MapShape,
+    rows: [&[f32]; 4],
+    out: &mut [MaybeUninit<f32>],
+) {
     let line_len = small.width * small.channels;
     assert!(rows.iter().all(|row| row.len() == 2 * line_len), "bilinear: gradient lines");
     assert_eq!(out.len(), line_len, "bilinear: line of the input's gradient");
-    input_line(level, small.channels, rows, out);
+    input_line(isa, small.channels, rows, out);
 }
 
-for_each_level! {
+for_each_instruction_set! {
     fn output_line(
         channels: usize,
         near: &[f32],
@@ -89,7 +94,7 @@ for_each_level! {
     ) = output_line_body
 }
 
-for_each_level! {
+for_each_instruction_set! {
     fn input_line(channels: usize, rows: [&[f32]; 4], out: &mut [MaybeUninit<f32>]) = input_line_body
 }
 
@@ -234,10 +239,10 @@ mod tests {
                 }
             }
         }
-        for level in Level::available() {
-            assert_near(&format!("{level:?}, {small:?}"), &upsample_at(level, &small, &input), &output);
-            let name = format!("gradient, {level:?}, {small:?}");
-            assert_near(&name, &backward_at(level, &small, &grad), &grad_input);
+        for isa in InstructionSet::available() {
+            assert_near(&format!("{isa:?}, {small:?}"), &upsample_on(isa, &small, &input), &output);
+            let name = format!("gradient, {isa:?}, {small:?}");
+            assert_near(&name, &backward_on(isa, &small, &grad), &grad_input);
         }
     }
 

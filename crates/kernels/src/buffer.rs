@@ -47,6 +47,6 @@ impl Scratch {
 }
 
 /// A part of `total` units for each of `per_thread` tasks per thread, at least `least` units: the length of a part.
-pub(crate) fn part_len(total: usize, per_thread: usize, least: usize) -> usize {
+pub(crate) fn chunk_len(total: usize, per_thread: usize, least: usize) -> usize {
     total.div_ceil(rayon::current_num_threads() * per_thread).max(least).max(1)
 }

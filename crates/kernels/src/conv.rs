@@ -4,17 +4,17 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
-use crate::buffer::{Scratch, filled, part_len};
-use crate::cpu::Level;
-use crate::matrix::{Finish, Lines, Panels, Parts, Rows, Starts, multiply_lines_and_add};
-use crate::view::{Group, TapGrid, View};
+use crate::buffer::{Scratch, chunk_len, filled};
+use crate::implicit_im2col::{PatchTile, PatchView, TapOffsets};
+use crate::instruction_set::InstructionSet;
+use crate::matrix::{Epilogue, LhsRows, Panels, RhsRows, RowElements, RowStarts, multiply_unpacked_and_add};
 
 /// Sizes of a convolution with square taps and symmetric zero padding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConvShape {
     /// Images.
     pub batch: usize,
-    /// Rows of the input.
+    /// LhsRows of the input.
     pub height: usize,
     /// Columns of the input.
     pub width: usize,
@@ -33,7 +33,7 @@ pub struct ConvShape {
 }
 
 impl ConvShape {
-    /// Rows of the output.
+    /// LhsRows of the output.
     pub fn out_height(&self) -> usize {
         self.out_side(self.height)
     }
@@ -79,15 +79,15 @@ impl ConvShape {
     }
 
     /// The taps of an output pixel, in input pixels from its first one.
-    fn forward_taps(&self) -> TapGrid {
+    fn forward_taps(&self) -> TapOffsets {
         let taps: Vec<isize> = (0..self.kernel).map(|tap| self.tap_offset(tap)).collect();
-        TapGrid { y: taps.clone(), x: taps }
+        TapOffsets { y: taps.clone(), x: taps }
     }
 
     /// The input as a convolution reads it.
-    fn forward_view(&self, taps: &TapGrid) -> View {
+    fn forward_view(&self, taps: &TapOffsets) -> PatchView {
         let (grid_height, grid_width) = (self.out_height(), self.out_width());
-        View::new([self.height, self.width, self.in_channels], self.stride, [grid_height, grid_width], [taps])
+        PatchView::new([self.height, self.width, self.in_channels], self.stride, [grid_height, grid_width], [taps])
     }
 
     fn check(&self, input: Option<&[f32]>, weight: Option<&[f32]>, output: Option<&[f32]>) {
@@ -122,7 +122,8 @@ impl PackedConv {
         shape.check(None, Some(weight), None);
         let (taps, ins) = (shape.kernel * shape.kernel, shape.in_channels);
         let start = |k: usize| k % ins * taps + k / ins;
-        let weight = Panels::pack(Level::detect(), [taps * ins, shape.out_channels], weight, start, ins * taps);
+        let weight =
+            Panels::pack(InstructionSet::detect(), [taps * ins, shape.out_channels], weight, start, ins * taps);
         Self { shape: *shape, bias: bias.map(|bias| weight.padded(bias)), weight, relu }
     }
 
@@ -130,7 +131,7 @@ impl PackedConv {
     pub fn forward(&self, batch: usize, input: &[f32]) -> Vec<f32> {
         let shape = ConvShape { batch, ..self.shape };
         shape.check(Some(input), None, None);
-        let finish = Finish { bias: self.bias.as_deref(), relu: self.relu };
+        let finish = Epilogue { bias: self.bias.as_deref(), relu: self.relu };
         if shape.is_pointwise() {
             return forward_pointwise(&shape, input, &self.weight, finish);
         }
@@ -142,8 +143,8 @@ impl PackedConv {
             let groups = view.split(batch, line_len, shape.out_height() * line_len, out);
             groups.into_par_iter().for_each_init(Scratch::default, |scratch, (group, out)| {
                 let (values, starts) = view.window(input, &group, scratch);
-                let parts = Parts::Runs { len: run, offsets: &runs };
-                self.weight.multiply(Rows { values, starts: Starts::List(&starts), parts }, finish, out);
+                let parts = RowElements::Runs { len: run, offsets: &runs };
+                self.weight.multiply(LhsRows { values, starts: RowStarts::List(&starts), parts }, finish, out);
             });
         };
         // SAFETY: the groups cover the output, and each is written by `multiply`.
@@ -151,13 +152,13 @@ impl PackedConv {
     }
 }
 
-fn forward_pointwise(shape: &ConvShape, input: &[f32], weight: &Panels, finish: Finish) -> Vec<f32> {
+fn forward_pointwise(shape: &ConvShape, input: &[f32], weight: &Panels, finish: Epilogue) -> Vec<f32> {
     let (ins, outs) = (shape.in_channels, shape.out_channels);
-    let (part, tile) = (part_len(shape.out_rows(), TASKS_PER_THREAD, MIN_ROWS_PER_TASK), tile_rows(ins));
+    let (part, tile) = (chunk_len(shape.out_rows(), TASKS_PER_THREAD, MIN_ROWS_PER_TASK), tile_rows(ins));
     let run = |out: &mut [MaybeUninit<f32>]| {
         out.par_chunks_mut(part * outs).zip(input.par_chunks(part * ins)).for_each(|(out, input)| {
             for (out, input) in out.chunks_mut(tile * outs).zip(input.chunks(tile * ins)) {
-                weight.multiply(Rows::dense(input, ins), finish, out);
+                weight.multiply(LhsRows::dense(input, ins), finish, out);
             }
         });
     };
@@ -173,16 +174,16 @@ pub fn backward_input(shape: &ConvShape, weight: &[f32], grad_output: &[f32]) ->
     shape.check(None, Some(weight), Some(grad_output));
     if shape.is_pointwise() {
         let (ins, outs) = (shape.in_channels, shape.out_channels);
-        let weight = Panels::pack(Level::detect(), [outs, ins], weight, |out| out * ins, 1);
-        let turned = ConvShape { in_channels: outs, out_channels: ins, ..*shape };
-        return forward_pointwise(&turned, grad_output, &weight, Finish::NOTHING);
+        let weight = Panels::pack(InstructionSet::detect(), [outs, ins], weight, |out| out * ins, 1);
+        let transposed = ConvShape { in_channels: outs, out_channels: ins, ..*shape };
+        return forward_pointwise(&transposed, grad_output, &weight, Epilogue::NONE);
     }
-    let classes: Vec<PixelClass> = (0..shape.stride * shape.stride)
-        .map(|idx| PixelClass::new(shape, weight, idx / shape.stride, idx % shape.stride))
+    let classes: Vec<StridePhase> = (0..shape.stride * shape.stride)
+        .map(|idx| StridePhase::new(shape, weight, idx / shape.stride, idx % shape.stride))
         .collect();
     let grid = [shape.height.div_ceil(shape.stride), shape.width.div_ceil(shape.stride)];
     let source = [shape.out_height(), shape.out_width(), shape.out_channels];
-    let view = View::new(source, 1, grid, classes.iter().map(|class| &class.taps));
+    let view = PatchView::new(source, 1, grid, classes.iter().map(|class| &class.taps));
     let run = |out: &mut [MaybeUninit<f32>]| {
         let line_len = shape.width * shape.in_channels;
         let groups = view.split(shape.batch, shape.stride * line_len, shape.height * line_len, out);
@@ -203,10 +204,10 @@ pub fn backward_weight(shape: &ConvShape, input: &[f32], grad_output: &[f32]) ->
     let (ins, outs, taps) = (shape.in_channels, shape.out_channels, shape.kernel * shape.kernel);
     let columns = taps * ins;
     let sums: Vec<Vec<f32>> = if shape.is_pointwise() {
-        let part = part_len(shape.out_rows(), 1, MIN_ROWS_PER_TASK);
+        let part = chunk_len(shape.out_rows(), 1, MIN_ROWS_PER_TASK);
         let parts = grad_output.par_chunks(part * outs).zip(input.par_chunks(part * ins));
         let parts = parts.map(|(grads, input)| {
-            let mut product = WeightProduct::new(Level::detect(), outs);
+            let mut product = WeightProduct::new(InstructionSet::detect(), outs);
             let mut sum = vec![0.0; outs * ins];
             let tiles = grads.chunks(WEIGHT_TILE_ROWS * outs).zip(input.chunks(WEIGHT_TILE_ROWS * ins));
             for (grads, input) in tiles {
@@ -221,14 +222,14 @@ pub fn backward_weight(shape: &ConvShape, input: &[f32], grad_output: &[f32]) ->
         let (run, runs) = view.runs(&tap_grid);
         let groups = view.groups(shape.batch);
         let image_len = shape.out_height() * shape.out_width() * outs;
-        let parts = groups.par_chunks(part_len(groups.len(), 1, 1)).map(|groups| {
-            let mut product = WeightProduct::new(Level::detect(), outs);
+        let parts = groups.par_chunks(chunk_len(groups.len(), 1, 1)).map(|groups| {
+            let mut product = WeightProduct::new(InstructionSet::detect(), outs);
             let (mut sum, mut scratch) = (vec![0.0; outs * columns], Scratch::default());
             for group in groups {
                 let (values, starts) = view.window(input, group, &mut scratch);
                 let first = group.images.start * image_len + group.lines.start * shape.out_width() * outs;
                 let grads = &grad_output[first..][..starts.len() * outs];
-                product.add(grads, Lines { values, starts: &starts, run, runs: &runs }, &mut sum);
+                product.add(grads, RhsRows { values, starts: &starts, run, runs: &runs }, &mut sum);
             }
             sum
         });
@@ -252,15 +253,15 @@ pub fn backward_weight(shape: &ConvShape, input: &[f32], grad_output: &[f32]) ->
 }
 
 /// The input pixels that are `residue` modulo the stride, and what makes their gradient.
-struct PixelClass {
+struct StridePhase {
     residue: [usize; 2],
     /// None of them if no tap reaches the class.
-    taps: TapGrid,
+    taps: TapOffsets,
     /// `[taps x out, in]`
     weight: Panels,
 }
 
-impl PixelClass {
+impl StridePhase {
     fn new(shape: &ConvShape, weight: &[f32], residue_y: usize, residue_x: usize) -> Self {
         let stride = shape.stride as isize;
         // Input pixel `residue + stride * i` is read by tap `t` of output pixel `i + offset`.
@@ -278,17 +279,17 @@ impl PixelClass {
             (out * ins * kernel + tap_y) * kernel + tap_x
         };
         let inner = taps_y.len() * taps_x.len() * outs;
-        let weight = Panels::pack(Level::detect(), [inner, ins], weight, start, kernel * kernel);
+        let weight = Panels::pack(InstructionSet::detect(), [inner, ins], weight, start, kernel * kernel);
         let offsets = |taps: Vec<(usize, isize)>| taps.into_iter().map(|tap| tap.1).collect();
-        Self { residue: [residue_y, residue_x], taps: TapGrid { y: offsets(taps_y), x: offsets(taps_x) }, weight }
+        Self { residue: [residue_y, residue_x], taps: TapOffsets { y: offsets(taps_y), x: offsets(taps_x) }, weight }
     }
 
     /// Writes the class's pixels in the group; `out` is the group's part of the input gradient.
     fn write(
         &self,
         shape: &ConvShape,
-        view: &View,
-        group: &Group,
+        view: &PatchView,
+        group: &PatchTile,
         values: &[f32],
         starts: &[usize],
         out: &mut [MaybeUninit<f32>],
@@ -310,9 +311,9 @@ impl PixelClass {
             places.into_iter().for_each(|place| out[place..][..ins].fill(MaybeUninit::new(0.0)));
         } else if !starts.is_empty() {
             let (run, runs) = view.runs(&self.taps);
-            let parts = Parts::Runs { len: run, offsets: &runs };
-            let rows = Rows { values, starts: Starts::List(&starts), parts };
-            self.weight.multiply_to(rows, Finish::NOTHING, out, &places);
+            let parts = RowElements::Runs { len: run, offsets: &runs };
+            let rows = LhsRows { values, starts: RowStarts::List(&starts), parts };
+            self.weight.multiply_scattered(rows, Epilogue::NONE, out, &places);
         }
     }
 }
@@ -320,25 +321,25 @@ impl PixelClass {
 /// Products that make the gradient of a weight: of the output's gradient, `[pixels, out]`, with what its pixels read.
 pub(crate) struct WeightProduct {
     outs: usize,
-    level: Level,
+    isa: InstructionSet,
     panels: Panels,
     /// Where the pixels of a dense tile start.
     starts: Vec<usize>,
 }
 
 impl WeightProduct {
-    pub(crate) fn new(level: Level, outs: usize) -> Self {
-        Self { outs, level, panels: Panels::empty(level), starts: vec![] }
+    pub(crate) fn new(isa: InstructionSet, outs: usize) -> Self {
+        Self { outs, isa, panels: Panels::empty(isa), starts: vec![] }
     }
 
     /// Adds to `sum`, `[out, columns]`: line `k` of `lines` is what pixel `k` reads.
-    pub(crate) fn add(&mut self, grads: &[f32], lines: Lines, sum: &mut [f32]) {
-        let rows = Rows::transposed(grads, self.outs);
+    pub(crate) fn add(&mut self, grads: &[f32], lines: RhsRows, sum: &mut [f32]) {
+        let rows = LhsRows::transposed(grads, self.outs);
         if self.outs <= MOST_OUTS_IN_PLACE {
-            return multiply_lines_and_add(self.level, rows, lines, sum);
+            return multiply_unpacked_and_add(self.isa, rows, lines, sum);
         }
-        self.panels.repack(lines.values, Starts::List(lines.starts), lines.run, lines.runs);
-        self.panels.multiply_and_add(rows, Finish::NOTHING, sum);
+        self.panels.repack(lines.values, RowStarts::List(lines.starts), lines.run, lines.runs);
+        self.panels.multiply_and_add(rows, Epilogue::NONE, sum);
     }
 
     /// [`WeightProduct::add`] of a 1x1 convolution's pixels.
@@ -352,12 +353,12 @@ impl WeightProduct {
         starts.extend((0..pixels).map(|pixel| pixel * step));
         if is_turned {
             // The transpose, so that vectors are full.
-            let mut turned = vec![0.0; ins * outs];
-            let lines = Lines { values: grads, starts: &starts, run: outs, runs: &[0] };
-            multiply_lines_and_add(self.level, Rows::transposed(input, ins), lines, &mut turned);
-            sum.iter_mut().enumerate().for_each(|(idx, sum)| *sum += turned[idx % ins * outs + idx / ins]);
+            let mut transposed = vec![0.0; ins * outs];
+            let lines = RhsRows { values: grads, starts: &starts, run: outs, runs: &[0] };
+            multiply_unpacked_and_add(self.isa, LhsRows::transposed(input, ins), lines, &mut transposed);
+            sum.iter_mut().enumerate().for_each(|(idx, sum)| *sum += transposed[idx % ins * outs + idx / ins]);
         } else {
-            self.add(grads, Lines { values: input, starts: &starts, run: ins, runs: &[0] }, sum);
+            self.add(grads, RhsRows { values: input, starts: &starts, run: ins, runs: &[0] }, sum);
         }
         self.starts = starts;
     }
@@ -375,7 +376,7 @@ pub(crate) fn sum_in_order(parts: Vec<Vec<f32>>) -> Vec<f32> {
     total
 }
 
-/// Rows of taps at a time: about the half of a second-level cache.
+/// LhsRows of taps at a time: about the half of a second-level cache.
 pub(crate) fn tile_rows(columns: usize) -> usize {
     (TILE_VALUES / columns).clamp(MIN_TILE_ROWS, 1020) / MIN_TILE_ROWS * MIN_TILE_ROWS
 }
@@ -383,7 +384,7 @@ pub(crate) fn tile_rows(columns: usize) -> usize {
 const TILE_VALUES: usize = 64 * 1024;
 /// A multiple of the rows that each instruction set multiplies at once.
 const MIN_TILE_ROWS: usize = 60;
-/// Columns that leave vectors of some level mostly empty.
+/// Columns that leave vectors of some instruction set mostly empty.
 const FEW_COLUMNS: usize = 8;
 /// Output channels up to which a weight's gradient is not worth packing what its pixels read.
 const MOST_OUTS_IN_PLACE: usize = 128;

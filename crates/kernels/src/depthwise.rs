@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use rayon::prelude::*;
 
 use crate::buffer::{CACHE_LINE, filled};
-use crate::cpu::{Level, for_each_level, multiply_add};
+use crate::instruction_set::{InstructionSet, for_each_instruction_set, multiply_add};
 
 /// Sizes of a depthwise convolution with stride 1, square taps and symmetric zero padding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl DepthwiseShape {
     }
 
     /// The convolution of the output's gradient whose output is the input's gradient.
-    pub(crate) fn turned(&self) -> Self {
+    pub(crate) fn transposed(&self) -> Self {
         let (height, width, padding) = (self.out_height(), self.out_width(), self.reach() - self.padding);
         Self { height, width, padding, ..*self }
     }
@@ -77,55 +77,55 @@ impl DepthwiseShape {
 
 /// Depthwise convolution, plus `bias` per channel, then ReLU if `relu`. `weight`: `[channels, 1, kernel, kernel]`.
 pub fn forward(shape: &DepthwiseShape, input: &[f32], weight: &[f32], bias: Option<&[f32]>, relu: bool) -> Vec<f32> {
-    forward_at(Level::detect(), shape, input, weight, bias, relu)
+    forward_on(InstructionSet::detect(), shape, input, weight, bias, relu)
 }
 
-/// Gradient of the input from the gradient of the output: the convolution of that with the taps turned around.
+/// Gradient of the input from the gradient of the output: the convolution of that with the taps rotated by 180°.
 pub fn backward_input(shape: &DepthwiseShape, weight: &[f32], grad_output: &[f32]) -> Vec<f32> {
-    backward_input_at(Level::detect(), shape, weight, grad_output)
+    backward_input_on(InstructionSet::detect(), shape, weight, grad_output)
 }
 
 /// Gradient of the weight, `[channels, 1, kernel, kernel]`.
 pub fn backward_weight(shape: &DepthwiseShape, input: &[f32], grad_output: &[f32]) -> Vec<f32> {
-    backward_weight_at(Level::detect(), shape, input, grad_output)
+    backward_weight_on(InstructionSet::detect(), shape, input, grad_output)
 }
 
-fn forward_at(
-    level: Level,
+fn forward_on(
+    isa: InstructionSet,
     shape: &DepthwiseShape,
     input: &[f32],
     weight: &[f32],
     bias: Option<&[f32]>,
     relu: bool,
 ) -> Vec<f32> {
-    let kernel = Kernel::new(shape, weight, bias, relu);
-    PackedDepthwise { level, shape: *shape, kernel }.forward(shape.batch, input)
+    let kernel = DepthwiseKernel::new(shape, weight, bias, relu);
+    PackedDepthwise { isa, shape: *shape, kernel }.forward(shape.batch, input)
 }
 
 /// A depthwise convolution whose weight is laid out for the CPU, to be run many times.
 pub struct PackedDepthwise {
-    level: Level,
+    isa: InstructionSet,
     shape: DepthwiseShape,
-    kernel: Kernel,
+    kernel: DepthwiseKernel,
 }
 
 impl PackedDepthwise {
     /// Lays out `[channels, 1, kernel, kernel]`; the batch of `shape` does not matter.
     pub fn new(shape: &DepthwiseShape, weight: &[f32], bias: Option<&[f32]>, relu: bool) -> Self {
-        Self { level: Level::detect(), shape: *shape, kernel: Kernel::new(shape, weight, bias, relu) }
+        Self { isa: InstructionSet::detect(), shape: *shape, kernel: DepthwiseKernel::new(shape, weight, bias, relu) }
     }
 
     /// Convolution, plus bias, then ReLU, as given.
     pub fn forward(&self, batch: usize, input: &[f32]) -> Vec<f32> {
-        let (level, shape) = (self.level, DepthwiseShape { batch, ..self.shape });
+        let (isa, shape) = (self.isa, DepthwiseShape { batch, ..self.shape });
         assert_eq!(input.len(), shape.input_len(), "depthwise: input, {shape:?}");
         let image_len = shape.height * shape.width * shape.channels;
         let run = |out: &mut [MaybeUninit<f32>]| {
             let (band, line_len) = (band_lines(&shape), shape.out_line_len());
             map_bands(shape.out_height() * line_len, band * line_len, out, |image, band_idx, out| {
-                let (first, source) = (band_idx * band, Source::Map(&input[image * image_len..][..image_len]));
-                let mut ring = Ring::new(&shape, source, first);
-                self.kernel.write_lines(level, &mut ring, first, out, |_| {});
+                let (first, source) = (band_idx * band, RowSource::Map(&input[image * image_len..][..image_len]));
+                let mut ring = RowRing::new(&shape, source, first);
+                self.kernel.write_lines(isa, &mut ring, first, out, |_| {});
             });
         };
         // SAFETY: the bands cover the output, and `write_lines` writes all of each.
@@ -133,35 +133,35 @@ impl PackedDepthwise {
     }
 }
 
-fn backward_input_at(level: Level, shape: &DepthwiseShape, weight: &[f32], grad_output: &[f32]) -> Vec<f32> {
+fn backward_input_on(isa: InstructionSet, shape: &DepthwiseShape, weight: &[f32], grad_output: &[f32]) -> Vec<f32> {
     shape.check();
     assert_eq!(grad_output.len(), shape.output_len(), "depthwise: output gradient, {shape:?}");
-    forward_at(level, &shape.turned(), grad_output, &turned_taps(shape, weight), None, false)
+    forward_on(isa, &shape.transposed(), grad_output, &rotated_taps(shape, weight), None, false)
 }
 
-fn backward_weight_at(level: Level, shape: &DepthwiseShape, input: &[f32], grad_output: &[f32]) -> Vec<f32> {
+fn backward_weight_on(isa: InstructionSet, shape: &DepthwiseShape, input: &[f32], grad_output: &[f32]) -> Vec<f32> {
     shape.check();
     assert_eq!(input.len(), shape.input_len(), "depthwise: input, {shape:?}");
     assert_eq!(grad_output.len(), shape.output_len(), "depthwise: output gradient, {shape:?}");
     let (band, image_len) = (band_lines(shape), shape.height * shape.width * shape.channels);
     let bands = shape.out_height().div_ceil(band);
-    let sums: Vec<WeightSums> = (0..shape.batch * bands)
+    let sums: Vec<DepthwiseWeightSums> = (0..shape.batch * bands)
         .into_par_iter()
         .map(|idx| {
             let (image, first) = (idx / bands, idx % bands * band);
             let n_lines = band.min(shape.out_height() - first);
             let grads = &grad_output[(image * shape.out_height() + first) * shape.out_line_len()..];
-            let source = Source::Map(&input[image * image_len..][..image_len]);
-            let mut ring = Ring::new(shape, source, first);
-            let mut sums = WeightSums::new(shape);
+            let source = RowSource::Map(&input[image * image_len..][..image_len]);
+            let mut ring = RowRing::new(shape, source, first);
+            let mut sums = DepthwiseWeightSums::new(shape);
             for (line, grads) in grads.chunks_exact(shape.out_line_len()).take(n_lines).enumerate() {
                 ring.advance(first + line);
-                sums.add(level, &ring, grads);
+                sums.add(isa, &ring, grads);
             }
             sums
         })
         .collect();
-    WeightSums::total(shape, sums)
+    DepthwiseWeightSums::total(shape, sums)
 }
 
 /// Calls `run(image, band, values)` for every band of `band_len` values of every image of `out`, in parallel; its
@@ -178,15 +178,15 @@ pub(crate) fn map_bands<T: Send>(
     bands.into_par_iter().map(|(image, (band, out))| run(image, band, out)).collect()
 }
 
-/// The weight with its taps turned around, for the gradient of the input.
-pub(crate) fn turned_taps(shape: &DepthwiseShape, weight: &[f32]) -> Vec<f32> {
+/// The weight with its taps rotated by 180°, for the gradient of the input.
+pub(crate) fn rotated_taps(shape: &DepthwiseShape, weight: &[f32]) -> Vec<f32> {
     assert_eq!(weight.len(), shape.weight_len(), "depthwise: weight, {shape:?}");
     weight.chunks_exact(shape.kernel * shape.kernel).flat_map(|taps| taps.iter().rev().copied()).collect()
 }
 
 /// Taps and bias as vectors read them.
-pub(crate) struct Kernel {
-    lanes: Lanes,
+pub(crate) struct DepthwiseKernel {
+    lanes: RowLayout,
     /// `[taps, lanes]`
     weight: Vec<f32>,
     bias: Vec<f32>,
@@ -194,11 +194,11 @@ pub(crate) struct Kernel {
     out_line_len: usize,
 }
 
-impl Kernel {
+impl DepthwiseKernel {
     pub(crate) fn new(shape: &DepthwiseShape, weight: &[f32], bias: Option<&[f32]>, relu: bool) -> Self {
         shape.check();
         assert_eq!(weight.len(), shape.weight_len(), "depthwise: weight, {shape:?}");
-        let lanes = Lanes::new(shape);
+        let lanes = RowLayout::new(shape);
         let weight = lanes.spread_taps(shape, |channel, tap| weight[channel * shape.kernel * shape.kernel + tap]);
         let bias = match bias {
             Some(bias) => {
@@ -213,42 +213,47 @@ impl Kernel {
     /// Writes whole output lines from `first` on and calls `done` with each of them.
     pub(crate) fn write_lines(
         &self,
-        level: Level,
-        ring: &mut Ring,
+        isa: InstructionSet,
+        ring: &mut RowRing,
         first: usize,
         out: &mut [MaybeUninit<f32>],
         mut done: impl FnMut(&[f32]),
     ) {
         for (line, out) in out.chunks_exact_mut(self.out_line_len).enumerate() {
             ring.advance(first + line);
-            done(self.write_line(level, ring, out));
+            done(self.write_line(isa, ring, out));
         }
     }
 
     /// Writes the output line that the ring was advanced to.
-    pub(crate) fn write_line<'a>(&self, level: Level, ring: &Ring, out: &'a mut [MaybeUninit<f32>]) -> &'a mut [f32] {
+    pub(crate) fn write_line<'a>(
+        &self,
+        isa: InstructionSet,
+        ring: &RowRing,
+        out: &'a mut [MaybeUninit<f32>],
+    ) -> &'a mut [f32] {
         assert_eq!(out.len(), self.out_line_len, "depthwise: output line");
-        output_line(level, self, &ring.lines, &ring.starts, out);
+        output_line(isa, self, &ring.lines, &ring.starts, out);
         // SAFETY: the blocks of `output_line` cover all lanes of all pixels of the line.
         unsafe { out.assume_init_mut() }
     }
 }
 
 /// Sums of the gradients of the taps, `[taps, lanes]`.
-pub(crate) struct WeightSums {
-    lanes: Lanes,
+pub(crate) struct DepthwiseWeightSums {
+    lanes: RowLayout,
     sums: Vec<f32>,
 }
 
-impl WeightSums {
+impl DepthwiseWeightSums {
     pub(crate) fn new(shape: &DepthwiseShape) -> Self {
-        let lanes = Lanes::new(shape);
+        let lanes = RowLayout::new(shape);
         Self { sums: vec![0.0; shape.kernel * shape.kernel * lanes.width], lanes }
     }
 
     /// Adds the products of an output line's gradient with what its taps read; the ring was advanced to that line.
-    pub(crate) fn add(&mut self, level: Level, ring: &Ring, grads: &[f32]) {
-        weight_line(level, &self.lanes, &ring.lines, &ring.starts, grads, &mut self.sums);
+    pub(crate) fn add(&mut self, isa: InstructionSet, ring: &RowRing, grads: &[f32]) {
+        weight_line(isa, &self.lanes, &ring.lines, &ring.starts, grads, &mut self.sums);
     }
 
     /// The gradient of the weight, in its order.
@@ -267,12 +272,12 @@ impl WeightSums {
 
 /// How pixels and channels of a line map to vectors: a run of `width` values with taps of their own, repeated
 /// `pixels` times. Few channels would leave vectors empty, so then the whole line is one run.
-struct Lanes {
+struct RowLayout {
     width: usize,
     pixels: usize,
 }
 
-impl Lanes {
+impl RowLayout {
     fn new(shape: &DepthwiseShape) -> Self {
         if shape.channels >= MOST_LANES {
             Self { width: shape.channels, pixels: shape.out_width() }
@@ -293,17 +298,17 @@ impl Lanes {
 type MakeLine<'a> = dyn FnMut(usize, &mut [f32]) + 'a;
 
 /// Where the lines of an image come from.
-pub(crate) enum Source<'a> {
+pub(crate) enum RowSource<'a> {
     /// `[height, width, channels]`
     Map(&'a [f32]),
     /// Writes line `y`; called for each in ascending order.
-    Made(Box<MakeLine<'a>>),
+    Computed(Box<MakeLine<'a>>),
 }
 
 /// The last lines of an image that taps can still reach, padded with zeros.
-pub(crate) struct Ring<'a> {
+pub(crate) struct RowRing<'a> {
     shape: DepthwiseShape,
-    source: Source<'a>,
+    source: RowSource<'a>,
     /// The first `offset` values are not used, so that lines of whole cache lines lie in as many.
     lines: Vec<f32>,
     offset: usize,
@@ -313,9 +318,9 @@ pub(crate) struct Ring<'a> {
     starts: Vec<usize>,
 }
 
-impl<'a> Ring<'a> {
+impl<'a> RowRing<'a> {
     /// Ready to be advanced to output line `first` and then to each next one.
-    pub(crate) fn new(shape: &DepthwiseShape, source: Source<'a>, first: usize) -> Self {
+    pub(crate) fn new(shape: &DepthwiseShape, source: RowSource<'a>, first: usize) -> Self {
         let (line_len, n_lines) = ((shape.width + 2 * shape.padding) * shape.channels, shape.reach() + 1);
         let lines = vec![0.0; n_lines * line_len + CACHE_LINE / size_of::<f32>()];
         let offset = lines.as_ptr().align_offset(CACHE_LINE).min(CACHE_LINE / size_of::<f32>());
@@ -354,21 +359,21 @@ impl<'a> Ring<'a> {
         let start = self.offset + padded_line % self.n_lines * self.line_len + padding * channels;
         let line = &mut self.lines[start..][..self.shape.width * channels];
         match (padded_line.checked_sub(padding).filter(|line| *line < self.shape.height), &mut self.source) {
-            (Some(y), Source::Map(image)) => line.copy_from_slice(&image[y * line.len()..][..line.len()]),
-            (Some(y), Source::Made(make)) => make(y, line),
+            (Some(y), RowSource::Map(image)) => line.copy_from_slice(&image[y * line.len()..][..line.len()]),
+            (Some(y), RowSource::Computed(make)) => make(y, line),
             (None, _) => line.fill(0.0),
         }
     }
 }
 
-for_each_level! {
-    fn output_line(kernel: &Kernel, lines: &[f32], starts: &[usize], out: &mut [MaybeUninit<f32>]) = output_line_body
+for_each_instruction_set! {
+    fn output_line(kernel: &DepthwiseKernel, lines: &[f32], starts: &[usize], out: &mut [MaybeUninit<f32>]) = output_line_body
 }
 
-for_each_level! {
+for_each_instruction_set! {
     /// Adds the gradients of the taps over a line to `sums`, `[taps, lanes]`.
     fn weight_line(
-        lanes: &Lanes,
+        lanes: &RowLayout,
         lines: &[f32],
         starts: &[usize],
         grads: &[f32],
@@ -378,12 +383,12 @@ for_each_level! {
 
 #[inline(always)]
 fn output_line_body<const FUSED: bool, const LANES: usize>(
-    kernel: &Kernel,
+    kernel: &DepthwiseKernel,
     lines: &[f32],
     starts: &[usize],
     out: &mut [MaybeUninit<f32>],
 ) {
-    let Lanes { width, pixels } = kernel.lanes;
+    let RowLayout { width, pixels } = kernel.lanes;
     let least = if kernel.relu { 0.0 } else { f32::NEG_INFINITY };
     let line = Line { values: lines, starts, weight: &kernel.weight, bias: &kernel.bias, width, least };
     if width < LANES {
@@ -510,7 +515,7 @@ fn three_neighbours(starts: &[usize], width: usize) -> Option<[usize; 3]> {
 
 #[inline(always)]
 fn weight_line_body<const FUSED: bool, const LANES: usize>(
-    lanes: &Lanes,
+    lanes: &RowLayout,
     lines: &[f32],
     starts: &[usize],
     grads: &[f32],
@@ -557,7 +562,7 @@ fn sums_3x3<const FUSED: bool, const LANES: usize>(
     lines: &[f32],
     rows: [usize; 3],
     grads: &[f32],
-    lanes: &Lanes,
+    lanes: &RowLayout,
     lane: usize,
 ) -> [[f32; LANES]; 9] {
     let mut sums = [[0.0; LANES]; 9];
@@ -591,7 +596,7 @@ fn tap_sums<const FUSED: bool, const LANES: usize, const TAPS: usize>(
     line: &[f32],
     starts: &[usize; TAPS],
     grads: &[f32],
-    lanes: &Lanes,
+    lanes: &RowLayout,
     lane: usize,
 ) -> [[f32; LANES]; TAPS] {
     // Two sums per tap, so that an addition need not wait for the one before.
@@ -631,7 +636,7 @@ fn add_pixel<const FUSED: bool, const LANES: usize, const TAPS: usize>(
     }
 }
 
-/// Starts of blocks of `LANES` that cover `width`; the last may overlap the one before. `width` is at least `LANES`.
+/// RowStarts of blocks of `LANES` that cover `width`; the last may overlap the one before. `width` is at least `LANES`.
 #[inline(always)]
 pub(crate) fn blocks<const LANES: usize>(width: usize) -> impl Iterator<Item = usize> {
     (0..width.div_ceil(LANES)).map(move |block| (block * LANES).min(width - LANES))
@@ -650,7 +655,7 @@ pub(crate) fn band_lines(shape: &DepthwiseShape) -> usize {
 
 /// Pixels whose sums are in registers together.
 const AT_ONCE: usize = 4;
-/// Channels from which on a pixel fills a vector of every level.
+/// Channels from which on a pixel fills a vector of every instruction set.
 const MOST_LANES: usize = 16;
 
 #[cfg(test)]
@@ -664,16 +669,16 @@ mod tests {
             let shape = DepthwiseShape { batch: 2, height: 5, width, channels, kernel: 3, dilation: 2, padding: 2 };
             let (input, weight) = (noise(shape.input_len(), 1), noise(shape.weight_len(), 2));
             let grad = noise(shape.output_len(), 3);
-            let run = |level| {
-                let output = forward_at(level, &shape, &input, &weight, None, false);
-                let grad_input = backward_input_at(level, &shape, &weight, &grad);
-                [output, grad_input, backward_weight_at(level, &shape, &input, &grad)]
+            let run = |isa| {
+                let output = forward_on(isa, &shape, &input, &weight, None, false);
+                let grad_input = backward_input_on(isa, &shape, &weight, &grad);
+                [output, grad_input, backward_weight_on(isa, &shape, &input, &grad)]
             };
-            let baseline = run(Level::Baseline);
-            for level in Level::available() {
-                for (got, expected) in run(level).iter().zip(&baseline) {
+            let baseline = run(InstructionSet::Baseline);
+            for isa in InstructionSet::available() {
+                for (got, expected) in run(isa).iter().zip(&baseline) {
                     let expected: Vec<f64> = expected.iter().map(|value| f64::from(*value)).collect();
-                    assert_near(&format!("{level:?}, {channels} channels"), got, &expected);
+                    assert_near(&format!("{isa:?}, {channels} channels"), got, &expected);
                 }
             }
         }

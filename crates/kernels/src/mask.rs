@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use rayon::prelude::*;
 
 use crate::buffer::filled;
-use crate::cpu::{Level, for_each_level, multiply_add};
+use crate::instruction_set::{InstructionSet, for_each_instruction_set, multiply_add};
 
 /// Mask logits of a batch, `[samples, pixels]` each, and the true masks.
 #[derive(Debug, Clone, Copy)]
@@ -25,7 +25,7 @@ pub struct Masks<'a> {
 /// One value for each sum over a sample's pixels: the sums, or the gradients of them. `p` and `t` are the probabilities of
 /// student and teacher, `y` is the true mask.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct OfSums {
+pub struct PixelSums {
     /// Of `p`.
     pub student: f32,
     /// Of `t`.
@@ -43,9 +43,9 @@ pub struct OfSums {
 }
 
 /// What [`sums`] makes.
-pub struct MaskSums {
+pub struct ForwardSums {
     /// Of each sample.
-    pub sums: Vec<OfSums>,
+    pub sums: Vec<PixelSums>,
     /// The student's probabilities, `[samples, pixels]`.
     pub student: Vec<f32>,
     /// The teacher's, empty if there is none.
@@ -53,19 +53,19 @@ pub struct MaskSums {
 }
 
 /// The sums of each sample; those of the teacher are 0 if there is none.
-pub fn sums(masks: &Masks) -> MaskSums {
-    sums_at(Level::detect(), masks)
+pub fn sums(masks: &Masks) -> ForwardSums {
+    sums_on(InstructionSet::detect(), masks)
 }
 
 /// The gradient of the student's logits from those of each sample's sums; `student` and `teacher` are the probabilities that
 /// [`sums`] made of the masks.
 ///
 /// Gradients of the sums without `p` are not read. A teacher whose sums have gradients 0 is not read.
-pub fn backward(masks: &Masks, [student, teacher]: [&[f32]; 2], gradients: &[OfSums]) -> Vec<f32> {
+pub fn backward(masks: &Masks, [student, teacher]: [&[f32]; 2], gradients: &[PixelSums]) -> Vec<f32> {
     let Masks { pixels, sharpness, truth, .. } = *masks;
     assert_eq!(gradients.len() * pixels, student.len(), "mask sums: gradients and samples");
     assert_eq!((truth.len(), student.len()), (masks.student.len(), masks.student.len()), "mask sums: probabilities");
-    let level = Level::detect();
+    let isa = InstructionSet::detect();
     let run = |out: &mut [MaybeUninit<f32>]| {
         out.par_chunks_mut(pixels).zip(gradients).enumerate().for_each(|(sample, (out, gradients))| {
             let of_sample = sample * pixels..(sample + 1) * pixels;
@@ -73,25 +73,25 @@ pub fn backward(masks: &Masks, [student, teacher]: [&[f32]; 2], gradients: &[OfS
             // Its products with 0 are 0, unless it is not a number.
             let teacher = if has_teacher { teacher } else { student };
             let maps = [&student[of_sample.clone()], &teacher[of_sample.clone()], &truth[of_sample]];
-            gradient(level, sharpness, gradients, maps, out);
+            gradient(isa, sharpness, gradients, maps, out);
         });
     };
     // SAFETY: the chunks cover the output, and `gradient` writes all of each.
     unsafe { filled(student.len(), run) }
 }
 
-fn sums_at(level: Level, masks: &Masks) -> MaskSums {
+fn sums_on(isa: InstructionSet, masks: &Masks) -> ForwardSums {
     let Masks { pixels, sharpness, student, teacher, truth } = *masks;
     assert!(pixels > 0 && student.len().is_multiple_of(pixels), "mask sums: student's logits and pixels");
     assert_eq!(truth.len(), student.len(), "mask sums: true masks and student's logits");
     assert!(teacher.is_none_or(|teacher| teacher.len() == student.len()), "mask sums: teacher's and student's logits");
-    let mut sums = vec![OfSums::default(); student.len() / pixels];
+    let mut sums = vec![PixelSums::default(); student.len() / pixels];
     let mut teacher_probs = vec![];
     let run = |out: &mut [MaybeUninit<f32>]| {
         let maps = out.par_chunks_mut(pixels).zip(student.par_chunks(pixels)).zip(truth.par_chunks(pixels));
         maps.zip(&mut sums).for_each(|(((out, logits), truth), sums)| {
             let mut found = [0.0; 4];
-            student_sums(level, sharpness, [logits, truth], out, &mut found);
+            student_sums(isa, sharpness, [logits, truth], out, &mut found);
             [sums.student, sums.truth, sums.student_truth, sums.cross_entropy] = found.map(|sum| sum as f32);
         });
     };
@@ -102,27 +102,27 @@ fn sums_at(level: Level, masks: &Masks) -> MaskSums {
             let maps = out.par_chunks_mut(pixels).zip(teacher.par_chunks(pixels)).zip(student_probs.par_chunks(pixels));
             maps.zip(&mut sums).for_each(|(((out, logits), student), sums)| {
                 let mut found = [0.0; 3];
-                teacher_sums(level, sharpness, [logits, student], out, &mut found);
+                teacher_sums(isa, sharpness, [logits, student], out, &mut found);
                 [sums.teacher, sums.student_teacher, sums.squared_difference] = found.map(|sum| sum as f32);
             });
         };
         // SAFETY: as above, by `teacher_sums`.
         teacher_probs = unsafe { filled(teacher.len(), run) };
     }
-    MaskSums { sums, student: student_probs, teacher: teacher_probs }
+    ForwardSums { sums, student: student_probs, teacher: teacher_probs }
 }
 
-for_each_level! {
+for_each_instruction_set! {
     /// Probabilities, and the sums of `p`, `y`, `p y` and of the cross-entropy, of logits and true mask.
     fn student_sums(sharpness: f32, maps: [&[f32]; 2], out: &mut [MaybeUninit<f32>], sums: &mut [f64; 4]) = student_body
 }
-for_each_level! {
+for_each_instruction_set! {
     /// Probabilities, and the sums of `t`, `p t` and `(p - t)^2`, of logits and the student's probabilities.
     fn teacher_sums(sharpness: f32, maps: [&[f32]; 2], out: &mut [MaybeUninit<f32>], sums: &mut [f64; 3]) = teacher_body
 }
-for_each_level! {
+for_each_instruction_set! {
     /// The gradient of the logits, of `p`, `t` and `y`.
-    fn gradient(sharpness: f32, gradients: &OfSums, maps: [&[f32]; 3], out: &mut [MaybeUninit<f32>]) = gradient_body
+    fn gradient(sharpness: f32, gradients: &PixelSums, maps: [&[f32]; 3], out: &mut [MaybeUninit<f32>]) = gradient_body
 }
 
 #[inline(always)]
@@ -159,7 +159,7 @@ fn teacher_body<const FUSED: bool, const LANES: usize>(
 #[inline(always)]
 fn gradient_body<const FUSED: bool, const LANES: usize>(
     sharpness: f32,
-    gradients: &OfSums,
+    gradients: &PixelSums,
     [student, teacher, truth]: [&[f32]; 3],
     out: &mut [MaybeUninit<f32>],
 ) {
@@ -273,8 +273,9 @@ mod tests {
         sums
     }
 
-    fn in_order(of: &OfSums) -> [f32; 7] {
-        let OfSums { student, teacher, truth, student_truth, student_teacher, squared_difference, cross_entropy } = *of;
+    fn in_order(of: &PixelSums) -> [f32; 7] {
+        let PixelSums { student, teacher, truth, student_truth, student_teacher, squared_difference, cross_entropy } =
+            *of;
         [student, teacher, truth, student_truth, student_teacher, squared_difference, cross_entropy]
     }
 
@@ -291,20 +292,20 @@ mod tests {
             let (student, teacher) = (scaled(1), scaled(2));
             let truth: Vec<f32> = noise(samples * pixels, 3).iter().map(|v| f32::from(u8::from(*v > 0.0))).collect();
             let masks = Masks { pixels, sharpness, student: &student, teacher: Some(&teacher), truth: &truth };
-            let slopes = OfSums {
+            let slopes = PixelSums {
                 student: 0.3,
                 student_truth: -0.7,
                 student_teacher: 0.4,
                 squared_difference: 1.5,
                 cross_entropy: 0.9,
-                ..OfSums::default()
+                ..PixelSums::default()
             };
             let weighted = |sums: [f64; 7]| {
                 in_order(&slopes).iter().zip(sums).map(|(slope, sum)| f64::from(*slope) * sum).sum::<f64>()
             };
-            for level in Level::available() {
-                let name = format!("{level:?}, {samples} x {pixels}");
-                let made = sums_at(level, &masks);
+            for isa in InstructionSet::available() {
+                let name = format!("{isa:?}, {samples} x {pixels}");
+                let made = sums_on(isa, &masks);
                 for (sample, sums) in made.sums.iter().enumerate() {
                     let of = sample * pixels..(sample + 1) * pixels;
                     let [logits, teacher] = [&student, &teacher].map(|map| doubles(&map[of.clone()], sharpness));
@@ -347,7 +348,7 @@ mod tests {
         let is_nan: Vec<bool> = made.sums.iter().map(|sums| sums.squared_difference.is_nan()).collect();
         assert_eq!(is_nan, [false, true, false]);
         assert!(made.sums.iter().all(|sums| sums.cross_entropy.is_finite()));
-        let of_truth = OfSums { cross_entropy: 1.0, ..OfSums::default() };
+        let of_truth = PixelSums { cross_entropy: 1.0, ..PixelSums::default() };
         assert!(backward(&masks, [&made.student, &made.teacher], &[of_truth; 3]).iter().all(|value| value.is_finite()));
         let mut broken = student.clone();
         broken[70] = f32::NAN;

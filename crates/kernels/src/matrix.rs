@@ -8,12 +8,12 @@ use std::mem::MaybeUninit;
 use rayon::prelude::*;
 
 use crate::buffer::CACHE_LINE;
-use crate::cpu::Level;
+use crate::instruction_set::InstructionSet;
 use crate::vector::Vector;
 
 /// The second factor, `[inner, columns]`, as panels of one to three vectors' width.
 pub(crate) struct Panels {
-    level: Level,
+    isa: InstructionSet,
     inner: usize,
     columns: usize,
     /// Panel by panel, each `[inner, width]`, zeros past the last column; the first `start` values are not used, so that
@@ -24,15 +24,15 @@ pub(crate) struct Panels {
 
 /// The first factor: element `(row, k)` is `values[starts(row) + offset(k)]`, where the inner dimension is made of `parts`.
 #[derive(Clone, Copy)]
-pub(crate) struct Rows<'a> {
+pub(crate) struct LhsRows<'a> {
     pub values: &'a [f32],
-    pub starts: Starts<'a>,
-    pub parts: Parts<'a>,
+    pub starts: RowStarts<'a>,
+    pub parts: RowElements<'a>,
 }
 
 /// Where rows start.
 #[derive(Clone, Copy)]
-pub(crate) enum Starts<'a> {
+pub(crate) enum RowStarts<'a> {
     /// So many rows, each so far behind the one before.
     Even { rows: usize, step: usize },
     /// One place per row.
@@ -41,7 +41,7 @@ pub(crate) enum Starts<'a> {
 
 /// Where the elements of a row are, from its start.
 #[derive(Clone, Copy)]
-pub(crate) enum Parts<'a> {
+pub(crate) enum RowElements<'a> {
     /// As many as there are, each so far behind the one before.
     Even { step: usize },
     /// Runs of as many neighbours, at these offsets.
@@ -50,30 +50,30 @@ pub(crate) enum Parts<'a> {
 
 /// A second factor that is read in place: line `k` is made of runs of `run` neighbours, from `values[starts[k] + runs[i]]`.
 #[derive(Clone, Copy)]
-pub(crate) struct Lines<'a> {
+pub(crate) struct RhsRows<'a> {
     pub values: &'a [f32],
     pub starts: &'a [usize],
     pub run: usize,
     pub runs: &'a [usize],
 }
 
-impl<'a> Rows<'a> {
+impl<'a> LhsRows<'a> {
     /// A matrix `[rows, columns]`, row by row.
     pub(crate) fn dense(values: &'a [f32], columns: usize) -> Self {
-        let starts = Starts::Even { rows: values.len() / columns, step: columns };
-        Self { values, starts, parts: Parts::Even { step: 1 } }
+        let starts = RowStarts::Even { rows: values.len() / columns, step: columns };
+        Self { values, starts, parts: RowElements::Even { step: 1 } }
     }
 
     /// The transpose of a matrix `[inner, rows]`.
     pub(crate) fn transposed(values: &'a [f32], rows: usize) -> Self {
-        Self { values, starts: Starts::Even { rows, step: 1 }, parts: Parts::Even { step: rows } }
+        Self { values, starts: RowStarts::Even { rows, step: 1 }, parts: RowElements::Even { step: rows } }
     }
 
     /// The furthest element that is read.
     fn last(&self, inner: usize) -> usize {
         let offset = match self.parts {
-            Parts::Even { step } => (inner - 1) * step,
-            Parts::Runs { len, offsets } => {
+            RowElements::Even { step } => (inner - 1) * step,
+            RowElements::Runs { len, offsets } => {
                 assert_eq!(len * offsets.len(), inner, "matrix product: runs and inner dimension");
                 offsets.iter().max().expect("asserted: not empty") + len - 1
             }
@@ -82,61 +82,61 @@ impl<'a> Rows<'a> {
     }
 }
 
-impl Starts<'_> {
+impl RowStarts<'_> {
     pub(crate) fn rows(&self) -> usize {
         match self {
-            Starts::Even { rows, .. } => *rows,
-            Starts::List(starts) => starts.len(),
+            RowStarts::Even { rows, .. } => *rows,
+            RowStarts::List(starts) => starts.len(),
         }
     }
 
     fn last(&self) -> usize {
         match self {
-            Starts::Even { rows, step } => (rows - 1) * step,
-            Starts::List(starts) => *starts.iter().max().expect("asserted: not empty"),
+            RowStarts::Even { rows, step } => (rows - 1) * step,
+            RowStarts::List(starts) => *starts.iter().max().expect("asserted: not empty"),
         }
     }
 
     #[inline(always)]
     fn of(&self, row: usize) -> usize {
         match self {
-            Starts::Even { step, .. } => row * step,
-            Starts::List(starts) => starts[row],
+            RowStarts::Even { step, .. } => row * step,
+            RowStarts::List(starts) => starts[row],
         }
     }
 }
 
 /// What is done to a finished element.
 #[derive(Clone, Copy)]
-pub(crate) struct Finish<'a> {
+pub(crate) struct Epilogue<'a> {
     /// Added to each column; padded by [`Panels::padded`].
     pub bias: Option<&'a [f32]>,
     pub relu: bool,
 }
 
-impl Finish<'_> {
-    pub(crate) const NOTHING: Finish<'static> = Finish { bias: None, relu: false };
+impl Epilogue<'_> {
+    pub(crate) const NONE: Epilogue<'static> = Epilogue { bias: None, relu: false };
 }
 
 impl Panels {
     /// Nothing yet: for [`Panels::repack`].
-    pub(crate) fn empty(level: Level) -> Self {
-        Self { level, inner: 0, columns: 0, values: vec![], start: 0 }
+    pub(crate) fn empty(isa: InstructionSet) -> Self {
+        Self { isa, inner: 0, columns: 0, values: vec![], start: 0 }
     }
 
     /// Packs the matrix whose element `(k, column)` is `source[start(k) + column * column_step]`.
     pub(crate) fn pack(
-        level: Level,
+        isa: InstructionSet,
         [inner, columns]: [usize; 2],
         source: &[f32],
         start: impl Fn(usize) -> usize + Sync,
         column_step: usize,
     ) -> Self {
-        let mut panels = Self::empty(level);
+        let mut panels = Self::empty(isa);
         panels.clear(inner, columns);
-        panels.values.resize(panels.start + inner * columns.next_multiple_of(lanes(level)), 0.0);
+        panels.values.resize(panels.start + inner * columns.next_multiple_of(lanes(isa)), 0.0);
         let mut rest = &mut panels.values[panels.start..];
-        let parts = panel_columns(columns, lanes(level)).map(|(first, width)| {
+        let parts = panel_columns(columns, lanes(isa)).map(|(first, width)| {
             let (panel, after) = std::mem::take(&mut rest).split_at_mut(inner * width);
             rest = after;
             (first, width, panel)
@@ -161,10 +161,10 @@ impl Panels {
 
     /// Packs another matrix into the same memory: line `k` is made of `runs` of `run` neighbours, which start at
     /// `source[starts(k) + runs[i]]`.
-    pub(crate) fn repack(&mut self, source: &[f32], starts: Starts, run: usize, runs: &[usize]) {
+    pub(crate) fn repack(&mut self, source: &[f32], starts: RowStarts, run: usize, runs: &[usize]) {
         let (inner, columns) = (starts.rows(), run * runs.len());
         self.clear(inner, columns);
-        for (first, width) in panel_columns(columns, lanes(self.level)) {
+        for (first, width) in panel_columns(columns, lanes(self.isa)) {
             let real = width.min(columns - first);
             let (idx, within) = (first / run, first % run);
             if within + width <= run {
@@ -193,13 +193,13 @@ impl Panels {
     fn clear(&mut self, inner: usize, columns: usize) {
         (self.inner, self.columns) = (inner, columns);
         self.values.clear();
-        self.values.reserve(inner * columns.next_multiple_of(lanes(self.level)) + CACHE_LINE / size_of::<f32>());
+        self.values.reserve(inner * columns.next_multiple_of(lanes(self.isa)) + CACHE_LINE / size_of::<f32>());
         self.start = self.values.as_ptr().align_offset(CACHE_LINE);
         self.values.resize(self.start, 0.0);
     }
 
     fn assert_full(&self) {
-        let len = self.inner * self.columns.next_multiple_of(lanes(self.level));
+        let len = self.inner * self.columns.next_multiple_of(lanes(self.isa));
         assert_eq!(self.values.len() - self.start, len, "panels: a source of all columns");
     }
 
@@ -207,53 +207,59 @@ impl Panels {
     pub(crate) fn padded(&self, values: &[f32]) -> Vec<f32> {
         assert_eq!(values.len(), self.columns, "matrix product: bias and columns");
         let mut padded = values.to_vec();
-        padded.resize(self.columns.next_multiple_of(lanes(self.level)), 0.0);
+        padded.resize(self.columns.next_multiple_of(lanes(self.isa)), 0.0);
         padded
     }
 
     /// Writes `a * self`, finished, into `out`, `[rows, columns]`.
-    pub(crate) fn multiply(&self, a: Rows, finish: Finish, out: &mut [MaybeUninit<f32>]) {
+    pub(crate) fn multiply(&self, a: LhsRows, finish: Epilogue, out: &mut [MaybeUninit<f32>]) {
         assert_eq!(out.len(), a.starts.rows() * self.columns, "matrix product: output");
         // SAFETY: `out` is valid for writes of the asserted length, and nothing is read before it is written.
         unsafe { self.run(a, finish, false, out.as_mut_ptr().cast(), self.dense(a)) }
     }
 
     /// Writes the lines of `a * self` to the given places of `out`.
-    pub(crate) fn multiply_to(&self, a: Rows, finish: Finish, out: &mut [MaybeUninit<f32>], places: &[usize]) {
+    pub(crate) fn multiply_scattered(
+        &self,
+        a: LhsRows,
+        finish: Epilogue,
+        out: &mut [MaybeUninit<f32>],
+        places: &[usize],
+    ) {
         assert_eq!(places.len(), a.starts.rows(), "matrix product: places");
-        let places = Starts::List(places);
+        let places = RowStarts::List(places);
         assert!(places.last() + self.columns <= out.len(), "matrix product: output");
         // SAFETY: `out` is valid for writes at the asserted places, and nothing is read before it is written.
         unsafe { self.run(a, finish, false, out.as_mut_ptr().cast(), places) }
     }
 
     /// Adds `a * self` to `out`, `[rows, columns]`, then finishes the sum.
-    pub(crate) fn multiply_and_add(&self, a: Rows, finish: Finish, out: &mut [f32]) {
+    pub(crate) fn multiply_and_add(&self, a: LhsRows, finish: Epilogue, out: &mut [f32]) {
         assert_eq!(out.len(), a.starts.rows() * self.columns, "matrix product: output");
         // SAFETY: `out` is initialised and of the asserted length.
         unsafe { self.run(a, finish, true, out.as_mut_ptr(), self.dense(a)) }
     }
 
-    fn dense(&self, a: Rows) -> Starts<'static> {
-        Starts::Even { rows: a.starts.rows(), step: self.columns }
+    fn dense(&self, a: LhsRows) -> RowStarts<'static> {
+        RowStarts::Even { rows: a.starts.rows(), step: self.columns }
     }
 
     /// # Safety
     /// `out` must be valid for writing `self.columns` values from each of `places` on, and for reading them if `add`.
-    unsafe fn run(&self, a: Rows, finish: Finish, add: bool, out: *mut f32, places: Starts) {
+    unsafe fn run(&self, a: LhsRows, finish: Epilogue, add: bool, out: *mut f32, places: RowStarts) {
         assert!(a.starts.rows() > 0 && self.inner > 0, "matrix product: an empty factor");
         assert!(a.last(self.inner) < a.values.len(), "matrix product: first factor");
-        let padded = self.columns.next_multiple_of(lanes(self.level));
+        let padded = self.columns.next_multiple_of(lanes(self.isa));
         assert!(finish.bias.is_none_or(|bias| bias.len() == padded), "matrix product: bias");
-        // SAFETY: the level's features are there (see `Level`); the extents of `a` and the bias were asserted here, those
+        // SAFETY: the features of `isa` are there (see `InstructionSet`); the extents of `a` and the bias were asserted here, those
         // of `out` are promised by the caller, those of the panels held by `pack` and `repack`.
         unsafe {
-            match self.level {
+            match self.isa {
                 #[cfg(target_arch = "x86_64")]
-                Level::Avx512 => run_avx512(self, a, finish, add, out, places),
+                InstructionSet::Avx512 => run_avx512(self, a, finish, add, out, places),
                 #[cfg(target_arch = "x86_64")]
-                Level::Avx2 => run_avx2(self, a, finish, add, out, places),
-                _ => product::<crate::vector::Quad, 4>(self, a, finish, add, out, places),
+                InstructionSet::Avx2 => run_avx2(self, a, finish, add, out, places),
+                _ => product::<crate::vector::BaselineVector, 4>(self, a, finish, add, out, places),
             }
         }
     }
@@ -262,49 +268,51 @@ impl Panels {
 /// Adds `a * b` to `out`, `[rows, columns]`; the elements of a row of `a` must be evenly spaced.
 ///
 /// For few rows: what packing `b` would cost is then more than what it saves.
-pub(crate) fn multiply_lines_and_add(level: Level, a: Rows, b: Lines, out: &mut [f32]) {
+pub(crate) fn multiply_unpacked_and_add(isa: InstructionSet, a: LhsRows, b: RhsRows, out: &mut [f32]) {
     assert_eq!(out.len(), a.starts.rows() * b.run * b.runs.len(), "matrix product: output");
     assert!(a.starts.rows() > 0 && !b.starts.is_empty() && !out.is_empty(), "matrix product: an empty factor");
     assert!(a.last(b.starts.len()) < a.values.len(), "matrix product: first factor");
     let furthest = |starts: &[usize]| *starts.iter().max().expect("asserted: not empty");
     assert!(furthest(b.starts) + furthest(b.runs) + b.run <= b.values.len(), "matrix product: second factor");
-    // SAFETY: the level's features are there (see `Level`); the extents of both factors and the output were asserted.
+    // SAFETY: the features of `isa` are there (see `InstructionSet`); the extents of both factors and the output were asserted.
     unsafe {
-        match level {
+        match isa {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => lines_avx512(a, b, out.as_mut_ptr()),
+            InstructionSet::Avx512 => lines_avx512(a, b, out.as_mut_ptr()),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => lines_avx2(a, b, out.as_mut_ptr()),
-            _ => lines_product::<crate::vector::Quad, 4>(a, b, out.as_mut_ptr()),
+            InstructionSet::Avx2 => lines_avx2(a, b, out.as_mut_ptr()),
+            _ => lines_product::<crate::vector::BaselineVector, 4>(a, b, out.as_mut_ptr()),
         }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx2,fma")]
-unsafe fn lines_avx512(a: Rows, b: Lines, out: *mut f32) {
+unsafe fn lines_avx512(a: LhsRows, b: RhsRows, out: *mut f32) {
     // SAFETY: the caller's promise.
     unsafe { lines_product::<std::arch::x86_64::__m512, 8>(a, b, out) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn lines_avx2(a: Rows, b: Lines, out: *mut f32) {
+unsafe fn lines_avx2(a: LhsRows, b: RhsRows, out: *mut f32) {
     // SAFETY: the caller's promise.
     unsafe { lines_product::<std::arch::x86_64::__m256, 4>(a, b, out) }
 }
 
 /// # Safety
-/// As [`multiply_lines_and_add`], whose assertions must hold, on a CPU with the instructions of `V`.
+/// As [`multiply_unpacked_and_add`], whose assertions must hold, on a CPU with the instructions of `V`.
 #[inline(always)]
-unsafe fn lines_product<V: Vector, const ROWS: usize>(a: Rows, b: Lines, out: *mut f32) {
-    let Parts::Even { step } = a.parts else { panic!("matrix product: evenly spaced elements of the first factor") };
+unsafe fn lines_product<V: Vector, const ROWS: usize>(a: LhsRows, b: RhsRows, out: *mut f32) {
+    let RowElements::Even { step } = a.parts else {
+        panic!("matrix product: evenly spaced elements of the first factor")
+    };
     let columns = b.run * b.runs.len();
-    let places = Starts::Even { rows: a.starts.rows(), step: columns };
+    let places = RowStarts::Even { rows: a.starts.rows(), step: columns };
     for (idx, lines) in b.starts.chunks(INNER_BLOCK).enumerate() {
         for (run_idx, run) in b.runs.iter().enumerate() {
             for (first, width) in panel_columns(b.run, V::LANES) {
-                let block = Block {
+                let block = Microkernel {
                     starts: a.starts,
                     places,
                     values: a.values.as_ptr().wrapping_add(idx * INNER_BLOCK * step),
@@ -334,14 +342,14 @@ unsafe fn lines_product<V: Vector, const ROWS: usize>(a: Rows, b: Lines, out: *m
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx2,fma")]
-unsafe fn run_avx512(panels: &Panels, a: Rows, finish: Finish, add: bool, out: *mut f32, places: Starts) {
+unsafe fn run_avx512(panels: &Panels, a: LhsRows, finish: Epilogue, add: bool, out: *mut f32, places: RowStarts) {
     // SAFETY: the caller's promise.
     unsafe { product::<std::arch::x86_64::__m512, 8>(panels, a, finish, add, out, places) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn run_avx2(panels: &Panels, a: Rows, finish: Finish, add: bool, out: *mut f32, places: Starts) {
+unsafe fn run_avx2(panels: &Panels, a: LhsRows, finish: Epilogue, add: bool, out: *mut f32, places: RowStarts) {
     // SAFETY: the caller's promise.
     unsafe { product::<std::arch::x86_64::__m256, 4>(panels, a, finish, add, out, places) }
 }
@@ -351,26 +359,26 @@ unsafe fn run_avx2(panels: &Panels, a: Rows, finish: Finish, add: bool, out: *mu
 #[inline(always)]
 unsafe fn product<V: Vector, const ROWS: usize>(
     panels: &Panels,
-    a: Rows,
-    finish: Finish,
+    a: LhsRows,
+    finish: Epilogue,
     add: bool,
     out: *mut f32,
-    places: Starts,
+    places: RowStarts,
 ) {
     let (run, n_runs, step) = match a.parts {
-        Parts::Even { step } => (panels.inner, 1, step),
-        Parts::Runs { len, offsets } => (len, offsets.len(), 1),
+        RowElements::Even { step } => (panels.inner, 1, step),
+        RowElements::Runs { len, offsets } => (len, offsets.len(), 1),
     };
     let block = run.div_ceil(run.div_ceil(INNER_BLOCK));
     for run_idx in 0..n_runs {
-        let offset = if let Parts::Runs { offsets, .. } = a.parts { offsets[run_idx] } else { 0 };
+        let offset = if let RowElements::Runs { offsets, .. } = a.parts { offsets[run_idx] } else { 0 };
         for within in (0..run).step_by(block) {
             let first_k = run_idx * run + within;
             let n_inner = block.min(run - within);
             let is_last = first_k + n_inner == panels.inner;
             let values = a.values.as_ptr().wrapping_add(offset + within * step);
             for (first, width) in panel_columns(panels.columns, V::LANES) {
-                let block = Block {
+                let block = Microkernel {
                     starts: a.starts,
                     places,
                     values,
@@ -399,9 +407,9 @@ unsafe fn product<V: Vector, const ROWS: usize>(
 }
 
 /// A part of the inner dimension of all rows, and of one panel.
-struct Block<'a> {
-    starts: Starts<'a>,
-    places: Starts<'a>,
+struct Microkernel<'a> {
+    starts: RowStarts<'a>,
+    places: RowStarts<'a>,
     /// The first element of this part of a row that starts at 0.
     values: *const f32,
     /// The first of the panel's columns of a line at place 0.
@@ -420,7 +428,7 @@ struct Block<'a> {
     relu: bool,
 }
 
-impl Block<'_> {
+impl Microkernel<'_> {
     /// All rows, as many at a time as fill the registers.
     ///
     /// # Safety
@@ -454,7 +462,7 @@ impl Block<'_> {
     /// `ROWS` rows from `row` on: the sums stay in registers, as every index is a constant once the loops are unrolled.
     ///
     /// # Safety
-    /// As [`Block::rows`], and the rows must exist.
+    /// As [`Microkernel::rows`], and the rows must exist.
     #[inline(always)]
     #[allow(clippy::needless_range_loop, reason = "constant indices keep the sums in registers")]
     unsafe fn run<V: Vector, const ROWS: usize, const VECTORS: usize, const LISTED: bool>(&self, row: usize) {
@@ -474,7 +482,7 @@ impl Block<'_> {
                 for vector in 0..VECTORS {
                     let place = panel.add(vector * V::LANES);
                     let is_whole = !LISTED || vector + 1 < VECTORS || self.last_lanes == V::LANES;
-                    line[vector] = if is_whole { V::load(place) } else { V::load_first(place, self.last_lanes) };
+                    line[vector] = if is_whole { V::load(place) } else { V::load_partial(place, self.last_lanes) };
                 }
                 for row in 0..ROWS {
                     let value = V::splat(*rows[row].add(offset));
@@ -492,10 +500,10 @@ impl Block<'_> {
                 (true, false, None, false) => self.store_rows(&sums, row, |sum, _, _| sum),
                 (true, true, None, false) => self.store_rows(&sums, row, |sum, place, _| V::add(sum, V::load(place))),
                 (true, false, Some(bias), true) => {
-                    self.store_rows(&sums, row, |sum, _, at| V::positive(V::add(sum, V::load(bias.add(at)))))
+                    self.store_rows(&sums, row, |sum, _, at| V::relu(V::add(sum, V::load(bias.add(at)))))
                 }
                 (true, true, Some(bias), true) => self.store_rows(&sums, row, |sum, place, at| {
-                    V::positive(V::add(V::add(sum, V::load(place)), V::load(bias.add(at))))
+                    V::relu(V::add(V::add(sum, V::load(place)), V::load(bias.add(at))))
                 }),
                 (true, true, Some(bias), false) => self.store_rows(&sums, row, |sum, place, at| {
                     V::add(V::add(sum, V::load(place)), V::load(bias.add(at)))
@@ -521,7 +529,7 @@ impl Block<'_> {
     /// are unrolled, as one that is not would keep the sums in memory all along.
     ///
     /// # Safety
-    /// As [`Block::rows`], and the rows must exist.
+    /// As [`Microkernel::rows`], and the rows must exist.
     #[inline(always)]
     unsafe fn store_rows<V: Vector, const ROWS: usize, const VECTORS: usize>(
         &self,
@@ -545,7 +553,7 @@ impl Block<'_> {
     ///
     /// # Safety
     /// `sums` must be valid for reading `VECTORS` vectors, `line` for writing (and reading if `self.read`) the panel's
-    /// columns, else as [`Block::rows`].
+    /// columns, else as [`Microkernel::rows`].
     #[inline(always)]
     unsafe fn finish<V: Vector, const VECTORS: usize>(&self, sums: *const f32, line: *mut f32) {
         // SAFETY: the contract.
@@ -555,16 +563,16 @@ impl Block<'_> {
                 let place = line.add(vector * V::LANES);
                 let is_whole = vector + 1 < VECTORS || self.last_lanes == V::LANES;
                 if self.read {
-                    let before = if is_whole { V::load(place) } else { V::load_first(place, self.last_lanes) };
+                    let before = if is_whole { V::load(place) } else { V::load_partial(place, self.last_lanes) };
                     sum = V::add(sum, before);
                 }
                 if let Some(bias) = self.bias {
                     sum = V::add(sum, V::load(bias.add(vector * V::LANES)));
                 }
                 if self.relu {
-                    sum = V::positive(sum);
+                    sum = V::relu(sum);
                 }
-                if is_whole { V::store(sum, place) } else { V::store_first(sum, place, self.last_lanes) }
+                if is_whole { V::store(sum, place) } else { V::store_partial(sum, place, self.last_lanes) }
             }
         }
     }
@@ -599,18 +607,18 @@ fn panel_columns(columns: usize, lanes: usize) -> impl Iterator<Item = (usize, u
     })
 }
 
-fn lanes(level: Level) -> usize {
-    match level {
-        Level::Avx512 => 16,
-        Level::Avx2 => 8,
-        Level::Baseline => 4,
+fn lanes(isa: InstructionSet) -> usize {
+    match isa {
+        InstructionSet::Avx512 => 16,
+        InstructionSet::Avx2 => 8,
+        InstructionSet::Baseline => 4,
     }
 }
 
 /// Values in the registers of any instruction set's largest block: eight lines of three vectors of 16.
 const MOST_SUMS: usize = 8 * 3 * 16;
 
-/// Lines of a panel that are packed at a time: they stay in the first-level cache.
+/// RhsRows of a panel that are packed at a time: they stay in the first-level cache.
 const PACKED_LINES: usize = 64;
 
 /// Inner indices of a panel that are used for all rows before the next ones: so much of it stays in the first-level cache.
@@ -624,7 +632,7 @@ mod tests {
 
     #[test]
     fn products_follow_their_definition() {
-        for level in Level::available() {
+        for isa in InstructionSet::available() {
             for (rows, inner, columns) in
                 [(1, 1, 1), (3, 5, 7), (12, 7, 32), (13, 400, 33), (30, 20, 50), (25, 800, 16)]
             {
@@ -636,24 +644,25 @@ mod tests {
                     let product = |k: usize| f64::from(a[row * inner + k]) * f64::from(b[k * columns + column]);
                     *sum = (0..inner).map(product).sum();
                 }
-                let name = format!("{level:?}, {rows} x {inner} x {columns}");
-                let panels = Panels::pack(level, [inner, columns], &b, |k| k * columns, 1);
-                let first = Rows::dense(&a, inner);
+                let name = format!("{isa:?}, {rows} x {inner} x {columns}");
+                let panels = Panels::pack(isa, [inner, columns], &b, |k| k * columns, 1);
+                let first = LhsRows::dense(&a, inner);
                 let multiply = |finish| {
                     // SAFETY: `multiply` writes all of its output.
                     unsafe { filled(rows * columns, |out| panels.multiply(first, finish, out)) }
                 };
-                assert_near(&name, &multiply(Finish::NOTHING), &expected);
-                let finished = multiply(Finish { bias: Some(&panels.padded(&bias)), relu: true });
+                assert_near(&name, &multiply(Epilogue::NONE), &expected);
+                let finished = multiply(Epilogue { bias: Some(&panels.padded(&bias)), relu: true });
                 let with_bias = expected.iter().enumerate().map(|(idx, sum)| sum + f64::from(bias[idx % columns]));
                 assert_near(&name, &finished, &with_bias.map(|sum| sum.max(0.0)).collect::<Vec<f64>>());
 
                 let transposed: Vec<f32> = (0..rows * inner).map(|idx| a[idx % rows * inner + idx / rows]).collect();
-                let first = Rows::transposed(&transposed, rows);
-                let turned: Vec<f32> = (0..inner * columns).map(|idx| b[idx % inner * columns + idx / inner]).collect();
-                let panels = Panels::pack(level, [inner, columns], &turned, |k| k, inner);
+                let first = LhsRows::transposed(&transposed, rows);
+                let transposed: Vec<f32> =
+                    (0..inner * columns).map(|idx| b[idx % inner * columns + idx / inner]).collect();
+                let panels = Panels::pack(isa, [inner, columns], &transposed, |k| k, inner);
                 let mut sum = vec![1.0; rows * columns];
-                panels.multiply_and_add(first, Finish::NOTHING, &mut sum);
+                panels.multiply_and_add(first, Epilogue::NONE, &mut sum);
                 let and_one: Vec<f64> = expected.iter().map(|value| value + 1.0).collect();
                 assert_near(&name, &sum, &and_one);
 
@@ -662,8 +671,8 @@ mod tests {
                 let halves = [(columns, vec![0]), (columns / 2, vec![0, columns / 2])];
                 for (run, runs) in halves.into_iter().filter(|(run, runs)| run * runs.len() == columns) {
                     let mut sum = vec![1.0; rows * columns];
-                    let lines = Lines { values: &b, starts: &starts, run, runs: &runs };
-                    multiply_lines_and_add(level, first, lines, &mut sum);
+                    let lines = RhsRows { values: &b, starts: &starts, run, runs: &runs };
+                    multiply_unpacked_and_add(isa, first, lines, &mut sum);
                     assert_near(&name, &sum, &and_one);
                 }
             }

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::buffer::{filled, part_len};
-use crate::cpu::{Level, for_each_level, multiply_add};
+use crate::buffer::{chunk_len, filled};
+use crate::instruction_set::{InstructionSet, for_each_instruction_set, multiply_add};
 
 /// Result of [`forward`].
 #[derive(Debug, Clone, PartialEq)]
@@ -43,41 +43,42 @@ pub struct Norm<'a> {
 
 /// `(input - mean) / sqrt(variance + epsilon) * scale + shift` over `[pixels, channels]`, then ReLU if asked for.
 pub fn forward(norm: &Norm, input: &[f32]) -> BatchNorm {
-    forward_at(Level::detect(), norm, input)
+    forward_on(InstructionSet::detect(), norm, input)
 }
 
 /// The gradient of the input of [`forward`] with these statistics from that of the output, and those of scale and shift.
 ///
-/// The mask of the ReLU is computed again from `input`, so the output need not be kept.
+/// The mask of the ReLU is computed again from `input`, so the output need not be saved.
 pub fn backward(norm: &Norm, input: &[f32], mean: &[f32], variance: &[f32], grad: &[f32]) -> (Vec<f32>, NormGradients) {
-    backward_at(Level::detect(), norm, input, mean, variance, grad)
+    backward_on(InstructionSet::detect(), norm, input, mean, variance, grad)
 }
 
 /// `input * scale + shift` per channel, then ReLU if asked for: batch norm with fixed statistics.
 pub fn affine(input: &[f32], scale: &[f32], shift: &[f32], relu: bool) -> Vec<f32> {
-    affine_at(Level::detect(), input, scale, shift, relu)
+    affine_on(InstructionSet::detect(), input, scale, shift, relu)
 }
 
 /// Sum of each channel over all pixels: the gradient of a bias.
 pub fn channel_sums(values: &[f32], channels: usize) -> Vec<f32> {
-    let moments = Moments::around(&vec![0.0; channels]);
-    let sums = moments.wide.sums(values.len(), |range, sums| moments.add(Level::detect(), &values[range], sums));
+    let moments = ChannelMoments::around(&vec![0.0; channels]);
+    let sums =
+        moments.wide.sums(values.len(), |range, sums| moments.add(InstructionSet::detect(), &values[range], sums));
     sums[..channels].iter().map(|sum| *sum as f32).collect()
 }
 
-fn forward_at(level: Level, norm: &Norm, input: &[f32]) -> BatchNorm {
+fn forward_on(isa: InstructionSet, norm: &Norm, input: &[f32]) -> BatchNorm {
     let channels = norm.scale.len();
     assert_eq!(norm.shift.len(), channels, "batch norm: scale and shift");
     assert!(!input.is_empty() && input.len().is_multiple_of(channels), "batch norm: input and channels");
-    let moments = Moments::around(&input[..channels]);
-    let sums = moments.wide.sums(input.len(), |range, sums| moments.add(level, &input[range], sums));
-    let Statistics { mean, variance } = moments.statistics(&sums, input.len() / channels);
+    let moments = ChannelMoments::around(&input[..channels]);
+    let sums = moments.wide.sums(input.len(), |range, sums| moments.add(isa, &input[range], sums));
+    let ChannelStatistics { mean, variance } = moments.statistics(&sums, input.len() / channels);
     let (scale, shift) = norm.folded(&mean, &variance);
-    BatchNorm { output: affine_at(level, input, &scale, &shift, norm.relu), mean, variance }
+    BatchNorm { output: affine_on(isa, input, &scale, &shift, norm.relu), mean, variance }
 }
 
-fn backward_at(
-    level: Level,
+fn backward_on(
+    isa: InstructionSet,
     norm: &Norm,
     input: &[f32],
     mean: &[f32],
@@ -87,24 +88,23 @@ fn backward_at(
     assert_eq!(input.len(), grad.len(), "batch norm: input and gradient");
     let reduce = GradientSums::new(norm, mean, variance);
     assert!(!input.is_empty() && input.len().is_multiple_of(reduce.wide.channels), "batch norm: input and channels");
-    let sums =
-        reduce.wide.sums(input.len(), |range, sums| reduce.add(level, &input[range.clone()], &grad[range], sums));
+    let sums = reduce.wide.sums(input.len(), |range, sums| reduce.add(isa, &input[range.clone()], &grad[range], sums));
     let part = reduce.wide.part(input.len());
     let (gradient, gradients) = reduce.finish(&sums, input.len());
     let run = |out: &mut [MaybeUninit<f32>]| {
         let parts = out.par_chunks_mut(part).zip(input.par_chunks(part).zip(grad.par_chunks(part)));
-        parts.for_each(|(out, (input, grad))| gradient.apply(level, input, grad, out));
+        parts.for_each(|(out, (input, grad))| gradient.apply(isa, input, grad, out));
     };
     // SAFETY: the chunks cover the output, and `apply` writes all of each.
     (unsafe { filled(input.len(), run) }, gradients)
 }
 
-fn affine_at(level: Level, input: &[f32], scale: &[f32], shift: &[f32], relu: bool) -> Vec<f32> {
+fn affine_on(isa: InstructionSet, input: &[f32], scale: &[f32], shift: &[f32], relu: bool) -> Vec<f32> {
     let affine = Affine::new(scale, shift, relu);
     assert!(input.len().is_multiple_of(affine.wide.channels), "affine: input and channels");
     let part = affine.wide.part(input.len());
     let run = |out: &mut [MaybeUninit<f32>]| {
-        out.par_chunks_mut(part).zip(input.par_chunks(part)).for_each(|(out, input)| affine.apply(level, input, out));
+        out.par_chunks_mut(part).zip(input.par_chunks(part)).for_each(|(out, input)| affine.apply(isa, input, out));
     };
     // SAFETY: the chunks cover the output, and `apply` writes all of each.
     unsafe { filled(input.len(), run) }
@@ -122,19 +122,19 @@ impl Norm<'_> {
 }
 
 /// Mean and biased variance of each channel.
-pub(crate) struct Statistics {
+pub(crate) struct ChannelStatistics {
     pub mean: Vec<f32>,
     pub variance: Vec<f32>,
 }
 
 /// The sums that statistics are made of, of differences to a centre: small where the spread is small against the mean.
-pub(crate) struct Moments {
+pub(crate) struct ChannelMoments {
     pub wide: Wide,
     /// Wide.
     centre: Vec<f32>,
 }
 
-impl Moments {
+impl ChannelMoments {
     /// `centre`: any pixel.
     pub(crate) fn around(centre: &[f32]) -> Self {
         let wide = Wide::new(centre.len());
@@ -142,12 +142,12 @@ impl Moments {
     }
 
     /// Adds whole pixels to `sums`, [`Wide::zeros`].
-    pub(crate) fn add(&self, level: Level, values: &[f32], sums: &mut [f64]) {
-        moments(level, values, &self.centre, sums);
+    pub(crate) fn add(&self, isa: InstructionSet, values: &[f32], sums: &mut [f64]) {
+        moments(isa, values, &self.centre, sums);
     }
 
     /// From the sums by [`Wide::total`] over `pixels`.
-    pub(crate) fn statistics(&self, sums: &[f64], pixels: usize) -> Statistics {
+    pub(crate) fn statistics(&self, sums: &[f64], pixels: usize) -> ChannelStatistics {
         let (channels, count) = (self.wide.channels, pixels as f64);
         let (mut mean, mut variance) = (Vec::with_capacity(channels), Vec::with_capacity(channels));
         for channel in 0..channels {
@@ -155,7 +155,7 @@ impl Moments {
             mean.push((offset + f64::from(self.centre[channel])) as f32);
             variance.push((sums[channels + channel] / count - offset * offset).max(0.0) as f32);
         }
-        Statistics { mean, variance }
+        ChannelStatistics { mean, variance }
     }
 }
 
@@ -185,9 +185,9 @@ impl Affine {
     }
 
     /// Writes all of `out`, as long as `input`.
-    pub(crate) fn apply(&self, level: Level, input: &[f32], out: &mut [MaybeUninit<f32>]) {
+    pub(crate) fn apply(&self, isa: InstructionSet, input: &[f32], out: &mut [MaybeUninit<f32>]) {
         assert_eq!(input.len(), out.len(), "affine: lengths");
-        apply(level, input, self.mask(), out);
+        apply(isa, input, self.mask(), out);
     }
 
     fn mask(&self) -> Mask<'_> {
@@ -214,9 +214,9 @@ impl GradientSums {
     }
 
     /// Adds whole pixels of the input and of the output's gradient to `sums`, [`Wide::zeros`].
-    pub(crate) fn add(&self, level: Level, input: &[f32], grad: &[f32], sums: &mut [f64]) {
+    pub(crate) fn add(&self, isa: InstructionSet, input: &[f32], grad: &[f32], sums: &mut [f64]) {
         assert_eq!(input.len(), grad.len(), "batch norm: input and gradient");
-        gradient_sums(level, self, input, grad, sums);
+        gradient_sums(isa, self, input, grad, sums);
     }
 
     /// The second pass and the gradients of scale and shift, from the sums by [`Wide::total`] over `len` values.
@@ -249,9 +249,9 @@ pub(crate) struct InputGradient {
 
 impl InputGradient {
     /// Writes the input's gradient over whole pixels, all of `out`, from the output's.
-    pub(crate) fn apply(&self, level: Level, input: &[f32], grad: &[f32], out: &mut [MaybeUninit<f32>]) {
+    pub(crate) fn apply(&self, isa: InstructionSet, input: &[f32], grad: &[f32], out: &mut [MaybeUninit<f32>]) {
         assert_eq!((input.len(), grad.len()), (out.len(), out.len()), "batch norm: input and gradient");
-        input_gradient(level, self, input, grad, out);
+        input_gradient(isa, self, input, grad, out);
     }
 }
 
@@ -274,10 +274,10 @@ impl Wide {
 
     /// Length of a task's part of `len` values: whole wide pixels.
     fn part(&self, len: usize) -> usize {
-        part_len(len.div_ceil(self.width), 2, 4096_usize.div_ceil(self.width)) * self.width
+        chunk_len(len.div_ceil(self.width), 2, 4096_usize.div_ceil(self.width)) * self.width
     }
 
-    /// Room for the two sums per channel that [`Moments::add`] and [`GradientSums::add`] add to, `[2, width]`.
+    /// Room for the two sums per channel that [`ChannelMoments::add`] and [`GradientSums::add`] add to, `[2, width]`.
     pub(crate) fn zeros(&self) -> Vec<f64> {
         vec![0.0; 2 * self.width]
     }
@@ -321,16 +321,16 @@ impl<'a> Mask<'a> {
     }
 }
 
-for_each_level! {
+for_each_instruction_set! {
     fn moments(values: &[f32], centre: &[f32], sums: &mut [f64]) = moments_body
 }
-for_each_level! {
+for_each_instruction_set! {
     fn gradient_sums(reduce: &GradientSums, input: &[f32], grad: &[f32], sums: &mut [f64]) = gradient_sums_body
 }
-for_each_level! {
+for_each_instruction_set! {
     fn apply(input: &[f32], mask: Mask, out: &mut [MaybeUninit<f32>]) = apply_body
 }
-for_each_level! {
+for_each_instruction_set! {
     fn input_gradient(
         gradient: &InputGradient,
         input: &[f32],
@@ -478,16 +478,16 @@ mod tests {
             let (input, grad) = (noise(channels * 301, 1), noise(channels * 301, 2));
             let (scale, shift) = (noise(channels, 3), noise(channels, 4));
             let norm = Norm { scale: &scale, shift: &shift, epsilon: 1e-5, relu: false };
-            let run = |level| {
-                let BatchNorm { output, mean, variance } = forward_at(level, &norm, &input);
-                let (grad, gradients) = backward_at(level, &norm, &input, &mean, &variance, &grad);
+            let run = |isa| {
+                let BatchNorm { output, mean, variance } = forward_on(isa, &norm, &input);
+                let (grad, gradients) = backward_on(isa, &norm, &input, &mean, &variance, &grad);
                 [output, mean, variance, grad, gradients.scale, gradients.shift]
             };
-            let baseline = run(Level::Baseline);
-            for level in Level::available() {
-                for (got, expected) in run(level).iter().zip(&baseline) {
+            let baseline = run(InstructionSet::Baseline);
+            for isa in InstructionSet::available() {
+                for (got, expected) in run(isa).iter().zip(&baseline) {
                     let expected: Vec<f64> = expected.iter().map(|value| f64::from(*value)).collect();
-                    assert_near(&format!("{level:?}, {channels} channels"), got, &expected);
+                    assert_near(&format!("{isa:?}, {channels} channels"), got, &expected);
                 }
             }
         }

@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use crate::buffer::part_len;
-use crate::cpu::{Level, for_each_level};
+use crate::buffer::chunk_len;
+use crate::instruction_set::{InstructionSet, for_each_instruction_set};
 
 /// Constants of [`adamw_step`].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -47,10 +47,10 @@ pub fn adamw_step(
         new2: (1.0 - config.beta2) as f32,
         epsilon: config.epsilon as f32,
     };
-    let (level, part) = (Level::detect(), part_len(len, 2, 16384));
+    let (isa, part) = (InstructionSet::detect(), chunk_len(len, 2, 16384));
     let moments = first_moments.par_chunks_mut(part).zip(second_moments.par_chunks_mut(part));
     parameters.par_chunks_mut(part).zip(gradients.par_chunks(part)).zip(moments).for_each(
-        |((parameters, gradients), (first, second))| update(level, &constants, parameters, gradients, first, second),
+        |((parameters, gradients), (first, second))| update(isa, &constants, parameters, gradients, first, second),
     );
 }
 
@@ -58,7 +58,7 @@ pub fn adamw_step(
 pub fn moving_average(average: &mut [f32], values: &[f32], decay: f64) {
     assert_eq!(average.len(), values.len(), "moving_average: lengths");
     let (decay, share) = (decay as f32, (1.0 - decay) as f32);
-    let part = part_len(average.len(), 2, 16384);
+    let part = chunk_len(average.len(), 2, 16384);
     average.par_chunks_mut(part).zip(values.par_chunks(part)).for_each(|(average, values)| {
         average.iter_mut().zip(values).for_each(|(average, value)| *average = *average * decay + value * share);
     });
@@ -66,7 +66,7 @@ pub fn moving_average(average: &mut [f32], values: &[f32], decay: f64) {
 
 /// Sum of the squares: its root is the norm to clip by.
 pub fn sum_of_squares(values: &[f32]) -> f64 {
-    let part = part_len(values.len(), 2, 16384);
+    let part = chunk_len(values.len(), 2, 16384);
     let sums: Vec<f64> = values
         .par_chunks(part)
         .map(|values| {
@@ -91,7 +91,7 @@ struct Constants {
     epsilon: f32,
 }
 
-for_each_level! {
+for_each_instruction_set! {
     fn update(
         constants: &Constants,
         parameters: &mut [f32],

@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
-use crate::buffer::{filled, part_len};
+use crate::buffer::{chunk_len, filled};
 
 /// Batch, rows, columns and channels of a feature map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub enum Upsampling {
 pub fn upsample_2x(small: &MapShape, input: &[f32]) -> Vec<f32> {
     assert_eq!(input.len(), small.len(), "upsample_2x: input, {small:?}");
     let (line_len, channels) = (small.width * small.channels, small.channels);
-    let lines = part_len(small.batch * small.height, 2, 1);
+    let lines = chunk_len(small.batch * small.height, 2, 1);
     let run = |out: &mut [MaybeUninit<f32>]| {
         out.par_chunks_mut(lines * 4 * line_len).zip(input.par_chunks(lines * line_len)).for_each(|(out, input)| {
             for (pair, line) in out.chunks_exact_mut(4 * line_len).zip(input.chunks_exact(line_len)) {
@@ -70,7 +70,7 @@ pub fn upsample_2x(small: &MapShape, input: &[f32]) -> Vec<f32> {
 pub fn upsample_2x_backward(small: &MapShape, grad_output: &[f32]) -> Vec<f32> {
     assert_eq!(grad_output.len(), 4 * small.len(), "upsample_2x: output gradient, {small:?}");
     let (line_len, channels) = (small.width * small.channels, small.channels);
-    let lines = part_len(small.batch * small.height, 2, 1);
+    let lines = chunk_len(small.batch * small.height, 2, 1);
     let run = |out: &mut [MaybeUninit<f32>]| {
         let grads = grad_output.par_chunks(lines * 4 * line_len);
         out.par_chunks_mut(lines * line_len).zip(grads).for_each(|(out, grads)| {
@@ -104,7 +104,7 @@ pub fn add(a: &[f32], b: &[f32]) -> Vec<f32> {
 /// Adds `b` to `a`.
 pub fn add_assign(a: &mut [f32], b: &[f32]) {
     assert_eq!(a.len(), b.len(), "add: lengths");
-    let part = part_len(a.len(), 2, MIN_PART);
+    let part = chunk_len(a.len(), 2, MIN_PART);
     a.par_chunks_mut(part).zip(b.par_chunks(part)).for_each(|(a, b)| {
         a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
     });
@@ -238,7 +238,7 @@ fn image_sums(
 }
 
 fn each(input: &[f32], value: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
-    let part = part_len(input.len(), 2, MIN_PART);
+    let part = chunk_len(input.len(), 2, MIN_PART);
     let run = |out: &mut [MaybeUninit<f32>]| {
         out.par_chunks_mut(part).zip(input.par_chunks(part)).for_each(|(out, input)| {
             out.iter_mut().zip(input).for_each(|(out, input)| {
@@ -252,7 +252,7 @@ fn each(input: &[f32], value: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
 
 fn both(a: &[f32], b: &[f32], value: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32> {
     assert_eq!(a.len(), b.len(), "operator on two feature maps: lengths");
-    let part = part_len(a.len(), 2, MIN_PART);
+    let part = chunk_len(a.len(), 2, MIN_PART);
     let run = |out: &mut [MaybeUninit<f32>]| {
         out.par_chunks_mut(part).zip(a.par_chunks(part)).zip(b.par_chunks(part)).for_each(|((out, a), b)| {
             out.iter_mut().zip(a).zip(b).for_each(|((out, a), b)| {

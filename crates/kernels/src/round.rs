@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use rayon::prelude::*;
 
 use crate::buffer::filled;
-use crate::cpu::{Level, for_each_level};
+use crate::instruction_set::{InstructionSet, for_each_instruction_set};
 
 /// A grid `q * step` with integers `q` from `low` to `high`; each of equally long rows of values has a step of its own.
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +37,7 @@ impl Grid<'_> {
 
 /// Each value's nearest one on its row's grid, ties to even integers; beyond the grid's ends, the end.
 pub fn round(grid: &Grid, input: &[f32]) -> Vec<f32> {
-    let (level, row_len) = (Level::detect(), grid.row_len(input.len()));
+    let (isa, row_len) = (InstructionSet::detect(), grid.row_len(input.len()));
     if row_len == 0 {
         return vec![];
     }
@@ -45,7 +45,7 @@ pub fn round(grid: &Grid, input: &[f32]) -> Vec<f32> {
         let rows = out.par_chunks_mut(row_len).zip(input.par_chunks(row_len)).zip(grid.steps);
         rows.for_each(|((out, input), &step)| {
             let parts = out.par_chunks_mut(PART).zip(input.par_chunks(PART));
-            parts.for_each(|(out, input)| round_part(level, step, grid.low, grid.high, input, out));
+            parts.for_each(|(out, input)| round_part(isa, step, grid.low, grid.high, input, out));
         });
     };
     // SAFETY: rows and parts cover the output, and `round_part` writes all of its part.
@@ -60,7 +60,7 @@ pub fn round(grid: &Grid, input: &[f32]) -> Vec<f32> {
 /// Quantization Thresholds", equation 6, which is the same before the logarithm.
 pub fn round_backward(grid: &Grid, input: &[f32], grad_output: &[f32]) -> RoundGradients {
     assert_eq!(input.len(), grad_output.len(), "round_backward: input and gradient");
-    let (level, row_len) = (Level::detect(), grid.row_len(input.len()));
+    let (isa, row_len) = (InstructionSet::detect(), grid.row_len(input.len()));
     if row_len == 0 {
         return RoundGradients { input: vec![], steps: vec![0.0; grid.steps.len()] };
     }
@@ -69,11 +69,11 @@ pub fn round_backward(grid: &Grid, input: &[f32], grad_output: &[f32]) -> RoundG
         let values = input.par_chunks(row_len).zip(grad_output.par_chunks(row_len));
         let rows = out.par_chunks_mut(row_len).zip(values).zip(grid.steps.par_iter().zip(&mut steps));
         rows.for_each(|((out, (input, grad)), (&step, sum))| {
-            // Parts of a fixed length, added in order: the sum does not depend on the threads.
+            // RowElements of a fixed length, added in order: the sum does not depend on the threads.
             let parts = out.par_chunks_mut(PART).zip(input.par_chunks(PART).zip(grad.par_chunks(PART)));
             let sums = parts.map(|(out, (input, grad))| {
                 let mut sum = [0.0; SUMS];
-                backward_part(level, step, grid.low, grid.high, input, grad, out, &mut sum);
+                backward_part(isa, step, grid.low, grid.high, input, grad, out, &mut sum);
                 sum.iter().map(|&lane| f64::from(lane)).sum::<f64>()
             });
             *sum = sums.collect::<Vec<f64>>().iter().sum::<f64>() as f32;
@@ -91,7 +91,7 @@ const SUMS: usize = 32;
 /// Adding and subtracting 1.5 * 2^23 rounds half to even at the units.
 const ROUND: f32 = 12_582_912.0;
 
-for_each_level! {
+for_each_instruction_set! {
     fn round_part(step: f32, low: f32, high: f32, input: &[f32], out: &mut [MaybeUninit<f32>]) = round_body
 }
 
@@ -108,7 +108,7 @@ fn round_body<const FUSED: bool, const LANES: usize>(
     }
 }
 
-for_each_level! {
+for_each_instruction_set! {
     fn backward_part(
         step: f32, low: f32, high: f32, input: &[f32], grad: &[f32], out: &mut [MaybeUninit<f32>], sums: &mut [f32; SUMS],
     ) = backward_body

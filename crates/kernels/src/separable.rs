@@ -10,15 +10,17 @@ use std::mem::MaybeUninit;
 use rayon::prelude::*;
 
 use crate::bilinear;
-use crate::buffer::{Scratch, filled, part_len};
+use crate::buffer::{Scratch, chunk_len, filled};
 use crate::conv::{MIN_ROWS_PER_TASK, TASKS_PER_THREAD, WEIGHT_TILE_ROWS, WeightProduct, sum_in_order, tile_rows};
-use crate::cpu::Level;
-use crate::depthwise::{DepthwiseShape, Kernel, Ring, Source, WeightSums, band_lines, map_bands, turned_taps};
-use crate::doubled::{DoubledKernel, DoubledSums, DoubledTurned};
-use crate::few_inputs::{FewInputs, FewInputsGradients, MOST_INPUTS};
-use crate::matrix::{Finish, Panels, Rows};
-use crate::norm::{Affine, GradientSums, InputGradient, Moments, Norm, NormGradients, Statistics};
+use crate::covariance::{CovarianceGradients, CovariancePointwise, MAX_INPUTS};
+use crate::depthwise::{
+    DepthwiseKernel, DepthwiseShape, DepthwiseWeightSums, RowRing, RowSource, band_lines, map_bands, rotated_taps,
+};
+use crate::instruction_set::InstructionSet;
+use crate::matrix::{Epilogue, LhsRows, Panels};
+use crate::norm::{Affine, ChannelMoments, ChannelStatistics, GradientSums, InputGradient, Norm, NormGradients};
 use crate::pixelwise::{MapShape, Upsampling};
+use crate::upsampled_depthwise::{UpsampledKernel, UpsampledTranspose, UpsampledWeightSums};
 
 /// Sizes of the block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,50 +84,50 @@ impl SeparableShape {
 
     /// The lines of the input that the taps of `first` and of later lines reach: of the small map if each of its pixels is
     /// repeated, of the upsampled one if it is made between pixels.
-    fn ring<'a>(&self, level: Level, input: &'a [f32], image: usize, first: usize) -> Ring<'a> {
+    fn ring<'a>(&self, isa: InstructionSet, input: &'a [f32], image: usize, first: usize) -> RowRing<'a> {
         let map = &input[image * self.image_len()..][..self.image_len()];
         let small = self.small();
         match self.upsampling {
-            None => Ring::new(&self.depthwise, Source::Map(map), first),
+            None => RowRing::new(&self.depthwise, RowSource::Map(map), first),
             Some(Upsampling::Nearest) => {
                 let MapShape { height, width, .. } = small;
-                Ring::new(&DepthwiseShape { height, width, ..self.depthwise }, Source::Map(map), first / 2)
+                RowRing::new(&DepthwiseShape { height, width, ..self.depthwise }, RowSource::Map(map), first / 2)
             }
             Some(Upsampling::Bilinear) => {
-                let make = move |y: usize, line: &mut [f32]| bilinear::write_line(level, &small, map, y, uninit(line));
-                Ring::new(&self.depthwise, Source::Made(Box::new(make)), first)
+                let make = move |y: usize, line: &mut [f32]| bilinear::write_line(isa, &small, map, y, uninit(line));
+                RowRing::new(&self.depthwise, RowSource::Computed(Box::new(make)), first)
             }
         }
     }
 
-    /// Lines of which about `rows` pixels are made at a time.
+    /// DepthwiseRows of which about `rows` pixels are made at a time.
     fn group_lines(&self, rows: usize) -> usize {
         rows.div_ceil(self.depthwise.width).max(1)
     }
 
     /// Whether the depthwise output is made again where it is read: of repeated pixels with four products for nine taps.
-    fn makes_again(&self) -> bool {
+    fn recomputes_depthwise(&self) -> bool {
         self.upsampling == Some(Upsampling::Nearest)
     }
 
-    fn check_kept(&self, kept: &Kept<&[f32]>) {
-        assert_eq!(kept.depthwise.len(), self.depthwise_len(), "separable: depthwise output, {self:?}");
-        assert_eq!(kept.pointwise.len(), self.pointwise_len(), "separable: 1x1 output, {self:?}");
+    fn check_saved(&self, saved: &SavedForBackward<&[f32]>) {
+        assert_eq!(saved.depthwise.len(), self.depthwise_len(), "separable: depthwise output, {self:?}");
+        assert_eq!(saved.pointwise.len(), self.pointwise_len(), "separable: 1x1 output, {self:?}");
     }
 
     /// Values of the depthwise output that are kept for the backward pass.
     fn depthwise_len(&self) -> usize {
-        if self.makes_again() { 0 } else { self.depthwise.output_len() }
+        if self.recomputes_depthwise() { 0 } else { self.depthwise.output_len() }
     }
 
-    /// Whether the 1x1 convolution's output is never stored: [`FewInputs`].
-    fn has_few_inputs(&self) -> bool {
-        !self.makes_again() && self.depthwise.channels <= MOST_INPUTS
+    /// Whether the 1x1 convolution's output is never stored: [`CovariancePointwise`].
+    fn uses_covariance(&self) -> bool {
+        !self.recomputes_depthwise() && self.depthwise.channels <= MAX_INPUTS
     }
 
     /// Values of the 1x1 convolution's output that are kept for the backward pass.
     fn pointwise_len(&self) -> usize {
-        if self.has_few_inputs() { 0 } else { self.output_len() }
+        if self.uses_covariance() { 0 } else { self.output_len() }
     }
 }
 
@@ -144,7 +146,7 @@ pub struct SeparableWeights<'a> {
 
 /// What the backward pass needs of the forward pass; `T` is owned values or a slice of them.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Kept<T> {
+pub struct SavedForBackward<T> {
     /// Output of the depthwise convolution; nothing of a block that repeats pixels, which makes it again.
     pub depthwise: T,
     /// Mean of each of its channels.
@@ -199,34 +201,39 @@ pub struct SkipGradients {
 }
 
 /// Both convolutions, with the statistics of the batch; [`output`] makes the output of it.
-pub fn forward(shape: &SeparableShape, weights: &SeparableWeights, input: &[f32]) -> Kept<Vec<f32>> {
-    forward_at(Level::detect(), shape, weights, input)
+pub fn forward(shape: &SeparableShape, weights: &SeparableWeights, input: &[f32]) -> SavedForBackward<Vec<f32>> {
+    forward_on(InstructionSet::detect(), shape, weights, input)
 }
 
 /// The second batch norm and ReLU, plus the skip connection if there is one.
-pub fn output(shape: &SeparableShape, weights: &SeparableWeights, kept: &Kept<&[f32]>, skip: Option<Skip>) -> Vec<f32> {
-    let level = Level::detect();
-    shape.check_kept(kept);
+pub fn output(
+    shape: &SeparableShape,
+    weights: &SeparableWeights,
+    saved: &SavedForBackward<&[f32]>,
+    skip: Option<Skip>,
+) -> Vec<f32> {
+    let isa = InstructionSet::detect();
+    shape.check_saved(saved);
     let outs = shape.out_channels;
-    let skip = skip.map(|skip| (BiasedPointwise::new(level, outs, skip.weight, skip.bias), skip.input));
+    let skip = skip.map(|skip| (BiasedPointwise::new(isa, outs, skip.weight, skip.bias), skip.input));
     let add_skip = |first: usize, out: &mut [f32]| {
         if let Some((skip, input)) = &skip {
             skip.add(input, first, out);
         }
     };
-    if shape.has_few_inputs() {
-        let inputs = few_inputs(level, shape, weights, kept.depthwise, [kept.mean1, kept.variance1]);
-        return inputs.write(&weights.norm2, [kept.mean2, kept.variance2], add_skip);
+    if shape.uses_covariance() {
+        let inputs = few_inputs(isa, shape, weights, saved.depthwise, [saved.mean1, saved.variance1]);
+        return inputs.write(&weights.norm2, [saved.mean2, saved.variance2], add_skip);
     }
-    let affine = Affine::of_norm(&weights.norm2, kept.mean2, kept.variance2);
+    let affine = Affine::of_norm(&weights.norm2, saved.mean2, saved.variance2);
     let tile = skip.as_ref().map_or(tile_rows(outs), |(skip, _)| tile_rows(skip.ins));
-    let part = part_len(shape.rows(), TASKS_PER_THREAD, MIN_ROWS_PER_TASK);
+    let part = chunk_len(shape.rows(), TASKS_PER_THREAD, MIN_ROWS_PER_TASK);
     let run = |out: &mut [MaybeUninit<f32>]| {
-        out.par_chunks_mut(part * outs).zip(kept.pointwise.par_chunks(part * outs)).enumerate().for_each(
+        out.par_chunks_mut(part * outs).zip(saved.pointwise.par_chunks(part * outs)).enumerate().for_each(
             |(idx, (out, values))| {
                 let tiles = out.chunks_mut(tile * outs).zip(values.chunks(tile * outs));
                 for (first, (out, values)) in (idx * part..).step_by(tile).zip(tiles) {
-                    affine.apply(level, values, out);
+                    affine.apply(isa, values, out);
                     // SAFETY: `apply` has written all of it.
                     add_skip(first, unsafe { out.assume_init_mut() });
                 }
@@ -243,10 +250,10 @@ pub fn backward(
     weights: &SeparableWeights,
     input: &[f32],
     skip: Option<Skip>,
-    kept: &Kept<&[f32]>,
+    saved: &SavedForBackward<&[f32]>,
     grad_output: &[f32],
 ) -> SeparableGradients {
-    backward_at(Level::detect(), shape, weights, input, skip, kept, grad_output)
+    backward_on(InstructionSet::detect(), shape, weights, input, skip, saved, grad_output)
 }
 
 /// Weights and biases of a block whose batch norms are folded into them.
@@ -264,12 +271,12 @@ pub struct FoldedSeparable<'a> {
 
 /// The whole block with fixed statistics: what is between its convolutions never leaves the cache.
 pub fn infer(shape: &SeparableShape, weights: &FoldedSeparable, input: &[f32], skip: Option<Skip>) -> Vec<f32> {
-    infer_at(Level::detect(), shape, weights, input, skip)
+    infer_on(InstructionSet::detect(), shape, weights, input, skip)
 }
 
 /// A block with fixed statistics whose weights are packed for the CPU, to be run many times.
 pub struct PackedSeparable {
-    level: Level,
+    isa: InstructionSet,
     shape: SeparableShape,
     taps: Taps,
     pointwise: Panels,
@@ -287,11 +294,11 @@ impl PackedSeparable {
         skip: Option<(&[f32], &[f32])>,
         head: Option<(&[f32], &[f32])>,
     ) -> Self {
-        Self::at(Level::detect(), shape, weights, skip, head)
+        Self::at(InstructionSet::detect(), shape, weights, skip, head)
     }
 
     fn at(
-        level: Level,
+        isa: InstructionSet,
         shape: &SeparableShape,
         weights: &FoldedSeparable,
         skip: Option<(&[f32], &[f32])>,
@@ -299,19 +306,19 @@ impl PackedSeparable {
     ) -> Self {
         shape.check_weights(weights.pointwise);
         let taps = Taps::new(shape, weights.depthwise, Some(weights.depthwise_bias), true);
-        let pointwise = pack_pointwise(level, weights.pointwise, shape.depthwise.channels, shape.out_channels);
+        let pointwise = pack_pointwise(isa, weights.pointwise, shape.depthwise.channels, shape.out_channels);
         let pointwise_bias = pointwise.padded(weights.pointwise_bias);
-        let skip = skip.map(|(weight, bias)| BiasedPointwise::new(level, shape.out_channels, weight, bias));
-        let head = head.map(|(weight, bias)| BiasedPointwise::new(level, bias.len(), weight, bias));
+        let skip = skip.map(|(weight, bias)| BiasedPointwise::new(isa, shape.out_channels, weight, bias));
+        let head = head.map(|(weight, bias)| BiasedPointwise::new(isa, bias.len(), weight, bias));
         assert!(head.as_ref().is_none_or(|head| head.ins == shape.out_channels), "separable: weight of the head");
-        Self { level, shape: *shape, taps, pointwise, pointwise_bias, skip, head }
+        Self { isa, shape: *shape, taps, pointwise, pointwise_bias, skip, head }
     }
 
     /// The block's output, plus the skip connection of `skip_input`, which is given if and only if there is one; or the head's.
     pub fn forward(&self, batch: usize, input: &[f32], skip_input: Option<&[f32]>) -> Vec<f32> {
         let mut shape = self.shape;
         shape.depthwise.batch = batch;
-        let (level, depthwise) = (self.level, &shape.depthwise);
+        let (isa, depthwise) = (self.isa, &shape.depthwise);
         shape.check_input(input);
         let skip = match (&self.skip, skip_input) {
             (Some(skip), Some(input)) => Some((skip, input)),
@@ -321,11 +328,11 @@ impl PackedSeparable {
             }
         };
         let (ins, outs) = (depthwise.channels, shape.out_channels);
-        let finish = Finish { bias: Some(&self.pointwise_bias), relu: true };
+        let finish = Epilogue { bias: Some(&self.pointwise_bias), relu: true };
         let (height, width) = (depthwise.out_height(), depthwise.out_width());
         let (band, group) = (band_lines(depthwise), shape.group_lines(tile_rows(ins) / 2));
         let write_block = |values: &[f32], first_pixel: usize, out: &mut [MaybeUninit<f32>]| {
-            self.pointwise.multiply(Rows::dense(values, ins), finish, out);
+            self.pointwise.multiply(LhsRows::dense(values, ins), finish, out);
             if let Some((skip, input)) = skip {
                 // SAFETY: `multiply` has written all of it.
                 skip.add(input, first_pixel, unsafe { out.assume_init_mut() });
@@ -334,7 +341,7 @@ impl PackedSeparable {
         let written = self.head.as_ref().map_or(outs, |head| head.outs);
         let run = |out: &mut [MaybeUninit<f32>]| {
             map_bands(height * width * written, band * width * written, out, |image, band_idx, out| {
-                let mut lines = Lines::new(level, &shape, &self.taps, input, image, band_idx * band);
+                let mut lines = DepthwiseRows::new(isa, &shape, &self.taps, input, image, band_idx * band);
                 let [mut scratch, mut block] = [Scratch::default(), Scratch::default()];
                 for (group_idx, out) in out.chunks_mut(group * width * written).enumerate() {
                     let (first, rows) = (band_idx * band + group_idx * group, out.len() / written);
@@ -358,34 +365,41 @@ impl PackedSeparable {
 
 /// The depthwise weight as lines are made of it.
 enum Taps {
-    Plain(Kernel),
-    Doubled(DoubledKernel),
+    Plain(DepthwiseKernel),
+    Doubled(UpsampledKernel),
 }
 
 impl Taps {
     fn new(shape: &SeparableShape, weight: &[f32], bias: Option<&[f32]>, relu: bool) -> Self {
         if shape.upsampling == Some(Upsampling::Nearest) {
-            return Self::Doubled(DoubledKernel::new(shape.depthwise.channels, weight, bias, relu));
+            return Self::Doubled(UpsampledKernel::new(shape.depthwise.channels, weight, bias, relu));
         }
-        Self::Plain(Kernel::new(&shape.depthwise, weight, bias, relu))
+        Self::Plain(DepthwiseKernel::new(&shape.depthwise, weight, bias, relu))
     }
 }
 
 /// Makes lines of an image's depthwise output.
-struct Lines<'a> {
-    level: Level,
+struct DepthwiseRows<'a> {
+    isa: InstructionSet,
     taps: &'a Taps,
-    ring: Ring<'a>,
+    ring: RowRing<'a>,
     line_len: usize,
     /// The line of a doubled block's input that the ring was advanced to.
     small: Option<usize>,
 }
 
-impl<'a> Lines<'a> {
+impl<'a> DepthwiseRows<'a> {
     /// Ready to make line `first` and then each next one.
-    fn new(level: Level, shape: &SeparableShape, taps: &'a Taps, input: &'a [f32], image: usize, first: usize) -> Self {
+    fn new(
+        isa: InstructionSet,
+        shape: &SeparableShape,
+        taps: &'a Taps,
+        input: &'a [f32],
+        image: usize,
+        first: usize,
+    ) -> Self {
         let line_len = shape.depthwise.out_line_len();
-        Self { level, taps, ring: shape.ring(level, input, image, first), line_len, small: None }
+        Self { isa, taps, ring: shape.ring(isa, input, image, first), line_len, small: None }
     }
 
     /// Writes whole lines from `first` on and calls `done` with each of them.
@@ -394,14 +408,14 @@ impl<'a> Lines<'a> {
             done(match self.taps {
                 Taps::Plain(kernel) => {
                     self.ring.advance(y);
-                    kernel.write_line(self.level, &self.ring, out)
+                    kernel.write_line(self.isa, &self.ring, out)
                 }
                 Taps::Doubled(kernel) => {
                     if self.small != Some(y / 2) {
                         self.ring.advance(y / 2);
                         self.small = Some(y / 2);
                     }
-                    kernel.write_line(self.level, &self.ring, y % 2, out)
+                    kernel.write_line(self.isa, &self.ring, y % 2, out)
                 }
             });
         }
@@ -417,93 +431,104 @@ struct BiasedPointwise {
 }
 
 impl BiasedPointwise {
-    fn new(level: Level, outs: usize, weight: &[f32], bias: &[f32]) -> Self {
+    fn new(isa: InstructionSet, outs: usize, weight: &[f32], bias: &[f32]) -> Self {
         assert!(weight.len().is_multiple_of(outs), "separable: weight and outputs of a 1x1 convolution");
         let ins = weight.len() / outs;
-        let weight = pack_pointwise(level, weight, ins, outs);
+        let weight = pack_pointwise(isa, weight, ins, outs);
         Self { ins, outs, bias: weight.padded(bias), weight }
     }
 
     /// Writes all of `out`.
     fn write(&self, values: &[f32], out: &mut [MaybeUninit<f32>]) {
-        let finish = Finish { bias: Some(&self.bias), relu: false };
-        self.weight.multiply(Rows::dense(values, self.ins), finish, out);
+        let finish = Epilogue { bias: Some(&self.bias), relu: false };
+        self.weight.multiply(LhsRows::dense(values, self.ins), finish, out);
     }
 
     /// Adds to the output pixels from `first` on.
     fn add(&self, input: &[f32], first: usize, out: &mut [f32]) {
         let rows = out.len() / self.outs;
         let values = &input[first * self.ins..][..rows * self.ins];
-        let finish = Finish { bias: Some(&self.bias), relu: false };
-        self.weight.multiply_and_add(Rows::dense(values, self.ins), finish, out);
+        let finish = Epilogue { bias: Some(&self.bias), relu: false };
+        self.weight.multiply_and_add(LhsRows::dense(values, self.ins), finish, out);
     }
 }
 
 /// `[out, in]` as the second factor `[in, out]`.
-fn pack_pointwise(level: Level, weight: &[f32], ins: usize, outs: usize) -> Panels {
-    Panels::pack(level, [ins, outs], weight, |k| k, ins)
+fn pack_pointwise(isa: InstructionSet, weight: &[f32], ins: usize, outs: usize) -> Panels {
+    Panels::pack(isa, [ins, outs], weight, |k| k, ins)
 }
 
 /// The first batch norm, ReLU and the 1x1 convolution.
 struct Pointwise {
-    level: Level,
+    isa: InstructionSet,
     ins: usize,
     affine: Affine,
     panels: Panels,
 }
 
 impl Pointwise {
-    fn new(level: Level, shape: &SeparableShape, weights: &SeparableWeights, mean1: &[f32], variance1: &[f32]) -> Self {
+    fn new(
+        isa: InstructionSet,
+        shape: &SeparableShape,
+        weights: &SeparableWeights,
+        mean1: &[f32],
+        variance1: &[f32],
+    ) -> Self {
         let ins = shape.depthwise.channels;
-        let panels = pack_pointwise(level, weights.pointwise, ins, shape.out_channels);
-        Self { level, ins, affine: Affine::of_norm(&weights.norm1, mean1, variance1), panels }
+        let panels = pack_pointwise(isa, weights.pointwise, ins, shape.out_channels);
+        Self { isa, ins, affine: Affine::of_norm(&weights.norm1, mean1, variance1), panels }
     }
 
     /// Writes all of `out` for pixels of the depthwise output.
     fn write(&self, depthwise: &[f32], scratch: &mut Scratch, out: &mut [MaybeUninit<f32>]) {
         // SAFETY: `apply` writes all of its output.
-        let normalised =
-            unsafe { scratch.filled(depthwise.len(), |out| self.affine.apply(self.level, depthwise, out)) };
-        self.panels.multiply(Rows::dense(normalised, self.ins), Finish::NOTHING, out);
+        let normalised = unsafe { scratch.filled(depthwise.len(), |out| self.affine.apply(self.isa, depthwise, out)) };
+        self.panels.multiply(LhsRows::dense(normalised, self.ins), Epilogue::NONE, out);
     }
 }
 
-/// The 1x1 convolution and what follows it, of a block whose depthwise output was kept.
+/// The 1x1 convolution and what follows it, of a block whose depthwise output was saved.
 fn few_inputs<'a>(
-    level: Level,
+    isa: InstructionSet,
     shape: &SeparableShape,
     weights: &SeparableWeights<'a>,
     depthwise: &'a [f32],
     [mean1, variance1]: [&[f32]; 2],
-) -> FewInputs<'a> {
+) -> CovariancePointwise<'a> {
     let affine = Affine::of_norm(&weights.norm1, mean1, variance1);
-    FewInputs::new(level, affine, depthwise, shape.depthwise.channels, weights.pointwise)
+    CovariancePointwise::new(isa, affine, depthwise, shape.depthwise.channels, weights.pointwise)
 }
 
-fn forward_at(level: Level, shape: &SeparableShape, weights: &SeparableWeights, input: &[f32]) -> Kept<Vec<f32>> {
+fn forward_on(
+    isa: InstructionSet,
+    shape: &SeparableShape,
+    weights: &SeparableWeights,
+    input: &[f32],
+) -> SavedForBackward<Vec<f32>> {
     shape.check(input, weights.pointwise);
     let taps = Taps::new(shape, weights.depthwise, None, false);
-    let (depthwise, Statistics { mean: mean1, variance: variance1 }) = depthwise_forward(level, shape, &taps, input);
-    if shape.has_few_inputs() {
-        let inputs = few_inputs(level, shape, weights, &depthwise, [&mean1, &variance1]);
-        let Statistics { mean: mean2, variance: variance2 } = inputs.statistics();
-        return Kept { depthwise, mean1, variance1, pointwise: vec![], mean2, variance2 };
+    let (depthwise, ChannelStatistics { mean: mean1, variance: variance1 }) =
+        depthwise_forward(isa, shape, &taps, input);
+    if shape.uses_covariance() {
+        let inputs = few_inputs(isa, shape, weights, &depthwise, [&mean1, &variance1]);
+        let ChannelStatistics { mean: mean2, variance: variance2 } = inputs.statistics();
+        return SavedForBackward { depthwise, mean1, variance1, pointwise: vec![], mean2, variance2 };
     }
     let (ins, outs) = (shape.depthwise.channels, shape.out_channels);
-    let pointwise = Pointwise::new(level, shape, weights, &mean1, &variance1);
+    let pointwise = Pointwise::new(isa, shape, weights, &mean1, &variance1);
     // The first pixel is near the mean of all.
-    let first_line = first_line(level, shape, &taps, input);
+    let first_line = first_line(isa, shape, &taps, input);
     // SAFETY: `write` writes all of its output.
     let centre = unsafe { filled(outs, |out| pointwise.write(&first_line[..ins], &mut Scratch::default(), out)) };
-    let moments = Moments::around(&centre);
+    let moments = ChannelMoments::around(&centre);
     let tile = |values: &[f32], scratch: &mut Scratch, sums: &mut [f64], out: &mut [MaybeUninit<f32>]| {
         pointwise.write(values, scratch, out);
         // SAFETY: `write` has written all of it.
-        moments.add(level, unsafe { out.assume_init_ref() }, sums);
+        moments.add(isa, unsafe { out.assume_init_ref() }, sums);
     };
     let mut sums = vec![];
     let run_map = |out: &mut [MaybeUninit<f32>]| {
-        let part = part_len(shape.rows(), TASKS_PER_THREAD, MIN_ROWS_PER_TASK);
+        let part = chunk_len(shape.rows(), TASKS_PER_THREAD, MIN_ROWS_PER_TASK);
         let parts = out.par_chunks_mut(part * outs).zip(depthwise.par_chunks(part * ins));
         let parts = parts.map(|(out, values)| {
             let (mut scratch, mut sums) = (Scratch::default(), moments.wide.zeros());
@@ -524,7 +549,7 @@ fn forward_at(level: Level, shape: &SeparableShape, weights: &SeparableWeights, 
             TASKS_PER_THREAD,
             || moments.wide.zeros(),
             |sums, image, first, out| {
-                let mut lines = Lines::new(level, shape, &taps, input, image, first);
+                let mut lines = DepthwiseRows::new(isa, shape, &taps, input, image, first);
                 let (mut values, mut scratch) = (Scratch::default(), Scratch::default());
                 for (first, out) in (first..).step_by(group).zip(out.chunks_mut(group * shape.depthwise.width * outs)) {
                     let len = out.len() / outs * ins;
@@ -535,16 +560,18 @@ fn forward_at(level: Level, shape: &SeparableShape, weights: &SeparableWeights, 
             },
         )
     };
-    let run = |out: &mut [MaybeUninit<f32>]| sums = if shape.makes_again() { run_again(out) } else { run_map(out) };
+    let run =
+        |out: &mut [MaybeUninit<f32>]| sums = if shape.recomputes_depthwise() { run_again(out) } else { run_map(out) };
     // SAFETY: the chunks and tiles, or the lines of all images, cover the output, and `write` writes all of each.
     let values = unsafe { filled(shape.output_len(), run) };
-    let Statistics { mean: mean2, variance: variance2 } = moments.statistics(&moments.wide.total(sums), shape.rows());
-    Kept { depthwise, mean1, variance1, pointwise: values, mean2, variance2 }
+    let ChannelStatistics { mean: mean2, variance: variance2 } =
+        moments.statistics(&moments.wide.total(sums), shape.rows());
+    SavedForBackward { depthwise, mean1, variance1, pointwise: values, mean2, variance2 }
 }
 
 /// The first line of the depthwise output.
-fn first_line(level: Level, shape: &SeparableShape, taps: &Taps, input: &[f32]) -> Vec<f32> {
-    let mut lines = Lines::new(level, shape, taps, input, 0, 0);
+fn first_line(isa: InstructionSet, shape: &SeparableShape, taps: &Taps, input: &[f32]) -> Vec<f32> {
+    let mut lines = DepthwiseRows::new(isa, shape, taps, input, 0, 0);
     // SAFETY: `write` writes the whole line.
     unsafe { filled(shape.depthwise.out_line_len(), |out| lines.write(0, out, |_| {})) }
 }
@@ -567,7 +594,7 @@ fn fold_lines<T: Send>(
         bands.map(move |(idx, out)| (image, idx * band, out))
     });
     let mut bands: Vec<_> = bands.collect();
-    let part = part_len(bands.len(), tasks_per_thread, 1);
+    let part = chunk_len(bands.len(), tasks_per_thread, 1);
     let parts = bands.par_chunks_mut(part).map(|bands| {
         let mut sums = zeros();
         bands.iter_mut().for_each(|(image, first, out)| run(&mut sums, *image, *first, out));
@@ -577,21 +604,26 @@ fn fold_lines<T: Send>(
 }
 
 /// The output, which is empty if the block makes it again, and its statistics.
-fn depthwise_forward(level: Level, shape: &SeparableShape, taps: &Taps, input: &[f32]) -> (Vec<f32>, Statistics) {
+fn depthwise_forward(
+    isa: InstructionSet,
+    shape: &SeparableShape,
+    taps: &Taps,
+    input: &[f32],
+) -> (Vec<f32>, ChannelStatistics) {
     let (depthwise, channels) = (&shape.depthwise, shape.depthwise.channels);
-    let moments = Moments::around(&first_line(level, shape, taps, input)[..channels]);
+    let moments = ChannelMoments::around(&first_line(isa, shape, taps, input)[..channels]);
     let mut sums = vec![];
     let (band, line_len) = (band_lines(depthwise), depthwise.out_line_len());
-    let values = if shape.makes_again() {
+    let values = if shape.recomputes_depthwise() {
         let bands = depthwise.out_height().div_ceil(band);
         let parts = (0..depthwise.batch * bands).into_par_iter().map(|idx| {
             let (image, first) = (idx / bands, idx % bands * band);
-            let mut lines = Lines::new(level, shape, taps, input, image, first);
+            let mut lines = DepthwiseRows::new(isa, shape, taps, input, image, first);
             let (mut line, mut sums) = (Scratch::default(), moments.wide.zeros());
             for y in first..(first + band).min(depthwise.out_height()) {
                 // SAFETY: `write` writes the whole line.
                 let line = unsafe { line.filled(line_len, |out| lines.write(y, out, |_| {})) };
-                moments.add(level, line, &mut sums);
+                moments.add(isa, line, &mut sums);
             }
             sums
         });
@@ -601,9 +633,9 @@ fn depthwise_forward(level: Level, shape: &SeparableShape, taps: &Taps, input: &
         let run = |out: &mut [MaybeUninit<f32>]| {
             sums = map_bands(depthwise.out_height() * line_len, band * line_len, out, |image, band_idx, out| {
                 let first = band_idx * band;
-                let mut lines = Lines::new(level, shape, taps, input, image, first);
+                let mut lines = DepthwiseRows::new(isa, shape, taps, input, image, first);
                 let mut sums = moments.wide.zeros();
-                lines.write(first, out, |line| moments.add(level, line, &mut sums));
+                lines.write(first, out, |line| moments.add(isa, line, &mut sums));
                 sums
             });
         };
@@ -614,49 +646,49 @@ fn depthwise_forward(level: Level, shape: &SeparableShape, taps: &Taps, input: &
     (values, statistics)
 }
 
-fn backward_at(
-    level: Level,
+fn backward_on(
+    isa: InstructionSet,
     shape: &SeparableShape,
     weights: &SeparableWeights,
     input: &[f32],
     skip: Option<Skip>,
-    kept: &Kept<&[f32]>,
+    saved: &SavedForBackward<&[f32]>,
     grad_output: &[f32],
 ) -> SeparableGradients {
     shape.check(input, weights.pointwise);
-    shape.check_kept(kept);
+    shape.check_saved(saved);
     assert_eq!(grad_output.len(), shape.output_len(), "separable: output gradient, {shape:?}");
-    let reduce1 = GradientSums::new(&weights.norm1, kept.mean1, kept.variance1);
+    let reduce1 = GradientSums::new(&weights.norm1, saved.mean1, saved.variance1);
     let again = Taps::new(shape, weights.depthwise, None, false);
-    let (made, norm2, skip) = if shape.has_few_inputs() {
-        let inputs = few_inputs(level, shape, weights, kept.depthwise, [kept.mean1, kept.variance1]);
-        let FewInputsGradients { input, weight, norm, sums } =
-            inputs.backward(&weights.norm2, [kept.mean2, kept.variance2], grad_output, &reduce1);
-        let skip = skip.map(|skip| skip_backward(level, shape, &skip, grad_output, None).1);
+    let (made, norm2, skip) = if shape.uses_covariance() {
+        let inputs = few_inputs(isa, shape, weights, saved.depthwise, [saved.mean1, saved.variance1]);
+        let CovarianceGradients { input, weight, norm, sums } =
+            inputs.backward(&weights.norm2, [saved.mean2, saved.variance2], grad_output, &reduce1);
+        let skip = skip.map(|skip| skip_backward(isa, shape, &skip, grad_output, None).1);
         (PointwiseGradients { grad: input, weight, sums }, norm, skip)
     } else {
-        let reduce2 = GradientSums::new(&weights.norm2, kept.mean2, kept.variance2);
+        let reduce2 = GradientSums::new(&weights.norm2, saved.mean2, saved.variance2);
         let (sums, skip) = match skip {
             Some(skip) => {
-                let (sums, skip) = skip_backward(level, shape, &skip, grad_output, Some((&reduce2, kept.pointwise)));
+                let (sums, skip) = skip_backward(isa, shape, &skip, grad_output, Some((&reduce2, saved.pointwise)));
                 (sums, Some(skip))
             }
             None => {
                 let sums = reduce2.wide.sums(grad_output.len(), |range, sums| {
-                    reduce2.add(level, &kept.pointwise[range.clone()], &grad_output[range], sums);
+                    reduce2.add(isa, &saved.pointwise[range.clone()], &grad_output[range], sums);
                 });
                 (sums, None)
             }
         };
         let (gradient2, norm2) = reduce2.finish(&sums, grad_output.len());
-        let made = pointwise_backward(level, shape, weights, (input, &again), kept, grad_output, &gradient2, &reduce1);
+        let made = pointwise_backward(isa, shape, weights, (input, &again), saved, grad_output, &gradient2, &reduce1);
         (made, norm2, skip)
     };
     let (gradient1, norm1) = reduce1.finish(&made.sums, made.grad.len());
-    let gradient = DepthwiseGradient { level, output: kept.depthwise, grad: &made.grad, gradient1: &gradient1 };
+    let gradient = DepthwiseGradient { isa, output: saved.depthwise, grad: &made.grad, gradient1: &gradient1 };
     let (input, depthwise) = match shape.upsampling {
         None => depthwise_backward(shape, weights, input, &gradient),
-        Some(Upsampling::Nearest) => doubled_backward(level, shape, weights, (input, &again), &made.grad, &gradient1),
+        Some(Upsampling::Nearest) => doubled_backward(isa, shape, weights, (input, &again), &made.grad, &gradient1),
         Some(Upsampling::Bilinear) => bilinear_backward(shape, weights, input, &gradient),
     };
     SeparableGradients { input, depthwise, norm1, pointwise: made.weight, norm2, skip }
@@ -665,7 +697,7 @@ fn backward_at(
 /// Gradients of the skip connection, and over the same gradient of the output, the sums of the second batch norm, if asked for
 /// those of its input.
 fn skip_backward(
-    level: Level,
+    isa: InstructionSet,
     shape: &SeparableShape,
     skip: &Skip,
     grad_output: &[f32],
@@ -675,25 +707,25 @@ fn skip_backward(
     assert!(skip.weight.len().is_multiple_of(outs), "separable: weight and outputs of a 1x1 convolution");
     let ins = skip.weight.len() / outs;
     assert_eq!(skip.input.len(), shape.rows() * ins, "separable: input of the skip connection");
-    let turned = Panels::pack(level, [outs, ins], skip.weight, |out| out * ins, 1);
-    let totals = Moments::around(&vec![0.0; outs]);
-    let part = part_len(shape.rows(), 1, MIN_ROWS_PER_TASK);
+    let transposed = Panels::pack(isa, [outs, ins], skip.weight, |out| out * ins, 1);
+    let totals = ChannelMoments::around(&vec![0.0; outs]);
+    let part = chunk_len(shape.rows(), 1, MIN_ROWS_PER_TASK);
     let mut parts = vec![];
     let run = |out: &mut [MaybeUninit<f32>]| {
         let maps = skip.input.par_chunks(part * ins).zip(grad_output.par_chunks(part * outs));
         let chunks = out.par_chunks_mut(part * ins).zip(maps).enumerate();
         let chunks = chunks.map(|(idx, (out, (input, grads)))| {
-            let (mut weight, mut product) = (vec![0.0; outs * ins], WeightProduct::new(level, outs));
+            let (mut weight, mut product) = (vec![0.0; outs * ins], WeightProduct::new(isa, outs));
             let (mut sums, mut bias) = (totals.wide.zeros(), totals.wide.zeros());
             let maps = input.chunks(WEIGHT_TILE_ROWS * ins).zip(grads.chunks(WEIGHT_TILE_ROWS * outs));
             let tiles = out.chunks_mut(WEIGHT_TILE_ROWS * ins).zip(maps);
             for (first, (out, (input, grads))) in (idx * part..).step_by(WEIGHT_TILE_ROWS).zip(tiles) {
                 if let Some((reduce, pointwise)) = norm2 {
-                    reduce.add(level, &pointwise[first * outs..][..grads.len()], grads, &mut sums);
+                    reduce.add(isa, &pointwise[first * outs..][..grads.len()], grads, &mut sums);
                 }
-                totals.add(level, grads, &mut bias);
+                totals.add(isa, grads, &mut bias);
                 product.add_pixels(grads, input, &mut weight);
-                turned.multiply(Rows::dense(grads, outs), Finish::NOTHING, out);
+                transposed.multiply(LhsRows::dense(grads, outs), Epilogue::NONE, out);
             }
             (weight, (sums, bias))
         });
@@ -727,22 +759,22 @@ struct PointwiseTask {
 
 #[allow(clippy::too_many_arguments)]
 fn pointwise_backward(
-    level: Level,
+    isa: InstructionSet,
     shape: &SeparableShape,
     weights: &SeparableWeights,
     (input, again): (&[f32], &Taps),
-    kept: &Kept<&[f32]>,
+    saved: &SavedForBackward<&[f32]>,
     grad_output: &[f32],
     gradient2: &InputGradient,
     reduce: &GradientSums,
 ) -> PointwiseGradients {
     let (ins, outs) = (shape.depthwise.channels, shape.out_channels);
-    let affine = Affine::of_norm(&weights.norm1, kept.mean1, kept.variance1);
-    let turned = Panels::pack(level, [outs, ins], weights.pointwise, |out| out * ins, 1);
+    let affine = Affine::of_norm(&weights.norm1, saved.mean1, saved.variance1);
+    let transposed = Panels::pack(isa, [outs, ins], weights.pointwise, |out| out * ins, 1);
     let new_task = || PointwiseTask {
         weight: vec![0.0; outs * ins],
         sums: reduce.wide.zeros(),
-        product: WeightProduct::new(level, outs),
+        product: WeightProduct::new(isa, outs),
         normalised: Scratch::default(),
         gradient: Scratch::default(),
         depthwise: Scratch::default(),
@@ -750,20 +782,20 @@ fn pointwise_backward(
     let tile = |task: &mut PointwiseTask, depthwise: &[f32], first: usize, out: &mut [MaybeUninit<f32>]| {
         let rows = out.len() / ins;
         let grads = &grad_output[first * outs..(first + rows) * outs];
-        let pointwise = &kept.pointwise[first * outs..(first + rows) * outs];
+        let pointwise = &saved.pointwise[first * outs..(first + rows) * outs];
         // SAFETY: both `apply` write all of their output.
         let (gradient, normalised) = unsafe {
-            let gradient = task.gradient.filled(grads.len(), |out| gradient2.apply(level, pointwise, grads, out));
-            (gradient, task.normalised.filled(depthwise.len(), |out| affine.apply(level, depthwise, out)))
+            let gradient = task.gradient.filled(grads.len(), |out| gradient2.apply(isa, pointwise, grads, out));
+            (gradient, task.normalised.filled(depthwise.len(), |out| affine.apply(isa, depthwise, out)))
         };
         task.product.add_pixels(gradient, normalised, &mut task.weight);
-        turned.multiply(Rows::dense(gradient, outs), Finish::NOTHING, out);
+        transposed.multiply(LhsRows::dense(gradient, outs), Epilogue::NONE, out);
         // SAFETY: `multiply` has written all of it.
-        reduce.add(level, depthwise, unsafe { out.assume_init_ref() }, &mut task.sums);
+        reduce.add(isa, depthwise, unsafe { out.assume_init_ref() }, &mut task.sums);
     };
     let run_map = |out: &mut [MaybeUninit<f32>]| -> Vec<PointwiseTask> {
-        let part = part_len(shape.rows(), 1, MIN_ROWS_PER_TASK);
-        let parts = out.par_chunks_mut(part * ins).zip(kept.depthwise.par_chunks(part * ins)).enumerate();
+        let part = chunk_len(shape.rows(), 1, MIN_ROWS_PER_TASK);
+        let parts = out.par_chunks_mut(part * ins).zip(saved.depthwise.par_chunks(part * ins)).enumerate();
         let parts = parts.map(|(idx, (out, depthwise))| {
             let mut task = new_task();
             let tiles = out.chunks_mut(WEIGHT_TILE_ROWS * ins).zip(depthwise.chunks(WEIGHT_TILE_ROWS * ins));
@@ -778,7 +810,7 @@ fn pointwise_backward(
         let DepthwiseShape { height, width, .. } = shape.depthwise;
         let group = shape.group_lines(WEIGHT_TILE_ROWS);
         fold_lines(shape, ins, out, 1, new_task, |task, image, first, out| {
-            let mut lines = Lines::new(level, shape, again, input, image, first);
+            let mut lines = DepthwiseRows::new(isa, shape, again, input, image, first);
             for (first, out) in (first..).step_by(group).zip(out.chunks_mut(group * width * ins)) {
                 let mut depthwise = std::mem::take(&mut task.depthwise);
                 // SAFETY: `write` writes all lines.
@@ -789,16 +821,17 @@ fn pointwise_backward(
         })
     };
     let mut tasks = vec![];
-    let run = |out: &mut [MaybeUninit<f32>]| tasks = if shape.makes_again() { run_again(out) } else { run_map(out) };
+    let run =
+        |out: &mut [MaybeUninit<f32>]| tasks = if shape.recomputes_depthwise() { run_again(out) } else { run_map(out) };
     // SAFETY: the chunks and tiles, or the lines of all images, cover the output, and `multiply` writes all of each.
     let grad = unsafe { filled(shape.depthwise.output_len(), run) };
     let (weight, sums) = tasks.into_iter().map(|task| (task.weight, task.sums)).unzip();
     PointwiseGradients { grad, weight: sum_in_order(weight), sums: reduce.wide.total(sums) }
 }
 
-/// The gradient of a depthwise output that was kept, as lines that are made where they are read.
+/// The gradient of a depthwise output that was saved, as lines that are made where they are read.
 struct DepthwiseGradient<'a> {
-    level: Level,
+    isa: InstructionSet,
     /// `[batch, height, width, channels]`
     output: &'a [f32],
     /// Of what the first batch norm made of it.
@@ -807,15 +840,15 @@ struct DepthwiseGradient<'a> {
 }
 
 impl DepthwiseGradient<'_> {
-    /// Lines of an image from `first` on, of the shape `turned`.
-    fn ring(&self, turned: &DepthwiseShape, image: usize, first: usize) -> Ring<'_> {
-        let line_len = turned.width * turned.channels;
-        let image_start = image * turned.height * line_len;
+    /// Rows of an image from `first` on, of the shape `transposed`.
+    fn ring(&self, transposed: &DepthwiseShape, image: usize, first: usize) -> RowRing<'_> {
+        let line_len = transposed.width * transposed.channels;
+        let image_start = image * transposed.height * line_len;
         let make = move |y: usize, line: &mut [f32]| {
             let place = image_start + y * line_len..image_start + (y + 1) * line_len;
-            self.gradient1.apply(self.level, &self.output[place.clone()], &self.grad[place], uninit(line));
+            self.gradient1.apply(self.isa, &self.output[place.clone()], &self.grad[place], uninit(line));
         };
-        Ring::new(turned, Source::Made(Box::new(make)), first)
+        RowRing::new(transposed, RowSource::Computed(Box::new(make)), first)
     }
 }
 
@@ -826,34 +859,34 @@ fn depthwise_backward(
     input: &[f32],
     gradient: &DepthwiseGradient,
 ) -> (Vec<f32>, Vec<f32>) {
-    let (depthwise, level) = (&shape.depthwise, gradient.level);
-    let turned = depthwise.turned();
-    let kernel = Kernel::new(&turned, &turned_taps(depthwise, weights.depthwise), None, false);
+    let (depthwise, isa) = (&shape.depthwise, gradient.isa);
+    let transposed = depthwise.transposed();
+    let kernel = DepthwiseKernel::new(&transposed, &rotated_taps(depthwise, weights.depthwise), None, false);
     let (band, line_len) = (band_lines(depthwise), depthwise.out_line_len());
     let mut sums = vec![];
     let run = |out: &mut [MaybeUninit<f32>]| {
         sums = map_bands(shape.image_len(), band * line_len, out, |image, band_idx, out| {
             let first = band_idx * band;
-            let mut grads = gradient.ring(&turned, image, first);
-            let mut inputs = shape.ring(level, input, image, first);
-            let mut sums = WeightSums::new(depthwise);
+            let mut grads = gradient.ring(&transposed, image, first);
+            let mut inputs = shape.ring(isa, input, image, first);
+            let mut sums = DepthwiseWeightSums::new(depthwise);
             for (y, out) in (first..).zip(out.chunks_exact_mut(line_len)) {
                 grads.advance(y);
                 inputs.advance(y);
-                sums.add(level, &inputs, grads.line(y));
-                kernel.write_line(level, &grads, out);
+                sums.add(isa, &inputs, grads.line(y));
+                kernel.write_line(isa, &grads, out);
             }
             sums
         });
     };
     // SAFETY: the bands cover the input, and `write_line` writes all of each of its lines.
     let grad_input = unsafe { filled(shape.input_len(), run) };
-    (grad_input, WeightSums::total(depthwise, sums))
+    (grad_input, DepthwiseWeightSums::total(depthwise, sums))
 }
 
 /// [`depthwise_backward`] of a block that repeats pixels, whose depthwise output is made again.
 fn doubled_backward(
-    level: Level,
+    isa: InstructionSet,
     shape: &SeparableShape,
     weights: &SeparableWeights,
     (input, again): (&[f32], &Taps),
@@ -862,7 +895,7 @@ fn doubled_backward(
 ) -> (Vec<f32>, Vec<f32>) {
     let depthwise = &shape.depthwise;
     let DepthwiseShape { height, channels, .. } = *depthwise;
-    let turned = DoubledTurned::new(channels, weights.depthwise);
+    let transposed = UpsampledTranspose::new(channels, weights.depthwise);
     let line_len = depthwise.out_line_len();
     let band = band_lines(depthwise).div_ceil(2);
     let mut sums = vec![];
@@ -870,17 +903,18 @@ fn doubled_backward(
         sums = map_bands(shape.image_len(), band * line_len / 2, out, |image, band_idx, out| {
             let (first, image_start) = (band_idx * band, image * height * line_len);
             let first_made = (2 * first).saturating_sub(1);
-            let mut lines = Lines::new(level, shape, again, input, image, first_made);
+            let mut lines = DepthwiseRows::new(isa, shape, again, input, image, first_made);
             let mut values = Scratch::default();
             let make = move |y: usize, line: &mut [f32]| {
                 let grad = &grad[image_start + y * line_len..][..line_len];
                 // SAFETY: `write` writes the whole line.
                 let values = unsafe { values.filled(line_len, |out| lines.write(y, out, |_| {})) };
-                gradient1.apply(level, values, grad, uninit(line));
+                gradient1.apply(isa, values, grad, uninit(line));
             };
-            let mut grads = Ring::new(&DoubledTurned::shape(depthwise), Source::Made(Box::new(make)), 2 * first);
-            let mut inputs = shape.ring(level, input, image, 2 * first);
-            let mut sums = DoubledSums::new(channels);
+            let mut grads =
+                RowRing::new(&UpsampledTranspose::shape(depthwise), RowSource::Computed(Box::new(make)), 2 * first);
+            let mut inputs = shape.ring(isa, input, image, 2 * first);
+            let mut sums = UpsampledWeightSums::new(channels);
             for (y, out) in (first..).zip(out.chunks_exact_mut(line_len / 2)) {
                 if y > first {
                     grads.advance(2 * y - 1);
@@ -888,16 +922,16 @@ fn doubled_backward(
                 grads.advance(2 * y);
                 inputs.advance(y);
                 for place in 0..2 {
-                    sums.add(level, &inputs, place, grads.line(2 * y + place));
+                    sums.add(isa, &inputs, place, grads.line(2 * y + place));
                 }
-                turned.write_line(level, &grads, out);
+                transposed.write_line(isa, &grads, out);
             }
             sums
         });
     };
     // SAFETY: the bands cover the input, and `write_line` writes all of each of its lines.
     let grad_input = unsafe { filled(shape.input_len(), run) };
-    (grad_input, DoubledSums::total(channels, &sums))
+    (grad_input, UpsampledWeightSums::total(channels, &sums))
 }
 
 /// [`depthwise_backward`] of a block that upsamples between pixels: the gradient of the upsampled map exists a few lines at a time.
@@ -907,9 +941,9 @@ fn bilinear_backward(
     input: &[f32],
     gradient: &DepthwiseGradient,
 ) -> (Vec<f32>, Vec<f32>) {
-    let (depthwise, level) = (&shape.depthwise, gradient.level);
-    let (turned, small) = (depthwise.turned(), shape.small());
-    let kernel = &Kernel::new(&turned, &turned_taps(depthwise, weights.depthwise), None, false);
+    let (depthwise, isa) = (&shape.depthwise, gradient.isa);
+    let (transposed, small) = (depthwise.transposed(), shape.small());
+    let kernel = &DepthwiseKernel::new(&transposed, &rotated_taps(depthwise, weights.depthwise), None, false);
     let line_len = depthwise.out_line_len();
     let band = band_lines(depthwise).div_ceil(2);
     let mut sums = vec![];
@@ -918,26 +952,27 @@ fn bilinear_backward(
             let first = band_idx * band;
             let own_lines = 2 * first..2 * (first + out.len() / (line_len / 2));
             let first_upsampled = (2 * first).saturating_sub(1);
-            let mut grads = gradient.ring(&turned, image, first_upsampled);
-            let mut inputs = shape.ring(level, input, image, 2 * first);
-            let mut sums = WeightSums::new(depthwise);
+            let mut grads = gradient.ring(&transposed, image, first_upsampled);
+            let mut inputs = shape.ring(isa, input, image, 2 * first);
+            let mut sums = DepthwiseWeightSums::new(depthwise);
             let sums_of_own = &mut sums;
             let make = move |y: usize, line: &mut [f32]| {
                 grads.advance(y);
                 if own_lines.contains(&y) {
                     inputs.advance(y);
-                    sums_of_own.add(level, &inputs, grads.line(y));
+                    sums_of_own.add(isa, &inputs, grads.line(y));
                 }
-                kernel.write_line(level, &grads, uninit(line));
+                kernel.write_line(isa, &grads, uninit(line));
             };
-            let mut upsampled = Ring::new(&DoubledTurned::shape(depthwise), Source::Made(Box::new(make)), 2 * first);
+            let mut upsampled =
+                RowRing::new(&UpsampledTranspose::shape(depthwise), RowSource::Computed(Box::new(make)), 2 * first);
             for (y, out) in (first..).zip(out.chunks_exact_mut(line_len / 2)) {
                 if y > first {
                     upsampled.advance(2 * y - 1);
                 }
                 upsampled.advance(2 * y);
                 let rows = bilinear::readers(&small, y).map(|y| upsampled.line(y));
-                bilinear::write_gradient_line(level, &small, rows, out);
+                bilinear::write_gradient_line(isa, &small, rows, out);
             }
             drop(upsampled);
             sums
@@ -945,7 +980,7 @@ fn bilinear_backward(
     };
     // SAFETY: the bands cover the input, and `write_gradient_line` writes all of each of its lines.
     let grad_input = unsafe { filled(shape.input_len(), run) };
-    (grad_input, WeightSums::total(depthwise, sums))
+    (grad_input, DepthwiseWeightSums::total(depthwise, sums))
 }
 
 /// The same values, to be written only.
@@ -954,14 +989,14 @@ fn uninit(values: &mut [f32]) -> &mut [MaybeUninit<f32>] {
     unsafe { &mut *(std::ptr::from_mut(values) as *mut [MaybeUninit<f32>]) }
 }
 
-fn infer_at(
-    level: Level,
+fn infer_on(
+    isa: InstructionSet,
     shape: &SeparableShape,
     weights: &FoldedSeparable,
     input: &[f32],
     skip: Option<Skip>,
 ) -> Vec<f32> {
-    let packed = PackedSeparable::at(level, shape, weights, skip.map(|skip| (skip.weight, skip.bias)), None);
+    let packed = PackedSeparable::at(isa, shape, weights, skip.map(|skip| (skip.weight, skip.bias)), None);
     packed.forward(shape.depthwise.batch, input, skip.map(|skip| skip.input))
 }
 
@@ -1083,14 +1118,14 @@ mod tests {
             [block, vec![skip_input, skip_weight, skip_bias]].concat()
         }
 
-        fn as_one(&self, level: Level) -> Vec<Vec<f32>> {
+        fn as_one(&self, isa: InstructionSet) -> Vec<Vec<f32>> {
             let weights = self.weights();
-            let kept = forward_at(level, &self.shape, &weights, &self.input);
-            let Kept { depthwise, mean1, variance1, pointwise, mean2, variance2 } = &kept;
-            let kept = Kept { depthwise: &depthwise[..], mean1, variance1, pointwise, mean2, variance2 };
-            let output = output(&self.shape, &weights, &kept, Some(self.skip()));
-            let alone = backward_at(level, &self.shape, &weights, &self.input, None, &kept, &self.grad);
-            let made = backward_at(level, &self.shape, &weights, &self.input, Some(self.skip()), &kept, &self.grad);
+            let saved = forward_on(isa, &self.shape, &weights, &self.input);
+            let SavedForBackward { depthwise, mean1, variance1, pointwise, mean2, variance2 } = &saved;
+            let saved = SavedForBackward { depthwise: &depthwise[..], mean1, variance1, pointwise, mean2, variance2 };
+            let output = output(&self.shape, &weights, &saved, Some(self.skip()));
+            let alone = backward_on(isa, &self.shape, &weights, &self.input, None, &saved, &self.grad);
+            let made = backward_on(isa, &self.shape, &weights, &self.input, Some(self.skip()), &saved, &self.grad);
             // The second batch norm's sums are taken in other parts beside a skip connection.
             assert_near("input, without skip", &alone.input, &doubles(&made.input));
             let SeparableGradients { input, depthwise, norm1, pointwise, norm2, skip } = made;
@@ -1111,11 +1146,10 @@ mod tests {
         for case in CASES {
             let case = Case::new(case);
             let expected = case.separately();
-            for level in Level::available() {
-                for ((got, expected), name) in
-                    case.as_one(level).iter().zip(&expected).zip([&NAMES[..], &SKIP].concat())
+            for isa in InstructionSet::available() {
+                for ((got, expected), name) in case.as_one(isa).iter().zip(&expected).zip([&NAMES[..], &SKIP].concat())
                 {
-                    assert_near(&format!("{level:?}, {:?}, {name}", case.shape), got, &doubles(expected));
+                    assert_near(&format!("{isa:?}, {:?}, {name}", case.shape), got, &doubles(expected));
                 }
             }
         }
@@ -1135,10 +1169,10 @@ mod tests {
                 pointwise: &case.pointwise,
                 pointwise_bias: bias2,
             };
-            for level in Level::available() {
-                let name = format!("{level:?}, {:?}", case.shape);
-                assert_near(&name, &infer_at(level, &case.shape, &folded, &case.input, None), &doubles(&p));
-                let got = infer_at(level, &case.shape, &folded, &case.input, Some(case.skip()));
+            for isa in InstructionSet::available() {
+                let name = format!("{isa:?}, {:?}", case.shape);
+                assert_near(&name, &infer_on(isa, &case.shape, &folded, &case.input, None), &doubles(&p));
+                let got = infer_on(isa, &case.shape, &folded, &case.input, Some(case.skip()));
                 let sum = pixelwise::add(&p, &skip);
                 assert_near(&name, &got, &doubles(&sum));
                 for n_heads in [1, 18] {
@@ -1153,7 +1187,7 @@ mod tests {
                         .collect();
                     let skip = case.skip();
                     let packed = PackedSeparable::at(
-                        level,
+                        isa,
                         &case.shape,
                         &folded,
                         Some((skip.weight, skip.bias)),

@@ -3,7 +3,7 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-use crate::cpu::{BASELINE_FUSED, multiply_add};
+use crate::instruction_set::{BASELINE_FUSED, multiply_add};
 
 /// A register of values.
 ///
@@ -15,14 +15,14 @@ pub(crate) trait Vector: Copy {
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
     /// The first `n` values, fewer than `LANES`, and zeros; `from` need only be valid for `n`.
-    unsafe fn load_first(from: *const f32, n: usize) -> Self;
+    unsafe fn load_partial(from: *const f32, n: usize) -> Self;
     /// Stores the first `n` values, fewer than `LANES`; `to` need only be valid for `n`.
-    unsafe fn store_first(self, to: *mut f32, n: usize);
+    unsafe fn store_partial(self, to: *mut f32, n: usize);
     unsafe fn add(self, other: Self) -> Self;
     /// `self * factor + sum`.
     unsafe fn multiply_add(self, factor: Self, sum: Self) -> Self;
     /// The greater of each value and 0; NaN stays NaN.
-    unsafe fn positive(self) -> Self;
+    unsafe fn relu(self) -> Self;
     /// Each value where `by` is positive, else 0.
     unsafe fn where_positive(self, by: Self) -> Self;
     /// The sum of all values, half by half.
@@ -31,9 +31,9 @@ pub(crate) trait Vector: Copy {
 
 /// Four values, the register of SSE2 and NEON; vectorised by the compiler.
 #[derive(Clone, Copy)]
-pub(crate) struct Quad([f32; 4]);
+pub(crate) struct BaselineVector([f32; 4]);
 
-impl Vector for Quad {
+impl Vector for BaselineVector {
     const LANES: usize = 4;
 
     #[inline(always)]
@@ -54,13 +54,13 @@ impl Vector for Quad {
     }
 
     #[inline(always)]
-    unsafe fn load_first(from: *const f32, n: usize) -> Self {
+    unsafe fn load_partial(from: *const f32, n: usize) -> Self {
         // SAFETY: the caller promises `n` values.
         Self(std::array::from_fn(|lane| if lane < n { unsafe { from.add(lane).read() } } else { 0.0 }))
     }
 
     #[inline(always)]
-    unsafe fn store_first(self, to: *mut f32, n: usize) {
+    unsafe fn store_partial(self, to: *mut f32, n: usize) {
         // SAFETY: the caller promises room for `n` values.
         self.0.into_iter().take(n).enumerate().for_each(|(lane, value)| unsafe { to.add(lane).write(value) });
     }
@@ -77,7 +77,7 @@ impl Vector for Quad {
     }
 
     #[inline(always)]
-    unsafe fn positive(self) -> Self {
+    unsafe fn relu(self) -> Self {
         Self(self.0.map(|value| if value < 0.0 { 0.0 } else { value }))
     }
 
@@ -120,12 +120,12 @@ macro_rules! x86_vector {
             }
 
             #[inline(always)]
-            unsafe fn load_first(from: *const f32, n: usize) -> Self {
+            unsafe fn load_partial(from: *const f32, n: usize) -> Self {
                 unsafe { $load_masked(from, $mask(n)) }
             }
 
             #[inline(always)]
-            unsafe fn store_first(self, to: *mut f32, n: usize) {
+            unsafe fn store_partial(self, to: *mut f32, n: usize) {
                 unsafe { $store_masked(to, $mask(n), self) }
             }
 
@@ -140,7 +140,7 @@ macro_rules! x86_vector {
             }
 
             #[inline(always)]
-            unsafe fn positive(self) -> Self {
+            unsafe fn relu(self) -> Self {
                 // The instruction returns its second operand if either is NaN.
                 unsafe { $max($splat(0.0), self) }
             }

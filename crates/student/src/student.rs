@@ -7,7 +7,7 @@ use crate::weights::{HostTensor, NamedWeights, WeightsError, match_weights};
 use sensei_graph::layer_graph::{Conv, LayerGraph, Op};
 use sensei_graph::op::{ConvShape, Upsampling};
 use sensei_graph::steps::{Step, StepKind, block_steps, run_steps, single_steps};
-use sensei_tensor::ops::{self, BATCH_NORM_EPSILON, Block, BlockWeights, FoldedBlock, Merge, Statistics};
+use sensei_tensor::ops::{self, BATCH_NORM_EPSILON, Block, BlockWeights, FoldedBlock, Skip, Statistics};
 use sensei_tensor::profile;
 
 /// Share of the batch's statistics in the running ones, as in PyTorch.
@@ -138,7 +138,7 @@ impl Student {
                 }
             }
             StepKind::Block { upsampling, depthwise, pointwise, merged } => {
-                let (x, merge) = self.block_inputs(inputs, merged, |parameter| self.flat(parameter).inner());
+                let (x, skip) = self.block_inputs(inputs, merged, |parameter| self.flat(parameter).inner());
                 let (depthwise_weight, depthwise_bias) = self.folded(depthwise);
                 let (pointwise_weight, pointwise_bias) = self.folded(pointwise);
                 let weights = FoldedBlock {
@@ -147,7 +147,7 @@ impl Student {
                     pointwise: pointwise_weight,
                     pointwise_bias,
                 };
-                ops::block_eval(self.block(upsampling, depthwise, pointwise), x, weights, merge)
+                ops::block_eval(self.block(upsampling, depthwise, pointwise), x, weights, skip)
             }
         });
         ops::to_nchw(output)
@@ -173,7 +173,7 @@ impl Student {
                     }
                 }
                 StepKind::Block { upsampling, depthwise, pointwise, merged } => {
-                    let (x, merge) = self.block_inputs(inputs, merged, |parameter| self.flat(parameter));
+                    let (x, skip) = self.block_inputs(inputs, merged, |parameter| self.flat(parameter));
                     let (norm1, norm2) = (self.norm(depthwise), self.norm(pointwise));
                     let weights = BlockWeights {
                         depthwise: self.flat(self.layer(depthwise).weight),
@@ -184,7 +184,7 @@ impl Student {
                         shift2: self.flat(norm2.shift),
                     };
                     let block = self.block(upsampling, depthwise, pointwise);
-                    let (output, [stats1, stats2]) = ops::block_train(block, x, weights, merge);
+                    let (output, [stats1, stats2]) = ops::block_train(block, x, weights, skip);
                     batch_stats.push(self.batch_stats(norm1, stats1));
                     batch_stats.push(self.batch_stats(norm2, stats2));
                     output
@@ -312,12 +312,12 @@ impl Student {
         inputs: Vec<Tensor<4>>,
         merged: Option<usize>,
         flat: impl Fn(usize) -> Tensor<1>,
-    ) -> (Tensor<4>, Option<Merge>) {
+    ) -> (Tensor<4>, Option<Skip>) {
         let Some(merged) = merged else { return (one(inputs), None) };
         let [x, skip] = <[_; 2]>::try_from(inputs).expect("a merging block has two inputs");
         let layer = self.layer(merged);
         let bias = layer.bias.expect("a merged convolution has a bias");
-        (x, Some(Merge { x: skip, weight: flat(layer.weight), bias: flat(bias) }))
+        (x, Some(Skip { x: skip, weight: flat(layer.weight), bias: flat(bias) }))
     }
 
     /// Flat weight and bias of a convolution with its batch norm, whose running statistics are used, in them.

@@ -11,7 +11,7 @@ use sensei_graph::layer_graph::Conv;
 use sensei_graph::op::{ConvShape, Upsampling};
 use sensei_student::student::Student;
 use sensei_student::unet::UnetConfig;
-use sensei_tensor::ops::{self, Block, BlockWeights, Merge, portable};
+use sensei_tensor::ops::{self, Block, BlockWeights, Skip, portable};
 use sensei_testing::relative_l2;
 
 mod paths;
@@ -182,8 +182,8 @@ fn blocks_are_their_operators_one_after_the_other() {
             let [depthwise, scale1, shift1, pointwise, scale2, shift2] = std::array::from_fn(|_| next());
             let weights = BlockWeights { depthwise, scale1, shift1, pointwise, scale2, shift2 };
             let x = maps.remove(0);
-            let merge = maps.pop().map(|x| Merge { x, weight: next(), bias: next() });
-            ops::block_train(block, x, weights, merge).0
+            let skip = maps.pop().map(|x| Skip { x, weight: next(), bias: next() });
+            ops::block_train(block, x, weights, skip).0
         };
         let separate = |mut maps: Maps, flat: Vec<Tensor<1>>| {
             let mut x = maps.remove(0);

@@ -6,7 +6,7 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::{Autodiff, BackendTypes, DispatchDevice, Flex, TensorMetadata};
 use burn::tensor::{DType, Tensor, TensorData};
 use burn_flex::FlexTensor;
-use sensei_kernels::mask::{self, Masks, OfSums};
+use sensei_kernels::mask::{self, Masks, PixelSums};
 
 use crate::masks::{MaskLogits, MaskProbs, cross_entropy, pixel_sum, same_shape};
 
@@ -99,7 +99,7 @@ fn by_kernel(sharpness: f64, student: MaskLogits, teacher: Option<MaskLogits>, t
         (Tensor::from_primitive::<Flex>(rows(&made.sums)), made.sums)
     };
     let row = |idx: usize| sums.clone().narrow(0, idx, 1).reshape([batch]);
-    let of = |value: fn(&OfSums) -> f32| {
+    let of = |value: fn(&PixelSums) -> f32| {
         let values: Vec<f32> = constant.iter().map(value).collect();
         Tensor::from_data(TensorData::new(values, [batch]), &device)
     };
@@ -135,7 +135,7 @@ impl Targets {
 }
 
 /// The sums that depend on the student as one tracked tensor, `[5, batch]`, and all of them.
-fn track(student: Tensor<4>, targets: Targets) -> (Tensor<2>, Vec<OfSums>) {
+fn track(student: Tensor<4>, targets: Targets) -> (Tensor<2>, Vec<PixelSums>) {
     type Tracked = <Autodiff<Flex> as BackendTypes>::FloatTensorPrimitive;
     #[derive(Debug)]
     struct Step;
@@ -172,8 +172,8 @@ fn track(student: Tensor<4>, targets: Targets) -> (Tensor<2>, Vec<OfSums>) {
 }
 
 /// The sums that depend on the student, `[5, batch]`.
-fn rows(sums: &[OfSums]) -> FlexTensor {
-    let of: [fn(&OfSums) -> f32; 5] = [
+fn rows(sums: &[PixelSums]) -> FlexTensor {
+    let of: [fn(&PixelSums) -> f32; 5] = [
         |sums| sums.student,
         |sums| sums.student_truth,
         |sums| sums.cross_entropy,
@@ -185,12 +185,12 @@ fn rows(sums: &[OfSums]) -> FlexTensor {
 }
 
 /// The inverse of [`rows`].
-fn of_rows(values: &[f32]) -> Vec<OfSums> {
+fn of_rows(values: &[f32]) -> Vec<PixelSums> {
     let batch = values.len() / 5;
     let of = |sample: usize| {
         let [student, student_truth, cross_entropy, student_teacher, squared_difference] =
             std::array::from_fn(|row| values[row * batch + sample]);
-        OfSums { student, student_truth, cross_entropy, student_teacher, squared_difference, ..OfSums::default() }
+        PixelSums { student, student_truth, cross_entropy, student_teacher, squared_difference, ..PixelSums::default() }
     };
     (0..batch).map(of).collect()
 }

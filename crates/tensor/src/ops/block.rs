@@ -9,10 +9,10 @@ use burn_flex::FlexTensor;
 use sensei_kernels::depthwise::DepthwiseShape;
 use sensei_kernels::norm::Norm;
 use sensei_kernels::pixelwise::MapShape;
-use sensei_kernels::separable::{self, FoldedSeparable, SeparableShape, SeparableWeights, Skip};
+use sensei_kernels::separable::{self, FoldedSeparable, SeparableShape, SeparableWeights};
 
 use super::fast::{contiguous, dims, map_shape, tensor, values};
-use super::{BATCH_NORM_EPSILON, Block, BlockWeights, FoldedBlock, Merge, Statistics, kernel_upsampling};
+use super::{BATCH_NORM_EPSILON, Block, BlockWeights, FoldedBlock, Skip, Statistics, kernel_upsampling};
 use crate::profile::{self, Layer};
 
 type Tracked = <Autodiff<Flex> as BackendTypes>::FloatTensorPrimitive;
@@ -22,7 +22,7 @@ pub(super) fn train(
     block: Block,
     x: Tensor<4>,
     weights: BlockWeights,
-    merge: Option<Merge>,
+    skip: Option<Skip>,
 ) -> (Tensor<4>, [Statistics; 2]) {
     let device = x.device();
     let [batch, height, width, _] = x.dims();
@@ -30,7 +30,7 @@ pub(super) fn train(
     let BlockWeights { depthwise, scale1, shift1, pointwise, scale2, shift2 } = weights;
     let mut maps = vec![x];
     let mut flat = vec![depthwise, scale1, shift1, pointwise, scale2, shift2];
-    if let Some(Merge { x, weight, bias }) = merge {
+    if let Some(Skip { x, weight, bias }) = skip {
         maps.push(x);
         flat.extend([weight, bias]);
     }
@@ -38,17 +38,17 @@ pub(super) fn train(
         let flat = flat.into_iter().map(tracked).collect();
         let maps: Vec<Tracked> = maps.into_iter().map(tracked).collect();
         let inputs = in_order(maps, flat);
-        let (output, kept) = if inputs.len() == 7 { track::<7>(block, inputs) } else { track::<10>(block, inputs) };
-        return (Tensor::from_primitive::<Autodiff<Flex>>(output), statistics(&kept, count));
+        let (output, saved) = if inputs.len() == 7 { track::<7>(block, inputs) } else { track::<10>(block, inputs) };
+        return (Tensor::from_primitive::<Autodiff<Flex>>(output), statistics(&saved, count));
     }
     let inputs = in_order(maps.into_iter().map(flex).collect(), flat.into_iter().map(flex).collect());
-    let kept = forward(block, &inputs);
-    let output = output(block, &inputs, &kept);
-    (Tensor::from_primitive::<Flex>(output), statistics(&kept, count))
+    let saved = forward(block, &inputs);
+    let output = output(block, &inputs, &saved);
+    (Tensor::from_primitive::<Flex>(output), statistics(&saved, count))
 }
 
 /// See [`super::block_eval`].
-pub(super) fn eval(block: Block, x: Tensor<4>, weights: FoldedBlock, merge: Option<Merge>) -> Tensor<4> {
+pub(super) fn eval(block: Block, x: Tensor<4>, weights: FoldedBlock, skip: Option<Skip>) -> Tensor<4> {
     let FoldedBlock { depthwise, depthwise_bias, pointwise, pointwise_bias } = weights;
     let x = flex(x);
     let [depthwise, depthwise_bias, pointwise, pointwise_bias] =
@@ -60,8 +60,8 @@ pub(super) fn eval(block: Block, x: Tensor<4>, weights: FoldedBlock, merge: Opti
         pointwise: values(&pointwise),
         pointwise_bias: values(&pointwise_bias),
     };
-    let merge = merge.map(|merge| [flex(merge.x), flex(merge.weight), flex(merge.bias)]);
-    let output = separable::infer(&shape, &folded, values(&x), merge.as_ref().map(|merge| skip_of(merge)));
+    let skip = skip.map(|skip| [flex(skip.x), flex(skip.weight), flex(skip.bias)]);
+    let output = separable::infer(&shape, &folded, values(&x), skip.as_ref().map(|skip| kernel_skip(skip)));
     Tensor::from_primitive::<Flex>(tensor(output, output_dims(&shape)))
 }
 
@@ -77,18 +77,18 @@ fn in_order<T>(maps: Vec<T>, flat: Vec<T>) -> Vec<T> {
 }
 
 /// Depthwise output, mean 1, variance 1, 1x1 output, mean 2, variance 2.
-type Kept = [FlexTensor; 6];
+type SavedForBackward = [FlexTensor; 6];
 
-fn track<const N: usize>(block: Block, inputs: Vec<Tracked>) -> (Tracked, Kept) {
+fn track<const N: usize>(block: Block, inputs: Vec<Tracked>) -> (Tracked, SavedForBackward) {
     #[derive(Debug)]
     struct Step(Block, Option<Layer>);
     impl<const N: usize> Backward<Flex, N> for Step {
-        type State = (Vec<FlexTensor>, Kept);
+        type State = (Vec<FlexTensor>, SavedForBackward);
         fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _: &mut Checkpointer) {
             let _timer = profile::backward(&self.1);
             let grad = contiguous(grads.consume::<Flex>(&ops.node));
-            let (inputs, kept) = ops.state;
-            for (node, gradient) in ops.parents.into_iter().zip(backward(self.0, &inputs, kept, grad)) {
+            let (inputs, saved) = ops.state;
+            for (node, gradient) in ops.parents.into_iter().zip(backward(self.0, &inputs, saved, grad)) {
                 if let Some(node) = node {
                     grads.register::<Flex>(node.id, gradient);
                 }
@@ -100,15 +100,15 @@ fn track<const N: usize>(block: Block, inputs: Vec<Tracked>) -> (Tracked, Kept) 
         .compute_bound()
         .stateful();
     let inputs: Vec<FlexTensor> = inputs.into_iter().map(|input| contiguous(input.into_primitive())).collect();
-    let kept = forward(block, &inputs);
-    let output = output(block, &inputs, &kept);
+    let saved = forward(block, &inputs);
+    let output = output(block, &inputs, &saved);
     match prepared {
-        OpsKind::Tracked(prep) => (prep.finish((inputs, kept.clone()), output), kept),
-        OpsKind::UnTracked(prep) => (prep.finish(output), kept),
+        OpsKind::Tracked(prep) => (prep.finish((inputs, saved.clone()), output), saved),
+        OpsKind::UnTracked(prep) => (prep.finish(output), saved),
     }
 }
 
-fn forward(block: Block, inputs: &[FlexTensor]) -> Kept {
+fn forward(block: Block, inputs: &[FlexTensor]) -> SavedForBackward {
     let shape = shape_of(block, &inputs[0]);
     let made = separable::forward(&shape, &weights_of(inputs), values(&inputs[0]));
     let (ins, outs) = (made.mean1.len(), made.mean2.len());
@@ -128,19 +128,19 @@ fn forward(block: Block, inputs: &[FlexTensor]) -> Kept {
     ]
 }
 
-fn output(block: Block, inputs: &[FlexTensor], kept: &Kept) -> FlexTensor {
+fn output(block: Block, inputs: &[FlexTensor], saved: &SavedForBackward) -> FlexTensor {
     let shape = shape_of(block, &inputs[0]);
-    let skip = <&[FlexTensor; 3]>::try_from(&inputs[7..]).ok().map(skip_of);
-    let output = separable::output(&shape, &weights_of(inputs), &kept_values(kept), skip);
+    let skip = <&[FlexTensor; 3]>::try_from(&inputs[7..]).ok().map(kernel_skip);
+    let output = separable::output(&shape, &weights_of(inputs), &saved_slices(saved), skip);
     tensor(output, output_dims(&shape))
 }
 
-fn backward(block: Block, inputs: &[FlexTensor], kept: Kept, grad: FlexTensor) -> Vec<FlexTensor> {
+fn backward(block: Block, inputs: &[FlexTensor], saved: SavedForBackward, grad: FlexTensor) -> Vec<FlexTensor> {
     let shape = shape_of(block, &inputs[0]);
     let weights = weights_of(inputs);
-    let skip = <&[FlexTensor; 3]>::try_from(&inputs[7..]).ok().map(skip_of);
-    let made = separable::backward(&shape, &weights, values(&inputs[0]), skip, &kept_values(&kept), values(&grad));
-    drop(kept);
+    let skip = <&[FlexTensor; 3]>::try_from(&inputs[7..]).ok().map(kernel_skip);
+    let made = separable::backward(&shape, &weights, values(&inputs[0]), skip, &saved_slices(&saved), values(&grad));
+    drop(saved);
     let gradients = [
         made.input,
         made.depthwise,
@@ -186,19 +186,19 @@ fn weights_of(inputs: &[FlexTensor]) -> SeparableWeights<'_> {
     SeparableWeights { depthwise, norm1: norm(2), pointwise, norm2: norm(5) }
 }
 
-fn skip_of([x, weight, bias]: &[FlexTensor; 3]) -> Skip<'_> {
-    Skip { input: values(x), weight: values(weight), bias: values(bias) }
+fn kernel_skip([x, weight, bias]: &[FlexTensor; 3]) -> separable::Skip<'_> {
+    separable::Skip { input: values(x), weight: values(weight), bias: values(bias) }
 }
 
-fn kept_values(kept: &Kept) -> separable::Kept<&[f32]> {
-    let [depthwise, mean1, variance1, pointwise, mean2, variance2] = kept.each_ref().map(values);
-    separable::Kept { depthwise, mean1, variance1, pointwise, mean2, variance2 }
+fn saved_slices(saved: &SavedForBackward) -> separable::SavedForBackward<&[f32]> {
+    let [depthwise, mean1, variance1, pointwise, mean2, variance2] = saved.each_ref().map(values);
+    separable::SavedForBackward { depthwise, mean1, variance1, pointwise, mean2, variance2 }
 }
 
-fn statistics(kept: &Kept, count: usize) -> [Statistics; 2] {
+fn statistics(saved: &SavedForBackward, count: usize) -> [Statistics; 2] {
     let of = |idx: usize| Statistics {
-        mean: Tensor::from_primitive::<Flex>(kept[idx].clone()),
-        variance: Tensor::from_primitive::<Flex>(kept[idx + 1].clone()),
+        mean: Tensor::from_primitive::<Flex>(saved[idx].clone()),
+        variance: Tensor::from_primitive::<Flex>(saved[idx + 1].clone()),
         count,
     };
     [of(1), of(4)]

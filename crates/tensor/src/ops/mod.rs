@@ -70,7 +70,7 @@ pub struct FoldedBlock {
 }
 
 /// A 1x1 convolution of another feature map that is added to a block's output.
-pub struct Merge {
+pub struct Skip {
     /// The other feature map, of the output's height and width.
     pub x: Tensor<4>,
     /// Its weight, flat.
@@ -92,17 +92,17 @@ pub fn block_train(
     block: Block,
     x: Tensor<4>,
     weights: BlockWeights,
-    merge: Option<Merge>,
+    skip: Option<Skip>,
 ) -> (Tensor<4>, [Statistics; 2]) {
-    block::train(block, x, weights, merge)
+    block::train(block, x, weights, skip)
 }
 
 /// A block with fixed statistics, without autodiff.
 ///
 /// # Panics
 /// If the device has none ([`has_blocks`]) or tracks gradients.
-pub fn block_eval(block: Block, x: Tensor<4>, weights: FoldedBlock, merge: Option<Merge>) -> Tensor<4> {
-    block::eval(block, x, weights, merge)
+pub fn block_eval(block: Block, x: Tensor<4>, weights: FoldedBlock, skip: Option<Skip>) -> Tensor<4> {
+    block::eval(block, x, weights, skip)
 }
 
 /// One step of AdamW: its constants, and which step it is.

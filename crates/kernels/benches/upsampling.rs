@@ -10,7 +10,7 @@ use std::time::Instant;
 use sensei_kernels::depthwise::DepthwiseShape;
 use sensei_kernels::norm::Norm;
 use sensei_kernels::pixelwise::{self, MapShape, Upsampling};
-use sensei_kernels::separable::{self, Kept, PackedSeparable, SeparableShape, SeparableWeights};
+use sensei_kernels::separable::{self, PackedSeparable, SavedForBackward, SeparableShape, SeparableWeights};
 use sensei_kernels::{bilinear, memory};
 
 /// The allocator of the `sensei` program: outputs get memory that is mapped already.
@@ -103,13 +103,13 @@ impl Block {
         let start = Instant::now();
         let upsampled = self.upsampled();
         let input = upsampled.as_ref().unwrap_or(&self.input);
-        let kept = separable::forward(&self.shape, &weights, input);
-        let Kept { depthwise, mean1, variance1, pointwise, mean2, variance2 } = &kept;
-        let kept = Kept { depthwise: &depthwise[..], mean1, variance1, pointwise, mean2, variance2 };
-        black_box(separable::output(&self.shape, &weights, &kept, None));
+        let saved = separable::forward(&self.shape, &weights, input);
+        let SavedForBackward { depthwise, mean1, variance1, pointwise, mean2, variance2 } = &saved;
+        let saved = SavedForBackward { depthwise: &depthwise[..], mean1, variance1, pointwise, mean2, variance2 };
+        black_box(separable::output(&self.shape, &weights, &saved, None));
         let forward = start.elapsed();
         let start = Instant::now();
-        let made = separable::backward(&self.shape, &weights, input, None, &kept, &grad);
+        let made = separable::backward(&self.shape, &weights, input, None, &saved, &grad);
         if upsampled.is_some() {
             black_box(match self.upsampling {
                 Upsampling::Nearest => pixelwise::upsample_2x_backward(&self.small, &made.input),

@@ -13,7 +13,8 @@ use sensei_tensor::masks::{MaskLogits, MaskProbs};
 use sensei_train::optimizer::{AdamW, AdamWConfig};
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // `cargo bench` adds an argument of its own.
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let [what, device, batch, repeats, ..] = &arguments[..] else {
         panic!("gpu train|eval wgpu|wgpu:software|cuda BATCH REPEATS [f16|bf16]")
     };

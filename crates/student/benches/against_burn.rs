@@ -1,5 +1,5 @@
 //! Time of a training step of PicoSAM2 by our kernels and by burn's own operators, in one run:
-//! `step [threads] [batch] [repeats]`. Forward and backward, without the optimiser; alternating; CPU time of all
+//! `against_burn [threads] [batch] [repeats]`. Forward and backward, without the optimiser; alternating; CPU time of all
 //! threads beside wall time, since other programs disturb it less.
 #![allow(clippy::print_stdout, reason = "a program")]
 

@@ -2,7 +2,7 @@
 
 /// The instruction sets that kernels are built for, best last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Level {
+pub(crate) enum InstructionSet {
     /// What every CPU of the target has: SSE2 on x86-64, NEON on aarch64.
     Baseline,
     /// 256-bit vectors and fused multiply-add.
@@ -11,26 +11,28 @@ pub(crate) enum Level {
     Avx512,
 }
 
-impl Level {
-    /// The best level of this CPU.
+impl InstructionSet {
+    /// The best instruction set of this CPU.
     pub(crate) fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
             let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
             if avx2 && is_x86_feature_detected!("avx512f") {
-                return Level::Avx512;
+                return InstructionSet::Avx512;
             }
             if avx2 {
-                return Level::Avx2;
+                return InstructionSet::Avx2;
             }
         }
-        Level::Baseline
+        InstructionSet::Baseline
     }
 
     /// All levels that this CPU can run.
     #[cfg(test)]
     pub(crate) fn available() -> impl Iterator<Item = Self> {
-        [Level::Baseline, Level::Avx2, Level::Avx512].into_iter().filter(|level| *level <= Level::detect())
+        [InstructionSet::Baseline, InstructionSet::Avx2, InstructionSet::Avx512]
+            .into_iter()
+            .filter(|isa| *isa <= InstructionSet::detect())
     }
 }
 
@@ -43,14 +45,14 @@ pub(crate) fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
 /// Whether the baseline has a fused multiply-add.
 pub(crate) const BASELINE_FUSED: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
 
-/// Defines `fn name(level, arguments)` that runs `body::<FUSED, LANES>`, compiled once for each [`Level`].
+/// Defines `fn name(isa, arguments)` that runs `body::<FUSED, LANES>`, compiled once for each [`InstructionSet`].
 ///
 /// `body` must be `#[inline(always)]`: it is vectorised by the compiler for the instruction set it is inlined into.
-macro_rules! for_each_level {
+macro_rules! for_each_instruction_set {
     ($(#[$meta:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:ident) => {
         $(#[$meta])*
         #[allow(clippy::too_many_arguments)]
-        fn $name(level: crate::cpu::Level, $($arg: $ty),*) {
+        fn $name(isa: crate::instruction_set::InstructionSet, $($arg: $ty),*) {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2,fma")]
@@ -63,17 +65,17 @@ macro_rules! for_each_level {
                 fn avx512($($arg: $ty),*) {
                     $body::<true, 16>($($arg),*)
                 }
-                // SAFETY: a level above the baseline comes only from `Level::detect`, which asked this CPU for the
-                // features, or from `Level::available`, which stays below it.
-                match level {
-                    crate::cpu::Level::Avx512 => return unsafe { avx512($($arg),*) },
-                    crate::cpu::Level::Avx2 => return unsafe { avx2($($arg),*) },
-                    crate::cpu::Level::Baseline => {}
+                // SAFETY: an instruction set above the baseline comes only from `InstructionSet::detect`, which asked this CPU for the
+                // features, or from `InstructionSet::available`, which stays below it.
+                match isa {
+                    crate::instruction_set::InstructionSet::Avx512 => return unsafe { avx512($($arg),*) },
+                    crate::instruction_set::InstructionSet::Avx2 => return unsafe { avx2($($arg),*) },
+                    crate::instruction_set::InstructionSet::Baseline => {}
                 }
             }
-            let _ = level;
-            $body::<{ crate::cpu::BASELINE_FUSED }, 8>($($arg),*)
+            let _ = isa;
+            $body::<{ crate::instruction_set::BASELINE_FUSED }, 8>($($arg),*)
         }
     };
 }
-pub(crate) use for_each_level;
+pub(crate) use for_each_instruction_set;

@@ -6,8 +6,8 @@
 
 use std::mem::MaybeUninit;
 
-use crate::cpu::{Level, for_each_level, multiply_add};
-use crate::depthwise::{DepthwiseShape, Ring, array, blocks};
+use crate::depthwise::{DepthwiseShape, RowRing, array, blocks};
+use crate::instruction_set::{InstructionSet, for_each_instruction_set, multiply_add};
 
 /// Taps on the first and on the second of two pixels, for the output at the first and at the second place over a pixel.
 const READ: [[&[usize]; 2]; 2] = [[&[0], &[1, 2]], [&[0, 1], &[2]]];
@@ -15,14 +15,14 @@ const READ: [[&[usize]; 2]; 2] = [[&[0], &[1, 2]], [&[0, 1], &[2]]];
 const READERS: [&[usize]; 4] = [&[2], &[1, 2], &[0, 1], &[0]];
 
 /// Summed taps and bias of the convolution.
-pub(crate) struct DoubledKernel {
+pub(crate) struct UpsampledKernel {
     /// `[2 places, 2 places, 2 rows, 2 columns, channels]`
     weight: Vec<f32>,
     bias: Vec<f32>,
     least: f32,
 }
 
-impl DoubledKernel {
+impl UpsampledKernel {
     /// `weight`: `[channels, 1, 3, 3]`
     pub(crate) fn new(channels: usize, weight: &[f32], bias: Option<&[f32]>, relu: bool) -> Self {
         let places = (0..4).flat_map(|place| summed(channels, weight, &READ[place / 2], &READ[place % 2]));
@@ -34,28 +34,28 @@ impl DoubledKernel {
     /// Writes the output line at the first or second `place` over the small line that the ring was advanced to.
     pub(crate) fn write_line<'a>(
         &self,
-        level: Level,
-        ring: &Ring,
+        isa: InstructionSet,
+        ring: &RowRing,
         place: usize,
         out: &'a mut [MaybeUninit<f32>],
     ) -> &'a mut [f32] {
         let (values, rows) = two_rows(ring, place);
         let channels = self.bias.len();
         assert!(out.len().is_multiple_of(2 * channels), "doubled depthwise: output line");
-        output_line(level, &self.weight[place * 8 * channels..][..8 * channels], self, values, rows, out);
+        output_line(isa, &self.weight[place * 8 * channels..][..8 * channels], self, values, rows, out);
         // SAFETY: the blocks of `output_line` cover all channels of all pixels of the line.
         unsafe { out.assume_init_mut() }
     }
 }
 
 /// The convolution of the output's gradient, a stride of two and 4x4 taps, that makes the small map's gradient.
-pub(crate) struct DoubledTurned {
+pub(crate) struct UpsampledTranspose {
     /// `[16, channels]`
     weight: Vec<f32>,
     channels: usize,
 }
 
-impl DoubledTurned {
+impl UpsampledTranspose {
     pub(crate) fn new(channels: usize, weight: &[f32]) -> Self {
         Self { weight: summed(channels, weight, &READERS, &READERS), channels }
     }
@@ -65,30 +65,30 @@ impl DoubledTurned {
         DepthwiseShape { kernel: 4, ..*output }
     }
 
-    pub(crate) fn write_line(&self, level: Level, ring: &Ring, out: &mut [MaybeUninit<f32>]) {
+    pub(crate) fn write_line(&self, isa: InstructionSet, ring: &RowRing, out: &mut [MaybeUninit<f32>]) {
         let (values, starts) = ring.taps();
         let rows = [starts[0], starts[4], starts[8], starts[12]];
-        input_line(level, &self.weight, self.channels, values, rows, out);
+        input_line(isa, &self.weight, self.channels, values, rows, out);
     }
 }
 
 /// Sums of the gradients of the summed taps.
-pub(crate) struct DoubledSums {
+pub(crate) struct UpsampledWeightSums {
     channels: usize,
-    /// As [`DoubledKernel`]'s weight.
+    /// As [`UpsampledKernel`]'s weight.
     sums: Vec<f32>,
 }
 
-impl DoubledSums {
+impl UpsampledWeightSums {
     pub(crate) fn new(channels: usize) -> Self {
         Self { channels, sums: vec![0.0; 16 * channels] }
     }
 
-    /// Adds the products of an output line's gradient with what its taps read, as [`DoubledKernel::write_line`] reads it.
-    pub(crate) fn add(&mut self, level: Level, ring: &Ring, place: usize, grads: &[f32]) {
+    /// Adds the products of an output line's gradient with what its taps read, as [`UpsampledKernel::write_line`] reads it.
+    pub(crate) fn add(&mut self, isa: InstructionSet, ring: &RowRing, place: usize, grads: &[f32]) {
         let (values, rows) = two_rows(ring, place);
         let len = 8 * self.channels;
-        weight_line(level, self.channels, values, rows, grads, &mut self.sums[place * len..][..len]);
+        weight_line(isa, self.channels, values, rows, grads, &mut self.sums[place * len..][..len]);
     }
 
     /// The gradient of the weight, `[channels, 1, 3, 3]`.
@@ -108,7 +108,7 @@ impl DoubledSums {
 }
 
 /// The two rows of a ring that an output line at the first or second `place` reads.
-fn two_rows<'a>(ring: &'a Ring, place: usize) -> (&'a [f32], [usize; 2]) {
+fn two_rows<'a>(ring: &'a RowRing, place: usize) -> (&'a [f32], [usize; 2]) {
     let (values, starts) = ring.taps();
     (values, [starts[3 * place], starts[3 * (place + 1)]])
 }
@@ -126,17 +126,17 @@ fn summed(channels: usize, weight: &[f32], rows: &[&[usize]], columns: &[&[usize
     sums.collect()
 }
 
-for_each_level! {
+for_each_instruction_set! {
     fn output_line(
         weight: &[f32],
-        kernel: &DoubledKernel,
+        kernel: &UpsampledKernel,
         values: &[f32],
         rows: [usize; 2],
         out: &mut [MaybeUninit<f32>],
     ) = output_line_body
 }
 
-for_each_level! {
+for_each_instruction_set! {
     /// Adds the gradients over a line to `sums`, `[2 places, 2 rows, 2 columns, channels]`.
     fn weight_line(
         channels: usize,
@@ -147,7 +147,7 @@ for_each_level! {
     ) = weight_line_body
 }
 
-for_each_level! {
+for_each_instruction_set! {
     fn input_line(
         weight: &[f32],
         channels: usize,
@@ -160,7 +160,7 @@ for_each_level! {
 #[inline(always)]
 fn output_line_body<const FUSED: bool, const LANES: usize>(
     weight: &[f32],
-    kernel: &DoubledKernel,
+    kernel: &UpsampledKernel,
     values: &[f32],
     rows: [usize; 2],
     out: &mut [MaybeUninit<f32>],
@@ -182,7 +182,7 @@ fn output_line_body<const FUSED: bool, const LANES: usize>(
 #[allow(clippy::needless_range_loop, reason = "constant indices keep the values in registers")]
 fn write_lanes<const FUSED: bool, const LANES: usize>(
     weight: &[f32],
-    kernel: &DoubledKernel,
+    kernel: &UpsampledKernel,
     values: &[f32],
     rows: [usize; 2],
     lane: usize,

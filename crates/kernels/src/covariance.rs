@@ -9,19 +9,19 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
-use crate::buffer::{Scratch, filled, part_len};
+use crate::buffer::{Scratch, chunk_len, filled};
 use crate::conv::{MIN_ROWS_PER_TASK, TASKS_PER_THREAD, WEIGHT_TILE_ROWS};
-use crate::cpu::Level;
-use crate::matrix::{Finish, Panels, Rows};
-use crate::norm::{Affine, GradientSums, Norm, NormGradients, Statistics};
+use crate::instruction_set::InstructionSet;
+use crate::matrix::{Epilogue, LhsRows, Panels};
+use crate::norm::{Affine, ChannelStatistics, GradientSums, Norm, NormGradients};
 use crate::vector::Vector;
 
 /// Inputs up to which this takes fewer products than the output has bytes.
-pub(crate) const MOST_INPUTS: usize = 4;
+pub(crate) const MAX_INPUTS: usize = 4;
 
 /// The convolution's input and what it is multiplied with.
-pub(crate) struct FewInputs<'a> {
-    level: Level,
+pub(crate) struct CovariancePointwise<'a> {
+    isa: InstructionSet,
     /// The batch norm and ReLU before the convolution.
     affine: Affine,
     /// What that reads, `[pixels, inputs]`.
@@ -33,12 +33,12 @@ pub(crate) struct FewInputs<'a> {
 
 /// Mean and covariance of the convolution's input, in 64 bits: products of two values are exact there.
 struct InputMoments {
-    mean: [f64; MOST_INPUTS],
-    covariance: [[f64; MOST_INPUTS]; MOST_INPUTS],
+    mean: [f64; MAX_INPUTS],
+    covariance: [[f64; MAX_INPUTS]; MAX_INPUTS],
 }
 
 /// Gradients from that of the output.
-pub(crate) struct FewInputsGradients {
+pub(crate) struct CovarianceGradients {
     /// Of the convolution's input.
     pub input: Vec<f32>,
     pub weight: Vec<f32>,
@@ -47,15 +47,21 @@ pub(crate) struct FewInputsGradients {
     pub sums: Vec<f64>,
 }
 
-impl<'a> FewInputs<'a> {
-    pub(crate) fn new(level: Level, affine: Affine, values: &'a [f32], n_inputs: usize, weight: &'a [f32]) -> Self {
-        assert!((1..=MOST_INPUTS).contains(&n_inputs), "few inputs: {n_inputs}");
+impl<'a> CovariancePointwise<'a> {
+    pub(crate) fn new(
+        isa: InstructionSet,
+        affine: Affine,
+        values: &'a [f32],
+        n_inputs: usize,
+        weight: &'a [f32],
+    ) -> Self {
+        assert!((1..=MAX_INPUTS).contains(&n_inputs), "few inputs: {n_inputs}");
         assert!(values.len().is_multiple_of(n_inputs) && weight.len().is_multiple_of(n_inputs), "few inputs: lengths");
-        Self { level, affine, values, weight, n_inputs }
+        Self { isa, affine, values, weight, n_inputs }
     }
 
     /// Mean and biased variance of each of the convolution's outputs.
-    pub(crate) fn statistics(&self) -> Statistics {
+    pub(crate) fn statistics(&self) -> ChannelStatistics {
         let moments = self.moments();
         let of = |each: &dyn Fn(&[f32]) -> f64| -> Vec<f32> {
             self.weight.chunks_exact(self.n_inputs).map(|line| each(line) as f32).collect()
@@ -65,11 +71,11 @@ impl<'a> FewInputs<'a> {
             let through = moments.through_covariance(line);
             line.iter().zip(through).map(|(weight, value)| f64::from(*weight) * value).sum::<f64>().max(0.0)
         });
-        Statistics { mean, variance }
+        ChannelStatistics { mean, variance }
     }
 
     fn moments(&self) -> InputMoments {
-        let parts = self.values.par_chunks(self.part_len(TASKS_PER_THREAD)).map(|values| {
+        let parts = self.values.par_chunks(self.chunk_len(TASKS_PER_THREAD)).map(|values| {
             let (mut scratch, mut sums) = (Scratch::default(), MomentSums::default());
             for values in values.chunks(WEIGHT_TILE_ROWS * self.n_inputs) {
                 let normalised = self.normalise(values, &mut scratch);
@@ -85,8 +91,8 @@ impl<'a> FewInputs<'a> {
         let (n_pixels, mut total) = (self.n_pixels() as f64, MomentSums::default());
         parts.collect::<Vec<_>>().into_iter().for_each(|sums| total.add_all(&sums));
         let mean = total.values.map(|sum| sum / n_pixels);
-        let mut covariance = [[0.0; MOST_INPUTS]; MOST_INPUTS];
-        for a in 0..MOST_INPUTS {
+        let mut covariance = [[0.0; MAX_INPUTS]; MAX_INPUTS];
+        for a in 0..MAX_INPUTS {
             for b in 0..=a {
                 covariance[a][b] = total.products[a][b] / n_pixels - mean[a] * mean[b];
                 covariance[b][a] = covariance[a][b];
@@ -105,9 +111,9 @@ impl<'a> FewInputs<'a> {
     ) -> Vec<f32> {
         let folded = Folded::new(self, norm, statistics);
         let outs = folded.n_outputs;
-        let (panels, bias) = folded.panels(self.level);
-        let finish = Finish { bias: Some(&bias), relu: norm.relu };
-        let part = self.part_len(TASKS_PER_THREAD);
+        let (panels, bias) = folded.panels(self.isa);
+        let finish = Epilogue { bias: Some(&bias), relu: norm.relu };
+        let part = self.chunk_len(TASKS_PER_THREAD);
         let run = |out: &mut [MaybeUninit<f32>]| {
             let parts = out.par_chunks_mut(part / self.n_inputs * outs).zip(self.values.par_chunks(part)).enumerate();
             parts.for_each(|(idx, (out, values))| {
@@ -116,7 +122,7 @@ impl<'a> FewInputs<'a> {
                     out.chunks_mut(WEIGHT_TILE_ROWS * outs).zip(values.chunks(WEIGHT_TILE_ROWS * self.n_inputs));
                 for (first, (out, values)) in (idx * part / self.n_inputs..).step_by(WEIGHT_TILE_ROWS).zip(tiles) {
                     let normalised = self.normalise(values, &mut scratch);
-                    panels.multiply(Rows::dense(normalised, self.n_inputs), finish, out);
+                    panels.multiply(LhsRows::dense(normalised, self.n_inputs), finish, out);
                     // SAFETY: `multiply` has written all of it.
                     done(first, unsafe { out.assume_init_mut() });
                 }
@@ -126,18 +132,18 @@ impl<'a> FewInputs<'a> {
         unsafe { filled(self.n_pixels() * outs, run) }
     }
 
-    /// Gradients from that of what [`FewInputs::write`] wrote; `before` is the batch norm before the convolution.
+    /// Gradients from that of what [`CovariancePointwise::write`] wrote; `before` is the batch norm before the convolution.
     pub(crate) fn backward(
         &self,
         norm: &Norm,
         statistics: [&[f32]; 2],
         grad_output: &[f32],
         before: &GradientSums,
-    ) -> FewInputsGradients {
+    ) -> CovarianceGradients {
         let folded = Folded::new(self, norm, statistics);
         let (ins, outs) = (self.n_inputs, folded.n_outputs);
         assert_eq!(grad_output.len(), self.n_pixels() * outs, "few inputs: output gradient");
-        let part = self.part_len(1);
+        let part = self.chunk_len(1);
         let mut parts = vec![];
         let run = |out: &mut [MaybeUninit<f32>]| {
             let maps = self.values.par_chunks(part).zip(grad_output.par_chunks(part / ins * outs));
@@ -145,7 +151,7 @@ impl<'a> FewInputs<'a> {
                 let (mut normalised, mut sums) = (Scratch::default(), vec![0.0f64; (1 + ins) * outs]);
                 let maps = values.chunks(WEIGHT_TILE_ROWS * ins).zip(grads.chunks(WEIGHT_TILE_ROWS * outs));
                 for (out, (values, grads)) in out.chunks_mut(WEIGHT_TILE_ROWS * ins).zip(maps) {
-                    folded.pass(self.level, self.normalise(values, &mut normalised), grads, &mut sums, out);
+                    folded.pass(self.isa, self.normalise(values, &mut normalised), grads, &mut sums, out);
                 }
                 sums
             });
@@ -157,7 +163,7 @@ impl<'a> FewInputs<'a> {
         parts.into_iter().for_each(|part| sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += part));
         let (weight, norm, rest) = self.finish(norm, statistics[1], &sums);
 
-        let part = self.part_len(TASKS_PER_THREAD);
+        let part = self.chunk_len(TASKS_PER_THREAD);
         let parts = input.par_chunks_mut(part).zip(self.values.par_chunks(part)).map(|(input, values)| {
             let (mut scratch, mut sums) = (Scratch::default(), before.wide.zeros());
             let tiles = input.chunks_mut(WEIGHT_TILE_ROWS * ins).zip(values.chunks(WEIGHT_TILE_ROWS * ins));
@@ -169,12 +175,12 @@ impl<'a> FewInputs<'a> {
                     3 => rest.add::<3>(normalised, input),
                     _ => rest.add::<4>(normalised, input),
                 }
-                before.add(self.level, values, input, &mut sums);
+                before.add(self.isa, values, input, &mut sums);
             }
             sums
         });
         let sums = before.wide.total(parts.collect());
-        FewInputsGradients { input, weight, norm, sums }
+        CovarianceGradients { input, weight, norm, sums }
     }
 
     /// Gradients of weight and batch norm from the sums of a pass over the output's gradient, and what the input's still lacks.
@@ -209,7 +215,7 @@ impl<'a> FewInputs<'a> {
 
     fn normalise<'s>(&self, values: &[f32], scratch: &'s mut Scratch) -> &'s [f32] {
         // SAFETY: `apply` writes all of its output.
-        unsafe { scratch.filled(values.len(), |out| self.affine.apply(self.level, values, out)) }
+        unsafe { scratch.filled(values.len(), |out| self.affine.apply(self.isa, values, out)) }
     }
 
     fn n_pixels(&self) -> usize {
@@ -217,15 +223,15 @@ impl<'a> FewInputs<'a> {
     }
 
     /// Input values of a task's part: whole pixels.
-    fn part_len(&self, tasks_per_thread: usize) -> usize {
-        part_len(self.n_pixels(), tasks_per_thread, MIN_ROWS_PER_TASK) * self.n_inputs
+    fn chunk_len(&self, tasks_per_thread: usize) -> usize {
+        chunk_len(self.n_pixels(), tasks_per_thread, MIN_ROWS_PER_TASK) * self.n_inputs
     }
 }
 
 impl InputMoments {
     /// A line of the weight times the covariance.
-    fn through_covariance(&self, line: &[f32]) -> [f64; MOST_INPUTS] {
-        let of = |covariances: [f64; MOST_INPUTS]| {
+    fn through_covariance(&self, line: &[f32]) -> [f64; MAX_INPUTS] {
+        let of = |covariances: [f64; MAX_INPUTS]| {
             line.iter().zip(covariances).map(|(weight, covariance)| f64::from(*weight) * covariance).sum()
         };
         self.covariance.map(of)
@@ -235,8 +241,8 @@ impl InputMoments {
 /// Sums of the inputs, and of products of two of them, the first not before the second.
 #[derive(Default)]
 struct MomentSums {
-    values: [f64; MOST_INPUTS],
-    products: [[f64; MOST_INPUTS]; MOST_INPUTS],
+    values: [f64; MAX_INPUTS],
+    products: [[f64; MAX_INPUTS]; MAX_INPUTS],
 }
 
 impl MomentSums {
@@ -253,7 +259,7 @@ impl MomentSums {
     }
 
     fn add_all(&mut self, other: &Self) {
-        for a in 0..MOST_INPUTS {
+        for a in 0..MAX_INPUTS {
             self.values[a] += other.values[a];
             for b in 0..=a {
                 self.products[a][b] += other.products[a][b];
@@ -265,8 +271,8 @@ impl MomentSums {
 /// What is added to the inputs' gradient: a linear function of the inputs.
 #[derive(Default)]
 struct Linear {
-    constant: [f64; MOST_INPUTS],
-    slopes: [[f64; MOST_INPUTS]; MOST_INPUTS],
+    constant: [f64; MAX_INPUTS],
+    slopes: [[f64; MAX_INPUTS]; MAX_INPUTS],
 }
 
 impl Linear {
@@ -297,7 +303,7 @@ struct Folded {
 }
 
 impl Folded {
-    fn new(inputs: &FewInputs, norm: &Norm, [mean, variance]: [&[f32]; 2]) -> Self {
+    fn new(inputs: &CovariancePointwise, norm: &Norm, [mean, variance]: [&[f32]; 2]) -> Self {
         let (scale, mut bias) = norm.folded(mean, variance);
         let (n_inputs, n_outputs) = (inputs.n_inputs, scale.len());
         assert_eq!(inputs.weight.len(), n_inputs * n_outputs, "few inputs: weight and batch norm");
@@ -311,27 +317,27 @@ impl Folded {
     }
 
     /// The second factor of the product, and its bias.
-    fn panels(&self, level: Level) -> (Panels, Vec<f32>) {
+    fn panels(&self, isa: InstructionSet) -> (Panels, Vec<f32>) {
         let padded = self.bias.len();
-        let panels = Panels::pack(level, [self.n_inputs, self.n_outputs], &self.weight, |input| input * padded, 1);
+        let panels = Panels::pack(isa, [self.n_inputs, self.n_outputs], &self.weight, |input| input * padded, 1);
         let bias = panels.padded(&self.bias[..self.n_outputs]);
         (panels, bias)
     }
 
     /// Writes the part of the inputs' gradient that comes straight from the output's where the ReLU passes that, and adds this gradient
     /// of the output, and its products with each input, to `sums`, `[1 + inputs, outputs]`.
-    fn pass(&self, level: Level, inputs: &[f32], grads: &[f32], sums: &mut [f64], out: &mut [MaybeUninit<f32>]) {
+    fn pass(&self, isa: InstructionSet, inputs: &[f32], grads: &[f32], sums: &mut [f64], out: &mut [MaybeUninit<f32>]) {
         match self.n_inputs {
-            1 => self.pass_of::<1>(level, inputs, grads, sums, out),
-            2 => self.pass_of::<2>(level, inputs, grads, sums, out),
-            3 => self.pass_of::<3>(level, inputs, grads, sums, out),
-            _ => self.pass_of::<4>(level, inputs, grads, sums, out),
+            1 => self.pass_of::<1>(isa, inputs, grads, sums, out),
+            2 => self.pass_of::<2>(isa, inputs, grads, sums, out),
+            3 => self.pass_of::<3>(isa, inputs, grads, sums, out),
+            _ => self.pass_of::<4>(isa, inputs, grads, sums, out),
         }
     }
 
     fn pass_of<const INPUTS: usize>(
         &self,
-        level: Level,
+        isa: InstructionSet,
         inputs: &[f32],
         grads: &[f32],
         sums: &mut [f64],
@@ -341,14 +347,14 @@ impl Folded {
         let (inputs, out) = (inputs.as_chunks::<INPUTS>().0, out.as_chunks_mut::<INPUTS>().0);
         assert_eq!((grads.len(), out.len()), (inputs.len() * outs, inputs.len()), "few inputs: tile");
         assert_eq!(sums.len(), (1 + INPUTS) * outs, "few inputs: sums");
-        // SAFETY: the level's features are there (see `Level`); the lengths were asserted.
+        // SAFETY: the features of `isa` are there (see `InstructionSet`); the lengths were asserted.
         unsafe {
-            match level {
+            match isa {
                 #[cfg(target_arch = "x86_64")]
-                Level::Avx512 => pass_avx512(self, inputs, grads, sums, out),
+                InstructionSet::Avx512 => pass_avx512(self, inputs, grads, sums, out),
                 #[cfg(target_arch = "x86_64")]
-                Level::Avx2 => pass_avx2(self, inputs, grads, sums, out),
-                _ => pass::<crate::vector::Quad, INPUTS>(self, inputs, grads, sums, out),
+                InstructionSet::Avx2 => pass_avx2(self, inputs, grads, sums, out),
+                _ => pass::<crate::vector::BaselineVector, INPUTS>(self, inputs, grads, sums, out),
             }
         }
     }
@@ -463,7 +469,7 @@ impl Tile {
                 }
                 for pixel in 0..PIXELS {
                     let place = grads.add(pixel * self.outs + vector * V::LANES);
-                    let grad = if vector < self.whole { V::load(place) } else { V::load_first(place, self.rest) };
+                    let grad = if vector < self.whole { V::load(place) } else { V::load_partial(place, self.rest) };
                     let mut value = bias;
                     for input in 0..INPUTS {
                         value = V::multiply_add(V::splat(inputs[pixel][input]), weights[input], value);
@@ -506,8 +512,8 @@ mod tests {
         let values: Vec<f32> = noise(n_pixels * n_inputs, 9).into_iter().map(|value| value * 1e-2 + 100.0).collect();
         let weight = noise(outs * n_inputs, 10);
         let affine = Affine::new(&[1.0; 3], &[0.0; 3], true);
-        let Statistics { mean, variance } =
-            FewInputs::new(Level::detect(), affine, &values, n_inputs, &weight).statistics();
+        let ChannelStatistics { mean, variance } =
+            CovariancePointwise::new(InstructionSet::detect(), affine, &values, n_inputs, &weight).statistics();
         for (out, line) in weight.chunks_exact(n_inputs).enumerate() {
             let dot = |pixel: &[f32]| pixel.iter().zip(line).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>();
             let outputs: Vec<f64> = values.chunks_exact(n_inputs).map(dot).collect();

@@ -7,13 +7,13 @@ use std::ops::Range;
 use crate::buffer::Scratch;
 
 /// Taps around a pixel, in source pixels; both axes ascending.
-pub(crate) struct TapGrid {
+pub(crate) struct TapOffsets {
     pub y: Vec<isize>,
     pub x: Vec<isize>,
 }
 
 /// Source pixel `(y * step, x * step)` and its taps' surroundings for each pixel `(y, x)` of a grid.
-pub(crate) struct View {
+pub(crate) struct PatchView {
     /// Height, width, channels of an image of the source.
     source: [usize; 3],
     step: usize,
@@ -25,18 +25,18 @@ pub(crate) struct View {
 }
 
 /// What is computed at a time: some lines of one image's grid, or all lines of several images.
-pub(crate) struct Group {
+pub(crate) struct PatchTile {
     pub images: Range<usize>,
     pub lines: Range<usize>,
 }
 
-impl View {
+impl PatchView {
     /// A view that is wide enough for all of the tap grids.
     pub(crate) fn new<'a>(
         source: [usize; 3],
         step: usize,
         grid: [usize; 2],
-        taps: impl IntoIterator<Item = &'a TapGrid>,
+        taps: impl IntoIterator<Item = &'a TapOffsets>,
     ) -> Self {
         let mut view = Self { source, step, grid, before: [0; 2], behind: [0; 2] };
         for taps in taps {
@@ -51,7 +51,7 @@ impl View {
     }
 
     /// The taps of a pixel as runs of neighbouring values: the length of each, and where they are from a pixel's start.
-    pub(crate) fn runs(&self, taps: &TapGrid) -> (usize, Vec<usize>) {
+    pub(crate) fn runs(&self, taps: &TapOffsets) -> (usize, Vec<usize>) {
         let channels = self.source[2];
         let offset = |y: isize, x: isize| {
             let (y, x) = (self.before[0] as isize + y, self.before[1] as isize + x);
@@ -66,7 +66,7 @@ impl View {
     }
 
     /// The groups of a batch, in order.
-    pub(crate) fn groups(&self, batch: usize) -> Vec<Group> {
+    pub(crate) fn groups(&self, batch: usize) -> Vec<PatchTile> {
         let [height, width] = self.grid;
         let share = (batch * height * width).div_ceil(rayon::current_num_threads());
         let n_pixels = GROUP_PIXELS.min(share);
@@ -74,13 +74,13 @@ impl View {
             let n_images = n_pixels / (height * width);
             let starts = (0..batch).step_by(n_images);
             return starts
-                .map(|start| Group { images: start..(start + n_images).min(batch), lines: 0..height })
+                .map(|start| PatchTile { images: start..(start + n_images).min(batch), lines: 0..height })
                 .collect();
         }
         let n_lines = (n_pixels / width).max(1);
         let of_image = |image: usize| {
             let starts = (0..height).step_by(n_lines);
-            starts.map(move |start| Group { images: image..image + 1, lines: start..(start + n_lines).min(height) })
+            starts.map(move |start| PatchTile { images: image..image + 1, lines: start..(start + n_lines).min(height) })
         };
         (0..batch).flat_map(of_image).collect()
     }
@@ -93,7 +93,7 @@ impl View {
         line_len: usize,
         image_len: usize,
         mut out: &'a mut [MaybeUninit<f32>],
-    ) -> Vec<(Group, &'a mut [MaybeUninit<f32>])> {
+    ) -> Vec<(PatchTile, &'a mut [MaybeUninit<f32>])> {
         let mut parts = vec![];
         for group in self.groups(batch) {
             let is_whole = group.lines.end == self.grid[0];
@@ -108,7 +108,12 @@ impl View {
     }
 
     /// A padded copy of what the group's taps read, and where in it each pixel's surroundings start.
-    pub(crate) fn window<'a>(&self, map: &[f32], group: &Group, scratch: &'a mut Scratch) -> (&'a [f32], Vec<usize>) {
+    pub(crate) fn window<'a>(
+        &self,
+        map: &[f32],
+        group: &PatchTile,
+        scratch: &'a mut Scratch,
+    ) -> (&'a [f32], Vec<usize>) {
         let [height, width, channels] = self.source;
         let line_len = self.window_width() * channels;
         let n_lines = (group.lines.len() - 1) * self.step + self.before[0] + self.behind[0] + 1;

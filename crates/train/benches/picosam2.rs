@@ -1,8 +1,8 @@
-//! What `scripts/bench/*.sh` measure: `bench step THREADS BATCH REPEATS [NETWORK]` times whole training steps,
-//! `bench parts BATCH REPEATS [NETWORK]` their layers on one thread and on two,
-//! `bench infer THREADS BATCH REPEATS WEIGHTS [NETWORK]` the packed form of `picosam2`, or of `bilinear`, PicoSAM2 with bilinear
+//! What `scripts/bench/*.sh` measure: `picosam2 step THREADS BATCH REPEATS [NETWORK]` times whole training steps,
+//! `picosam2 parts BATCH REPEATS [NETWORK]` their layers on one thread and on two,
+//! `picosam2 infer THREADS BATCH REPEATS WEIGHTS [NETWORK]` the packed form of `picosam2`, or of `bilinear`, PicoSAM2 with bilinear
 //! upsampling;
-//! `bench data ANNOTATIONS IMAGES DUMP N` the way from an image file to a training sample, on one thread.
+//! `picosam2 data ANNOTATIONS IMAGES DUMP N` the way from an image file to a training sample, on one thread.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program that measures")]
 
 use std::path::Path;
@@ -34,7 +34,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
     sensei_tensor::ops::keep_freed_memory();
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // `cargo bench` adds an argument of its own.
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let number = |idx: usize| arguments[idx].parse::<usize>().unwrap();
     let network = |idx: usize| {
         let bilinear_upsampling = match arguments.get(idx).map_or("picosam2", String::as_str) {
@@ -50,7 +51,7 @@ fn main() {
         Some("infer") => infer(number(1), number(2), number(3), &arguments[4], network(5)),
         Some("data") => data(&arguments[1], &arguments[2], &arguments[3], number(4)),
         _ => panic!(
-            "bench step THREADS BATCH REPEATS [NETWORK] | bench parts BATCH REPEATS [NETWORK] | bench infer THREADS BATCH REPEATS WEIGHTS [NETWORK] | bench data ANNOTATIONS IMAGES DUMP N"
+            "step THREADS BATCH REPEATS [NETWORK] | parts BATCH REPEATS [NETWORK] | infer THREADS BATCH REPEATS WEIGHTS [NETWORK] | data ANNOTATIONS IMAGES DUMP N"
         ),
     }
 }
