@@ -90,23 +90,24 @@ pub fn merge_head(graph: &LayerGraph, steps: &mut Vec<Step>) -> Option<usize> {
 }
 
 fn is_depthwise(node: &Node) -> bool {
-    let Op::Conv(conv) = &node.op else { return false };
+    let Some(conv) = node.op.conv() else { return false };
     let ConvShape { kernel, stride, padding, dilation, .. } = conv.shape;
     conv.shape.is_depthwise() && stride == 1 && 2 * padding == dilation * (kernel - 1) && ends_in_relu(conv)
 }
 
 /// What the depthwise convolution of a block that upsamples has to be.
 fn has_3x3_taps(node: &Node) -> bool {
-    matches!(&node.op, Op::Conv(conv) if (conv.shape.kernel, conv.shape.dilation) == (3, 1))
+    node.op.conv().is_some_and(|conv| (conv.shape.kernel, conv.shape.dilation) == (3, 1))
 }
 
 fn is_pointwise(node: &Node) -> bool {
-    matches!(&node.op, Op::Conv(conv) if is_dense_1x1(conv) && ends_in_relu(conv))
+    node.op.conv().is_some_and(|conv| is_dense_1x1(conv) && ends_in_relu(conv))
 }
 
 /// With a bias, and neither batch norm nor ReLU: a skip connection's, or the last of a network.
 fn is_plain_1x1(node: &Node) -> bool {
-    matches!(&node.op, Op::Conv(conv) if is_dense_1x1(conv) && conv.bias && conv.batch_norm.is_none() && !conv.relu)
+    let is_plain = |conv: &Conv| is_dense_1x1(conv) && conv.bias && conv.batch_norm.is_none() && !conv.relu;
+    node.op.conv().is_some_and(is_plain)
 }
 
 fn is_dense_1x1(conv: &Conv) -> bool {

@@ -1,10 +1,10 @@
 //! The integer network in floating point: what it computes on a device, and what training can see of rounding.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use sensei_graph::layer_graph::{Conv, LayerGraph, Op};
+use sensei_graph::layer_graph::{Conv, LayerGraph};
 use sensei_graph::steps::run_graph;
 use sensei_int8::grid::ActivationGrid;
-use sensei_int8::model::{Int8Conv, Int8Model, Int8Op};
+use sensei_int8::model::{Int8Conv, Int8Model};
 use sensei_student::student::without_weights;
 use sensei_tensor::ops;
 
@@ -57,11 +57,9 @@ impl FakeQuantStudent {
         }
         let device = device.clone().inner();
         let nodes = model.nodes();
-        let conv = |idx: usize| match (&nodes[idx].op, &graph.nodes()[idx].op) {
-            (Int8Op::Conv(int8), Op::Conv(conv)) => {
-                Some(IntegerConv::new(int8, conv, nodes[nodes[idx].inputs[0]].grid, &device))
-            }
-            _ => None,
+        let conv = |idx: usize| {
+            let (int8, conv) = (nodes[idx].op.conv()?, graph.nodes()[idx].op.conv()?);
+            Some(IntegerConv::new(int8, conv, nodes[nodes[idx].inputs[0]].grid, &device))
         };
         let convs = (0..nodes.len()).map(conv).collect();
         Ok(Self { graph: graph.clone(), convs, model })
@@ -96,9 +94,9 @@ impl FakeQuantStudent {
         };
         let input = round(0, ops::to_internal(image.inner()));
         let output = run_graph(&self.graph, input, |idx, node, inputs| {
-            let real = match (&self.convs[idx], &node.op) {
-                (Some(integers), Op::Conv(conv)) => integers.apply(inputs, conv, batch),
-                (_, op) => without_weights(op, inputs),
+            let real = match self.convs[idx].as_ref().zip(node.op.conv()) {
+                Some((integers, conv)) => integers.apply(inputs, conv, batch),
+                None => without_weights(&node.op, inputs),
             };
             round(idx, real)
         });

@@ -1,8 +1,7 @@
 //! Quantization-aware training: a forward pass on the chip's grid whose weights and thresholds are trained.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use sensei_graph::layer_graph::{Conv, LayerGraph, Op};
-use sensei_graph::op::Upsampling;
+use sensei_graph::layer_graph::{Conv, LayerGraph};
 use sensei_graph::steps::run_graph;
 use sensei_int8::grid::{ActivationGrid, WeightThreshold};
 use sensei_student::features::Features;
@@ -16,6 +15,7 @@ use crate::calibration::{Calibration, CalibrationConfig, ConvCalibration, calibr
 use crate::error::QuantError;
 use crate::fake_quant::fake_quantize;
 use crate::folded::FoldedStudent;
+use crate::grid_rule::GridRule;
 
 /// The thresholds of a network as trained values: base-2 logarithms.
 ///
@@ -55,19 +55,20 @@ impl Quantizers {
         let mut activations: Vec<ActivationQuantizer> = Vec::with_capacity(graph.nodes().len());
         let mut log2_thresholds = vec![];
         for (node, calibrated) in graph.nodes().iter().zip(&calibration.nodes) {
-            activations.push(match node.op {
-                Op::Input | Op::Sigmoid => ActivationQuantizer::Fixed(calibrated.grid),
-                Op::Upsample2x(Upsampling::Nearest) => ActivationQuantizer::SameAs(node.inputs[0]),
-                Op::Upsample2x(Upsampling::Bilinear) => {
+            let input_signed = node.inputs.first().is_some_and(|&input| calibration.nodes[input].grid.signed());
+            activations.push(match GridRule::of(&node.op, input_signed) {
+                GridRule::Sensor | GridRule::Probability => ActivationQuantizer::Fixed(calibrated.grid),
+                GridRule::CopyOfInput => ActivationQuantizer::SameAs(node.inputs[0]),
+                GridRule::SameAsInput => {
                     let mut of_input = activations[node.inputs[0]];
                     while let ActivationQuantizer::SameAs(node) = of_input {
                         of_input = activations[node];
                     }
                     of_input
                 }
-                _ => {
+                GridRule::Chosen { signed } => {
                     log2_thresholds.push(calibrated.grid.log2_threshold() as f32);
-                    let (bits, signed) = (calibrated.grid.bits(), calibrated.grid.signed());
+                    let bits = calibrated.grid.bits();
                     ActivationQuantizer::Trained { entry: log2_thresholds.len() - 1, bits, signed }
                 }
             });
@@ -186,17 +187,14 @@ impl Quantizers {
         let grids = self.grids();
         let mut batch_stats = vec![];
         let output = run_graph(student.graph(), ops::to_internal(image), |idx, node, mut inputs| {
-            let real = match &node.op {
-                Op::Conv(conv) => {
+            let real = match node.op.conv() {
+                Some(conv) => {
                     let x = inputs.remove(0);
                     self.conv(student, idx, conv, x, statistics, &mut batch_stats)
                 }
-                op => without_weights(op, inputs),
+                None => without_weights(&node.op, inputs),
             };
-            let output = match self.activations[idx] {
-                ActivationQuantizer::SameAs(_) => real,
-                quantizer => self.round(real, quantizer, grids[idx]),
-            };
+            let output = self.round(real, self.activations[idx], grids[idx]);
             features.see(idx, &output);
             output
         });
@@ -204,16 +202,16 @@ impl Quantizers {
     }
 
     fn round(&self, real: Tensor<4>, quantizer: ActivationQuantizer, grid: ActivationGrid) -> Tensor<4> {
-        let range = [grid.qmin() as f32, grid.qmax() as f32];
-        let step = match quantizer {
+        match quantizer {
+            ActivationQuantizer::SameAs(_) => real,
+            ActivationQuantizer::Fixed(_) => fake_quantize(real, grid),
             ActivationQuantizer::Trained { entry, .. } => {
                 let log2_threshold = self.thresholds.parameters[0].values.clone().narrow(0, entry, 1);
                 let log2_steps = grid.log2_threshold() - grid.log2_step();
-                with_gradient(vec![grid.step() as f32], log2_threshold - f64::from(log2_steps))
+                let step = with_gradient(vec![grid.step() as f32], log2_threshold - f64::from(log2_steps));
+                ops::round_to_grid(real, step, [grid.qmin() as f32, grid.qmax() as f32])
             }
-            ActivationQuantizer::Fixed(_) | ActivationQuantizer::SameAs(_) => return fake_quantize(real, grid),
-        };
-        ops::round_to_grid(real, step, range)
+        }
     }
 
     fn conv(

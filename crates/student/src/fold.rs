@@ -29,7 +29,7 @@ pub fn fold_batch_norm(graph: &LayerGraph, weights: &NamedWeights) -> Result<Fol
     let weights = match_weights(graph, weights, "weights")?;
     let mut folded = FoldedWeights::new();
     for (idx, node) in graph.nodes().iter().enumerate() {
-        let Op::Conv(conv) = &node.op else { continue };
+        let Some(conv) = node.op.conv() else { continue };
         let mut weight = weights[&format!("{}.weight", node.name)].clone();
         let given_bias = if conv.bias { Some(&weights[&format!("{}.bias", node.name)]) } else { None };
         let mut bias: Vec<f64> = match given_bias {

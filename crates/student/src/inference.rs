@@ -110,7 +110,7 @@ fn layer(graph: &LayerGraph, folded: &FoldedWeights, step: &Step, head: Option<u
         StepKind::Block { upsampling, depthwise, pointwise, merged } => {
             let [FoldedConv { weight: w1, bias: b1 }, FoldedConv { weight: w2, bias: b2 }] =
                 [&folded[&depthwise], &folded[&pointwise]];
-            let Op::Conv(conv) = &nodes[depthwise].op else { unreachable!("blocks are made of convolutions") };
+            let conv = nodes[depthwise].op.conv().expect("blocks are made of convolutions");
             let shape = SeparableShape {
                 depthwise: depthwise_shape(conv, nodes[depthwise].shape),
                 upsampling: upsampling.map(kernel_upsampling),
@@ -127,7 +127,7 @@ fn layer(graph: &LayerGraph, folded: &FoldedWeights, step: &Step, head: Option<u
             Layer::Block(Box::new(PackedSeparable::new(&shape, &weights, merged.map(pointwise), head.map(pointwise))))
         }
         StepKind::Node => {
-            let Op::Conv(conv) = &nodes[step.output].op else { return Layer::Other };
+            let Some(conv) = nodes[step.output].op.conv() else { return Layer::Other };
             let FoldedConv { weight, bias } = &folded[&step.output];
             let input = nodes[step.inputs[0]].shape;
             if conv.shape.groups == 1 {

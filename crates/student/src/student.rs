@@ -119,10 +119,13 @@ impl Student {
 
     fn step_eval(&self, step: &Step, inputs: Vec<Tensor<4>>) -> Tensor<4> {
         match step.kind {
-            StepKind::Node => match &self.graph.nodes()[step.output].op {
-                Op::Conv(conv) => self.conv_eval(step.output, conv, one(inputs)),
-                op => without_weights(op, inputs),
-            },
+            StepKind::Node => {
+                let op = &self.graph.nodes()[step.output].op;
+                match op.conv() {
+                    Some(conv) => self.conv_eval(step.output, conv, one(inputs)),
+                    None => without_weights(op, inputs),
+                }
+            }
             StepKind::Block { upsampling, depthwise, pointwise, merged } => {
                 let (x, skip) = self.block_inputs(inputs, merged, |parameter| self.flat(parameter).inner());
                 let (depthwise_weight, depthwise_bias) = self.folded(depthwise);
@@ -162,10 +165,13 @@ impl Student {
 
     fn step_train(&self, step: &Step, inputs: Vec<Tensor<4>>, batch_stats: &mut Vec<BatchStats>) -> Tensor<4> {
         match step.kind {
-            StepKind::Node => match &self.graph.nodes()[step.output].op {
-                Op::Conv(conv) => self.conv_train(step.output, conv, one(inputs), batch_stats),
-                op => without_weights(op, inputs),
-            },
+            StepKind::Node => {
+                let op = &self.graph.nodes()[step.output].op;
+                match op.conv() {
+                    Some(conv) => self.conv_train(step.output, conv, one(inputs), batch_stats),
+                    None => without_weights(op, inputs),
+                }
+            }
             StepKind::Block { upsampling, depthwise, pointwise, merged } => {
                 let (x, skip) = self.block_inputs(inputs, merged, |parameter| self.flat(parameter));
                 let (norm1, norm2) = (self.norm(depthwise), self.norm(pointwise));
@@ -220,7 +226,7 @@ impl Student {
         let mut student =
             Self { device: device.clone(), weights: group, running: vec![], layers: vec![], graph: graph.clone() };
         for node in graph.nodes() {
-            let Op::Conv(conv) = &node.op else {
+            let Some(conv) = node.op.conv() else {
                 student.layers.push(None);
                 continue;
             };
@@ -394,8 +400,7 @@ impl Student {
     }
 
     fn conv(&self, idx: usize) -> &Conv {
-        let Op::Conv(conv) = &self.graph.nodes()[idx].op else { panic!("node {idx} is not a convolution") };
-        conv
+        self.graph.nodes()[idx].op.conv().unwrap_or_else(|| panic!("node {idx} is not a convolution"))
     }
 
     fn norm(&self, idx: usize) -> NormLayer {

@@ -8,7 +8,7 @@ use anyhow::{Context, bail, ensure};
 use sensei_data::augment::Augmentation;
 use sensei_data::crop_rule::{Border, CropRule};
 use sensei_data::synth::SynthConfig;
-use sensei_graph::layer_graph::{LayerGraph, Op};
+use sensei_graph::layer_graph::LayerGraph;
 use sensei_imx500::memory::MemoryEstimate;
 use sensei_loss::{LossPlan, LossTerm, SampleWeighting, TermKind};
 use sensei_quant::calibration::CalibrationConfig;
@@ -532,7 +532,7 @@ fn quantize(quantize: QuantizeToml, graph: &LayerGraph) -> anyhow::Result<Quanti
         Ok(bits)
     };
     for (name, &bits) in &quantize.weight_bits_of {
-        let is_conv = graph.nodes().iter().any(|node| node.name == *name && matches!(node.op, Op::Conv(_)));
+        let is_conv = graph.nodes().iter().any(|node| node.name == *name && node.op.conv().is_some());
         ensure!(
             is_conv,
             "[quantize.weight_bits_of] {name:?}: expected the name of a convolution (`sensei plan` lists them)"
