@@ -19,17 +19,21 @@ use crate::optimizer::{AdamW, Ema, Moments, flat, host};
 use crate::plan::TrainPlan;
 use crate::precision::LossScale;
 use crate::quantization::{QuantizerState, quantizers_of, without_decay};
+use crate::run_digests::{DigestMismatch, RunDigests};
+
+/// Version of a checkpoint's layout. Format 1 had one digest over all that decides the weights.
+pub const FORMAT: u32 = 2;
 
 /// What a checkpoint belongs to; a run resumes only from its own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CheckpointHeader {
-    /// Version of this layout: 1.
+    /// Version of this layout: [`FORMAT`].
     pub format: u32,
     /// Optimiser steps taken.
     pub step: u64,
-    /// Digest of everything in the plan that changes the weights.
-    pub plan_digest: String,
+    /// What decides the weights.
+    pub run: RunDigests,
     /// Digest of the student's graph.
     pub graph_digest: String,
     /// The loss scale, in a run that has one.
@@ -95,13 +99,13 @@ impl TrainState {
     ///
     /// # Errors
     /// If the file cannot be written; nothing is left under its name then.
-    pub fn save(&self, dir: &Path, plan_digest: &str) -> Result<PathBuf, TrainError> {
+    pub fn save(&self, dir: &Path, run: &RunDigests) -> Result<PathBuf, TrainError> {
         let path = dir.join(file_name(self.step));
         let tensors = self.tensors();
         let header = CheckpointHeader {
-            format: 1,
+            format: FORMAT,
             step: self.step,
-            plan_digest: plan_digest.into(),
+            run: run.clone(),
             graph_digest: self.student.graph().digest(),
             loss_scale: self.loss_scale,
             threshold_steps: self.threshold_steps(),
@@ -118,23 +122,22 @@ impl TrainState {
     /// Reads a checkpoint of this plan and this student.
     ///
     /// # Errors
-    /// If the file cannot be read, is broken, or belongs to another plan or student.
+    /// If the file cannot be read, is broken, or belongs to another run or student.
     pub fn load(
         path: &Path,
         graph: LayerGraph,
         device: &Device,
-        plan_digest: &str,
+        run: &RunDigests,
         plan: &TrainPlan,
     ) -> Result<Self, TrainError> {
         let (header, mut tensors) = read(path)?;
         let broken = |problem: String| TrainError::BrokenCheckpoint { path: path.to_path_buf(), problem };
-        for (what, expected, found) in
-            [("student", graph.digest(), &header.graph_digest), ("plan", plan_digest.to_string(), &header.plan_digest)]
-        {
-            if expected != *found {
-                let (path, found) = (path.to_path_buf(), found.clone());
-                return Err(TrainError::OtherCheckpoint { path, what, expected, found });
-            }
+        let (expected, found) = (graph.digest(), &header.graph_digest);
+        let other_student =
+            (expected != *found).then(|| DigestMismatch { part: "student", expected, found: found.clone() });
+        if let Some(mismatch) = other_student.or_else(|| run.first_mismatch(&header.run)) {
+            let (path, DigestMismatch { part, expected, found }) = (path.to_path_buf(), mismatch);
+            return Err(TrainError::OtherCheckpoint { path, part, expected, found });
         }
         let student = Student::from_weights(graph, &take(&mut tensors, "student."), device);
         let student = student.map_err(|error| broken(format!("student: {error}")))?;
@@ -326,10 +329,12 @@ fn read(path: &Path) -> Result<(CheckpointHeader, NamedWeights), TrainError> {
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| broken(error.to_string()))?;
     let header = metadata.metadata().as_ref().and_then(|map| map.get("sensei_checkpoint"));
     let header = header.ok_or_else(|| broken("no sensei_checkpoint entry in its metadata".into()))?;
-    let header: CheckpointHeader = serde_json::from_str(header).map_err(|error| broken(error.to_string()))?;
-    if header.format != 1 {
-        return Err(broken(format!("expected format 1, found {}", header.format)));
+    let header: serde_json::Value = serde_json::from_str(header).map_err(|error| broken(error.to_string()))?;
+    // Before the fields, which are another format's: its reader has to say that, not that a field is missing.
+    if header["format"] != FORMAT {
+        return Err(broken(format!("checkpoint format: expected {FORMAT}, found {}", header["format"])));
     }
+    let header: CheckpointHeader = serde_json::from_value(header).map_err(|error| broken(error.to_string()))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|error| broken(error.to_string()))?;
     let mut tensors = NamedWeights::new();
     for (name, view) in file.tensors() {

@@ -21,14 +21,15 @@ use crate::loader::with_batches;
 use crate::optimizer::{clip_global_norm, host};
 use crate::plan::{StagePlan, TrainPlan};
 use crate::quantization::{QuantizerState, calibrated_quantizers};
+use crate::run_digests::RunDigests;
 use crate::tensors::{input_tensor, teacher_target, truth_tensor};
 
 /// What a run does besides changing weights.
 pub struct RunOptions<'a> {
     /// Where checkpoints go; looked into for the newest one when `resume` is set.
     pub checkpoint_dir: &'a Path,
-    /// Digest of everything that changes the weights; a checkpoint of another one is refused.
-    pub plan_digest: &'a str,
+    /// What decides the weights; a checkpoint with other digests is refused.
+    pub run_digests: &'a RunDigests,
     /// Go on from the newest checkpoint, or start if there is none.
     pub resume: bool,
     /// Steps between checkpoints; the last step always has one.
@@ -98,7 +99,7 @@ pub fn fit(
     plan.check_batches(initial.graph(), n_samples)?;
     let checkpoint = if options.resume { latest(options.checkpoint_dir)? } else { None };
     let mut state = match checkpoint {
-        Some(path) => TrainState::load(&path, initial.graph().clone(), &device, options.plan_digest, plan)?,
+        Some(path) => TrainState::load(&path, initial.graph().clone(), &device, options.run_digests, plan)?,
         None => TrainState::new(initial, plan),
     };
     let devices = std::iter::once(&device).chain(options.other_devices).map(|device| format!("{device:?}")).collect();
@@ -154,7 +155,7 @@ pub fn fit(
             }
             stopped = state.step < total_steps && observer.should_stop();
             if stopped || state.step == total_steps || state.step.is_multiple_of(options.checkpoint_every_steps) {
-                let path = state.save(options.checkpoint_dir, options.plan_digest)?;
+                let path = state.save(options.checkpoint_dir, options.run_digests)?;
                 observer.event(&Event::Checkpoint { step: state.step, path });
                 prune(options.checkpoint_dir, options.keep_checkpoints)?;
             }

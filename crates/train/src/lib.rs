@@ -12,5 +12,6 @@ pub mod optimizer;
 pub mod plan;
 pub mod precision;
 pub mod quantization;
+pub mod run_digests;
 pub mod schedule;
 pub mod tensors;

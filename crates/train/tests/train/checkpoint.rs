@@ -12,8 +12,9 @@ use sensei_student::weights::{HostTensor, NamedWeights};
 use sensei_train::checkpoint::{CheckpointHeader, TrainState, latest, prune, weights_digest};
 use sensei_train::error::TrainError;
 use sensei_train::plan::TrainPlan;
+use sensei_train::run_digests::RunDigests;
 
-use crate::{Fixture, Run, device, graph, listed, plan, student, text};
+use crate::{Fixture, Run, device, graph, listed, plan, run_digests, student, text};
 
 /// A checkpoint after three steps.
 struct Saved {
@@ -31,12 +32,12 @@ impl Saved {
         Self { fixture, path }
     }
 
-    fn load_as(&self, graph: LayerGraph, plan_digest: &str, ema_decay: Option<f64>) -> Result<TrainState, TrainError> {
-        TrainState::load(&self.path, graph, &device(), plan_digest, &TrainPlan { ema_decay, ..plan() })
+    fn load_as(&self, graph: LayerGraph, run: &RunDigests, ema_decay: Option<f64>) -> Result<TrainState, TrainError> {
+        TrainState::load(&self.path, graph, &device(), run, &TrainPlan { ema_decay, ..plan() })
     }
 
     fn load(&self) -> Result<TrainState, TrainError> {
-        self.load_as(graph(), "plan", plan().ema_decay)
+        self.load_as(graph(), &run_digests(), plan().ema_decay)
     }
 
     /// The checkpoint must be refused as broken, on one line with its path and these words.
@@ -85,7 +86,7 @@ fn whole_checkpoint_comes_back() {
     let before = fs::read(&saved.path).unwrap();
     let state = saved.load().unwrap();
     assert_eq!(state.step, 3);
-    let again = state.save(&saved.fixture.checkpoints("again"), "plan").unwrap();
+    let again = state.save(&saved.fixture.checkpoints("again"), &run_digests()).unwrap();
     assert!(fs::read(again).unwrap() == before, "the same bytes");
     saved.edit(|_| {});
     assert!(fs::read(&saved.path).unwrap() == before, "the tests' own writer changes nothing either");
@@ -102,31 +103,43 @@ fn checkpoint_of_another_student_is_refused() {
         ..UnetConfig::picosam3()
     };
     let other = config.graph().unwrap();
-    let Err(error) = saved.load_as(other.clone(), "plan", plan().ema_decay) else { panic!("expected an error") };
+    let Err(error) = saved.load_as(other.clone(), &run_digests(), plan().ema_decay) else {
+        panic!("expected an error")
+    };
     let expected = format!(
-        "{}: checkpoint of student {}, this run has {}",
+        "{}: checkpoint of a run that differs in its student: expected {}, found {}",
         saved.path.display(),
-        graph().digest(),
-        other.digest()
+        other.digest(),
+        graph().digest()
     );
     assert_eq!(text(&error), expected);
-    assert!(matches!(error, TrainError::OtherCheckpoint { what: "student", .. }));
+    assert!(matches!(error, TrainError::OtherCheckpoint { part: "student", .. }));
     // `fit` finds the same and changes nothing.
     let dir = saved.fixture.checkpoints("run");
     let before = fs::read(&saved.path).unwrap();
     let fitted = Run::resumed(&dir).fit(&plan(), Student::new(other, 0, &device()), &saved.fixture.source);
-    assert!(matches!(fitted.err(), Some(TrainError::OtherCheckpoint { what: "student", .. })));
+    assert!(matches!(fitted.err(), Some(TrainError::OtherCheckpoint { part: "student", .. })));
     assert_eq!(listed(&dir), ["step-00000003.safetensors"]);
     assert!(fs::read(&saved.path).unwrap() == before);
 }
 
 #[test]
-fn checkpoint_of_another_plan_is_refused() {
+fn checkpoint_of_another_run_is_refused_with_the_part_that_differs() {
     let saved = Saved::new();
-    let Err(error) = saved.load_as(graph(), "other", plan().ema_decay) else { panic!("expected an error") };
-    let expected = format!("{}: checkpoint of plan plan, this run has other", saved.path.display());
-    assert_eq!(text(&error), expected);
-    assert!(matches!(error, TrainError::OtherCheckpoint { what: "plan", .. }));
+    let check = |edit: fn(&mut RunDigests), part: &str| {
+        let mut other = run_digests();
+        edit(&mut other);
+        let Err(error) = saved.load_as(graph(), &other, plan().ema_decay) else { panic!("{part}: expected an error") };
+        let found = if part == "teacher answers" { "none".into() } else { format!("{part} of the test") };
+        let path = saved.path.display();
+        let expected = format!("{path}: checkpoint of a run that differs in its {part}: expected other, found {found}");
+        assert_eq!(text(&error), expected);
+        assert!(matches!(error, TrainError::OtherCheckpoint { .. }));
+    };
+    check(|run| run.configuration = "other".into(), "configuration");
+    check(|run| run.first_weights = "other".into(), "first weights");
+    check(|run| run.annotations = "other".into(), "annotations");
+    check(|run| run.teacher = Some("other".into()), "teacher answers");
 }
 
 #[test]
@@ -196,7 +209,7 @@ fn extra_tensor_is_named() {
     }
     // A moving average that this plan does not have.
     let saved = Saved::new();
-    let Err(error) = saved.load_as(graph(), "plan", None) else { panic!("expected an error") };
+    let Err(error) = saved.load_as(graph(), &run_digests(), None) else { panic!("expected an error") };
     assert!(text(&error).contains("unexpected tensor average."), "{}", text(&error));
 }
 
@@ -224,18 +237,23 @@ fn file_without_our_header_is_refused() {
     let saved = Saved::new();
     let none = NamedWeights::new();
     write(&saved.path, &none, "{}");
+    saved.is_broken(&["checkpoint format: expected 2, found null"]);
+    write(&saved.path, &none, r#"{"format": 2}"#);
     saved.is_broken(&["missing field"]);
+    // The first format: another field stood for the run.
+    write(&saved.path, &none, r#"{"format": 1, "step": 0, "plan_digest": "plan"}"#);
+    saved.is_broken(&["checkpoint format: expected 2, found 1"]);
     let header = CheckpointHeader {
-        format: 2,
+        format: 3,
         step: 0,
-        plan_digest: "plan".into(),
+        run: run_digests(),
         graph_digest: graph().digest(),
         loss_scale: None,
         threshold_steps: None,
         state_digest: String::new(),
     };
     write(&saved.path, &none, &serde_json::to_string(&header).unwrap());
-    saved.is_broken(&["expected format 1, found 2"]);
+    saved.is_broken(&["checkpoint format: expected 2, found 3"]);
     fs::write(&saved.path, safetensors::serialize(Vec::<(&str, TensorView)>::new(), None).unwrap()).unwrap();
     saved.is_broken(&["no sensei_checkpoint entry"]);
 }
@@ -243,23 +261,22 @@ fn file_without_our_header_is_refused() {
 #[test]
 fn folder_that_cannot_be_written_leaves_no_checkpoint() {
     let fixture = Fixture::new();
-    // A file where the folder should be; a folder where the unfinished file should be; one at the final name.
+    // A file where the folder should be; a folder at the final name.
     let blocked = fixture.checkpoints("blocked");
     fs::write(&blocked, "a file").unwrap();
-    let taken = fixture.checkpoints("taken");
-    fs::create_dir_all(taken.join("partial.tmp")).unwrap();
     let occupied = fixture.checkpoints("occupied");
     fs::create_dir_all(occupied.join("step-00000002.safetensors")).unwrap();
-    for dir in [&blocked, &taken, &occupied] {
+    let checkpoint = "step-00000002.safetensors";
+    for (dir, refused) in [(&blocked, blocked.clone()), (&occupied, occupied.join(checkpoint))] {
         let Err(error) = Run { stop_after: 2, ..Run::new(dir) }.fit(&plan(), student(), &fixture.source) else {
             panic!("{}: expected an error", dir.display())
         };
         let line = text(&error);
-        let path = dir.join("step-00000002.safetensors");
         assert!(matches!(error, TrainError::File(_)), "{line}");
-        assert!(line.starts_with(&format!("{}: cannot ", path.display())) && !line.contains('\n'), "{line}");
-        assert!(!path.is_file() && !dir.join("partial.tmp").is_file());
+        assert!(line.starts_with(&format!("{}: cannot ", refused.display())) && !line.contains('\n'), "{line}");
+        assert!(!dir.join(checkpoint).is_file());
     }
+    assert_eq!(listed(&occupied), [checkpoint], "nothing unfinished is left");
     assert_eq!(fs::read(&blocked).unwrap(), b"a file");
 }
 
