@@ -17,6 +17,7 @@ use crate::groups::{GroupStates, config, track_trained};
 use crate::optimizer::{AdamW, Ema, Moments, flat};
 use crate::plan::TrainPlan;
 use crate::precision::LossScale;
+use crate::run_digests::{DigestMismatch, RunDigests};
 use crate::stages::StageNetworks;
 
 /// What a checkpoint belongs to; a run resumes only from its own.
@@ -30,8 +31,8 @@ pub struct CheckpointHeader {
     /// The stage that the last step was of, whose form the network has; none before the first step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage_idx: Option<usize>,
-    /// Digest of everything in the plan that changes the weights.
-    pub plan_digest: String,
+    /// What decides the weights.
+    pub run: RunDigests,
     /// Digest of the network's structure.
     pub structure_digest: String,
     /// The network's groups of parameters, in its order.
@@ -58,7 +59,7 @@ pub struct GroupHeader {
     pub averaged: bool,
 }
 
-/// Version of a checkpoint's layout.
+/// Version of a checkpoint's layout. Format 1 had one digest over all that decides the weights, and no groups.
 pub const FORMAT: u32 = 2;
 
 /// The state of a run after a step.
@@ -123,17 +124,17 @@ impl TrainState {
 
     /// Digest over every bit that training goes on from: step, stage, network, moments, averages and loss scale.
     pub fn digest(&self) -> String {
-        state_digest(&self.header(""), &self.tensors())
+        state_digest(&self.header(&RunDigests::default()), &self.tensors())
     }
 
     /// Writes `step-NNNNNNNN.safetensors` into `dir`, whole or not at all.
     ///
     /// # Errors
     /// If the file cannot be written; nothing is left under its name then.
-    pub fn save(&self, dir: &Path, plan_digest: &str) -> Result<PathBuf, TrainError> {
+    pub fn save(&self, dir: &Path, run: &RunDigests) -> Result<PathBuf, TrainError> {
         let path = dir.join(file_name(self.step));
         let tensors = self.tensors();
-        let mut header = self.header(plan_digest);
+        let mut header = self.header(run);
         header.state_digest = state_digest(&header, &tensors);
         let header = serde_json::to_string(&header).expect("a struct of strings and numbers is JSON");
         let bytes = serialize(&tensors, &header)
@@ -146,17 +147,17 @@ impl TrainState {
     /// Reads a checkpoint of this plan and this network; `initial` gives the network's form.
     ///
     /// # Errors
-    /// If the file cannot be read, is broken, or belongs to another plan or network.
+    /// If the file cannot be read, is broken, or belongs to another run or network.
     pub fn load(
         path: &Path,
         initial: Box<dyn Network>,
         stages: &mut dyn StageNetworks,
-        plan_digest: &str,
+        run: &RunDigests,
         plan: &TrainPlan,
     ) -> Result<Self, TrainError> {
         let (header, tensors) = read(path)?;
         let broken = |problem: String| TrainError::BrokenCheckpoint { path: path.to_path_buf(), problem };
-        check_origin(path, &header, &*initial, plan_digest)?;
+        check_origin(path, &header, &*initial, run)?;
         let mut network = initial;
         if let Some(stage_idx) = header.stage_idx {
             shape(plan, stage_idx, &mut network, stages, &broken)?;
@@ -179,7 +180,7 @@ impl TrainState {
     }
 
     /// What stands in the header, but for the digest of the state.
-    fn header(&self, plan_digest: &str) -> CheckpointHeader {
+    fn header(&self, run: &RunDigests) -> CheckpointHeader {
         let states = self.groups.optimizers.iter().zip(&self.groups.averages);
         let groups = self.network.groups().into_iter().zip(states).map(|(group, (optimizer, average))| GroupHeader {
             name: group.name.clone(),
@@ -191,7 +192,7 @@ impl TrainState {
             format: FORMAT,
             step: self.step,
             stage_idx: self.stage_idx,
-            plan_digest: plan_digest.into(),
+            run: run.clone(),
             structure_digest: self.network.structure_digest(),
             groups: groups.collect(),
             loss_scale: self.loss_scale,
@@ -247,18 +248,17 @@ fn check_origin(
     path: &Path,
     header: &CheckpointHeader,
     initial: &dyn Network,
-    plan_digest: &str,
+    run: &RunDigests,
 ) -> Result<(), TrainError> {
-    for (what, expected, found) in [
-        ("network", initial.structure_digest(), &header.structure_digest),
-        ("plan", plan_digest.to_string(), &header.plan_digest),
-    ] {
-        if expected != *found {
-            let (path, found) = (path.to_path_buf(), found.clone());
-            return Err(TrainError::OtherCheckpoint { path, what, expected, found });
+    let (expected, found) = (initial.structure_digest(), &header.structure_digest);
+    let other_network =
+        (expected != *found).then(|| DigestMismatch { part: "network", expected, found: found.clone() });
+    match other_network.or_else(|| run.first_mismatch(&header.run)) {
+        Some(DigestMismatch { part, expected, found }) => {
+            Err(TrainError::OtherCheckpoint { path: path.to_path_buf(), part, expected, found })
         }
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Gives the network the form of the checkpoint's stage.
@@ -374,9 +374,9 @@ pub fn weights_digest(weights: &NamedWeights) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-/// Digest of a state: of its header, without the plan's digest and this one, and its tensors.
+/// Digest of a state: of its header, without what decides the weights and this digest, and of its tensors.
 fn state_digest(header: &CheckpointHeader, tensors: &NamedWeights) -> String {
-    let of_state = CheckpointHeader { plan_digest: String::new(), state_digest: String::new(), ..header.clone() };
+    let of_state = CheckpointHeader { run: RunDigests::default(), state_digest: String::new(), ..header.clone() };
     let header = serde_json::to_string(&of_state).expect("a struct of strings and numbers is JSON");
     blake3::hash(format!("{header}\n{}", weights_digest(tensors)).as_bytes()).to_hex().to_string()
 }
@@ -446,7 +446,7 @@ fn read(path: &Path) -> Result<(CheckpointHeader, NamedWeights), TrainError> {
     let header = header.ok_or_else(|| broken("no sensei_checkpoint entry in its metadata".into()))?;
     let found = serde_json::from_str::<FormatOnly>(header).map_err(|error| broken(error.to_string()))?.format;
     if found != FORMAT {
-        return Err(broken(format!("expected format {FORMAT}, found {found}")));
+        return Err(broken(format!("checkpoint format: expected {FORMAT}, found {found}")));
     }
     let header: CheckpointHeader = serde_json::from_str(header).map_err(|error| broken(error.to_string()))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|error| broken(error.to_string()))?;

@@ -38,12 +38,12 @@ pub enum TrainError {
         annotation_ids: Vec<u64>,
     },
     /// A checkpoint of another run.
-    #[error("{path}: checkpoint of {what} {found}, this run has {expected}")]
+    #[error("{path}: checkpoint of a run that differs in its {part}: expected {expected}, found {found}")]
     OtherCheckpoint {
         /// The checkpoint.
         path: PathBuf,
-        /// `plan` or `student`.
-        what: &'static str,
+        /// The part that differs: `network`, or one of [`RunDigests`](crate::run_digests::RunDigests).
+        part: &'static str,
         /// This run's digest.
         expected: String,
         /// The checkpoint's digest.

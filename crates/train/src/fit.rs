@@ -15,6 +15,7 @@ use crate::event::Event;
 use crate::groups::StepRate;
 use crate::loader::with_batches;
 use crate::plan::{Position, TrainPlan};
+use crate::run_digests::RunDigests;
 use crate::stages::StageNetworks;
 use crate::step::{StepPlan, step};
 
@@ -22,8 +23,8 @@ use crate::step::{StepPlan, step};
 pub struct RunOptions<'a> {
     /// Where checkpoints go; looked into for the newest one when `resume` is set.
     pub checkpoint_dir: &'a Path,
-    /// Digest of everything that changes the weights; a checkpoint of another one is refused.
-    pub plan_digest: &'a str,
+    /// What decides the weights; a checkpoint with other digests is refused.
+    pub run_digests: &'a RunDigests,
     /// Go on from the newest checkpoint, or start if there is none.
     pub resume: bool,
     /// Steps between checkpoints; the last step always has one.
@@ -122,7 +123,7 @@ fn start_or_resume(
 ) -> Result<TrainState, TrainError> {
     let checkpoint = if options.resume { latest(options.checkpoint_dir)? } else { None };
     match checkpoint {
-        Some(path) => TrainState::load(&path, initial, stages, options.plan_digest, plan),
+        Some(path) => TrainState::load(&path, initial, stages, options.run_digests, plan),
         None => Ok(TrainState::new(initial, plan)),
     }
 }
@@ -217,7 +218,7 @@ impl Run<'_> {
     }
 
     fn save(&self, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        let path = self.state.save(self.options.checkpoint_dir, self.options.plan_digest)?;
+        let path = self.state.save(self.options.checkpoint_dir, self.options.run_digests)?;
         observer.event(&Event::Checkpoint { step: self.state.step, path });
         prune(self.options.checkpoint_dir, self.options.keep_checkpoints)
     }

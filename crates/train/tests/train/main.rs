@@ -34,6 +34,7 @@ use sensei_train::event::Event;
 use sensei_train::fit::{Fitted, Observer, RunOptions, fit};
 use sensei_train::optimizer::AdamWConfig;
 use sensei_train::plan::{AveragePlan, GroupPlan, GroupRate, StagePlan, TrainPlan};
+use sensei_train::run_digests::RunDigests;
 use sensei_train::schedule::{Decay, Schedule};
 use sensei_train::stages::{SameNetwork, StageNetworks};
 
@@ -80,11 +81,21 @@ impl Fixture {
     }
 }
 
+/// What decides the weights of a test's run.
+fn run_digests() -> RunDigests {
+    let part = |part: &str| format!("{part} of the test");
+    RunDigests {
+        configuration: part("configuration"),
+        first_weights: part("first weights"),
+        annotations: part("annotations"),
+        teacher: None,
+    }
+}
+
 /// How a test runs a plan.
 #[derive(Clone, Copy)]
 struct Run<'a> {
     checkpoints: &'a Path,
-    plan_digest: &'a str,
     resume: bool,
     checkpoint_every_steps: u64,
     keep_checkpoints: usize,
@@ -98,7 +109,6 @@ impl<'a> Run<'a> {
     fn new(checkpoints: &'a Path) -> Self {
         Self {
             checkpoints,
-            plan_digest: "plan",
             resume: false,
             checkpoint_every_steps: 1000,
             keep_checkpoints: 2,
@@ -126,7 +136,7 @@ impl<'a> Run<'a> {
         let options = RunOptions {
             other_devices: self.other_devices,
             checkpoint_dir: self.checkpoints,
-            plan_digest: self.plan_digest,
+            run_digests: &run_digests(),
             resume: self.resume,
             checkpoint_every_steps: self.checkpoint_every_steps,
             keep_checkpoints: self.keep_checkpoints,

@@ -44,9 +44,11 @@ fn killed_while_it_writes_a_checkpoint_and_resumed_is_the_straight_run() {
     std::fs::create_dir(&killed).unwrap();
     std::fs::copy(straight.join("step-00000005.safetensors"), killed.join("step-00000005.safetensors")).unwrap();
     let next = std::fs::read(straight.join("step-00000010.safetensors")).unwrap();
-    std::fs::write(killed.join("partial.tmp"), &next[..next.len() / 2]).unwrap();
+    let unfinished = ".step-00000010.safetensors.77-0.tmp";
+    std::fs::write(killed.join(unfinished), &next[..next.len() / 2]).unwrap();
     let resumed = Run { resume: true, ..every(&killed) }.fit(&plan(), student(), &fixture.source).unwrap();
     assert_same(&resumed, &straight_run);
+    std::fs::remove_file(killed.join(unfinished)).unwrap();
     assert_eq!(listed(&killed), listed(&straight));
     for name in listed(&straight) {
         let (a, b) = (std::fs::read(straight.join(&name)).unwrap(), std::fs::read(killed.join(&name)).unwrap());
