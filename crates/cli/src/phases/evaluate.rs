@@ -143,7 +143,7 @@ impl<'a> Predicting<'a> {
         }
         predictors.push(float_network(&plan.graph, networks.weights, device)?);
         if let (Some(fake), Some(interpreter)) = (&self.fake, &self.interpreter) {
-            predictors.push(network("fake_quant", &Device::flex(), |image| fake.forward(image)));
+            predictors.push(network("fake_quant", fake));
             predictors.push(integer_network(interpreter));
         }
         Ok(predictors)
