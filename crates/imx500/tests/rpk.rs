@@ -1,5 +1,7 @@
 //! `packerOut.zip` and `network.rpk`: round trips, and the same bytes as an independent implementation.
 
+#![expect(clippy::disallowed_methods, reason = "tests make the files they read")]
+
 use std::path::Path;
 use std::process::Command;
 

@@ -1,6 +1,7 @@
 //! Time of a training step of PicoSAM2 by our kernels and by burn's own operators, in one run:
 //! `against_burn [threads] [batch] [repeats]`. Forward and backward, without the optimiser; alternating; CPU time of all
 //! threads beside wall time, since other programs disturb it less.
+#![expect(clippy::disallowed_methods, reason = "a program that measures")]
 #![allow(clippy::print_stdout, reason = "a program")]
 
 use std::hint::black_box;

@@ -1,5 +1,7 @@
 //! What a profile of a training step holds.
 
+#![expect(clippy::disallowed_methods, reason = "a test of times")]
+
 use std::time::Duration;
 
 use burn::tensor::{Device, Tensor};

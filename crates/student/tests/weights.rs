@@ -1,5 +1,7 @@
 //! Weight files: what is written is read back, and everything that is not a network's weights is refused.
 
+#![expect(clippy::disallowed_methods, reason = "tests make the files they read")]
+
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::{Path, PathBuf};

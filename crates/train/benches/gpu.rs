@@ -1,5 +1,6 @@
 //! What `scripts/bench/gpu.sh` measures: `gpu train|eval wgpu|wgpu:software|cuda BATCH REPEATS [f16|bf16]` times training steps
 //! or forward passes of PicoSAM2 at 96 x 96 on a GPU. Every repeat ends with a value read back.
+#![expect(clippy::disallowed_methods, reason = "a program that measures")]
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program that measures")]
 
 use std::time::Instant;

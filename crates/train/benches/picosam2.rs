@@ -3,6 +3,7 @@
 //! `picosam2 infer THREADS BATCH REPEATS WEIGHTS [NETWORK]` the packed form of `picosam2`, or of `bilinear`, PicoSAM2 with bilinear
 //! upsampling;
 //! `picosam2 data ANNOTATIONS IMAGES DUMP N` the way from an image file to a training sample, on one thread.
+#![expect(clippy::disallowed_methods, reason = "a program that measures")]
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program that measures")]
 
 use std::path::Path;

@@ -5,6 +5,7 @@
 //! For programs that are compared with ours (`scripts/bench/mct.sh`). ROI prompt, padding 0.1, border "reference", 96 x 96.
 //! OUT is a safetensors file: `inputs` (f32, `[n, 3, 96, 96]`, `(pixel - 128) / 128`) and, of `all`, `truth` (u8, `[n, 96,
 //! 96]`), `annotation_ids` (u64, `[n]`) and `int8_logits` (f32, `[n, 96, 96]`).
+#![expect(clippy::disallowed_methods, reason = "a program")]
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program for benchmarks")]
 
 use std::path::Path;

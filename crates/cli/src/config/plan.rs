@@ -586,6 +586,7 @@ fn optional_in_range(key: &str, value: Option<f64>, low: f64, high: f64) -> anyh
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make the files they read")]
 mod tests {
     use super::*;
 

@@ -1,5 +1,6 @@
 //! Training: PyTorch's trajectory, resuming to the bit, accumulation, numbers that are not finite, checkpoints.
 
+#![expect(clippy::disallowed_methods, reason = "tests make the files they read")]
 #![allow(clippy::unwrap_used)] // tests
 
 mod accumulation;
