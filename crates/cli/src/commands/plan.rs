@@ -1,21 +1,26 @@
 //! `plan`: what a run would do and cost.
 
-use std::path::Path;
-
 use anyhow::{Context, ensure};
 use sensei_graph::summary::summary;
 use sensei_imx500::memory::{MemoryEstimate, NetworkShape, memory_estimate};
 
-use crate::arguments::Place;
-use crate::config::{RunPlan, load_plan};
+use crate::arguments::{FileKind, PlanArguments};
+use crate::config::{RunPlan, load_plan, protocol_schema, run_schema};
 use crate::phases::data::{Split, check_disjoint, open};
 use crate::phases::export::memory_line;
 use crate::progress::say;
 use crate::usage;
 
-/// Prints the plan of a configuration and checks what can be checked without training.
-pub fn plan(config: &Path, place: &Place) -> anyhow::Result<()> {
-    let plan = load_plan(config).map_err(usage)?;
+/// Prints the plan of a configuration and checks what can be checked without training; or prints a schema.
+pub fn plan(arguments: &PlanArguments) -> anyhow::Result<()> {
+    let PlanArguments { config, schema, set, place } = arguments;
+    match schema {
+        Some(FileKind::Run) => say(run_schema().trim_end()),
+        Some(FileKind::Protocol) => say(protocol_schema().trim_end()),
+        None => {}
+    }
+    let Some(config) = config else { return Ok(()) };
+    let plan = load_plan(config, &set.overrides).map_err(usage)?;
     say(&plan.resolved_toml);
     say(&summary(&plan.graph));
     let estimate = check_budget(&plan).with_context(|| config.display().to_string()).map_err(usage)?;

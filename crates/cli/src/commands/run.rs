@@ -12,7 +12,7 @@ use sensei_train::checkpoint::weights_digest;
 
 use crate::arguments::{EvalArguments, RunArguments};
 use crate::commands::plan::check_budget;
-use crate::config::{RunPlan, load_plan, load_protocol};
+use crate::config::{RunPlan, check_same_run, load_plan, load_protocol};
 use crate::device::{Devices, open as open_devices, start_threads};
 use crate::phases::data::{OtherData, Split, check_disjoint, open, open_by, own_rules};
 use crate::phases::evaluate::{Networks, robustness, score, scores_of};
@@ -170,7 +170,7 @@ struct Trained {
 
 /// Everything up to the trained weights; `None` if the run was asked to stop before.
 fn prepare_and_train(arguments: &RunArguments) -> anyhow::Result<Option<Trained>> {
-    let mut plan = load_plan(&arguments.config).map_err(usage)?;
+    let mut plan = load_plan(&arguments.config, &arguments.set.overrides).map_err(usage)?;
     if let Some(name) = &arguments.place.name {
         plan.name.clone_from(name);
     }
@@ -189,7 +189,9 @@ fn prepare_and_train(arguments: &RunArguments) -> anyhow::Result<Option<Trained>
     batches.with_context(|| arguments.config.display().to_string()).map_err(usage)?;
     train_split.check_coverage(&plan.train.augmentation_by_epoch(), plan.train.seed)?;
     let folder = run_folder::create(root, arguments.resume)?;
-    check_same_plan(&folder, &plan)?;
+    if folder.plan_toml().exists() {
+        check_same_run(&folder.plan_toml(), &plan).map_err(usage)?;
+    }
     write_whole(&folder.plan_toml(), plan.resolved_toml.as_bytes())?;
     let stop = stop_flag()?;
     let how = TrainOptions { resume: arguments.resume, profile: arguments.profile };
@@ -219,23 +221,10 @@ fn check_devices(plan: &RunPlan, devices: &Devices) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses to resume a run with a configuration that would have trained other weights.
-fn check_same_plan(folder: &RunFolder, plan: &RunPlan) -> anyhow::Result<()> {
-    let file = folder.plan_toml();
-    if file.exists() {
-        let before = load_plan(&file).map_err(usage)?.train_digest;
-        if before != plan.train_digest {
-            let (file, now) = (file.display(), &plan.train_digest);
-            return Err(usage(anyhow::anyhow!("{file}: expected a run of plan {now}, found one of plan {before}")));
-        }
-    }
-    Ok(())
-}
-
 fn open_run(run: &Path) -> anyhow::Result<(RunPlan, RunFolder)> {
     let run = std::path::absolute(run).with_context(|| format!("{}: no such folder", run.display()))?;
     let folder = run_folder::open(&run).map_err(usage)?;
-    let plan = load_plan(&folder.plan_toml()).map_err(usage)?;
+    let plan = load_plan(&folder.plan_toml(), &[]).map_err(usage)?;
     Ok((plan, folder))
 }
 
