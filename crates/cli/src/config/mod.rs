@@ -5,6 +5,7 @@ mod file_path;
 #[cfg(test)]
 mod generated;
 mod key_path;
+mod manifest;
 mod overrides;
 mod protocol;
 mod read;
@@ -13,6 +14,7 @@ mod schema;
 mod sections;
 mod trained_keys;
 
+pub use manifest::load_manifest;
 pub use overrides::Override;
 pub use protocol::load_protocol;
 pub use run::{RunPlan, check_same_run, load_plan};

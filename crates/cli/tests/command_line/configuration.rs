@@ -262,7 +262,7 @@ fn folders_and_files_that_are_not_there() {
     );
     place.refuses(&["teacher", "stats", "none"], 1, &["none: no teacher cache"]);
     place.refuses(&["data", "fetch", "none.toml", "out"], 2, &["none.toml: cannot read the manifest", "No such file"]);
-    place.refuses(&["data", "fetch", "tiny.toml", "out"], 2, &["tiny.toml", "field"]);
+    place.refuses(&["data", "fetch", "tiny.toml", "out"], 2, &["tiny.toml", "missing keys `name`, `archives`"]);
     place.refuses(&["data", "synth", "scenes"], 1, &["scenes: expected a new or empty folder, found files"]);
     let import =
         ["teacher", "import", "none.safetensors", "scenes/annotations/instances_train.json", "scenes/images", "out"];
