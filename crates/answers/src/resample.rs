@@ -130,5 +130,5 @@ fn pixels_inside(start: f64, end: f64, image_extent: u32) -> (u32, u32) {
 /// Logit of a point outside of the image: as sure a "no" as a record with a step of 0.125 can hold.
 pub const OUTSIDE_LOGIT: f32 = -16.0;
 
-/// By how many pixels a crop may exceed a record's area: published prompt rules truncate edges to integers.
+/// By how many pixels a crop may exceed a record's area: published crop rules truncate edges to integers.
 pub const COVERAGE_TOLERANCE: f64 = 1.0;

@@ -55,6 +55,7 @@ impl CacheWriter {
         let partial = PathBuf::from(partial);
         fs::create_dir_all(&partial).map_err(FileError::io(&partial, "create"))?;
         let lock_path = partial.join(LOCK);
+        #[expect(clippy::disallowed_methods, reason = "a lock has no content")]
         let lock = File::create(&lock_path).map_err(FileError::io(&lock_path, "create"))?;
         match lock.try_lock() {
             Ok(()) => {}

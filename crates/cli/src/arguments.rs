@@ -144,9 +144,9 @@ pub enum Command {
         /// Row of the tables that is compared
         #[arg(long, default_value = "int8")]
         predictor: String,
-        /// The drop of the mean IoU that is still accepted, in points (hundredths)
-        #[arg(long, default_value_t = 0.5)]
-        max_drop: f64,
+        /// The drop of the mean IoU that is still accepted, in points: hundredths of IoU, 0 to 100
+        #[arg(long, value_name = "POINTS", default_value_t = 0.5)]
+        max_drop_points: f64,
         /// A JUnit file of the verdict
         #[arg(long)]
         junit: Option<PathBuf>,

@@ -1,5 +1,7 @@
 //! The predictors that are scored, and the samples they are scored on.
 
+use std::ops::Deref;
+
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 use sensei_eval::evaluate::{Candidate, EvalError, EvalItem, Predictor};
@@ -9,7 +11,8 @@ use sensei_int8::interpreter::Interpreter;
 use sensei_int8::model::ModelError;
 use sensei_student::inference::InferenceStudent;
 use sensei_student::student::Student;
-use sensei_student::weights::{NamedWeights, WeightsError};
+use sensei_student::weights::WeightsError;
+use sensei_tensor::network::{Inputs, NamedWeights, Network, Pass};
 use sensei_tensor::ops;
 
 use sensei_samples::batch::push_input;
@@ -100,7 +103,7 @@ pub fn float_network(
 ) -> Result<Predictor<'static, EvalInput, PredictError>, WeightsError> {
     if !ops::has_blocks(device) {
         let student = Student::from_weights(graph.clone(), weights, device)?;
-        return Ok(network("float", device, move |image| student.forward_eval(image)));
+        return Ok(network("float", Box::new(student)));
     }
     let student = InferenceStudent::new(graph.clone(), weights)?;
     let predict = move |items: &[EvalItem<EvalInput>]| {
@@ -113,21 +116,22 @@ pub fn float_network(
     Ok(Predictor { name: "float".into(), predict: Box::new(predict) })
 }
 
-/// A network on a device, in floating point, fake-quantized or not: a function from `[batch, 3, grid, grid]` to mask logits
-/// `[batch, 1, grid, grid]`.
-pub fn network<'a>(
-    name: &str,
-    device: &Device,
-    mut forward: impl FnMut(Tensor<4>) -> Tensor<4> + 'a,
+/// A network as it answers on its device; of several masks for a prompt the first is taken.
+pub fn network<'a, N: Network>(
+    name: &'static str,
+    network: impl Deref<Target = N> + 'a,
 ) -> Predictor<'a, EvalInput, PredictError> {
-    let device = device.clone();
+    let failed =
+        move |source: Box<dyn std::error::Error + Send + Sync>| PredictError::Predict { predictor: name, source };
     let predict = move |items: &[EvalItem<EvalInput>]| {
-        let logits = forward(input_tensor(items, &device)).into_data();
-        let logits: Vec<f32> = logits
-            .try_to_vec()
-            .map_err(|error| PredictError::Predict { predictor: "network", source: format!("{error:?}").into() })?;
-        let per_item = logits.chunks_exact(logits.len() / items.len());
-        Ok(per_item.map(|logits| Prediction::CropLogits(logits.to_vec())).collect())
+        let images = input_tensor(items, network.device());
+        let outputs =
+            network.forward(Inputs { images, taps: &[] }, Pass::Eval).map_err(|error| failed(error.into()))?;
+        let [prompts, masks, height, width] = outputs.masks.0.dims();
+        let logits: Vec<f32> =
+            outputs.masks.0.into_data().try_to_vec().map_err(|error| failed(format!("{error:?}").into()))?;
+        let first = logits.chunks_exact(masks * height * width).take(prompts).map(|of| of[..height * width].to_vec());
+        Ok(first.map(Prediction::CropLogits).collect())
     };
     Predictor { name: name.into(), predict: Box::new(predict) }
 }

@@ -1,5 +1,6 @@
 //! Bars on the screen and lines in `events.jsonl`.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
-use sensei_student::weights::NamedWeights;
+use sensei_student::student::WEIGHTS;
+use sensei_tensor::network::NamedWeights;
 use sensei_train::event::Event;
 use sensei_train::fit::Observer;
 use serde::Serialize;
@@ -147,13 +149,13 @@ impl Observer for TrainProgress<'_> {
 
     fn validate(
         &mut self,
-        weights: &NamedWeights,
+        result: &BTreeMap<String, NamedWeights>,
         epoch: u64,
     ) -> Result<Option<(f64, usize)>, Box<dyn std::error::Error + Send + Sync>> {
         if self.validate_every_epochs == 0 || !(epoch + 1).is_multiple_of(self.validate_every_epochs) {
             return Ok(None);
         }
-        Ok(Some((self.validate)(weights)?))
+        Ok(Some((self.validate)(&result[WEIGHTS])?))
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! usage: masks ANNOTATIONS REPEATS
 
+#![expect(clippy::disallowed_methods, reason = "a program that measures")]
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a program of the benchmarks
 
 use std::hint::black_box;

@@ -2,7 +2,6 @@
 
 use crate::geometry::{PointInImage, Size};
 use crate::mask::Mask;
-use crate::prompt::{PromptError, prompt_point};
 use crate::sampling::{Purpose, below, stream, unit};
 
 /// A prompt for one object.
@@ -22,6 +21,15 @@ impl Prompt {
             Self::Point(_) => None,
         }
     }
+}
+
+/// Why an object has no prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PromptError {
+    /// No pixel of the mask is set, so there is no point to prompt with.
+    #[error("the mask is empty")]
+    EmptyMask,
 }
 
 /// How a prompt is derived from an annotation.
@@ -110,9 +118,42 @@ impl PromptSource {
     }
 }
 
+/// The centre of the pixel that prompts for a mask: the middle of its bounding box (rounded to the upper left) if that
+/// pixel is set, else the set pixel nearest to it, of several the first in reading order. `None` for an empty mask.
+///
+/// # Source
+/// PicoSAM2, `PicoSAM2Dataset.__getitem__`.
+pub fn prompt_point(mask: &Mask) -> Option<PointInImage> {
+    prompt_pixel(mask).map(|(column, row)| PointInImage { x: column as f64 + 0.5, y: row as f64 + 0.5 })
+}
+
 fn center_of(idx: usize, size: Size) -> PointInImage {
     let stride = size.width as usize;
     PointInImage { x: (idx % stride) as f64 + 0.5, y: (idx / stride) as f64 + 0.5 }
+}
+
+/// Column and row of the prompt's pixel.
+fn prompt_pixel(mask: &Mask) -> Option<(i64, i64)> {
+    let stride = mask.size.width as usize;
+    let rows = || (0i64..).zip(mask.bits.chunks_exact(stride.max(1)));
+    let (mut low, mut high) = ((i64::MAX, i64::MAX), (i64::MIN, i64::MIN));
+    for (y, row) in rows() {
+        let (first, last) = (row.iter().position(|&bit| bit != 0), row.iter().rposition(|&bit| bit != 0));
+        if let (Some(first), Some(last)) = (first, last) {
+            low = (low.0.min(first as i64), low.1.min(y));
+            high = (high.0.max(last as i64), y);
+        }
+    }
+    if low.0 > high.0 {
+        return None;
+    }
+    let center = ((low.0 + high.0) / 2, (low.1 + high.1) / 2);
+    if mask.bits[center.1 as usize * stride + center.0 as usize] != 0 {
+        return Some(center);
+    }
+    let set = rows().flat_map(|(y, row)| (0i64..).zip(row).filter(|(_, bit)| **bit != 0).map(move |(x, _)| (x, y)));
+    // `min_by_key` returns the first of equal ones, as numpy's argmin over row-major positions does.
+    set.min_by_key(|&(x, y)| (x - center.0) * (x - center.0) + (y - center.1) * (y - center.1))
 }
 
 /// Columns and rows of the first and last set pixels: `[left, upper, right, lower]`, all inside.

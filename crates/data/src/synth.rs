@@ -266,6 +266,7 @@ fn file_name(config: &SynthConfig, image_id: u32) -> String {
     format!("{split}_{image_id:06}.png")
 }
 
+#[expect(clippy::disallowed_methods, reason = "in a folder that nobody reads before it has its name")]
 fn write_file(path: &Path, bytes: &[u8]) -> Result<(), SynthError> {
     let write = || {
         let mut file = File::create(path)?;
@@ -280,6 +281,7 @@ fn write_error(path: &Path, source: io::Error) -> SynthError {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make the files they read")]
 mod tests {
     use super::*;
     use crate::dataset::Dataset;

@@ -32,8 +32,8 @@ pub struct GateReport {
     pub difference: f64,
     /// 95 % interval of the difference.
     pub interval: Interval,
-    /// The drop that is accepted.
-    pub max_drop: f64,
+    /// The drop that is accepted, in points of IoU: hundredths.
+    pub max_drop_points: f64,
     /// What follows.
     pub verdict: Verdict,
     /// Resamples of the images.
@@ -74,16 +74,16 @@ pub enum GateError {
         /// Images in both.
         found: usize,
     },
-    /// Numbers out of range.
-    #[error("accepted drop: expected a finite number of at least 0, found {found}")]
+    /// An accepted drop that no IoU can have.
+    #[error("accepted drop: expected 0 to 100 points, found {found}")]
     MaxDrop {
-        /// The number.
+        /// In points.
         found: f64,
     },
 }
 
-/// Compares `predictor` in two reports by `mean_iou` in the protocol's space, with the baseline's bootstrap. `max_drop` as a fraction: 0.005 is
-/// half a point.
+/// Compares `predictor` in two reports by `mean_iou` in the protocol's space, with the baseline's bootstrap. `max_drop_points` in points of
+/// IoU: 0.5 is a fraction of 0.005.
 ///
 /// # Errors
 /// See [`GateError`].
@@ -91,10 +91,10 @@ pub fn gate(
     baseline: &EvalReport,
     candidate: &EvalReport,
     predictor: &str,
-    max_drop: f64,
+    max_drop_points: f64,
 ) -> Result<GateReport, GateError> {
-    if !(max_drop.is_finite() && max_drop >= 0.0) {
-        return Err(GateError::MaxDrop { found: max_drop });
+    if !(0.0..=100.0).contains(&max_drop_points) {
+        return Err(GateError::MaxDrop { found: max_drop_points });
     }
     let (of_baseline, of_candidate) = baseline.pair(predictor, candidate, predictor)?;
     let metric = match baseline.protocol.space {
@@ -121,8 +121,8 @@ pub fn gate(
         candidate: sum_of_candidate / n,
         difference,
         interval,
-        max_drop,
-        verdict: verdict(difference, interval, max_drop, [n_instances, n_images]),
+        max_drop_points,
+        verdict: verdict(difference, interval, max_drop_points / 100.0, [n_instances, n_images]),
         n_resamples: baseline.bootstrap.n_resamples,
         seed: baseline.bootstrap.seed,
     })
@@ -186,7 +186,7 @@ fn studentized(clusters: &[Cluster], bootstrap: &BootstrapConfig) -> (f64, Inter
     (difference, Interval { low, high, n_undefined })
 }
 
-/// The interval's width falls with the square root of the number of images.
+/// The interval's width falls with the square root of the number of images. Fractions of IoU, `max_drop` too.
 fn verdict(difference: f64, interval: Interval, max_drop: f64, [n_instances, n_images]: [usize; 2]) -> Verdict {
     if n_images < MIN_IMAGES {
         let further = (MIN_IMAGES - n_images) as f64 * n_instances as f64 / n_images as f64;
@@ -218,8 +218,8 @@ impl GateReport {
                 "cannot tell, nor would any number of further instances".to_string()
             }
         };
-        let (difference, accepted) = (self.difference_line(), points(self.max_drop));
-        format!("{what}: {difference}, accepted drop {accepted:.2}")
+        let (difference, accepted) = (self.difference_line(), self.max_drop_points);
+        format!("{what}: {difference}, accepted drop {accepted:.2} points")
     }
 
     /// The difference in words, without a verdict.
@@ -256,7 +256,7 @@ impl GateReport {
             100.0 * self.difference,
             100.0 * self.interval.low,
             100.0 * self.interval.high,
-            100.0 * self.max_drop,
+            self.max_drop_points,
             self.n_instances,
             self.n_images,
             self.protocol,
@@ -341,7 +341,7 @@ mod tests {
     fn three_verdicts() {
         let baseline = run("int8", 60, 0.6, 1);
         let compare = |candidate: PredictorScores| {
-            gate(&report(baseline.clone(), 1000), &report(candidate, 1000), "int8", 0.005).expect("one protocol")
+            gate(&report(baseline.clone(), 1000), &report(candidate, 1000), "int8", 0.5).expect("one protocol")
         };
         assert_eq!(compare(baseline.clone()).verdict, Verdict::Pass);
         assert_eq!(compare(changed(&baseline, |idx| -40 - (idx as i64 % 3))).verdict, Verdict::Fail);
@@ -354,7 +354,8 @@ mod tests {
         assert!(unsure.junit().contains("failures=\"0\" errors=\"1\""));
         let same = compare(baseline.clone());
         assert_eq!((same.difference, same.interval.low, same.interval.high), (0.0, 0.0, 0.0));
-        assert!(gate(&report(baseline.clone(), 10), &report(baseline, 10), "int8", f64::NAN).is_err());
+        assert!(gate(&report(baseline.clone(), 10), &report(baseline.clone(), 10), "int8", f64::NAN).is_err());
+        assert!(gate(&report(baseline.clone(), 10), &report(baseline, 10), "int8", 100.5).is_err());
     }
 
     #[test]

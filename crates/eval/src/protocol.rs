@@ -1,7 +1,7 @@
 //! Everything that fixes a score besides the predictor, with a hash to print beside every number.
 
+use sensei_data::crop_rule::CropRule;
 use sensei_data::dataset::Dataset;
-use sensei_data::prompt::PromptRule;
 use sensei_files::digest::hex;
 use sensei_samples::selection::{CrowdRule, EmptyTruthRule, SelectionRules};
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,7 @@ pub struct EvalProtocol {
     pub subset: String,
     /// What is given for an object: [`PromptSource::name`](sensei_data::prompt_source::PromptSource::name).
     pub prompt: String,
-    /// The crop that a student is shown: [`PromptRule::name`]. Without it that is the predictor's own affair, and there are no numbers
+    /// The crop that a student is shown: [`CropRule::name`]. Without it that is the predictor's own affair, and there are no numbers
     /// in crop space.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub crop: Option<String>,
@@ -96,7 +96,7 @@ impl EvalProtocol {
 
 impl ProtocolRules {
     /// The rules by which a student is scored in its run: as it is trained, in its crop.
-    pub fn of_student(name: String, crop: PromptRule) -> Self {
+    pub fn of_student(name: String, crop: CropRule) -> Self {
         let selection = SelectionRules::of_student(crop);
         Self { name, selection, space: Space::Crop, mask_choice: MaskChoice::Single }
     }

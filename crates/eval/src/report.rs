@@ -250,6 +250,7 @@ const NO_INTERVALS: BootstrapConfig = BootstrapConfig { seed: 0, n_resamples: 0 
 const MAX_BYTES: u64 = 1 << 30;
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make the files they read")]
 mod tests {
     use super::*;
     use std::fs;

@@ -5,15 +5,16 @@ use std::path::Path;
 
 use safetensors::SafeTensors;
 use sensei_data::crop::crop_mask;
+use sensei_data::crop_rule::{Border, CropRule};
 use sensei_data::dataset::Dataset;
-use sensei_data::prompt::{Border, PromptRule};
+use sensei_data::prompt_source::Prompt;
 use sensei_eval::evaluate::{Candidate, EvalError, EvalItem, Predictor, evaluate};
 use sensei_eval::floors::{filled_box, fit_centred_disc, fit_constant_mask, grid_ceiling, inscribed_ellipse};
 use sensei_eval::metric::Metric;
 use sensei_eval::score::{EvalSample, Prediction, SampleCrop};
 use sensei_samples::selection::{LeftOut, LeftOutReason};
 
-const ROI: PromptRule = PromptRule::Roi { padding: 0.1, grid: 96, border: Border::Reference };
+const ROI: CropRule = CropRule::Roi { padding: 0.1, grid: 96, border: Border::Reference };
 
 fn load(shared: &Path, split: &str) -> Dataset {
     let coco = shared.join("data/coco");
@@ -31,7 +32,7 @@ fn candidates(dataset: &Dataset) -> Vec<Result<Candidate<()>, EvalError>> {
         let image = &dataset.images[instance.image_idx];
         let truth_in_image = dataset.mask(idx).expect("the shared sample is sound");
         let mask = truth_in_image.to_mask();
-        let geometry = match ROI.geometry(instance.bbox, image.size, &mask) {
+        let geometry = match ROI.crop(Prompt::Box(instance.bbox), image.size) {
             Ok(geometry) => geometry,
             Err(error) => return left_out(error.into()),
         };

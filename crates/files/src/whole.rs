@@ -37,6 +37,7 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
 ///
 /// # Errors
 /// If it cannot be written.
+#[expect(clippy::disallowed_methods, reason = "whole-file writing is made of it")]
 pub fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     let write = || -> io::Result<()> {
         let mut file = File::create(path)?;
@@ -76,6 +77,7 @@ fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make the files they read")]
 mod tests {
     use super::*;
 

@@ -147,9 +147,14 @@ impl LayerGraph {
     /// second image, else 1.
     pub fn min_train_batch(&self) -> usize {
         let one_pixel = |node: &&Node| {
-            matches!(&node.op, Op::Conv(conv) if conv.batch_norm.is_some()) && node.shape[1] * node.shape[2] == 1
+            node.op.conv().is_some_and(|conv| conv.batch_norm.is_some()) && node.shape[1] * node.shape[2] == 1
         };
         1 + usize::from(self.nodes.iter().any(|node| one_pixel(&node)))
+    }
+
+    /// Index of the node of a name.
+    pub fn node_idx(&self, name: &str) -> Option<usize> {
+        self.nodes.iter().position(|node| node.name == name)
     }
 
     /// 64 hex digits that two graphs share only if they are the same, names included: BLAKE3 of their JSON.
@@ -162,7 +167,7 @@ impl LayerGraph {
 impl Node {
     /// The named tensors of this node, as PyTorch lists them; none unless it is a convolution.
     pub fn tensors(&self) -> Vec<TensorSpec> {
-        let Op::Conv(conv) = &self.op else { return vec![] };
+        let Some(conv) = self.op.conv() else { return vec![] };
         let mut specs = Vec::new();
         let mut push = |name: String, shape: Vec<usize>, role| specs.push(TensorSpec { name, shape, role });
         let channels = vec![conv.shape.out_channels];

@@ -85,7 +85,7 @@ impl<C> GraphOp<C> {
         }
     }
 
-    /// What is known of it, if it is a convolution.
+    /// What is known of it, if it is a convolution: the one question that tells operators with weights from those without.
     pub fn conv(&self) -> Option<&C> {
         match self {
             GraphOp::Conv(known) => Some(known),

@@ -38,13 +38,14 @@ pub fn single_steps(graph: &LayerGraph) -> Vec<Step> {
     nodes.map(|(output, node)| Step { kind: StepKind::Node, inputs: node.inputs.clone(), output }).collect()
 }
 
-/// The steps of a graph with as many nodes as possible in blocks.
-pub fn block_steps(graph: &LayerGraph) -> Vec<Step> {
+/// The steps of a graph with as many nodes as possible in blocks. The outputs of `stored` nodes have to exist: no block hides one.
+pub fn block_steps(graph: &LayerGraph, stored: &[usize]) -> Vec<Step> {
     let nodes = graph.nodes();
     let n_readers = |idx: usize| nodes.iter().flat_map(|node| &node.inputs).filter(|&&input| input == idx).count();
     // The output of the last node is read by the caller.
-    let is_only_read_by =
-        |idx: usize, reader: usize| reader < nodes.len() && nodes[reader].inputs.contains(&idx) && n_readers(idx) == 1;
+    let is_only_read_by = |idx: usize, reader: usize| {
+        reader < nodes.len() && nodes[reader].inputs.contains(&idx) && n_readers(idx) == 1 && !stored.contains(&idx)
+    };
     let mut steps = vec![];
     let mut idx = 1;
     while idx < nodes.len() {
@@ -89,23 +90,24 @@ pub fn merge_head(graph: &LayerGraph, steps: &mut Vec<Step>) -> Option<usize> {
 }
 
 fn is_depthwise(node: &Node) -> bool {
-    let Op::Conv(conv) = &node.op else { return false };
+    let Some(conv) = node.op.conv() else { return false };
     let ConvShape { kernel, stride, padding, dilation, .. } = conv.shape;
     conv.shape.is_depthwise() && stride == 1 && 2 * padding == dilation * (kernel - 1) && ends_in_relu(conv)
 }
 
 /// What the depthwise convolution of a block that upsamples has to be.
 fn has_3x3_taps(node: &Node) -> bool {
-    matches!(&node.op, Op::Conv(conv) if (conv.shape.kernel, conv.shape.dilation) == (3, 1))
+    node.op.conv().is_some_and(|conv| (conv.shape.kernel, conv.shape.dilation) == (3, 1))
 }
 
 fn is_pointwise(node: &Node) -> bool {
-    matches!(&node.op, Op::Conv(conv) if is_dense_1x1(conv) && ends_in_relu(conv))
+    node.op.conv().is_some_and(|conv| is_dense_1x1(conv) && ends_in_relu(conv))
 }
 
 /// With a bias, and neither batch norm nor ReLU: a skip connection's, or the last of a network.
 fn is_plain_1x1(node: &Node) -> bool {
-    matches!(&node.op, Op::Conv(conv) if is_dense_1x1(conv) && conv.bias && conv.batch_norm.is_none() && !conv.relu)
+    let is_plain = |conv: &Conv| is_dense_1x1(conv) && conv.bias && conv.batch_norm.is_none() && !conv.relu;
+    node.op.conv().is_some_and(is_plain)
 }
 
 fn is_dense_1x1(conv: &Conv) -> bool {

@@ -1,5 +1,6 @@
 //! `check FILE.onnx OUT [--full]`: runs the vendor's converter on a file of the dialect and prints its memory report
 //! against our estimate; with `--full` makes `packerOut.zip` too. `imxconv-pt` is looked for on PATH.
+#![expect(clippy::disallowed_methods, reason = "a program")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a tool for developers")]
 
 use std::path::PathBuf;

@@ -1,5 +1,7 @@
 //! `corpus FOLDER`: small valid files for each target of `fuzz/`, from which mutations start.
 
+#![expect(clippy::disallowed_methods, reason = "a program")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

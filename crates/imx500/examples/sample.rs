@@ -2,6 +2,7 @@
 //! input pixels, and prints its memory estimate. Input of the golden case's `make.py`.
 //! `sample FOLDER NAME REPEATS`: the time of the interpreter on what that wrote, from pixels to integers, on as many
 //! threads as `RAYON_NUM_THREADS` says.
+#![expect(clippy::disallowed_methods, reason = "a program")]
 #![allow(clippy::print_stdout, reason = "a tool for developers")]
 
 use std::collections::BTreeMap;

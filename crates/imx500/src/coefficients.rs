@@ -81,8 +81,8 @@ pub fn read_coefficients(model: &Int8Model, bytes: &[u8]) -> Result<Compiled, Re
     let mut sigmoids = vec![];
     for &idx in &by_name {
         let node = &nodes[idx];
-        match (&node.op, &layouts[idx]) {
-            (Int8Op::Add, _) => {
+        match &node.op {
+            Int8Op::Add => {
                 reader.zeros(512)?;
                 if let Some((conv, layout)) = fused
                     .iter()
@@ -92,13 +92,14 @@ pub fn read_coefficients(model: &Int8Model, bytes: &[u8]) -> Result<Compiled, Re
                     found[conv].rescale = reader.rescales(layout, &nodes[conv])?;
                 }
             }
-            (Int8Op::Upsample2x(_), _) if !node.grid.signed() => reader.zeros(32)?,
-            (Int8Op::Sigmoid, _) => {
+            Int8Op::Upsample2x(_) => reader.zeros(if node.grid.signed() { 0 } else { 32 })?,
+            Int8Op::Sigmoid => {
                 sigmoids.push(reader.table()?);
                 // 32 of them are the channel product's.
                 reader.zeros(96)?;
             }
-            (Int8Op::Conv(_), Some(layout)) => {
+            Int8Op::Conv(_) => {
+                let layout = layouts[idx].as_ref().expect("convolutions have a layout");
                 let is_fused = fused[idx].is_some();
                 let parts = &mut found[idx];
                 if !layout.weights_first && !is_fused {
@@ -113,14 +114,14 @@ pub fn read_coefficients(model: &Int8Model, bytes: &[u8]) -> Result<Compiled, Re
                 let is_last = reader.bytes.rest().is_empty();
                 reader.zeros(if is_last { 0 } else { layout.zeros_after })?;
             }
-            _ => {}
+            Int8Op::Input | Int8Op::GlobalAveragePool | Int8Op::ScaleChannels => {}
         }
     }
     match reader.bytes.rest().len() {
         0 => {}
         more => return Err(Refusal::byte(reader.bytes.offset, "the end of the file", format!("{more} bytes"))),
     }
-    let convs = nodes.iter().zip(found).filter(|(node, _)| matches!(node.op, Int8Op::Conv(_)));
+    let convs = nodes.iter().zip(found).filter(|(node, _)| node.op.conv().is_some());
     let convs = convs.map(|(node, Parts { bias, rescale, weights })| CompiledConv {
         node: node.name.clone(),
         bias,
@@ -141,7 +142,7 @@ struct Parts {
 }
 
 fn layout(model: &Int8Model, node: &Int8Node) -> Result<Option<Layout>, Refusal> {
-    let Int8Op::Conv(conv) = &node.op else { return Ok(None) };
+    let Some(conv) = node.op.conv() else { return Ok(None) };
     let input = &model.nodes()[node.inputs[0]];
     let refuse = |expected: &str, found: String| Err(Refusal::key(node.name.clone(), expected, found));
     let is_vector = input.shape[1..] == [1, 1];

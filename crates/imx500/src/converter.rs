@@ -156,6 +156,7 @@ impl Converter {
             Some(path) => return Err(missing(path, INSTALL)),
             None => find_in(search_path, "imxconv-pt").ok_or_else(|| missing(Path::new("imxconv-pt"), INSTALL))?,
         };
+        #[expect(clippy::disallowed_methods, reason = "its folder goes on the PATH of programs that it starts")]
         let program = std::path::absolute(&program).map_err(|source| FileError::Io {
             path: program,
             action: "make absolute",
@@ -194,6 +195,7 @@ impl Converter {
         }
         let log = appended(out, ".log");
         let partial = Partial(appended(out, &format!(".{}.partial", std::process::id())));
+        #[expect(clippy::disallowed_methods, reason = "how long the vendor's program took")]
         let start = Instant::now();
         let status = self.run(onnx, &partial.0, &log, options, is_interrupted)?;
         if !status.success() {
@@ -215,6 +217,7 @@ impl Converter {
         options: &ConvertOptions,
         is_interrupted: &dyn Fn() -> bool,
     ) -> Result<ExitStatus, ConverterError> {
+        #[expect(clippy::disallowed_methods, reason = "the converter writes its log while it runs")]
         let log_file = File::create(log).map_err(FileError::io(log, "create the log"))?;
         let errors = log_file.try_clone().map_err(FileError::io(log, "create the log"))?;
         let mut command = Command::new(&self.program);
@@ -227,6 +230,7 @@ impl Converter {
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut child = command.spawn().map_err(FileError::io(&self.program, "start"))?;
+        #[expect(clippy::disallowed_methods, reason = "the vendor's program has a time limit")]
         let start = Instant::now();
         loop {
             if let Some(status) = child.try_wait().map_err(FileError::io(&self.program, "wait for"))? {

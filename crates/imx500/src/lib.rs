@@ -4,6 +4,8 @@
 //! vendor's converter takes, and makes of what that gives the file that a camera loads. Facts about the chip come from
 //! converter 3.19.2, observed as a black box.
 
+#![warn(clippy::wildcard_enum_match_arm, reason = "a new operator is a compile error wherever it matters")]
+
 pub mod coefficients;
 mod conv_layout;
 pub mod converter;

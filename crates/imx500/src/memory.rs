@@ -158,7 +158,7 @@ fn runtime(network: &NetworkShape) -> u64 {
         // What the allocation loses grows with the channels of the tensor being made.
         let lost = ALLOCATION_PER_32_CHANNELS * padded(node.shape[0]) / 32;
         let made = alive(now + 1, now) + if is_planar(node) { LAYOUT_CHANGE.max(lost) } else { lost };
-        let OpShape::Conv(conv) = node.op else { return made };
+        let Some(conv) = node.op.conv() else { return made };
         match turns_taps_to_channels(&conv.shape) {
             true => made.max(alive(now, now + 1) + taps_to_channels(&conv.shape, nodes[node.inputs[0]].shape)),
             false => made,
@@ -197,9 +197,7 @@ pub(crate) fn fused_into(network: &NetworkShape) -> Vec<Option<usize>> {
     let (nodes, readers) = (&network.nodes, readers(network));
     let mut fused_into: Vec<Option<usize>> = vec![None; nodes.len()];
     for (idx, node) in nodes.iter().enumerate().filter(|(_, node)| node.op == OpShape::Add) {
-        let fits = |&input: &usize| {
-            matches!(nodes[input].op, OpShape::Conv(ConvKind { relu: false, .. })) && readers[input] == [idx]
-        };
+        let fits = |&input: &usize| nodes[input].op.conv().is_some_and(|conv| !conv.relu) && readers[input] == [idx];
         if let Some(input) = node.inputs.iter().copied().filter(fits).max() {
             fused_into[input] = Some(idx);
         }
@@ -224,8 +222,16 @@ fn stored(node: &NodeShape) -> usize {
 
 /// Whether a tensor is stored channel by channel: of few channels, out of a dense convolution or an addition.
 fn is_planar(node: &NodeShape) -> bool {
-    let is_dense = matches!(node.op, OpShape::Conv(conv) if conv.shape.groups == 1) || node.op == OpShape::Add;
-    is_dense && node.shape[0] <= MOST_PLANAR
+    let may_be = match node.op {
+        OpShape::Conv(conv) => conv.shape.groups == 1,
+        OpShape::Add => true,
+        OpShape::Input
+        | OpShape::Upsample2x(_)
+        | OpShape::GlobalAveragePool
+        | OpShape::Sigmoid
+        | OpShape::ScaleChannels => false,
+    };
+    may_be && node.shape[0] <= MOST_PLANAR
 }
 
 /// Values with the width padded to 32.

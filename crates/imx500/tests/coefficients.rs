@@ -1,5 +1,7 @@
 //! What the vendor's converter compiles, against our integer model: the same weights, biases, mantissas and shifts.
 
+#![expect(clippy::disallowed_methods, reason = "tests make the files they read")]
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,4 +1,5 @@
 //! The driver against stand-ins for the vendor's converter: shell scripts that succeed, refuse, hang or lie.
+#![expect(clippy::disallowed_methods, reason = "tests make the files they read")]
 #![cfg(unix)]
 
 use std::ffi::OsString;

@@ -1,5 +1,6 @@
 //! Recorded tensors against the integer model.
 
+#![expect(clippy::disallowed_methods, reason = "tests make the files they read")]
 #![allow(clippy::unwrap_used)] // tests
 
 mod sample;

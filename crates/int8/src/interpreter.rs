@@ -89,7 +89,7 @@ impl<'a> Interpreter<'a> {
         last_reader[nodes.len() - 1] = nodes.len();
         let is_view = |idx: usize| {
             let mut readers = nodes.iter().filter(|node| node.inputs.contains(&idx));
-            readers.all(|node| matches!(&node.op, Int8Op::Conv(conv) if conv.shape().is_depthwise()))
+            readers.all(|node| node.op.conv().is_some_and(|conv| conv.shape().is_depthwise()))
         };
         let step = |(idx, node): (usize, &Int8Node)| match &node.op {
             Int8Op::Input => Step::Input,
@@ -211,7 +211,13 @@ impl<'a> Interpreter<'a> {
                 let Plane { channels, height, width, stride, .. } = *input;
                 Ok(Plane { channels, height: 2 * height, width: 2 * width, stride, log2_upsampling: 1, values })
             }
-            _ => {
+            Step::Conv(_)
+            | Step::Upsample { is_view: false }
+            | Step::Bilinear
+            | Step::Add
+            | Step::Mean
+            | Step::Table(_)
+            | Step::Scale => {
                 let mut out = Plane::new(node.shape, self.memory());
                 self.compute(idx, plane, &mut out);
                 Ok(out)

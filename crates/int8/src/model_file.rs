@@ -102,7 +102,7 @@ pub(crate) fn body(model: &Int8Model) -> Vec<u8> {
         u32s(&mut out, &node.inputs);
         u32s(&mut out, &node.shape);
         out.extend([node.grid.bits(), u8::from(node.grid.signed()), node.grid.log2_threshold() as i8 as u8]);
-        let Int8Op::Conv(conv) = &node.op else { continue };
+        let Some(conv) = node.op.conv() else { continue };
         let ConvShape { in_channels, out_channels, kernel, stride, padding, dilation, groups } = *conv.shape();
         u32s(&mut out, &[in_channels, out_channels, kernel, stride, padding, dilation, groups]);
         out.extend([u8::from(conv.relu()), conv.weight_bits()]);

@@ -2,6 +2,7 @@
 //!
 //! Each time is the least of several runs, CPU time of all threads, so that other programs on the machine disturb
 //! little. Operators without products are given in GB/s of what they read and write.
+#![expect(clippy::disallowed_methods, reason = "a program that measures")]
 #![allow(clippy::print_stdout, reason = "a program")]
 
 use std::hint::black_box;

@@ -2,6 +2,7 @@
 //! `upsampling [threads] [repeats]`.
 //!
 //! Each time is the least wall time of several runs, the four ways by turns.
+#![expect(clippy::disallowed_methods, reason = "a program that measures")]
 #![allow(clippy::print_stdout, reason = "a program")]
 
 use std::hint::black_box;

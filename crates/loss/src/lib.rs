@@ -7,5 +7,5 @@ mod plan;
 
 pub use distance::{area_shortfall, bce_distance, dice_distance, mse_distance};
 pub use plan::{
-    LossOutput, LossPlan, LossPlanError, LossTerm, SampleWeighting, TeacherTarget, TermKind, distillation_loss,
+    LossOutput, LossPlan, LossPlanError, LossTerm, Needs, SampleWeighting, TeacherTarget, TermKind, distillation_loss,
 };

@@ -61,6 +61,17 @@ pub enum SampleWeighting {
     TruthOnly,
 }
 
+/// What a loss reads: loader, checks and plan fetch this and nothing else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Needs {
+    /// The teacher's mask logits and predicted IoU of every sample.
+    pub teacher_masks: bool,
+    /// The annotated mask of every sample.
+    pub truth: bool,
+    /// Features of the student at these taps.
+    pub taps: Vec<String>,
+}
+
 /// A loss that means nothing.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -204,9 +215,14 @@ impl LossPlan {
         &self.terms
     }
 
-    /// Whether [`distillation_loss`] needs a teacher's answers for this plan.
-    pub fn needs_teacher(&self) -> bool {
-        self.weighting != SampleWeighting::TruthOnly
+    /// What has to be fetched for this plan.
+    pub fn needs(&self) -> Needs {
+        let has = |source| self.terms.iter().any(|term| term.kind.source() == source);
+        Needs {
+            teacher_masks: self.weighting != SampleWeighting::TruthOnly,
+            truth: has(TermSource::Truth) || has(TermSource::Neither),
+            taps: vec![],
+        }
     }
 }
 
@@ -224,7 +240,7 @@ pub fn distillation_loss(
     truth: MaskProbs,
 ) -> LossOutput {
     let teacher =
-        if plan.needs_teacher() { Some(teacher.expect("a plan with teacher terms has a teacher")) } else { None };
+        if plan.needs().teacher_masks { Some(teacher.expect("a plan with teacher terms has a teacher")) } else { None };
     let sums = MaskSums::new(plan.sharpness, student, teacher.map(|teacher| teacher.logits.clone()), truth);
     let alpha = teacher.map(|teacher| alpha(plan.weighting, teacher.predicted_iou.clone()));
 

@@ -28,7 +28,7 @@ fn expected(case: &GoldenCase, name: &str) -> Vec<f32> {
 fn loss(case: &GoldenCase, plan: &LossPlan) -> (LossOutput, Vec<f32>) {
     let student = floats::<4>(case, "student").require_grad();
     let teacher = TeacherTarget { logits: MaskLogits(floats(case, "teacher")), predicted_iou: floats(case, "score") };
-    let teacher = plan.needs_teacher().then_some(&teacher);
+    let teacher = plan.needs().teacher_masks.then_some(&teacher);
     let output = distillation_loss(plan, MaskLogits(student.clone()), teacher, MaskProbs(floats(case, "truth")));
     let gradient = student.grad(&output.total.backward()).expect("the total depends on the student");
     (output, values(gradient))

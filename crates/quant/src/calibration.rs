@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::Tensor;
-use sensei_graph::layer_graph::{Conv, LayerGraph, Node, Op};
+use sensei_graph::layer_graph::{Conv, LayerGraph, Node};
 use sensei_graph::steps::run_graph;
 use sensei_int8::grid::{ActivationGrid, WeightThreshold};
 use sensei_int8::model::{FloatConv, Int8Conv};
@@ -13,6 +13,7 @@ use crate::error::QuantError;
 use crate::fake_quant::FakeQuantStudent;
 use crate::folded::{FoldedStudent, check_finite, check_images, host_values, weight_tensor};
 use crate::gptq::{Rounding, reconstruct};
+use crate::grid_rule::grids;
 use crate::histogram::Histogram;
 use crate::lower::lower;
 use crate::thresholds::{ThresholdSearch, activation_grid, weight_threshold};
@@ -105,7 +106,7 @@ pub fn calibrate(
     if n_images == 0 {
         return Err(QuantError::NoImages);
     }
-    let is_conv = |name: &str| graph.nodes().iter().any(|node| node.name == name && matches!(node.op, Op::Conv(_)));
+    let is_conv = |name: &str| graph.nodes().iter().any(|node| node.name == name && node.op.conv().is_some());
     if let Some(name) = config.weight_bits_of.keys().find(|name| !is_conv(name)) {
         return Err(QuantError::NoSuchConv { name: name.clone() });
     }
@@ -114,7 +115,7 @@ pub fn calibrate(
     let mut convs = BTreeMap::new();
     let mut errors = BTreeMap::new();
     for (idx, node) in graph.nodes().iter().enumerate() {
-        let Op::Conv(conv) = &node.op else { continue };
+        let Some(conv) = node.op.conv() else { continue };
         let (calibrated, error) = calibrate_weights(student, idx, conv, config)?;
         convs.insert(idx, calibrated);
         if correct_here {
@@ -126,7 +127,8 @@ pub fn calibrate(
     for batch in batches {
         observe_batch(student, batch, &mut seen, &mut errors)?;
     }
-    let grids = grids(graph, &seen, config)?;
+    let grids =
+        grids(graph, config.output_bits, |idx, bits, signed| activation_grid(&seen[idx], bits, signed, config.method))?;
 
     for (&idx, conv) in &mut convs {
         let node = &graph.nodes()[idx];
@@ -147,14 +149,11 @@ pub fn calibrate(
 impl Calibration {
     /// The widths and signs of a calibration, with every threshold at 1 and no bias.
     pub(crate) fn without_images(graph: &LayerGraph, config: &CalibrationConfig) -> Self {
-        let last = graph.nodes().len() - 1;
-        let mut grids: Vec<ActivationGrid> = Vec::with_capacity(graph.nodes().len());
+        let grids = grids(graph, config.output_bits, |_, bits, signed| ActivationGrid::new(bits, signed, 0));
+        let grids = grids.expect("bits of a configuration");
         let mut convs = BTreeMap::new();
         for (idx, node) in graph.nodes().iter().enumerate() {
-            let bits = if idx == last { config.output_bits } else { 8 };
-            let signed = is_signed(&node.op, node.inputs.first().map(|&input| grids[input]));
-            grids.push(ActivationGrid::new(bits, signed, 0).expect("bits of a configuration"));
-            if let Op::Conv(conv) = &node.op {
+            if let Some(conv) = node.op.conv() {
                 let one = WeightThreshold::at_least(1.0).expect("a threshold of the grid");
                 let thresholds = vec![one; conv.shape.out_channels];
                 let (weight_bits, bias) = (config.weight_bits_of(&node.name), vec![0.0; conv.shape.out_channels]);
@@ -166,17 +165,6 @@ impl Calibration {
         }
         let node = |grid| NodeCalibration { grid, seen: Histogram::default(), saturated: 0 };
         Self { nodes: grids.into_iter().map(node).collect(), convs, n_images: 0, clamped_thresholds: 0 }
-    }
-}
-
-/// Whether an operator's output is signed, by the rules of [`calibrate`].
-fn is_signed(op: &Op, first_input: Option<ActivationGrid>) -> bool {
-    let of_input = first_input.is_some_and(ActivationGrid::signed);
-    match op {
-        Op::Input | Op::Add => true,
-        Op::Conv(conv) => !conv.relu,
-        Op::Sigmoid => false,
-        Op::Upsample2x(_) | Op::GlobalAveragePool | Op::ScaleChannels => of_input,
     }
 }
 
@@ -319,7 +307,7 @@ fn observe_batch(
     let input = ops::to_internal(batch.clone().inner());
     observe(0, &input);
     run_graph(student.graph(), input, |idx, node, inputs| {
-        if let (Some(error), Op::Conv(conv)) = (errors.get_mut(&idx), &node.op) {
+        if let (Some(error), Some(conv)) = (errors.get_mut(&idx), node.op.conv()) {
             let difference = ops::to_nchw(ops::conv2d(inputs[0].clone(), error.weight.clone(), None, &conv.shape));
             let [n_images, channels, height, width] = difference.dims();
             let pixels = height * width;
@@ -335,36 +323,6 @@ fn observe_batch(
     failed.map_or(Ok(()), Err)
 }
 
-/// The grid of every node, by the rules of [`calibrate`].
-fn grids(
-    graph: &LayerGraph,
-    seen: &[Histogram],
-    config: &CalibrationConfig,
-) -> Result<Vec<ActivationGrid>, QuantError> {
-    let last = graph.nodes().len() - 1;
-    let mut grids: Vec<ActivationGrid> = Vec::with_capacity(seen.len());
-    for (idx, node) in graph.nodes().iter().enumerate() {
-        let first_input = node.inputs.first().map(|&input| grids[input]);
-        let fixed = match node.op {
-            Op::Input => Some(ActivationGrid::SIGNED_PIXELS),
-            Op::Upsample2x(_) => first_input,
-            _ => None,
-        };
-        if let Some(grid) = fixed {
-            grids.push(grid);
-            continue;
-        }
-        let signed = is_signed(&node.op, first_input);
-        let bits = if idx == last { config.output_bits } else { 8 };
-        let grid = match &node.op {
-            Op::Sigmoid => ActivationGrid::new(bits, signed, 0),
-            _ => activation_grid(&seen[idx], bits, signed, config.method),
-        };
-        grids.push(grid.map_err(|source| QuantError::Grid { node: node.name.clone(), source })?);
-    }
-    Ok(grids)
-}
-
 /// Runs the quantized network on the images.
 fn count_saturated(
     student: &FoldedStudent,
@@ -376,7 +334,7 @@ fn count_saturated(
     let quantized = FakeQuantStudent::new(graph, model, student.device())?;
     for batch in batches {
         quantized.forward_observed(batch.clone(), |idx, real, _| {
-            let relu = matches!(&graph.nodes()[idx].op, Op::Conv(conv) if conv.relu);
+            let relu = graph.nodes()[idx].op.conv().is_some_and(|conv| conv.relu);
             let node = &mut calibration.nodes[idx];
             node.saturated += saturated(&host_values(real.clone()), node.grid, relu);
         });

@@ -3,10 +3,9 @@
 use std::fmt::Write;
 
 use burn::tensor::Tensor;
-use sensei_graph::layer_graph::Op;
 use sensei_int8::grid::ActivationGrid;
 use sensei_int8::interpreter::{IntTensor, Interpreter};
-use sensei_int8::model::{Int8Node, Int8Op};
+use sensei_int8::model::{Int8Conv, Int8Node};
 
 use crate::calibration::saturated;
 use crate::error::QuantError;
@@ -133,7 +132,7 @@ pub fn compare_layers(
         let mut integers: Vec<Option<IntTensor>> = vec![None; sums.len()];
         fake.forward_observed(image, |idx, real, rounded| {
             let node = &model.nodes()[idx];
-            let relu = matches!(&graph.nodes()[idx].op, Op::Conv(conv) if conv.relu);
+            let relu = graph.nodes()[idx].op.conv().is_some_and(|conv| conv.relu);
             let rounded = host_values(rounded.clone());
             sums[idx].saturated += saturated(&host_values(real.clone()), node.grid, relu);
             sums[idx].add_floats(&floats[idx], &rounded);
@@ -186,11 +185,10 @@ impl Sums {
     }
 
     fn comparison(&self, node: &Int8Node) -> LayerComparison {
-        let weight_bits = if let Int8Op::Conv(conv) = &node.op { Some(conv.weight_bits()) } else { None };
         LayerComparison {
             name: node.name.clone(),
             grid: node.grid,
-            weight_bits,
+            weight_bits: node.op.conv().map(Int8Conv::weight_bits),
             values: self.values,
             sqnr_db: decibels(self.signal, self.noise),
             max_abs_diff: self.max_abs_diff,

@@ -1,6 +1,6 @@
 //! Moving scale from one convolution to the next across a ReLU, so that shared grids fit all channels.
 
-use sensei_graph::layer_graph::{Conv, LayerGraph, Op};
+use sensei_graph::layer_graph::{Conv, LayerGraph};
 use sensei_student::fold::FoldedWeights;
 
 use burn::tensor::Tensor;
@@ -48,9 +48,9 @@ pub fn pairs(graph: &LayerGraph) -> Vec<Pair> {
         while nodes[at].op.upsampling().is_some() {
             at = only_reader(at)?;
         }
-        matches!(nodes[at].op, Op::Conv(_)).then_some(Pair { first, second: at })
+        nodes[at].op.conv().map(|_| Pair { first, second: at })
     };
-    let ends_in_relu = |idx: &usize| matches!(&nodes[*idx].op, Op::Conv(conv) if conv.relu);
+    let ends_in_relu = |idx: &usize| nodes[*idx].op.conv().is_some_and(|conv| conv.relu);
     (0..nodes.len()).filter(ends_in_relu).filter_map(second).collect()
 }
 
@@ -148,7 +148,7 @@ impl<'a> Scaled<'a> {
     }
 
     fn conv(&self, idx: usize) -> (&Conv, &[f64]) {
-        let Op::Conv(conv) = &self.graph.nodes()[idx].op else { panic!("node {idx}: pairs are of convolutions") };
+        let conv = self.graph.nodes()[idx].op.conv().expect("pairs are of convolutions");
         (conv, &self.convs[idx].as_ref().expect("convolutions have weights").0)
     }
 

@@ -61,6 +61,16 @@ pub enum QuantError {
         /// The narrow width.
         bits: u8,
     },
+    /// Trained thresholds that are not those of a network.
+    #[error("thresholds {name}: expected {expected}, found {found}")]
+    Thresholds {
+        /// Whose.
+        name: String,
+        /// What the network has.
+        expected: String,
+        /// What was given.
+        found: String,
+    },
     /// An integer model of another network.
     #[error("{model}: expected the nodes of the network it is compared with, found others from node {node_idx} on")]
     OtherNetwork {

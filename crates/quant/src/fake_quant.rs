@@ -1,11 +1,15 @@
 //! The integer network in floating point: what it computes on a device, and what training can see of rounding.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use sensei_graph::layer_graph::{Conv, LayerGraph, Op};
+use sensei_graph::layer_graph::{Conv, LayerGraph};
 use sensei_graph::steps::run_graph;
 use sensei_int8::grid::ActivationGrid;
-use sensei_int8::model::{Int8Conv, Int8Model, Int8Op};
+use sensei_int8::model::{Int8Conv, Int8Model};
+use sensei_student::features::{Features, taps};
 use sensei_student::student::without_weights;
+use sensei_tensor::network::{
+    BatchStats, Inputs, NamedWeights, Network, NetworkError, Outputs, ParameterGroup, Pass, Tap,
+};
 use sensei_tensor::ops;
 
 use crate::error::QuantError;
@@ -35,6 +39,7 @@ pub struct FakeQuantStudent {
     graph: LayerGraph,
     model: Int8Model,
     convs: Vec<Option<IntegerConv>>,
+    device: Device,
 }
 
 /// A convolution whose weights are integers.
@@ -57,14 +62,12 @@ impl FakeQuantStudent {
         }
         let device = device.clone().inner();
         let nodes = model.nodes();
-        let conv = |idx: usize| match (&nodes[idx].op, &graph.nodes()[idx].op) {
-            (Int8Op::Conv(int8), Op::Conv(conv)) => {
-                Some(IntegerConv::new(int8, conv, nodes[nodes[idx].inputs[0]].grid, &device))
-            }
-            _ => None,
+        let conv = |idx: usize| {
+            let (int8, conv) = (nodes[idx].op.conv()?, graph.nodes()[idx].op.conv()?);
+            Some(IntegerConv::new(int8, conv, nodes[nodes[idx].inputs[0]].grid, &device))
         };
         let convs = (0..nodes.len()).map(conv).collect();
-        Ok(Self { graph: graph.clone(), convs, model })
+        Ok(Self { graph: graph.clone(), convs, model, device })
     }
 
     /// The integers it stands for.
@@ -96,13 +99,66 @@ impl FakeQuantStudent {
         };
         let input = round(0, ops::to_internal(image.inner()));
         let output = run_graph(&self.graph, input, |idx, node, inputs| {
-            let real = match (&self.convs[idx], &node.op) {
-                (Some(integers), Op::Conv(conv)) => integers.apply(inputs, conv, batch),
-                (_, op) => without_weights(op, inputs),
+            let real = match self.convs[idx].as_ref().zip(node.op.conv()) {
+                Some((integers, conv)) => integers.apply(inputs, conv, batch),
+                None => without_weights(&node.op, inputs),
             };
             round(idx, real)
         });
         ops::to_nchw(output)
+    }
+}
+
+/// Nothing of it is trained: it has no groups, and [`Pass::Eval`] is its one pass.
+impl Network for FakeQuantStudent {
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn groups(&self) -> Vec<&ParameterGroup> {
+        vec![]
+    }
+
+    fn groups_mut(&mut self) -> Vec<&mut ParameterGroup> {
+        vec![]
+    }
+
+    fn tensors(&self, group: &str) -> NamedWeights {
+        panic!("tensors: an integer network has no group {group}")
+    }
+
+    fn set_tensors(&mut self, group: &str, _tensors: NamedWeights) -> Result<(), NetworkError> {
+        Err(NetworkError::NoSuchGroup { name: group.into(), groups: vec![] })
+    }
+
+    fn structure_digest(&self) -> String {
+        self.graph.digest()
+    }
+
+    fn min_train_batch(&self) -> usize {
+        self.graph.min_train_batch()
+    }
+
+    fn taps(&self) -> Vec<Tap> {
+        taps(&self.graph)
+    }
+
+    fn forward(&self, inputs: Inputs<'_>, pass: Pass) -> Result<Outputs, NetworkError> {
+        if pass != Pass::Eval {
+            return Err(NetworkError::Pass { network: "an integer network in floating point", pass });
+        }
+        let mut features = Features::new(&self.graph, inputs.taps)?;
+        let logits = self.forward_observed(inputs.images, |idx, _, rounded| features.see(idx, rounded));
+        Ok(features.outputs(logits, ops::to_nchw))
+    }
+
+    fn update_running_stats(&mut self, stats: &[BatchStats]) {
+        assert!(stats.is_empty(), "update_running_stats: an integer network has no batch norms");
+    }
+
+    fn to_device(&self, device: &Device) -> Box<dyn Network> {
+        let moved = Self::new(&self.graph, self.model.clone(), device);
+        Box::new(moved.expect("a model that fitted its network still does"))
     }
 }
 

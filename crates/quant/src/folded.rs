@@ -1,11 +1,11 @@
 //! A float network with its batch norms folded into the convolutions: what is quantized.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use sensei_graph::layer_graph::{Conv, LayerGraph, Node, Op};
+use sensei_graph::layer_graph::{Conv, LayerGraph, Node};
 use sensei_graph::steps::run_graph;
 use sensei_student::fold::{FoldedWeights, fold_batch_norm};
 use sensei_student::student::without_weights;
-use sensei_student::weights::NamedWeights;
+use sensei_tensor::network::NamedWeights;
 use sensei_tensor::ops;
 
 use crate::error::QuantError;
@@ -37,8 +37,7 @@ impl FoldedStudent {
         }
         let device = device.clone().inner();
         let to_device = |idx: usize, node: &Node| {
-            let Op::Conv(conv) = &node.op else { return None };
-            let folded = &weights[&idx];
+            let (conv, folded) = (node.op.conv()?, &weights[&idx]);
             Some((weight_tensor(folded.weight.values.clone(), conv, &device), bias_tensor(&folded.bias, &device)))
         };
         let tensors = graph.nodes().iter().enumerate().map(|(idx, node)| to_device(idx, node)).collect();
@@ -74,7 +73,7 @@ impl FoldedStudent {
 
     /// The output of one node.
     pub(crate) fn node_output(&self, idx: usize, node: &Node, inputs: Vec<Tensor<4>>) -> Tensor<4> {
-        let Op::Conv(conv) = &node.op else { return without_weights(&node.op, inputs) };
+        let Some(conv) = node.op.conv() else { return without_weights(&node.op, inputs) };
         let [x] = <[_; 1]>::try_from(inputs).expect("a convolution has one input");
         let (weight, bias) = self.tensors[idx].clone().expect("convolution nodes have weights");
         if conv.relu {

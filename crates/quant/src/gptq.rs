@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::{Tensor, TensorData};
-use sensei_graph::layer_graph::{Conv, Node, Op};
+use sensei_graph::layer_graph::{Conv, Node};
 use sensei_graph::steps::run_graph;
 use sensei_int8::grid::ActivationGrid;
 use sensei_student::student::without_weights;
@@ -77,8 +77,8 @@ fn compute_node(
     convs: &mut BTreeMap<usize, ConvCalibration>,
     correct_bias: bool,
 ) -> Result<Vec<Activation>, QuantError> {
-    let integers = match &node.op {
-        Op::Conv(conv) => {
+    let integers = match node.op.conv() {
+        Some(conv) => {
             let (calibrated, input) =
                 (convs.get_mut(&idx).expect("convolutions are calibrated"), grids[node.inputs[0]]);
             round_conv(student, idx, conv, &inputs[0], calibrated, correct_bias);
@@ -86,7 +86,7 @@ fn compute_node(
             let int8 = integer_conv(node, conv, calibrated, input)?;
             Some((IntegerConv::new(&int8, conv, input, student.device()), conv))
         }
-        _ => None,
+        None => None,
     };
     let of_batch = |at: usize| {
         let all = |pick: fn(&Activation) -> &Tensor<4>| inputs.iter().map(|input| pick(&input[at]).clone()).collect();

@@ -1,27 +1,21 @@
 //! Quantization-aware training: a forward pass on the chip's grid whose weights and thresholds are trained.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use sensei_graph::layer_graph::{Conv, LayerGraph, Op};
-use sensei_graph::op::Upsampling;
+use sensei_graph::layer_graph::{Conv, LayerGraph};
 use sensei_graph::steps::run_graph;
 use sensei_int8::grid::{ActivationGrid, WeightThreshold};
-use sensei_student::student::{BatchStats, Parameter, Student, TrainForward, without_weights};
-use sensei_student::weights::{HostTensor, NamedWeights};
+use sensei_student::features::Features;
+use sensei_student::student::{Student, without_weights};
+use sensei_tensor::network::{
+    BatchStats, HostTensor, NamedWeights, NormStatistics, Outputs, Parameter, ParameterGroup, host_values,
+};
 use sensei_tensor::ops::{self, BATCH_NORM_EPSILON};
 
 use crate::calibration::{Calibration, CalibrationConfig, ConvCalibration, calibration_on};
 use crate::error::QuantError;
 use crate::fake_quant::fake_quantize;
 use crate::folded::FoldedStudent;
-
-/// Which statistics batch norms use while they are trained on the grid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NormStatistics {
-    /// The batch's. Weights are rounded as the running ones scale them, so that the grid does not move with each batch.
-    Batch,
-    /// The running ones, unchanged: the network computes what the chip will.
-    Running,
-}
+use crate::grid_rule::GridRule;
 
 /// The thresholds of a network as trained values: base-2 logarithms.
 ///
@@ -36,7 +30,7 @@ pub struct Quantizers {
     activations: Vec<ActivationQuantizer>,
     /// Parameter and bits of each convolution's weights, by node.
     weights: Vec<Option<(usize, u8)>>,
-    parameters: Vec<Parameter>,
+    thresholds: ParameterGroup,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +43,9 @@ enum ActivationQuantizer {
     Trained { entry: usize, bits: u8, signed: bool },
 }
 
+/// The group of parameters that thresholds are.
+pub const THRESHOLDS: &str = "thresholds";
+
 /// Name of the parameter with the thresholds of all activations.
 const ACTIVATIONS: &str = "activations";
 
@@ -58,24 +55,26 @@ impl Quantizers {
         let mut activations: Vec<ActivationQuantizer> = Vec::with_capacity(graph.nodes().len());
         let mut log2_thresholds = vec![];
         for (node, calibrated) in graph.nodes().iter().zip(&calibration.nodes) {
-            activations.push(match node.op {
-                Op::Input | Op::Sigmoid => ActivationQuantizer::Fixed(calibrated.grid),
-                Op::Upsample2x(Upsampling::Nearest) => ActivationQuantizer::SameAs(node.inputs[0]),
-                Op::Upsample2x(Upsampling::Bilinear) => {
+            let input_signed = node.inputs.first().is_some_and(|&input| calibration.nodes[input].grid.signed());
+            activations.push(match GridRule::of(&node.op, input_signed) {
+                GridRule::Sensor | GridRule::Probability => ActivationQuantizer::Fixed(calibrated.grid),
+                GridRule::CopyOfInput => ActivationQuantizer::SameAs(node.inputs[0]),
+                GridRule::SameAsInput => {
                     let mut of_input = activations[node.inputs[0]];
                     while let ActivationQuantizer::SameAs(node) = of_input {
                         of_input = activations[node];
                     }
                     of_input
                 }
-                _ => {
+                GridRule::Chosen { signed } => {
                     log2_thresholds.push(calibrated.grid.log2_threshold() as f32);
-                    let (bits, signed) = (calibrated.grid.bits(), calibrated.grid.signed());
+                    let bits = calibrated.grid.bits();
                     ActivationQuantizer::Trained { entry: log2_thresholds.len() - 1, bits, signed }
                 }
             });
         }
-        let mut quantizers = Self { activations, weights: vec![None; graph.nodes().len()], parameters: vec![] };
+        let thresholds = ParameterGroup { name: THRESHOLDS.into(), parameters: vec![] };
+        let mut quantizers = Self { activations, weights: vec![None; graph.nodes().len()], thresholds };
         quantizers.push(ACTIVATIONS.into(), log2_thresholds, device);
         for (&idx, conv) in &calibration.convs {
             let log2_thresholds = conv.thresholds.iter().map(|threshold| threshold.value().log2() as f32).collect();
@@ -91,68 +90,65 @@ impl Quantizers {
     }
 
     fn push(&mut self, name: String, values: Vec<f32>, device: &Device) -> usize {
-        let shape = vec![values.len()];
-        let values = Tensor::from_data(TensorData::from(values.as_slice()), device);
-        let values = if device.is_autodiff() { values.require_grad() } else { values };
-        self.parameters.push(Parameter { name, shape, values });
-        self.parameters.len() - 1
+        self.thresholds.parameters.push(Parameter::new(name, HostTensor { shape: vec![values.len()], values }, device));
+        self.thresholds.parameters.len() - 1
     }
 
     /// The trained values.
-    pub fn parameters(&self) -> &[Parameter] {
-        &self.parameters
+    pub fn group(&self) -> &ParameterGroup {
+        &self.thresholds
     }
 
     /// The trained values, for an optimiser.
-    pub fn parameters_mut(&mut self) -> &mut [Parameter] {
-        &mut self.parameters
+    pub fn group_mut(&mut self) -> &mut ParameterGroup {
+        &mut self.thresholds
     }
 
     /// The trained values by name.
     pub fn to_named(&self) -> NamedWeights {
-        let named = self.parameters.iter().map(|parameter| {
-            (parameter.name.clone(), HostTensor { shape: parameter.shape.clone(), values: host(&parameter.values) })
-        });
-        named.collect()
+        self.thresholds.parameters.iter().map(|parameter| (parameter.name.clone(), parameter.to_host())).collect()
     }
 
     /// The same quantizers with other values.
     ///
     /// # Errors
     /// The first name that is missing, too much, of another length or not finite.
-    pub fn with_values(mut self, mut named: NamedWeights) -> Result<Self, String> {
-        for parameter in &mut self.parameters {
-            let (name, expected) = (&parameter.name, parameter.values.dims()[0]);
-            let tensor = named.remove(name).ok_or_else(|| format!("no thresholds {name}"))?;
-            if tensor.values.len() != expected {
-                return Err(format!("thresholds {name}: expected {expected} values, found {}", tensor.values.len()));
+    pub fn with_values(mut self, mut named: NamedWeights) -> Result<Self, QuantError> {
+        for parameter in &mut self.thresholds.parameters {
+            let (name, n_values) = (parameter.name.clone(), parameter.values.dims()[0]);
+            let expected = format!("{n_values} values");
+            let Some(tensor) = named.remove(&name) else {
+                return Err(QuantError::Thresholds { name, expected, found: "none".into() });
+            };
+            if tensor.values.len() != n_values {
+                let found = tensor.values.len().to_string();
+                return Err(QuantError::Thresholds { name, expected, found });
             }
             if let Some(found) = tensor.values.iter().find(|value| !value.is_finite()) {
-                return Err(format!("thresholds {name}: expected finite numbers, found {found}"));
+                let (expected, found) = ("finite numbers".into(), found.to_string());
+                return Err(QuantError::Thresholds { name, expected, found });
             }
             let device = parameter.values.device();
-            let values = Tensor::from_data(TensorData::from(tensor.values.as_slice()), &device);
-            parameter.values = if device.is_autodiff() { values.require_grad() } else { values };
+            let tensor = HostTensor { shape: parameter.shape.clone(), ..tensor };
+            *parameter = Parameter::new(name, tensor, &device);
         }
         match named.into_keys().next() {
-            Some(name) => Err(format!("unexpected thresholds {name}")),
+            Some(name) => {
+                let (expected, found) = ("no such thresholds in this network".into(), "some".into());
+                Err(QuantError::Thresholds { name, expected, found })
+            }
             None => Ok(self),
         }
     }
 
     /// The same quantizers on another device, with leaves of their own where it tracks gradients.
     pub fn to_device(&self, device: &Device) -> Self {
-        let mut moved = self.clone();
-        for parameter in &mut moved.parameters {
-            let values = parameter.values.clone().inner().to_device(&device.clone().inner());
-            parameter.values = if device.is_autodiff() { Tensor::from_inner(values).require_grad() } else { values };
-        }
-        moved
+        Self { thresholds: self.thresholds.to_device(device), ..self.clone() }
     }
 
     /// The grid of every node, as the thresholds are now.
     pub fn grids(&self) -> Vec<ActivationGrid> {
-        let log2_thresholds = host(&self.parameters[0].values);
+        let log2_thresholds = host_values(&self.thresholds.parameters[0].values);
         let mut grids: Vec<ActivationGrid> = Vec::with_capacity(self.activations.len());
         for quantizer in &self.activations {
             grids.push(match *quantizer {
@@ -176,37 +172,46 @@ impl Quantizers {
     ///
     /// # Panics
     /// If the student is of another network; and as [`Student::forward_train`].
-    pub fn forward_train(&self, student: &Student, image: Tensor<4>, statistics: NormStatistics) -> TrainForward {
+    pub fn forward_train(&self, student: &Student, image: Tensor<4>, statistics: NormStatistics) -> Outputs {
+        self.train(student, image, statistics, Features::none())
+    }
+
+    pub(crate) fn train(
+        &self,
+        student: &Student,
+        image: Tensor<4>,
+        statistics: NormStatistics,
+        mut features: Features,
+    ) -> Outputs {
         let image = if student.device().is_autodiff() { image.autodiff() } else { image };
         let grids = self.grids();
         let mut batch_stats = vec![];
         let output = run_graph(student.graph(), ops::to_internal(image), |idx, node, mut inputs| {
-            let real = match &node.op {
-                Op::Conv(conv) => {
+            let real = match node.op.conv() {
+                Some(conv) => {
                     let x = inputs.remove(0);
                     self.conv(student, idx, conv, x, statistics, &mut batch_stats)
                 }
-                op => without_weights(op, inputs),
+                None => without_weights(&node.op, inputs),
             };
-            match self.activations[idx] {
-                ActivationQuantizer::SameAs(_) => real,
-                quantizer => self.round(real, quantizer, grids[idx]),
-            }
+            let output = self.round(real, self.activations[idx], grids[idx]);
+            features.see(idx, &output);
+            output
         });
-        TrainForward { mask_logits: ops::to_nchw(output), batch_stats }
+        Outputs { norm_stats: batch_stats, ..features.outputs(ops::to_nchw(output), ops::to_nchw) }
     }
 
     fn round(&self, real: Tensor<4>, quantizer: ActivationQuantizer, grid: ActivationGrid) -> Tensor<4> {
-        let range = [grid.qmin() as f32, grid.qmax() as f32];
-        let step = match quantizer {
+        match quantizer {
+            ActivationQuantizer::SameAs(_) => real,
+            ActivationQuantizer::Fixed(_) => fake_quantize(real, grid),
             ActivationQuantizer::Trained { entry, .. } => {
-                let log2_threshold = self.parameters[0].values.clone().narrow(0, entry, 1);
+                let log2_threshold = self.thresholds.parameters[0].values.clone().narrow(0, entry, 1);
                 let log2_steps = grid.log2_threshold() - grid.log2_step();
-                with_gradient(vec![grid.step() as f32], log2_threshold - f64::from(log2_steps))
+                let step = with_gradient(vec![grid.step() as f32], log2_threshold - f64::from(log2_steps));
+                ops::round_to_grid(real, step, [grid.qmin() as f32, grid.qmax() as f32])
             }
-            ActivationQuantizer::Fixed(_) | ActivationQuantizer::SameAs(_) => return fake_quantize(real, grid),
-        };
-        ops::round_to_grid(real, step, range)
+        }
     }
 
     fn conv(
@@ -261,9 +266,10 @@ impl Quantizers {
 
     fn rounded_weight(&self, idx: usize, weight: Tensor<4>) -> Tensor<4> {
         let (parameter, bits) = self.weights[idx].expect("convolution nodes have weight thresholds");
-        let log2_thresholds = self.parameters[parameter].values.clone();
+        let log2_thresholds = self.thresholds.parameters[parameter].values.clone();
         let half = f64::from(1_u32 << (bits - 1));
-        let steps = weight_thresholds(&host(&log2_thresholds)).map(|threshold| threshold.step(bits) as f32).collect();
+        let steps =
+            weight_thresholds(&host_values(&log2_thresholds)).map(|threshold| threshold.step(bits) as f32).collect();
         let steps = with_gradient(steps, log2_thresholds - half.log2());
         ops::round_to_grid(weight, steps, [-half as f32, half as f32 - 1.0])
     }
@@ -280,7 +286,7 @@ impl Quantizers {
     pub fn calibration(&self, student: &FoldedStudent, batches: &[Tensor<4>]) -> Result<Calibration, QuantError> {
         let convs = student.weights().iter().map(|(&idx, folded)| {
             let (parameter, weight_bits) = self.weights[idx].expect("convolution nodes have weight thresholds");
-            let thresholds = weight_thresholds(&host(&self.parameters[parameter].values)).collect();
+            let thresholds = weight_thresholds(&host_values(&self.thresholds.parameters[parameter].values)).collect();
             let bias = folded.bias.clone();
             let weights = folded.weight.values.clone();
             (idx, ConvCalibration { weights, thresholds, weight_bits, bias, clipped_weights: 0, raised_channels: 0 })
@@ -294,9 +300,9 @@ impl Quantizers {
     fn clamped_thresholds(&self) -> usize {
         let outside = |(idx, parameter): (usize, &Parameter)| {
             let (low, high) = if idx == 0 { ACTIVATION_LOG2 } else { WEIGHT_LOG2 };
-            host(&parameter.values).into_iter().filter(|log2| *log2 < low || *log2 > high).count()
+            host_values(&parameter.values).into_iter().filter(|log2| *log2 < low || *log2 > high).count()
         };
-        self.parameters.iter().enumerate().map(outside).sum()
+        self.thresholds.parameters.iter().enumerate().map(outside).sum()
     }
 }
 
@@ -315,10 +321,6 @@ fn with_gradient(values: Vec<f32>, logarithms: Tensor<1>) -> Tensor<1> {
     let values = Tensor::from_data(TensorData::from(values.as_slice()), &real.device());
     // `real - real` is 0 with the gradient of `real`.
     values + (real.clone() - real.detach())
-}
-
-fn host(values: &Tensor<1>) -> Vec<f32> {
-    values.clone().inner().try_to_vec_as::<f32>().expect("a tensor that its device can read back")
 }
 
 /// Ends of the chip's thresholds, as logarithms; a weight's is rounded up from here.

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use burn::tensor::Tensor;
-use sensei_graph::layer_graph::Op;
 use sensei_tensor::ops;
 
 use crate::calibration::{Calibration, CalibrationConfig, calibrate};
@@ -161,7 +160,7 @@ pub fn sensitivity(
     let mut report = SensitivityReport { narrow_bits, base: error(&wide)?, convs: vec![], n_images };
     for (idx, node) in graph.nodes().iter().enumerate() {
         let weight_bits = config.weight_bits_of(&node.name);
-        if !matches!(node.op, Op::Conv(_)) || weight_bits <= narrow_bits {
+        if node.op.conv().is_none() || weight_bits <= narrow_bits {
             continue;
         }
         let mut one = wide.clone();

@@ -127,7 +127,7 @@ pub fn weight_threshold(
     let limit = 1_i32 << (weight_bits - 1);
     let cost = |threshold: WeightThreshold| match search {
         ThresholdSearch::Kl => divergence_of_many(&histogram, threshold.step(weight_bits), -limit, limit - 1),
-        _ => weight_error(weights, threshold, weight_bits),
+        ThresholdSearch::MinMax | ThresholdSearch::Mse => weight_error(weights, threshold, weight_bits),
     };
     let mut best = (covering, cost(covering));
     for octave in 0..WEIGHT_OCTAVES {

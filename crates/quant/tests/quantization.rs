@@ -17,12 +17,13 @@ use sensei_quant::fake_quant::{FakeQuantStudent, fake_quantize};
 use sensei_quant::folded::FoldedStudent;
 use sensei_quant::gptq::Rounding;
 use sensei_quant::lower::lower;
-use sensei_quant::qat::{NormStatistics, Quantizers};
+use sensei_quant::qat::Quantizers;
 use sensei_quant::sensitivity::sensitivity;
 use sensei_quant::thresholds::ThresholdSearch;
 use sensei_student::student::Student;
 use sensei_student::unet::UnetConfig;
-use sensei_student::weights::NamedWeights;
+use sensei_tensor::network::NamedWeights;
+use sensei_tensor::network::NormStatistics;
 use sensei_testing::{golden, relative_l2};
 
 /// Noise of a third of the signal. Untrained networks add up their rounding undamped: 12 to 20 dB are usual here.
@@ -418,7 +419,7 @@ fn check_training_on_the_grid(graph: &LayerGraph) {
         let fake = FakeQuantStudent::new(graph, model, &Device::flex()).expect("a model of this network");
         let held_out = images(4, 32, 9);
         let expected = values(fake.forward(held_out.clone()));
-        let found = quantizers.forward_train(&student, held_out.clone(), NormStatistics::Running).mask_logits;
+        let found = quantizers.forward_train(&student, held_out.clone(), NormStatistics::Running).masks.0;
         let float = values(folded.forward(held_out, |_, output| output));
         (relative_l2(&values(found.inner()), &expected), relative_l2(&expected, &float))
     };
@@ -457,15 +458,15 @@ fn check_statistics_of_the_batch(graph: &LayerGraph) {
         Quantizers::new(graph, &calibrate(&folded, &[images(6, 32, 5)], &MSE).expect("ordinary images"), &device);
     let plain = student.forward_train(images(6, 32, 5));
     let on_grid = quantizers.forward_train(&student, images(6, 32, 5), NormStatistics::Batch);
-    assert_eq!(plain.batch_stats.len(), on_grid.batch_stats.len());
-    for (plain, on_grid) in plain.batch_stats.iter().zip(&on_grid.batch_stats) {
+    assert_eq!(plain.norm_stats.len(), on_grid.norm_stats.len());
+    for (plain, on_grid) in plain.norm_stats.iter().zip(&on_grid.norm_stats) {
         assert_eq!(plain.norm, on_grid.norm);
         let (plain, on_grid) = (values1(&plain.variance), values1(&on_grid.variance));
         assert!(relative_l2(&on_grid, &plain) < 0.1, "eight bits change little: {}", relative_l2(&on_grid, &plain));
     }
     // Every weight, scale and threshold that is used has a gradient.
-    let mut found = (on_grid.mask_logits.clone() * on_grid.mask_logits).mean().backward();
-    for parameter in student.parameters().iter().chain(quantizers.parameters()) {
+    let mut found = (on_grid.masks.0.clone() * on_grid.masks.0).mean().backward();
+    for parameter in student.parameters().iter().chain(&quantizers.group().parameters) {
         let gradient = parameter.values.grad_remove(&mut found).unwrap_or_else(|| panic!("{}", parameter.name));
         let gradient = values1(&gradient);
         assert!(gradient.iter().any(|value| *value != 0.0) && gradient.iter().all(|value| value.is_finite()));

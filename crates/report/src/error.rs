@@ -15,22 +15,22 @@ pub enum ReportPageError {
     /// Scores that cannot be used.
     #[error(transparent)]
     Scores(#[from] ReportError),
-    /// A file, or a line of one, that is not the JSON it should be.
-    #[error("{}:{line}: not what the file's name says", path.display())]
-    Json {
-        /// The file.
+    /// A file that is not what its name says.
+    #[error("{}: not {what}", path.display())]
+    Content {
+        /// The file; of a file of lines with the line behind it.
         path: PathBuf,
-        /// The line, from 1.
-        line: usize,
-        /// Why.
+        /// What it should be.
+        what: &'static str,
+        /// Why not.
         source: serde_json::Error,
     },
 }
 
 impl ReportPageError {
-    /// For `map_err`: line `line` of the file is broken.
-    pub(crate) fn not_json(path: &Path, line: usize) -> impl FnOnce(serde_json::Error) -> Self {
+    /// For `map_err`: the file is not `what`.
+    pub(crate) fn not(path: &Path, what: &'static str) -> impl FnOnce(serde_json::Error) -> Self {
         let path = path.to_path_buf();
-        move |source| Self::Json { path, line, source }
+        move |source| Self::Content { path, what, source }
     }
 }

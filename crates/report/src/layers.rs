@@ -62,7 +62,7 @@ pub struct Distribution {
 /// If the file cannot be written.
 pub fn write_rows(path: &Path, rows: &[LayerRow]) -> Result<(), ReportPageError> {
     let lines = rows.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>();
-    let lines = lines.map_err(ReportPageError::not_json(path, 1))?;
+    let lines = lines.map_err(ReportPageError::not(path, "a layer report"))?;
     Ok(write_whole(path, format!("[\n{}\n]\n", lines.join(",\n")).as_bytes())?)
 }
 
@@ -72,7 +72,7 @@ pub fn write_rows(path: &Path, rows: &[LayerRow]) -> Result<(), ReportPageError>
 /// If the file cannot be read or is something else.
 pub fn read_rows(path: &Path) -> Result<Vec<LayerRow>, ReportPageError> {
     let text = fs::read_to_string(path).map_err(FileError::io(path, "read"))?;
-    serde_json::from_str(&text).map_err(|source| ReportPageError::not_json(path, source.line())(source))
+    serde_json::from_str(&text).map_err(ReportPageError::not(path, "a layer report"))
 }
 
 /// What training on the grid changed, one line per node.

@@ -46,7 +46,7 @@ pub fn page(folder: &RunFolder) -> Result<String, ReportPageError> {
     let manifest = folder.package().join("manifest.json");
     if manifest.exists() {
         let manifest: Value =
-            serde_json::from_str(&read(&manifest)?).map_err(ReportPageError::not_json(&manifest, 1))?;
+            serde_json::from_str(&read(&manifest)?).map_err(ReportPageError::not(&manifest, "JSON"))?;
         let mut rows = String::new();
         for (key, value) in manifest.as_object().into_iter().flatten().filter(|(key, _)| *key != "scores") {
             let value = value.as_str().map_or_else(|| value.to_string(), String::from);
@@ -75,7 +75,9 @@ fn curves(path: &Path) -> Result<String, ReportPageError> {
     let events = read(path)?;
     let (mut losses, mut scores, mut rate) = (Vec::new(), Vec::new(), 0.0);
     for (idx, line) in events.lines().enumerate() {
-        let event: Value = serde_json::from_str(line).map_err(ReportPageError::not_json(path, idx + 1))?;
+        let event: Value = serde_json::from_str(line).map_err(|source| {
+            ReportPageError::not(&path.with_file_name(format!("events.jsonl:{}", idx + 1)), "JSON")(source)
+        })?;
         let number = |key: &str| event[key].as_f64();
         match event["event"].as_str() {
             Some("step") => {

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use sensei_answers::error::CacheError;
+use sensei_data::crop_rule::CropError;
 use sensei_data::dataset::DatasetError;
 use sensei_data::image_file::ImageError;
-use sensei_data::prompt::PromptError;
 
 use crate::selection::{LeftOutReason, SelectionError};
 
@@ -33,13 +33,13 @@ pub enum SampleError {
     /// The data set is not as large as a protocol's subset.
     #[error(transparent)]
     Selection(#[from] SelectionError),
-    /// A prompt could not be made from an annotation.
-    #[error("sample {annotation_id}: no prompt")]
-    Prompt {
+    /// An annotation gives no prompt, or its prompt no crop.
+    #[error("sample {annotation_id}: no crop")]
+    Crop {
         /// The annotation.
         annotation_id: u64,
         /// Why.
-        source: PromptError,
+        source: CropError,
     },
     /// The teacher cache has no usable answer.
     #[error("sample {annotation_id}: no teacher answer")]

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use sensei_data::crop::CropGeometry;
+use sensei_data::crop_rule::{Border, CropError, CropRule};
 use sensei_data::dataset::{Dataset, Instance};
 use sensei_data::geometry::PointInImage;
 use sensei_data::mask::Mask;
-use sensei_data::prompt::{Border, PromptError, PromptRule};
-use sensei_data::prompt_source::{Prompt, PromptSource};
+use sensei_data::prompt_source::{Prompt, PromptError, PromptSource};
 use sensei_data::sampling::subset;
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,7 @@ pub struct SelectionRules {
     /// What is given for an object.
     pub prompt: PromptSource,
     /// The crop that every student is shown, if it is fixed.
-    pub crop: Option<PromptRule>,
+    pub crop: Option<CropRule>,
     /// Which of the instances that the other rules let pass.
     pub subset: Subset,
     /// Annotations with a smaller `area` are left out, in square image pixels.
@@ -98,9 +98,9 @@ pub enum LeftOutReason {
 
 impl SelectionRules {
     /// The rules by which a student is trained, and scored in its run: prompted as it is trained to be, on all instances.
-    pub fn of_student(crop: PromptRule) -> Self {
+    pub fn of_student(crop: CropRule) -> Self {
         // A window that must lie around the object cannot be laid where there is none.
-        let is_strict = matches!(crop, PromptRule::CenterWindow { border: Border::Corrected, .. });
+        let is_strict = matches!(crop, CropRule::CenterWindow { border: Border::Corrected, .. });
         Self {
             prompt: crop.source(),
             crop: Some(crop),
@@ -163,7 +163,7 @@ impl SelectionRules {
         &self,
         instance: &Instance,
         mask: &Mask,
-    ) -> Result<(Prompt, Option<CropGeometry>), PromptError> {
+    ) -> Result<(Prompt, Option<CropGeometry>), CropError> {
         let prompt = self.prompt_of(instance, mask)?;
         Ok((prompt, self.crop.map(|crop| crop.crop(prompt, mask.size)).transpose()?))
     }
@@ -212,12 +212,12 @@ impl LeftOutReason {
     }
 }
 
-impl From<PromptError> for LeftOutReason {
-    fn from(error: PromptError) -> Self {
+impl From<CropError> for LeftOutReason {
+    fn from(error: CropError) -> Self {
         match error {
-            PromptError::TooSmall { .. } => Self::RoiTooSmall,
+            CropError::TooSmall { .. } => Self::RoiTooSmall,
             // A point in place of a box is what an empty mask has.
-            PromptError::EmptyMask | PromptError::NotABox { .. } => Self::EmptyTruth,
+            CropError::NoPrompt(PromptError::EmptyMask) | CropError::NotABox { .. } => Self::EmptyTruth,
             _ => Self::DegenerateRoi,
         }
     }

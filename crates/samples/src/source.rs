@@ -8,16 +8,16 @@ use sensei_answers::cache::Cache;
 use sensei_answers::record::TeacherRecord;
 use sensei_data::augment::{Augmentation, draw, sample_rng};
 use sensei_data::crop::{CropGeometry, crop_image, crop_mask};
+use sensei_data::crop_rule::CropRule;
 use sensei_data::dataset::Dataset;
 use sensei_data::image_file::{EncodedImage, ImageLimits, read_image};
-use sensei_data::prompt::PromptRule;
 use sensei_data::rle::Rle;
 use sensei_files::digest::hex;
 
 use crate::error::SampleError;
 use crate::selection::{LeftOut, LeftOutReason, SelectionRules};
 
-/// One split: its annotations, its images, the prompt rule and, where there is one, the teacher's answers.
+/// One split: its annotations, its images, the crop rule and, where there is one, the teacher's answers.
 pub struct SampleSource {
     /// Annotations and where the images lie.
     pub dataset: Dataset,
@@ -26,7 +26,7 @@ pub struct SampleSource {
     /// Which instances are used, and what is given for them.
     pub rules: SelectionRules,
     /// How a prompt becomes what the student sees.
-    pub crop: PromptRule,
+    pub crop: CropRule,
     /// What an image file may cost.
     pub limits: ImageLimits,
     /// The instances used, as indices into the data set, in the order of the annotation file.
@@ -83,7 +83,7 @@ impl SampleSource {
         dataset: Dataset,
         teacher: Option<Cache>,
         rules: SelectionRules,
-        crop: PromptRule,
+        crop: CropRule,
         limits: ImageLimits,
         choice: InstanceChoice,
     ) -> Result<Self, SampleError> {
@@ -205,7 +205,7 @@ impl SampleSource {
     fn reason_to_leave_out(&self, idx: usize, choice: InstanceChoice) -> Result<Option<LeftOutReason>, SampleError> {
         match self.prompted(idx, &self.mask(idx)?) {
             Ok(_) => {}
-            Err(SampleError::Prompt { source, .. }) => return Ok(Some(source.into())),
+            Err(SampleError::Crop { source, .. }) => return Ok(Some(source.into())),
             Err(error) => return Err(error),
         }
         let cached = || self.teacher.as_ref().is_some_and(|cache| cache.contains(self.annotation_id(idx)));
@@ -220,11 +220,11 @@ impl SampleSource {
     /// The crop for an instance's prompt, and the prompt's box (the annotated one, if it is a point).
     fn prompted(&self, instance_idx: usize, truth: &Rle) -> Result<(CropGeometry, [f64; 4]), SampleError> {
         let instance = &self.dataset.instances[instance_idx];
-        let no_prompt = |source| SampleError::Prompt { annotation_id: instance.id, source };
-        let prompt = self.rules.prompt_of(instance, &truth.to_mask()).map_err(no_prompt)?;
+        let no_crop = |source| SampleError::Crop { annotation_id: instance.id, source };
+        let prompt = self.rules.prompt_of(instance, &truth.to_mask()).map_err(|error| no_crop(error.into()))?;
         let size = self.dataset.images[instance.image_idx].size;
         let bbox = prompt.bbox().unwrap_or(instance.bbox);
-        Ok((self.crop.crop(prompt, size).map_err(no_prompt)?, bbox))
+        Ok((self.crop.crop(prompt, size).map_err(no_crop)?, bbox))
     }
 
     fn cut(

@@ -1,6 +1,7 @@
 //! Time of a training step of PicoSAM2 by our kernels and by burn's own operators, in one run:
 //! `against_burn [threads] [batch] [repeats]`. Forward and backward, without the optimiser; alternating; CPU time of all
 //! threads beside wall time, since other programs disturb it less.
+#![expect(clippy::disallowed_methods, reason = "a program that measures")]
 #![allow(clippy::print_stdout, reason = "a program")]
 
 use std::hint::black_box;
@@ -27,7 +28,7 @@ fn main() {
     let student = Student::new(UnetConfig::picosam2().graph().expect("a published setting"), 1, &device);
     let image = Tensor::<4>::random([batch, 3, 96, 96], Distribution::Uniform(-1.0, 1.0), &device.inner());
     type Forward = fn(&Student, Tensor<4>) -> Tensor<4>;
-    let fast: Forward = |student, image| student.forward_train(image).mask_logits;
+    let fast: Forward = |student, image| student.forward_train(image).masks.0;
     let mut least = [[f64::INFINITY; 4]; 2];
     for _ in 0..repeats {
         for (least, forward) in least.iter_mut().zip([fast, paths::portable_forward_train as Forward]) {

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::weights::{HostTensor, NamedWeights, WeightsError, match_weights};
+use crate::weights::{WeightsError, match_weights};
 use sensei_graph::layer_graph::{Conv, LayerGraph, Node, Op};
+use sensei_tensor::network::{HostTensor, NamedWeights};
 use sensei_tensor::ops::BATCH_NORM_EPSILON;
 
 /// A convolution whose batch norm is in its weight and bias.
@@ -28,7 +29,7 @@ pub fn fold_batch_norm(graph: &LayerGraph, weights: &NamedWeights) -> Result<Fol
     let weights = match_weights(graph, weights, "weights")?;
     let mut folded = FoldedWeights::new();
     for (idx, node) in graph.nodes().iter().enumerate() {
-        let Op::Conv(conv) = &node.op else { continue };
+        let Some(conv) = node.op.conv() else { continue };
         let mut weight = weights[&format!("{}.weight", node.name)].clone();
         let given_bias = if conv.bias { Some(&weights[&format!("{}.bias", node.name)]) } else { None };
         let mut bias: Vec<f64> = match given_bias {

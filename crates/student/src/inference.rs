@@ -11,10 +11,11 @@ use sensei_kernels::separable::{FoldedSeparable, PackedSeparable, SeparableShape
 use sensei_tensor::ops::kernel_upsampling;
 
 use crate::fold::{FoldedConv, FoldedWeights, fold_batch_norm};
-use crate::weights::{NamedWeights, WeightsError};
+use crate::weights::WeightsError;
 use sensei_graph::layer_graph::{Conv, LayerGraph, Node, Op};
 use sensei_graph::op::{self, Upsampling};
 use sensei_graph::steps::{Step, StepKind, block_steps, merge_head, run_steps};
+use sensei_tensor::network::NamedWeights;
 
 /// The fastest way on the CPU from images to mask logits; made for scoring and for answering, not for training.
 pub struct InferenceStudent {
@@ -41,7 +42,7 @@ impl InferenceStudent {
     /// If a convolution is grouped but not depthwise, or depthwise with a stride; no network of the U-Net family is.
     pub fn new(graph: LayerGraph, weights: &NamedWeights) -> Result<Self, WeightsError> {
         let folded = fold_batch_norm(&graph, weights)?;
-        let mut steps = block_steps(&graph);
+        let mut steps = block_steps(&graph, &[]);
         let head = merge_head(&graph, &mut steps);
         let layers = steps.iter().map(|step| layer(&graph, &folded, step, head)).collect();
         Ok(Self { graph, steps, layers })
@@ -109,7 +110,7 @@ fn layer(graph: &LayerGraph, folded: &FoldedWeights, step: &Step, head: Option<u
         StepKind::Block { upsampling, depthwise, pointwise, merged } => {
             let [FoldedConv { weight: w1, bias: b1 }, FoldedConv { weight: w2, bias: b2 }] =
                 [&folded[&depthwise], &folded[&pointwise]];
-            let Op::Conv(conv) = &nodes[depthwise].op else { unreachable!("blocks are made of convolutions") };
+            let conv = nodes[depthwise].op.conv().expect("blocks are made of convolutions");
             let shape = SeparableShape {
                 depthwise: depthwise_shape(conv, nodes[depthwise].shape),
                 upsampling: upsampling.map(kernel_upsampling),
@@ -126,7 +127,7 @@ fn layer(graph: &LayerGraph, folded: &FoldedWeights, step: &Step, head: Option<u
             Layer::Block(Box::new(PackedSeparable::new(&shape, &weights, merged.map(pointwise), head.map(pointwise))))
         }
         StepKind::Node => {
-            let Op::Conv(conv) = &nodes[step.output].op else { return Layer::Other };
+            let Some(conv) = nodes[step.output].op.conv() else { return Layer::Other };
             let FoldedConv { weight, bias } = &folded[&step.output];
             let input = nodes[step.inputs[0]].shape;
             if conv.shape.groups == 1 {

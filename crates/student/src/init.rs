@@ -3,8 +3,8 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use crate::weights::{HostTensor, NamedWeights};
 use sensei_graph::layer_graph::{LayerGraph, TensorRole};
+use sensei_tensor::network::{HostTensor, NamedWeights};
 
 /// Fresh weights of a network.
 ///

@@ -1,30 +1,13 @@
 //! The training forward pass with convolutions in 16-bit floats, for devices that multiply those faster.
 
 use burn::tensor::{FloatDType, Tensor};
-
-use crate::student::{BatchStats, Student, TrainForward};
 use sensei_graph::layer_graph::{Conv, Op};
 use sensei_graph::steps::run_graph;
+use sensei_tensor::network::{BatchStats, HalfPrecision, Outputs};
 use sensei_tensor::ops::portable;
 
-/// The 16-bit format that convolutions compute in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HalfPrecision {
-    /// IEEE 754 half: 11 bits of precision, at most 65504; small gradients need a scaled loss.
-    F16,
-    /// The upper half of a 32-bit float: 8 bits of precision, the same range.
-    Bf16,
-}
-
-impl HalfPrecision {
-    /// Its type on a device.
-    pub fn dtype(self) -> FloatDType {
-        match self {
-            Self::F16 => FloatDType::F16,
-            Self::Bf16 => FloatDType::BF16,
-        }
-    }
-}
+use crate::features::Features;
+use crate::student::Student;
 
 impl Student {
     /// [`Student::forward_train`] with convolutions, additions and feature maps in 16 bits.
@@ -38,13 +21,17 @@ impl Student {
     ///
     /// # Panics
     /// If the device cannot compute in `half`, which `Device::supports_dtype` tells; and as [`Student::forward_train`].
-    pub fn forward_train_mixed(&self, image: Tensor<4>, half: HalfPrecision) -> TrainForward {
+    pub fn forward_train_mixed(&self, image: Tensor<4>, half: HalfPrecision) -> Outputs {
+        self.train_mixed(image, half, Features::none())
+    }
+
+    pub(crate) fn train_mixed(&self, image: Tensor<4>, half: HalfPrecision, mut features: Features) -> Outputs {
         let image = if self.device().is_autodiff() { image.autodiff() } else { image };
         let half = half.dtype();
         let mut batch_stats = Vec::with_capacity(self.n_norms());
         let output = run_graph(self.graph(), image.cast(half), |idx, node, mut inputs| {
             let x = inputs.remove(0);
-            match &node.op {
+            let output = match &node.op {
                 Op::Input => x,
                 Op::Conv(conv) => self.conv_mixed(idx, conv, x, half, &mut batch_stats),
                 Op::Upsample2x(upsampling) => portable::upsample_2x(x, *upsampling),
@@ -52,9 +39,12 @@ impl Student {
                 Op::Sigmoid => portable::sigmoid(x.cast(FloatDType::F32)).cast(half),
                 Op::Add => portable::add(x, inputs.remove(0)),
                 Op::ScaleChannels => portable::scale_channels(x, inputs.remove(0)),
-            }
+            };
+            features.see(idx, &output);
+            output
         });
-        TrainForward { mask_logits: output.cast(FloatDType::F32), batch_stats }
+        let to_f32 = |features: Tensor<4>| features.cast(FloatDType::F32);
+        Outputs { norm_stats: batch_stats, ..features.outputs(to_f32(output), to_f32) }
     }
 
     fn conv_mixed(

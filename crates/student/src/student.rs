@@ -1,55 +1,32 @@
 //! A network with weights on a device: forward pass, batch statistics, named weights in and out.
 
 use burn::tensor::{Device, Tensor, TensorData};
-
-use crate::init::initial_weights;
-use crate::weights::{HostTensor, NamedWeights, WeightsError, match_weights};
 use sensei_graph::layer_graph::{Conv, LayerGraph, Op};
 use sensei_graph::op::{ConvShape, Upsampling};
 use sensei_graph::steps::{Step, StepKind, block_steps, run_steps, single_steps};
+use sensei_tensor::network::{
+    BatchStats, HostTensor, Inputs, NamedWeights, Network, NetworkError, Outputs, Parameter, ParameterGroup, Pass, Tap,
+    host_values,
+};
 use sensei_tensor::ops::{self, BATCH_NORM_EPSILON, Block, BlockWeights, FoldedBlock, Skip, Statistics};
 use sensei_tensor::profile;
 
+use crate::features::{Features, taps};
+use crate::init::initial_weights;
+use crate::weights::{WeightsError, match_weights};
+
+/// The one group of a student: its weights.
+pub const WEIGHTS: &str = "weights";
+
 /// Share of the batch's statistics in the running ones, as in PyTorch.
 pub const BATCH_NORM_MOMENTUM: f64 = 0.1;
-
-/// A trained tensor, kept flat so that an optimiser sees one kind of tensor.
-#[derive(Debug, Clone)]
-pub struct Parameter {
-    /// PyTorch name.
-    pub name: String,
-    /// Its shape in the network.
-    pub shape: Vec<usize>,
-    /// The values, flat. On an autodiff device a leaf that requires its gradient; whoever replaces it keeps it so.
-    pub values: Tensor<1>,
-}
-
-/// Statistics of one batch norm over one batch, without autodiff.
-#[derive(Debug, Clone)]
-pub struct BatchStats {
-    /// PyTorch module path of the batch norm.
-    pub norm: String,
-    /// Mean of each channel, `[channels]`.
-    pub mean: Tensor<1>,
-    /// Unbiased variance of each channel, `[channels]`.
-    pub variance: Tensor<1>,
-}
-
-/// Output of [`Student::forward_train`].
-#[derive(Debug, Clone)]
-pub struct TrainForward {
-    /// Mask logits, `[batch, 1, height, width]`.
-    pub mask_logits: Tensor<4>,
-    /// One entry per batch norm, in node order.
-    pub batch_stats: Vec<BatchStats>,
-}
 
 /// A network and its weights on a device.
 #[derive(Debug, Clone)]
 pub struct Student {
     graph: LayerGraph,
     device: Device,
-    parameters: Vec<Parameter>,
+    weights: ParameterGroup,
     running: Vec<BatchStats>,
     layers: Vec<Option<ConvLayer>>,
 }
@@ -88,9 +65,8 @@ impl Student {
     /// All tensors, running statistics included.
     pub fn to_weights(&self) -> NamedWeights {
         let mut weights = NamedWeights::new();
-        for parameter in &self.parameters {
-            let values = host_values(&parameter.values);
-            weights.insert(parameter.name.clone(), HostTensor { shape: parameter.shape.clone(), values });
+        for parameter in &self.weights.parameters {
+            weights.insert(parameter.name.clone(), parameter.to_host());
         }
         for stats in &self.running {
             for (name, tensor) in [("running_mean", &stats.mean), ("running_var", &stats.variance)] {
@@ -113,12 +89,12 @@ impl Student {
 
     /// The trained tensors, in the order of [`LayerGraph::tensors`].
     pub fn parameters(&self) -> &[Parameter] {
-        &self.parameters
+        &self.weights.parameters
     }
 
     /// The trained tensors, for an optimiser.
     pub fn parameters_mut(&mut self) -> &mut [Parameter] {
-        &mut self.parameters
+        &mut self.weights.parameters
     }
 
     /// Mask logits with the running statistics, without autodiff.
@@ -127,13 +103,29 @@ impl Student {
     /// - `image`: `[batch, 3, height, width]`, values `(pixel - 128) / 128`
     /// - output: `[batch, 1, height, width]`
     pub fn forward_eval(&self, image: Tensor<4>) -> Tensor<4> {
+        self.eval(image, &mut Features::none())
+    }
+
+    fn eval(&self, image: Tensor<4>, features: &mut Features) -> Tensor<4> {
         let image = image.inner();
-        let steps = self.steps(&image.device());
-        let output = run_steps(&self.graph, &steps, ops::to_internal(image), |step, inputs| match step.kind {
-            StepKind::Node => match &self.graph.nodes()[step.output].op {
-                Op::Conv(conv) => self.conv_eval(step.output, conv, one(inputs)),
-                op => without_weights(op, inputs),
-            },
+        let steps = self.steps(&image.device(), features.nodes());
+        let output = run_steps(&self.graph, &steps, ops::to_internal(image), |step, inputs| {
+            let output = self.step_eval(step, inputs);
+            features.see(step.output, &output);
+            output
+        });
+        ops::to_nchw(output)
+    }
+
+    fn step_eval(&self, step: &Step, inputs: Vec<Tensor<4>>) -> Tensor<4> {
+        match step.kind {
+            StepKind::Node => {
+                let op = &self.graph.nodes()[step.output].op;
+                match op.conv() {
+                    Some(conv) => self.conv_eval(step.output, conv, one(inputs)),
+                    None => without_weights(op, inputs),
+                }
+            }
             StepKind::Block { upsampling, depthwise, pointwise, merged } => {
                 let (x, skip) = self.block_inputs(inputs, merged, |parameter| self.flat(parameter).inner());
                 let (depthwise_weight, depthwise_bias) = self.folded(depthwise);
@@ -146,46 +138,58 @@ impl Student {
                 };
                 ops::block_eval(self.block(upsampling, depthwise, pointwise), x, weights, skip)
             }
-        });
-        ops::to_nchw(output)
+        }
     }
 
     /// Mask logits with the statistics of the batch, and those statistics; shapes as [`Student::forward_eval`].
     ///
     /// # Panics
     /// If a batch norm sees a single value per channel, which has no variance: [`LayerGraph::min_train_batch`].
-    pub fn forward_train(&self, image: Tensor<4>) -> TrainForward {
+    pub fn forward_train(&self, image: Tensor<4>) -> Outputs {
+        self.train(image, Features::none())
+    }
+
+    fn train(&self, image: Tensor<4>, mut features: Features) -> Outputs {
         let image = if self.device.is_autodiff() { image.autodiff() } else { image };
         let batch = image.dims()[0] as u64;
         let mut batch_stats = Vec::with_capacity(self.running.len());
-        let steps = self.steps(&image.device());
+        let steps = self.steps(&image.device(), features.nodes());
         let output = run_steps(&self.graph, &steps, ops::to_internal(image), |step, inputs| {
             let _timer = profile::layer(&self.step_name(step), 2 * batch * self.step_macs(step));
-            match step.kind {
-                StepKind::Node => match &self.graph.nodes()[step.output].op {
-                    Op::Conv(conv) => self.conv_train(step.output, conv, one(inputs), &mut batch_stats),
-                    op => without_weights(op, inputs),
-                },
-                StepKind::Block { upsampling, depthwise, pointwise, merged } => {
-                    let (x, skip) = self.block_inputs(inputs, merged, |parameter| self.flat(parameter));
-                    let (norm1, norm2) = (self.norm(depthwise), self.norm(pointwise));
-                    let weights = BlockWeights {
-                        depthwise: self.flat(self.layer(depthwise).weight),
-                        scale1: self.flat(norm1.scale),
-                        shift1: self.flat(norm1.shift),
-                        pointwise: self.flat(self.layer(pointwise).weight),
-                        scale2: self.flat(norm2.scale),
-                        shift2: self.flat(norm2.shift),
-                    };
-                    let block = self.block(upsampling, depthwise, pointwise);
-                    let (output, [stats1, stats2]) = ops::block_train(block, x, weights, skip);
-                    batch_stats.push(self.batch_stats(norm1, stats1));
-                    batch_stats.push(self.batch_stats(norm2, stats2));
-                    output
+            let output = self.step_train(step, inputs, &mut batch_stats);
+            features.see(step.output, &output);
+            output
+        });
+        Outputs { norm_stats: batch_stats, ..features.outputs(ops::to_nchw(output), ops::to_nchw) }
+    }
+
+    fn step_train(&self, step: &Step, inputs: Vec<Tensor<4>>, batch_stats: &mut Vec<BatchStats>) -> Tensor<4> {
+        match step.kind {
+            StepKind::Node => {
+                let op = &self.graph.nodes()[step.output].op;
+                match op.conv() {
+                    Some(conv) => self.conv_train(step.output, conv, one(inputs), batch_stats),
+                    None => without_weights(op, inputs),
                 }
             }
-        });
-        TrainForward { mask_logits: ops::to_nchw(output), batch_stats }
+            StepKind::Block { upsampling, depthwise, pointwise, merged } => {
+                let (x, skip) = self.block_inputs(inputs, merged, |parameter| self.flat(parameter));
+                let (norm1, norm2) = (self.norm(depthwise), self.norm(pointwise));
+                let weights = BlockWeights {
+                    depthwise: self.flat(self.layer(depthwise).weight),
+                    scale1: self.flat(norm1.scale),
+                    shift1: self.flat(norm1.shift),
+                    pointwise: self.flat(self.layer(pointwise).weight),
+                    scale2: self.flat(norm2.scale),
+                    shift2: self.flat(norm2.shift),
+                };
+                let block = self.block(upsampling, depthwise, pointwise);
+                let (output, [stats1, stats2]) = ops::block_train(block, x, weights, skip);
+                batch_stats.push(self.batch_stats(norm1, stats1));
+                batch_stats.push(self.batch_stats(norm2, stats2));
+                output
+            }
+        }
     }
 
     /// Moves the running statistics towards those of a batch by [`BATCH_NORM_MOMENTUM`].
@@ -207,32 +211,22 @@ impl Student {
     /// The same student on another device, with leaves of its own where that device tracks gradients.
     pub fn to_device(&self, device: &Device) -> Self {
         let plain = device.clone().inner();
-        let moved = |values: &Tensor<1>| values.clone().inner().to_device(&plain);
-        let parameters = self.parameters.iter().map(|parameter| {
-            let values = moved(&parameter.values);
-            let values = if device.is_autodiff() { Tensor::from_inner(values).require_grad() } else { values };
-            Parameter { values, ..parameter.clone() }
-        });
-        let running = self.running.iter().map(|stats| BatchStats {
-            norm: stats.norm.clone(),
-            mean: moved(&stats.mean),
-            variance: moved(&stats.variance),
-        });
         Self {
             graph: self.graph.clone(),
             device: device.clone(),
-            parameters: parameters.collect(),
-            running: running.collect(),
+            weights: self.weights.to_device(device),
+            running: self.running.iter().map(|stats| stats.to_device(&plain)).collect(),
             layers: self.layers.clone(),
         }
     }
 
     /// Puts matched weights on the device.
     fn assemble(graph: LayerGraph, mut weights: NamedWeights, device: &Device) -> Self {
+        let group = ParameterGroup { name: WEIGHTS.into(), parameters: vec![] };
         let mut student =
-            Self { device: device.clone(), parameters: vec![], running: vec![], layers: vec![], graph: graph.clone() };
+            Self { device: device.clone(), weights: group, running: vec![], layers: vec![], graph: graph.clone() };
         for node in graph.nodes() {
-            let Op::Conv(conv) = &node.op else {
+            let Some(conv) = node.op.conv() else {
                 student.layers.push(None);
                 continue;
             };
@@ -259,11 +253,9 @@ impl Student {
     }
 
     fn push_parameter(&mut self, name: String, weights: &mut NamedWeights) -> usize {
-        let HostTensor { shape, values } = take(weights, &name);
-        let values = Tensor::from_data(TensorData::from(values.as_slice()), &self.device);
-        let values = if self.device.is_autodiff() { values.require_grad() } else { values };
-        self.parameters.push(Parameter { name, shape, values });
-        self.parameters.len() - 1
+        let values = take(weights, &name);
+        self.weights.parameters.push(Parameter::new(name, values, &self.device));
+        self.weights.parameters.len() - 1
     }
 
     /// What a step is called in a profile: its convolutions, or its node.
@@ -290,8 +282,8 @@ impl Student {
     }
 
     /// Blocks where the device has an operator for them.
-    fn steps(&self, device: &Device) -> Vec<Step> {
-        if ops::has_blocks(device) { block_steps(&self.graph) } else { single_steps(&self.graph) }
+    fn steps(&self, device: &Device, stored: &[usize]) -> Vec<Step> {
+        if ops::has_blocks(device) { block_steps(&self.graph, stored) } else { single_steps(&self.graph) }
     }
 
     fn block(&self, upsampling: Option<Upsampling>, depthwise: usize, pointwise: usize) -> Block {
@@ -404,12 +396,11 @@ impl Student {
     }
 
     fn flat(&self, parameter: usize) -> Tensor<1> {
-        self.parameters[parameter].values.clone()
+        self.weights.parameters[parameter].values.clone()
     }
 
     fn conv(&self, idx: usize) -> &Conv {
-        let Op::Conv(conv) = &self.graph.nodes()[idx].op else { panic!("node {idx} is not a convolution") };
-        conv
+        self.graph.nodes()[idx].op.conv().unwrap_or_else(|| panic!("node {idx} is not a convolution"))
     }
 
     fn norm(&self, idx: usize) -> NormLayer {
@@ -421,6 +412,67 @@ impl Student {
     }
 }
 
+impl Network for Student {
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn groups(&self) -> Vec<&ParameterGroup> {
+        vec![&self.weights]
+    }
+
+    fn groups_mut(&mut self) -> Vec<&mut ParameterGroup> {
+        vec![&mut self.weights]
+    }
+
+    fn tensors(&self, group: &str) -> NamedWeights {
+        assert_eq!(group, WEIGHTS, "tensors: groups of a student");
+        self.to_weights()
+    }
+
+    fn set_tensors(&mut self, group: &str, tensors: NamedWeights) -> Result<(), NetworkError> {
+        if group != WEIGHTS {
+            return Err(NetworkError::NoSuchGroup { name: group.into(), groups: vec![WEIGHTS.into()] });
+        }
+        let student = Self::from_weights(self.graph.clone(), &tensors, &self.device);
+        *self = student.map_err(|error| NetworkError::Tensors { group: group.into(), source: error.into() })?;
+        Ok(())
+    }
+
+    fn structure_digest(&self) -> String {
+        self.graph.digest()
+    }
+
+    fn min_train_batch(&self) -> usize {
+        self.graph.min_train_batch()
+    }
+
+    fn taps(&self) -> Vec<Tap> {
+        taps(&self.graph)
+    }
+
+    fn forward(&self, inputs: Inputs<'_>, pass: Pass) -> Result<Outputs, NetworkError> {
+        let mut features = Features::new(&self.graph, inputs.taps)?;
+        Ok(match pass {
+            Pass::Train => self.train(inputs.images, features),
+            Pass::TrainMixed(half) => self.train_mixed(inputs.images, half, features),
+            Pass::TrainOnGrid(_) => return Err(NetworkError::Pass { network: "a student in floating point", pass }),
+            Pass::Eval => {
+                let logits = self.eval(inputs.images, &mut features);
+                features.outputs(logits, ops::to_nchw)
+            }
+        })
+    }
+
+    fn update_running_stats(&mut self, stats: &[BatchStats]) {
+        Student::update_running_stats(self, stats);
+    }
+
+    fn to_device(&self, device: &Device) -> Box<dyn Network> {
+        Box::new(Student::to_device(self, device))
+    }
+}
+
 /// Runs an operator that has no weights.
 ///
 /// # Panics
@@ -428,8 +480,7 @@ impl Student {
 pub fn without_weights(op: &Op, inputs: Vec<Tensor<4>>) -> Tensor<4> {
     match op {
         Op::Input | Op::Conv(_) => panic!("without_weights: expected an operator without weights, found {op:?}"),
-        Op::Upsample2x(Upsampling::Nearest) => ops::upsample_2x(one(inputs), Upsampling::Nearest),
-        Op::Upsample2x(Upsampling::Bilinear) => ops::upsample_2x(one(inputs), Upsampling::Bilinear),
+        Op::Upsample2x(upsampling) => ops::upsample_2x(one(inputs), *upsampling),
         Op::GlobalAveragePool => ops::global_average_pool(one(inputs)),
         Op::Sigmoid => ops::sigmoid(one(inputs)),
         Op::Add => two(inputs, ops::add),
@@ -449,8 +500,4 @@ fn two(inputs: Vec<Tensor<4>>, op: fn(Tensor<4>, Tensor<4>) -> Tensor<4>) -> Ten
 
 fn take(weights: &mut NamedWeights, name: &str) -> HostTensor {
     weights.remove(name).unwrap_or_else(|| panic!("{name}: matched weights have every tensor of the graph"))
-}
-
-fn host_values(tensor: &Tensor<1>) -> Vec<f32> {
-    tensor.clone().inner().try_to_vec_as::<f32>().expect("a tensor that its device can read back")
 }

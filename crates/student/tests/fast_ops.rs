@@ -250,7 +250,7 @@ fn a_map_that_is_read_again_is_not_added_to() {
 fn check_network(config: UnetConfig) {
     let student = Student::new(config.graph().expect("a valid setting"), 7, &device());
     let image = noise([2, 3, config.input_size, config.input_size]).inner();
-    let got = student.forward_train(image.clone()).mask_logits;
+    let got = student.forward_train(image.clone()).masks.0;
     let expected = paths::portable_forward_train(&student, image);
     assert_near("mask logits", &host(got.clone()), &host(expected.clone()), OPERATOR);
     let gradients = got.square().mean().backward();

@@ -6,7 +6,8 @@ use sensei_graph::steps::run_graph;
 use sensei_student::fold::{fold_batch_norm, fold_input_normalization};
 use sensei_student::student::without_weights;
 use sensei_student::unet::UnetConfig;
-use sensei_student::weights::{HostTensor, NamedWeights, WeightsError};
+use sensei_student::weights::WeightsError;
+use sensei_tensor::network::{HostTensor, NamedWeights};
 use sensei_tensor::ops;
 use sensei_testing::{GoldenCase, Tolerance, assert_close, golden};
 

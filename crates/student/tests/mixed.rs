@@ -1,9 +1,9 @@
 //! The 16-bit forward pass beside the 32-bit one.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use sensei_student::mixed::HalfPrecision;
 use sensei_student::student::Student;
 use sensei_student::unet::UnetConfig;
+use sensei_tensor::network::HalfPrecision;
 
 fn gradients(student: &Student, half: Option<HalfPrecision>) -> (Vec<f32>, Vec<f32>) {
     let side = student.graph().input_size();
@@ -13,10 +13,10 @@ fn gradients(student: &Student, half: Option<HalfPrecision>) -> (Vec<f32>, Vec<f
         Some(half) => student.forward_train_mixed(image, half),
         None => student.forward_train(image),
     };
-    assert_eq!(forward.mask_logits.dtype(), burn::tensor::DType::F32);
-    let logits = forward.mask_logits.clone().inner().try_to_vec_as::<f32>().expect("on the host");
+    assert_eq!(forward.masks.0.dtype(), burn::tensor::DType::F32);
+    let logits = forward.masks.0.clone().inner().try_to_vec_as::<f32>().expect("on the host");
     // Scaled, as training does: gradients of a mean over pixels are below the smallest 16-bit number.
-    let mut found = (forward.mask_logits.clone() * forward.mask_logits).mean().mul_scalar(4096.0).backward();
+    let mut found = (forward.masks.0.clone() * forward.masks.0).mean().mul_scalar(4096.0).backward();
     let each = student.parameters().iter().map(|parameter| {
         let gradient = parameter.values.grad_remove(&mut found).expect("a tracked leaf");
         gradient.try_to_vec_as::<f32>().expect("32-bit gradients of 32-bit weights")

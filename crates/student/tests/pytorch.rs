@@ -9,7 +9,7 @@ use sensei_graph::layer_graph::LayerGraph;
 use sensei_student::inference::InferenceStudent;
 use sensei_student::student::Student;
 use sensei_student::unet::UnetConfig;
-use sensei_student::weights::{HostTensor, NamedWeights};
+use sensei_tensor::network::{HostTensor, NamedWeights};
 use sensei_testing::{GoldenCase, Tolerance, assert_close, golden, relative_l2, workspace_root};
 
 const LOGITS: Tolerance = Tolerance { absolute: 1e-4, relative: 1e-4 };
@@ -78,7 +78,7 @@ fn check_small(case: &str, flavour: UnetConfig) {
         let distance = relative_l2(&gradient, &case.f32s(&format!("grad/{name}")));
         assert!(distance <= GRADIENT, "gradient of {name}: relative distance {distance:.2e}");
     }
-    let stats = student.forward_train(input).batch_stats;
+    let stats = student.forward_train(input).norm_stats;
     student.update_running_stats(&stats);
     let after = student.to_weights();
     for (name, expected) in weights_under(&case, "stats/") {
@@ -111,7 +111,7 @@ fn check_forward(case: &GoldenCase, student: &Student, input: Tensor<4>, target:
     let packed =
         InferenceStudent::new(student.graph().clone(), &student.to_weights()).expect("weights of this student");
     assert_close("packed logits", &packed.mask_logits(&values(input.clone())), &case.f32s("logits_eval"), LOGITS);
-    let logits = student.forward_train(input).mask_logits;
+    let logits = student.forward_train(input).masks.0;
     assert_close("logits_train", &values(logits.clone()), &case.f32s("logits_train"), LOGITS);
     let loss = bce_and_dice(logits, target);
     let (got, expected) = (f64::from(values(loss.clone())[0]), case.f64s("loss")[0]);

@@ -14,7 +14,7 @@ fn blocks_cover_the_repeated_parts_of_both_students() {
     for (config, n_merged) in [(UnetConfig::picosam2(), 4), (UnetConfig::picosam3(), 4), (bilinear, 4)] {
         let expected = if config.bilinear_upsampling { Upsampling::Bilinear } else { Upsampling::Nearest };
         let graph = config.graph().expect("a valid setting");
-        let steps = block_steps(&graph);
+        let steps = block_steps(&graph, &[]);
         let nodes = graph.nodes();
         let rest: Vec<&str> = steps
             .iter()

@@ -3,7 +3,10 @@
 //! It never sees data, files or a network's layout. Where a device has our kernels they compute; elsewhere the same functions
 //! are made of burn's own operators.
 
+#![warn(clippy::wildcard_enum_match_arm, reason = "a new operator is a compile error wherever it matters")]
+
 pub mod mask_sums;
 pub mod masks;
+pub mod network;
 pub mod ops;
 pub mod profile;

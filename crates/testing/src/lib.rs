@@ -17,6 +17,7 @@ pub fn workspace_root() -> PathBuf {
 ///
 /// # Panics
 /// In CI (`CI` is set), where a skipped test would go unnoticed.
+#[expect(clippy::disallowed_methods, reason = "tests are told by the environment where shared data is")]
 pub fn shared_dir(test: &str) -> Option<PathBuf> {
     let dir = match std::env::var_os("SENSEI_SHARED") {
         Some(dir) => PathBuf::from(dir),

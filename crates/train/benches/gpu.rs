@@ -1,15 +1,16 @@
 //! What `scripts/bench/gpu.sh` measures: `gpu train|eval wgpu|wgpu:software|cuda BATCH REPEATS [f16|bf16]` times training steps
 //! or forward passes of PicoSAM2 at 96 x 96 on a GPU. Every repeat ends with a value read back.
+#![expect(clippy::disallowed_methods, reason = "a program that measures")]
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program that measures")]
 
 use std::time::Instant;
 
 use burn::tensor::{Device, DeviceKind, Tensor, TensorData};
 use sensei_loss::{LossPlan, SampleWeighting, TeacherTarget, distillation_loss};
-use sensei_student::mixed::HalfPrecision;
 use sensei_student::student::Student;
 use sensei_student::unet::UnetConfig;
 use sensei_tensor::masks::{MaskLogits, MaskProbs};
+use sensei_tensor::network::HalfPrecision;
 use sensei_train::optimizer::{AdamW, AdamWConfig};
 
 fn main() {
@@ -63,12 +64,8 @@ fn train(device: &Device, batch: usize, repeats: usize, half: Option<HalfPrecisi
         };
         let teacher =
             TeacherTarget { logits: MaskLogits(logits.clone()), predicted_iou: Tensor::<1>::ones([batch], device) };
-        let loss = distillation_loss(
-            &plan,
-            MaskLogits(forward.mask_logits),
-            Some(&teacher),
-            MaskProbs(truth.clone().autodiff()),
-        );
+        let loss =
+            distillation_loss(&plan, MaskLogits(forward.masks.0), Some(&teacher), MaskProbs(truth.clone().autodiff()));
         let value: f32 = loss.total.clone().into_scalar();
         assert!(value.is_finite());
         // As training does: small 16-bit gradients are lost without a scale.
@@ -80,7 +77,7 @@ fn train(device: &Device, batch: usize, repeats: usize, half: Option<HalfPrecisi
         });
         let gradients = gradients.collect();
         optimizer.step(student.parameters_mut(), gradients, 3e-4);
-        student.update_running_stats(&forward.batch_stats);
+        student.update_running_stats(&forward.norm_stats);
         device.sync().unwrap();
         start.elapsed().as_secs_f64()
     };

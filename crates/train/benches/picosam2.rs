@@ -3,6 +3,7 @@
 //! `picosam2 infer THREADS BATCH REPEATS WEIGHTS [NETWORK]` the packed form of `picosam2`, or of `bilinear`, PicoSAM2 with bilinear
 //! upsampling;
 //! `picosam2 data ANNOTATIONS IMAGES DUMP N` the way from an image file to a training sample, on one thread.
+#![expect(clippy::disallowed_methods, reason = "a program that measures")]
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program that measures")]
 
 use std::path::Path;
@@ -13,9 +14,9 @@ use burn::tensor::{Device, Distribution, Tensor};
 use sensei_answers::cache::Cache;
 use sensei_answers::import::import_dump;
 use sensei_data::augment::Augmentation;
+use sensei_data::crop_rule::{Border, CropRule};
 use sensei_data::dataset::Dataset;
 use sensei_data::image_file::ImageLimits;
-use sensei_data::prompt::{Border, PromptRule};
 use sensei_graph::layer_graph::LayerGraph;
 use sensei_loss::{LossPlan, SampleWeighting, TeacherTarget, distillation_loss};
 use sensei_samples::selection::SelectionRules;
@@ -89,7 +90,7 @@ impl Training {
         let predicted_iou = Tensor::<1>::ones([self.image.dims()[0]], &self.device);
         let teacher = TeacherTarget { logits: MaskLogits(self.logits.clone().autodiff()), predicted_iou };
         let truth = MaskProbs(self.truth.clone().autodiff());
-        let loss = distillation_loss(&self.plan, MaskLogits(forward.mask_logits), Some(&teacher), truth);
+        let loss = distillation_loss(&self.plan, MaskLogits(forward.masks.0), Some(&teacher), truth);
         let value: f32 = loss.total.clone().into_scalar();
         assert!(value.is_finite());
         drop(span);
@@ -100,7 +101,7 @@ impl Training {
         let parameters = self.student.parameters();
         let gradients = parameters.iter().map(|parameter| parameter.values.grad_remove(&mut found).unwrap()).collect();
         self.optimizer.step(self.student.parameters_mut(), gradients, 3e-4);
-        self.student.update_running_stats(&forward.batch_stats);
+        self.student.update_running_stats(&forward.norm_stats);
         drop(span);
     }
 }
@@ -201,7 +202,7 @@ fn data(annotations: &str, images: &str, dump: &str, n_samples: usize) {
     let folder = std::env::temp_dir().join(format!("sensei-bench-{}", std::process::id()));
     let report = import_dump(Path::new(dump), &dataset, &folder).unwrap();
     let cache = Cache::open(&folder, &report.manifest.key).unwrap();
-    let prompt = PromptRule::Roi { padding: 0.1, grid: 96, border: Border::Reference };
+    let prompt = CropRule::Roi { padding: 0.1, grid: 96, border: Border::Reference };
     let limits = ImageLimits::default();
     let rules = SelectionRules::of_student(prompt);
     let source = SampleSource::new(dataset, Some(cache), rules, prompt, limits, InstanceChoice::Cached).unwrap();

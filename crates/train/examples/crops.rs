@@ -5,6 +5,7 @@
 //! For programs that are compared with ours (`scripts/bench/mct.sh`). ROI prompt, padding 0.1, border "reference", 96 x 96.
 //! OUT is a safetensors file: `inputs` (f32, `[n, 3, 96, 96]`, `(pixel - 128) / 128`) and, of `all`, `truth` (u8, `[n, 96,
 //! 96]`), `annotation_ids` (u64, `[n]`) and `int8_logits` (f32, `[n, 96, 96]`).
+#![expect(clippy::disallowed_methods, reason = "a program")]
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program for benchmarks")]
 
 use std::path::Path;
@@ -14,16 +15,15 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use sensei_answers::cache::Cache;
 use sensei_answers::import::import_dump;
+use sensei_data::crop_rule::{Border, CropRule};
 use sensei_data::dataset::Dataset;
 use sensei_data::image_file::ImageLimits;
-use sensei_data::prompt::{Border, PromptRule};
 use sensei_int8::interpreter::Interpreter;
 use sensei_int8::model_file::read_model;
 use sensei_samples::batch::HostBatch;
 use sensei_samples::selection::SelectionRules;
 use sensei_samples::source::{InstanceChoice, Sample, SampleSource};
-use sensei_train::quantization::calibration_batches;
-use sensei_train::tensors::input_tensor;
+use sensei_train::tensors::{input_tensor, random_inputs};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -35,7 +35,7 @@ fn main() {
     let path = folder.path().join("cache");
     let report = import_dump(Path::new(dump), &dataset, &path).unwrap();
     let cache = Cache::open(&path, &report.manifest.key).unwrap();
-    let prompt = PromptRule::Roi { padding: 0.1, grid: 96, border: Border::Reference };
+    let prompt = CropRule::Roi { padding: 0.1, grid: 96, border: Border::Reference };
     let rules = SelectionRules::of_student(prompt);
     let source =
         SampleSource::new(dataset, Some(cache), rules, prompt, ImageLimits::default(), InstanceChoice::Cached).unwrap();
@@ -44,7 +44,7 @@ fn main() {
     let mut push = |batch: burn::tensor::Tensor<4>| inputs.extend(batch.into_data().try_to_vec::<f32>().unwrap());
     match (what.as_str(), rest) {
         ("calibration", [n, seed]) => {
-            let batches = calibration_batches(&source, n.parse().unwrap(), seed.parse().unwrap()).unwrap();
+            let batches = random_inputs(&source, n.parse().unwrap(), seed.parse().unwrap()).unwrap();
             batches.into_iter().for_each(&mut push);
         }
         ("all", [model]) => {

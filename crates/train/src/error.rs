@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 
 use sensei_files::error::FileError;
-use sensei_quant::error::QuantError;
 use sensei_samples::error::SampleError;
-use sensei_student::weights::WeightsError;
+use sensei_tensor::network::NetworkError;
 
 /// A run that cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -39,12 +38,12 @@ pub enum TrainError {
         annotation_ids: Vec<u64>,
     },
     /// A checkpoint of another run.
-    #[error("{path}: checkpoint of {what} {found}, this run has {expected}")]
+    #[error("{path}: checkpoint of a run that differs in its {part}: expected {expected}, found {found}")]
     OtherCheckpoint {
         /// The checkpoint.
         path: PathBuf,
-        /// `plan` or `student`.
-        what: &'static str,
+        /// The part that differs: `network`, or one of [`RunDigests`](crate::run_digests::RunDigests).
+        part: &'static str,
         /// This run's digest.
         expected: String,
         /// The checkpoint's digest.
@@ -58,17 +57,34 @@ pub enum TrainError {
         /// What is wrong with it.
         problem: String,
     },
-    /// Weights that do not fit the student.
-    #[error("the weights do not fit the student")]
-    Weights {
-        /// Which and why.
-        source: Box<WeightsError>,
-    },
-    /// A student that cannot be put on the chip's grid.
-    #[error("the student cannot be quantized")]
-    Quantize {
+    /// A network that cannot do what the plan asks of it.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// A stage that cannot begin.
+    #[error("stage {stage}: cannot begin")]
+    Stage {
+        /// The stage.
+        stage: String,
         /// Why.
-        source: Box<QuantError>,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A stage that trains a group that the network does not have.
+    #[error("stage {stage}: trains {group:?}, expected one of the network's groups: {}", groups.join(", "))]
+    NoSuchGroup {
+        /// The stage.
+        stage: String,
+        /// The group.
+        group: String,
+        /// Those that there are.
+        groups: Vec<String>,
+    },
+    /// A stage that trains nothing.
+    #[error("stage {stage}: expected a group to train, found all frozen: {}", groups.join(", "))]
+    NothingTrained {
+        /// The stage.
+        stage: String,
+        /// The groups that there are.
+        groups: Vec<String>,
     },
     /// A file that cannot be read or written.
     #[error(transparent)]
@@ -82,16 +98,4 @@ pub enum TrainError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-}
-
-impl From<QuantError> for TrainError {
-    fn from(source: QuantError) -> Self {
-        TrainError::Quantize { source: Box::new(source) }
-    }
-}
-
-impl From<WeightsError> for TrainError {
-    fn from(source: WeightsError) -> Self {
-        TrainError::Weights { source: Box::new(source) }
-    }
 }

@@ -1,5 +1,6 @@
 //! What a run tells while it trains; one JSON object each in `events.jsonl`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -81,7 +82,7 @@ pub enum Event {
         step: u64,
         /// True if it was asked to stop before the last step.
         stopped: bool,
-        /// Digest of the resulting weights.
-        weights_digest: String,
+        /// Digest of the resulting tensors of each group of parameters.
+        digests: BTreeMap<String, String>,
     },
 }

@@ -1,7 +1,7 @@
 //! AdamW, clipping by the global norm, and the moving average of the weights.
 
 use burn::tensor::{Tensor, TensorData};
-use sensei_student::student::Parameter;
+use sensei_tensor::network::Parameter;
 use sensei_tensor::ops::{self, AdamWConstants};
 
 /// AdamW's constants; PyTorch's defaults are 0.9, 0.999, 1e-8, 1e-2.
@@ -136,14 +136,6 @@ impl Ema {
     }
 }
 
-/// Values of a flat tensor on the host.
-///
-/// # Panics
-/// If the device cannot give its memory back, or holds another element type: both are faults of the device.
-pub fn host(values: Tensor<1>) -> Vec<f32> {
-    values.into_data().try_to_vec().expect("a float tensor holds 32-bit floats")
-}
-
 /// A flat tensor on `device`.
 pub fn flat(values: Vec<f32>, device: &burn::tensor::Device) -> Tensor<1> {
     let n = values.len();
@@ -152,6 +144,8 @@ pub fn flat(values: Vec<f32>, device: &burn::tensor::Device) -> Tensor<1> {
 
 #[cfg(test)]
 mod tests {
+    use sensei_tensor::network::host_values;
+
     use super::*;
     use burn::tensor::Device;
     use sensei_testing::{Tolerance, assert_close};
@@ -175,7 +169,7 @@ mod tests {
         let check = |max_norm: Option<f64>, factor: f32| {
             let mut clipped = gradients();
             assert_eq!(clip_global_norm(&mut clipped, max_norm), 85.0);
-            let clipped: Vec<f32> = clipped.into_iter().flat_map(host).collect();
+            let clipped: Vec<f32> = clipped.into_iter().flat_map(|tensor| host_values(&tensor)).collect();
             let expected = [3.0, -4.0, 12.0, 84.0].map(|value: f32| value * factor);
             assert_close("clipped", &clipped, &expected, Tolerance { absolute: 0.0, relative: 2e-7 });
         };
@@ -190,7 +184,7 @@ mod tests {
     fn zero_gradient_stays_zero() {
         let mut gradients = vec![tensor(&[0.0, 0.0])];
         assert_eq!(clip_global_norm(&mut gradients, Some(1e-6)), 0.0);
-        assert_eq!(host(gradients.remove(0)), [0.0, 0.0]);
+        assert_eq!(host_values(&gradients.remove(0)), [0.0, 0.0]);
     }
 
     #[test]
@@ -202,11 +196,11 @@ mod tests {
     #[test]
     fn average_moves_by_its_share_of_the_difference() {
         let mut ema = Ema::new(0.75, &[parameter(&[1.0, -8.0])]);
-        assert_eq!(host(ema.averages()[0].clone()), [1.0, -8.0]);
+        assert_eq!(host_values(&ema.averages()[0]), [1.0, -8.0]);
         ema.update(&[parameter(&[5.0, 0.0])]);
-        assert_eq!(host(ema.averages()[0].clone()), [2.0, -6.0]);
+        assert_eq!(host_values(&ema.averages()[0]), [2.0, -6.0]);
         ema.update(&[parameter(&[-2.0, 2.0])]);
-        assert_eq!(host(ema.averages()[0].clone()), [1.0, -4.0]);
+        assert_eq!(host_values(&ema.averages()[0]), [1.0, -4.0]);
     }
 
     #[test]
@@ -216,10 +210,10 @@ mod tests {
         let mut adamw = AdamW::new(config, &parameters);
         // m = 2, v = 4; both corrected: 4 and 16; decay 1 - 0.1 * 0.5: 2 * 0.95 - 0.1 * 4 / (4 + 1).
         adamw.step(&mut parameters, vec![tensor(&[4.0, 0.0])], 0.1);
-        assert_close("step 1", &host(parameters[0].values.clone().inner()), &[1.82, -0.95], ROUNDED);
+        assert_close("step 1", &host_values(&parameters[0].values), &[1.82, -0.95], ROUNDED);
         // m = 1, v = 3; corrected by 0.75 and 0.4375: 4 / 3 and root 2.618615: 1.82 * 0.95 - 0.1 * (4 / 3) / 3.618615.
         adamw.step(&mut parameters, vec![tensor(&[0.0, 0.0])], 0.1);
-        assert_close("step 2", &host(parameters[0].values.clone().inner()), &[1.692_153_6, -0.9025], ROUNDED);
+        assert_close("step 2", &host_values(&parameters[0].values), &[1.692_153_6, -0.9025], ROUNDED);
         assert!(parameters[0].values.is_require_grad(), "the new values are leaves of the next step");
     }
 }

@@ -1,13 +1,12 @@
 //! What a training run does, fully resolved.
 
 use sensei_data::augment::Augmentation;
-use sensei_graph::layer_graph::LayerGraph;
 use sensei_loss::LossPlan;
+use sensei_tensor::network::{NormStatistics, Pass};
 
 use crate::error::TrainError;
 use crate::optimizer::AdamWConfig;
 use crate::precision::MixedPrecision;
-use crate::quantization::QuantizationPlan;
 use crate::schedule::Schedule;
 
 /// Everything that fixes the trained weights, next to the data, the teacher cache and the student's graph.
@@ -23,8 +22,8 @@ pub struct TrainPlan {
     pub optimizer: AdamWConfig,
     /// Largest global L2 norm of the gradient; larger ones are scaled down to it.
     pub clip_gradient_norm: Option<f64>,
-    /// Decay per step of the exponential moving average of the weights. With it, the average is the result.
-    pub ema_decay: Option<f64>,
+    /// The exponential moving average of some groups, if there is one. With it, the average is the result.
+    pub average: Option<AveragePlan>,
     /// 16-bit convolutions, if any.
     pub mixed_precision: Option<MixedPrecision>,
     /// The stages, in order.
@@ -44,8 +43,50 @@ pub struct StagePlan {
     pub loss: LossPlan,
     /// What is varied.
     pub augmentation: Augmentation,
-    /// Training on the chip's grid, if this stage does; every stage after one that does has to.
-    pub quantization: Option<QuantizationPlan>,
+    /// The groups of parameters that are trained, and how; all others are frozen.
+    pub groups: Vec<GroupPlan>,
+    /// Rounding to the chip's grid, if this stage trains on it.
+    pub on_grid: Option<OnGrid>,
+}
+
+/// How a group of parameters is trained in a stage.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GroupPlan {
+    /// The group's name.
+    pub group: String,
+    /// Its learning rate.
+    pub rate: GroupRate,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Whether its gradient counts in the global norm and is clipped by it.
+    pub clipped: bool,
+    /// Steps of the stage after which its values are held, if they are.
+    pub hold_after: Option<u64>,
+}
+
+/// Where a group's learning rate comes from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum GroupRate {
+    /// It is the stage's.
+    Stage,
+    /// It follows the stage's in proportion, with this value where the stage has its own learning rate.
+    Peak(f64),
+}
+
+/// Rounding in training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OnGrid {
+    /// Steps of the stage after which batch norms keep their running statistics, as the chip does.
+    pub hold_norms_after: u64,
+}
+
+/// A moving average of parameters.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AveragePlan {
+    /// Decay per step, in `[0, 1)`.
+    pub decay: f64,
+    /// The groups that are averaged.
+    pub groups: Vec<String>,
 }
 
 /// Where in a plan a step lies.
@@ -80,21 +121,28 @@ impl TrainPlan {
         self.stages.iter().flat_map(|stage| (0..stage.epochs).map(|_| &stage.augmentation)).collect()
     }
 
-    /// Refuses batches in which a batch norm of the student would see a single value, which has no variance.
+    /// Refuses batches in which a batch norm of the network would see a single value, which has no variance;
+    /// `min_train_batch` is the network's.
     ///
     /// # Errors
-    /// If the smallest batch of an epoch is below the student's least.
-    pub fn check_batches(&self, graph: &LayerGraph, n_samples: usize) -> Result<(), TrainError> {
-        let (expected, found) = (graph.min_train_batch(), self.smallest_batch(n_samples));
+    /// If the smallest batch of an epoch is below the network's minimum.
+    pub fn check_batches(&self, min_train_batch: usize, n_samples: usize) -> Result<(), TrainError> {
+        let (expected, found) = (min_train_batch, self.smallest_batch(n_samples));
         if found < expected {
             return Err(TrainError::BatchTooSmall { expected, found, n_samples });
         }
         Ok(())
     }
 
-    /// How thresholds are calibrated where training on the chip's grid begins, if it does.
-    pub fn quantization(&self) -> Option<&QuantizationPlan> {
-        self.stages.iter().find_map(|stage| stage.quantization.as_ref())
+    /// Whether a stage trains on the chip's grid.
+    pub fn trains_on_grid(&self) -> bool {
+        self.stages.iter().any(|stage| stage.on_grid.is_some())
+    }
+
+    /// Decay of the moving average of a group, if it is averaged.
+    pub fn averages(&self, group: &str) -> Option<f64> {
+        let averaged = |average: &&AveragePlan| average.groups.iter().any(|name| name == group);
+        self.average.as_ref().filter(averaged).map(|average| average.decay)
     }
 
     /// Optimiser steps of one epoch over `n_samples`.
@@ -124,6 +172,23 @@ impl TrainPlan {
     }
 }
 
+impl StagePlan {
+    /// How a group is trained, if it is.
+    pub fn group(&self, name: &str) -> Option<&GroupPlan> {
+        self.groups.iter().find(|rule| rule.group == name)
+    }
+
+    /// How a step of the stage, counted from 0, computes.
+    pub fn pass(&self, mixed_precision: Option<MixedPrecision>, step_in_stage: u64) -> Pass {
+        match (self.on_grid, mixed_precision) {
+            (Some(on_grid), _) if step_in_stage < on_grid.hold_norms_after => Pass::TrainOnGrid(NormStatistics::Batch),
+            (Some(_), _) => Pass::TrainOnGrid(NormStatistics::Running),
+            (None, Some(mixed)) => Pass::TrainMixed(mixed.half),
+            (None, None) => Pass::Train,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,7 +205,8 @@ mod tests {
             schedule: Schedule { learning_rate: 1e-3, warmup_steps: 0, decay: Decay::Constant },
             loss: loss.clone(),
             augmentation: Augmentation::NONE,
-            quantization: None,
+            groups: vec![],
+            on_grid: None,
         };
         TrainPlan {
             seed: 0,
@@ -148,7 +214,7 @@ mod tests {
             accumulate_batches: 2,
             optimizer: AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 },
             clip_gradient_norm: None,
-            ema_decay: None,
+            average: None,
             mixed_precision: None,
             stages: epochs.iter().map(stage).collect(),
         }

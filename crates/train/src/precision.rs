@@ -1,6 +1,6 @@
 //! Mixed precision: what convolutions compute in, and how gradients stay above the smallest 16-bit number.
 
-use sensei_student::mixed::HalfPrecision;
+use sensei_tensor::network::HalfPrecision;
 use serde::{Deserialize, Serialize};
 
 /// Convolutions in 16 bits; weights, moments and losses stay in 32.

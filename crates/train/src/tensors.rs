@@ -1,8 +1,11 @@
-//! A batch of samples on a device.
+//! Samples on a device.
 
 use burn::tensor::{Device, Tensor, TensorData};
+use sensei_data::sampling::subset;
 use sensei_loss::TeacherTarget;
 use sensei_samples::batch::HostBatch;
+use sensei_samples::error::SampleError;
+use sensei_samples::source::SampleSource;
 use sensei_tensor::masks::MaskLogits;
 
 /// The input on a device, `[batch, 3, grid, grid]`.
@@ -22,7 +25,25 @@ pub fn teacher_target(batch: &HostBatch, device: &Device) -> Option<TeacherTarge
     Some(TeacherTarget { logits: MaskLogits(picture(batch, logits, 1, device)), predicted_iou })
 }
 
+/// Inputs of randomly chosen instances, without augmentation, on the CPU, in batches of `[batch, 3, grid, grid]`: what grids are
+/// calibrated on.
+///
+/// # Errors
+/// If a sample cannot be had.
+pub fn random_inputs(source: &SampleSource, n_instances: usize, seed: u64) -> Result<Vec<Tensor<4>>, SampleError> {
+    let mut chosen = subset(source.instances.len(), n_instances.min(source.instances.len()), seed);
+    chosen.sort_unstable();
+    let batch = |chunk: &[u32]| {
+        let samples = chunk.iter().map(|&at| source.sample(source.instances[at as usize]));
+        Ok(input_tensor(&HostBatch::new(&samples.collect::<Result<Vec<_>, _>>()?), &Device::flex()))
+    };
+    chosen.chunks(RANDOM_BATCH).map(batch).collect()
+}
+
 fn picture(batch: &HostBatch, values: &[f32], channels: usize, device: &Device) -> Tensor<4> {
     let shape = [batch.annotation_ids.len(), channels, batch.grid, batch.grid];
     Tensor::from_data(TensorData::new(values.to_vec(), shape), device)
 }
+
+/// Images per batch; sums over images are in this order.
+const RANDOM_BATCH: usize = 16;

@@ -1,5 +1,6 @@
 //! Tests of the teacher cache: round trips, damage, resampling, imports.
 
+#![expect(clippy::disallowed_methods, reason = "tests make the files they read")]
 #![allow(clippy::unwrap_used)] // tests
 
 mod damage;

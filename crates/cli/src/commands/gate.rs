@@ -31,7 +31,7 @@ pub fn gate(
 ) -> anyhow::Result<ExitCode> {
     // Exit code 1 is for runs that are worse, not for reports that are not there or cannot be compared.
     let (baseline, candidate) = (read(baseline)?, read(candidate)?);
-    let report = compare(&baseline, &candidate, predictor, max_drop_points / 100.0).map_err(usage)?;
+    let report = compare(&baseline, &candidate, predictor, max_drop_points).map_err(usage)?;
     say(&report.line());
     let GateFiles { junit, markdown, json } = files;
     let write = |file: &Option<&Path>, text: &dyn Fn() -> String| {

@@ -48,10 +48,10 @@ pub fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
             rpk::rpk(&packer_out, &out, &input_format, intrinsics.as_deref()).map(done)
         }
         Command::Replay { package, recording } => replay::replay(&package, &recording).map(done),
-        Command::Gate { baseline, candidate, predictor, max_drop, junit, markdown, json } => {
+        Command::Gate { baseline, candidate, predictor, max_drop_points, junit, markdown, json } => {
             let files =
                 gate::GateFiles { junit: junit.as_deref(), markdown: markdown.as_deref(), json: json.as_deref() };
-            gate::gate(&baseline, &candidate, &predictor, max_drop, &files)
+            gate::gate(&baseline, &candidate, &predictor, max_drop_points, &files)
         }
         Command::Baseline { run, file, predictor } => gate::baseline(&run, &file, &predictor).map(done),
         Command::Inspect { file } => inspect::inspect(&file).map(done),

@@ -7,7 +7,9 @@ use sensei_answers::key::CacheKey;
 use sensei_eval::protocol::ProtocolRules;
 use sensei_samples::source::SampleSource;
 use sensei_student::fold::fold_input_normalization;
-use sensei_student::weights::{NamedWeights, read_weights};
+use sensei_student::student::WEIGHTS;
+use sensei_student::weights::read_weights;
+use sensei_tensor::network::NamedWeights;
 use sensei_train::checkpoint::weights_digest;
 
 use crate::arguments::{EvalArguments, RunArguments};
@@ -84,7 +86,7 @@ pub fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
     });
     match rules {
         _ if arguments.robustness => {
-            let rules = rules.unwrap_or_else(|| ProtocolRules::of_student(plan.prompt.name(), plan.prompt));
+            let rules = rules.unwrap_or_else(|| ProtocolRules::of_student(plan.crop.name(), plan.crop));
             robustness(&plan, &networks, &rules, open_by, &device, &out)?;
         }
         Some(rules) => {
@@ -185,7 +187,7 @@ fn prepare_and_train(arguments: &RunArguments) -> anyhow::Result<Option<Trained>
         run_folder::create(root.clone(), false)?;
     }
     let (train_split, val_split) = splits(&plan, &runs)?;
-    let batches = plan.train.check_batches(&plan.graph, train_split.instances.len());
+    let batches = plan.train.check_batches(plan.graph.min_train_batch(), train_split.instances.len());
     batches.with_context(|| arguments.config.display().to_string()).map_err(usage)?;
     train_split.check_coverage(&plan.train.augmentation_by_epoch(), plan.train.seed)?;
     let folder = run_folder::create(root, arguments.resume)?;
@@ -193,11 +195,12 @@ fn prepare_and_train(arguments: &RunArguments) -> anyhow::Result<Option<Trained>
     write_whole(&folder.plan_toml(), plan.resolved_toml.as_bytes())?;
     let stop = stop_flag()?;
     let how = TrainOptions { resume: arguments.resume, profile: arguments.profile };
-    let fitted = train(&plan, &folder, &train_split, &val_split, &devices, how, stop)?;
+    let mut fitted = train(&plan, &folder, &train_split, &val_split, &devices, how, stop)?;
     if fitted.stopped {
         return Ok(None);
     }
-    Ok(Some(Trained { plan, folder, train: train_split, val: val_split, devices, weights: fitted.weights }))
+    let weights = fitted.groups.remove(WEIGHTS).context("a trained student has weights")?;
+    Ok(Some(Trained { plan, folder, train: train_split, val: val_split, devices, weights }))
 }
 
 /// Refuses devices that would have nothing to do, or that cannot compute in the plan's precision.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub struct RunToml {
     pub seed: u64,
     pub data: DataToml,
-    pub prompt: PromptToml,
+    pub crop: CropToml,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teacher: Option<TeacherToml>,
     pub student: StudentToml,
@@ -53,7 +53,7 @@ pub struct SplitToml {
 
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(tag = "rule", rename_all = "snake_case", deny_unknown_fields)]
-pub enum PromptToml {
+pub enum CropToml {
     CenterWindow { border: BorderToml },
     Roi { border: BorderToml, padding: f64 },
 }

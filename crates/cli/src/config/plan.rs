@@ -6,28 +6,29 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use sensei_data::augment::Augmentation;
-use sensei_data::prompt::{Border, PromptRule};
+use sensei_data::crop_rule::{Border, CropRule};
 use sensei_data::synth::SynthConfig;
-use sensei_graph::layer_graph::{LayerGraph, Op};
+use sensei_graph::layer_graph::LayerGraph;
 use sensei_imx500::memory::MemoryEstimate;
 use sensei_loss::{LossPlan, LossTerm, SampleWeighting, TermKind};
 use sensei_quant::calibration::CalibrationConfig;
 use sensei_quant::equalize::Equalization;
 use sensei_quant::gptq::Rounding;
+use sensei_quant::qat::THRESHOLDS;
 use sensei_quant::thresholds::ThresholdSearch;
 use sensei_samples::source::InstanceChoice;
-use sensei_student::mixed::HalfPrecision;
+use sensei_student::student::WEIGHTS;
 use sensei_student::unet::UnetConfig;
+use sensei_tensor::network::HalfPrecision;
 use sensei_train::optimizer::AdamWConfig;
-use sensei_train::plan::{StagePlan, TrainPlan};
+use sensei_train::plan::{AveragePlan, GroupPlan, GroupRate, OnGrid, StagePlan, TrainPlan};
 use sensei_train::precision::{LossScaling, MixedPrecision};
-use sensei_train::quantization::QuantizationPlan;
 use sensei_train::schedule::{Decay, Schedule};
 
 use super::file::{
-    AnswersToml, AugmentationToml, BorderToml, DataToml, DecayToml, EqualizationToml, InstancesToml, MemoryLimitToml,
-    MixedPrecisionToml, PromptToml, QuantizeToml, RoundingToml, RunToml, ScenesToml, SearchToml, SplitToml, StageToml,
-    StudentToml, TeacherToml, TermToml, TrainToml, WeightBudgetToml, WeightingToml,
+    AnswersToml, AugmentationToml, BorderToml, CropToml, DataToml, DecayToml, EqualizationToml, InstancesToml,
+    MemoryLimitToml, MixedPrecisionToml, QuantizeToml, RoundingToml, RunToml, ScenesToml, SearchToml, SplitToml,
+    StageToml, StudentToml, TeacherToml, TermToml, TrainToml, WeightBudgetToml, WeightingToml,
 };
 
 /// A configuration, resolved.
@@ -38,8 +39,8 @@ pub struct RunPlan {
     pub data: DataPlan,
     /// Which instances are used.
     pub instances: InstanceChoice,
-    /// How prompts are made.
-    pub prompt: PromptRule,
+    /// What part of the image the student is shown.
+    pub crop: CropRule,
     /// Where the teacher's answers come from, if there is a teacher.
     pub teacher: Option<TeacherPlan>,
     /// The student's network.
@@ -287,7 +288,7 @@ fn resolve(file: RunToml, name: String) -> anyhow::Result<RunPlan> {
     let train = train(&file.train, &quantize, file.seed)?;
     if file.teacher.is_none() {
         ensure!(matches!(instances, InstancesToml::All), "[data] instances: \"cached\" needs a [teacher]");
-        let wants_teacher = train.stages.iter().find(|stage| stage.loss.needs_teacher());
+        let wants_teacher = train.stages.iter().find(|stage| stage.loss.needs().teacher_masks);
         if let Some(stage) = wants_teacher {
             bail!("[train] stage {:?}: its loss needs a [teacher], found none", stage.name);
         }
@@ -305,7 +306,7 @@ fn resolve(file: RunToml, name: String) -> anyhow::Result<RunPlan> {
             InstancesToml::All => InstanceChoice::All,
             InstancesToml::Cached => InstanceChoice::Cached,
         },
-        prompt: prompt(&file.prompt, grid)?,
+        crop: crop(&file.crop, grid)?,
         teacher: file.teacher.map(|teacher| TeacherPlan {
             digest: teacher.digest,
             preprocessing: teacher.preprocessing,
@@ -341,7 +342,7 @@ fn resolve(file: RunToml, name: String) -> anyhow::Result<RunPlan> {
 fn train_digest(resolved_toml: &str) -> anyhow::Result<String> {
     let mut file: RunToml = toml::from_str(resolved_toml).context("cannot digest the configuration")?;
     for_each_path(&mut file, |path| path.clear());
-    let trained_by = (&file.seed, &file.data, &file.prompt, &file.teacher, &file.student, &file.train);
+    let trained_by = (&file.seed, &file.data, &file.crop, &file.teacher, &file.student, &file.train);
     // Where training goes on on the grid, the first thresholds decide the weights.
     let quantized = file.train.stage.iter().any(|stage| stage.quantization.is_some());
     let canonical = match quantized {
@@ -401,12 +402,12 @@ pub(super) fn border(border: BorderToml) -> Border {
     }
 }
 
-fn prompt(prompt: &PromptToml, grid: u32) -> anyhow::Result<PromptRule> {
-    Ok(match *prompt {
-        PromptToml::CenterWindow { border: at } => PromptRule::CenterWindow { grid, border: border(at) },
-        PromptToml::Roi { border: at, padding } => {
-            let padding = in_range("[prompt] padding", padding, 0.0, 4.0)?;
-            PromptRule::Roi { padding, grid, border: border(at) }
+fn crop(crop: &CropToml, grid: u32) -> anyhow::Result<CropRule> {
+    Ok(match *crop {
+        CropToml::CenterWindow { border: at } => CropRule::CenterWindow { grid, border: border(at) },
+        CropToml::Roi { border: at, padding } => {
+            let padding = in_range("[crop] padding", padding, 0.0, 4.0)?;
+            CropRule::Roi { padding, grid, border: border(at) }
         }
     })
 }
@@ -439,9 +440,10 @@ fn train(train: &TrainToml, quantize: &QuantizePlan, seed: u64) -> anyhow::Resul
             weight_decay: in_range("[train.optimizer] weight_decay", optimizer.weight_decay, 0.0, 10.0)?,
         },
         clip_gradient_norm: optional_in_range("[train] clip_gradient_norm", train.clip_gradient_norm, 1e-6, 1e6)?,
-        ema_decay: optional_in_range("[train] ema_decay", train.ema_decay, 0.0, 0.999_999)?,
+        average: optional_in_range("[train] ema_decay", train.ema_decay, 0.0, 0.999_999)?
+            .map(|decay| AveragePlan { decay, groups: vec![WEIGHTS.into()] }),
         mixed_precision: train.mixed_precision.as_ref().map(mixed_precision).transpose()?,
-        stages: train.stage.iter().map(|toml| stage(toml, quantize)).collect::<Result<_, _>>()?,
+        stages: train.stage.iter().map(|toml| stage(toml, optimizer.weight_decay)).collect::<Result<_, _>>()?,
     })
 }
 
@@ -458,7 +460,7 @@ fn mixed_precision(mixed: &MixedPrecisionToml) -> anyhow::Result<MixedPrecision>
     })
 }
 
-fn stage(stage: &StageToml, quantize: &QuantizePlan) -> anyhow::Result<StagePlan> {
+fn stage(stage: &StageToml, weight_decay: f64) -> anyhow::Result<StagePlan> {
     let within = || format!("[[train.stage]] {:?}", stage.name);
     let weighting = match stage.loss.weighting {
         WeightingToml::TeacherScorePerSample => SampleWeighting::TeacherScorePerSample,
@@ -490,18 +492,27 @@ fn stage(stage: &StageToml, quantize: &QuantizePlan) -> anyhow::Result<StagePlan
         },
         loss: LossPlan::new(stage.loss.sharpness, weighting, terms).with_context(within)?,
         augmentation: augmentation(&stage.augmentation).with_context(within)?,
-        quantization: match &stage.quantization {
-            Some(quantization) => Some(QuantizationPlan {
-                calibration: quantize.calibration(),
-                calibration_instances: quantize.calibration_instances,
-                threshold_learning_rate: learning_rate("threshold_learning_rate", quantization.threshold_learning_rate)
-                    .with_context(within)?,
-                hold_thresholds_after: quantization.hold_thresholds_after,
-                hold_norms_after: quantization.hold_norms_after,
-            }),
-            None => None,
-        },
+        groups: groups(stage, weight_decay).with_context(within)?,
+        on_grid: stage.quantization.as_ref().map(|on_grid| OnGrid { hold_norms_after: on_grid.hold_norms_after }),
     })
+}
+
+/// The weights, and on the chip's grid their thresholds.
+fn groups(stage: &StageToml, weight_decay: f64) -> anyhow::Result<Vec<GroupPlan>> {
+    let weights =
+        GroupPlan { group: WEIGHTS.into(), rate: GroupRate::Stage, weight_decay, clipped: true, hold_after: None };
+    let Some(on_grid) = &stage.quantization else { return Ok(vec![weights]) };
+    let peak = in_range("threshold_learning_rate", on_grid.threshold_learning_rate, 0.0, 10.0)?;
+    let thresholds = GroupPlan {
+        group: THRESHOLDS.into(),
+        rate: GroupRate::Peak(peak),
+        // A threshold has no reason to be near 1.
+        weight_decay: 0.0,
+        // Of another scale than the weights'; AdamW divides it away.
+        clipped: false,
+        hold_after: Some(on_grid.hold_thresholds_after),
+    };
+    Ok(vec![weights, thresholds])
 }
 
 fn augmentation(augmentation: &AugmentationToml) -> anyhow::Result<Augmentation> {
@@ -521,7 +532,7 @@ fn quantize(quantize: QuantizeToml, graph: &LayerGraph) -> anyhow::Result<Quanti
         Ok(bits)
     };
     for (name, &bits) in &quantize.weight_bits_of {
-        let is_conv = graph.nodes().iter().any(|node| node.name == *name && matches!(node.op, Op::Conv(_)));
+        let is_conv = graph.nodes().iter().any(|node| node.name == *name && node.op.conv().is_some());
         ensure!(
             is_conv,
             "[quantize.weight_bits_of] {name:?}: expected the name of a convolution (`sensei plan` lists them)"
@@ -575,6 +586,7 @@ fn optional_in_range(key: &str, value: Option<f64>, low: f64, high: f64) -> anyh
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make the files they read")]
 mod tests {
     use super::*;
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
-use sensei_data::prompt::PromptRule;
+use sensei_data::crop_rule::CropRule;
 use sensei_data::prompt_source::PromptSource;
 use sensei_eval::protocol::{MaskChoice, ProtocolRules, Space};
 use sensei_samples::selection::{CrowdRule, EmptyTruthRule, SelectionRules, Subset};
@@ -110,9 +110,7 @@ fn resolve(file: ProtocolToml, name: &str) -> anyhow::Result<ProtocolRules> {
     };
     let crop = match file.crop {
         None => None,
-        Some(CropToml::CenterWindow { border: at, grid }) => {
-            Some(PromptRule::CenterWindow { grid, border: border(at) })
-        }
+        Some(CropToml::CenterWindow { border: at, grid }) => Some(CropRule::CenterWindow { grid, border: border(at) }),
         Some(CropToml::Roi { border: at, padding, grid }) => {
             ensure!((0.0..=4.0).contains(&padding), "crop.padding: expected 0 to 4, found {padding}");
             ensure!(
@@ -120,10 +118,10 @@ fn resolve(file: ProtocolToml, name: &str) -> anyhow::Result<ProtocolRules> {
                 "crop.rule: a region of interest is made of a box, found prompt {}",
                 prompt.name()
             );
-            Some(PromptRule::Roi { padding, grid, border: border(at) })
+            Some(CropRule::Roi { padding, grid, border: border(at) })
         }
     };
-    if let Some(PromptRule::CenterWindow { grid, .. } | PromptRule::Roi { grid, .. }) = crop {
+    if let Some(CropRule::CenterWindow { grid, .. } | CropRule::Roi { grid, .. }) = crop {
         ensure!((1..=1024).contains(&grid), "crop.grid: expected 1 to 1024, found {grid}");
     }
     ensure!(crop.is_some() || file.space == Space::Image, "space: expected \"image\" where there is no crop");

@@ -8,9 +8,9 @@ use anyhow::{Context, ensure};
 use sensei_answers::cache::Cache;
 use sensei_answers::import::import_dump;
 use sensei_answers::key::{CacheKey, FORMAT_VERSION};
+use sensei_data::crop_rule::CropRule;
 use sensei_data::dataset::Dataset;
 use sensei_data::image_file::ImageLimits;
-use sensei_data::prompt::PromptRule;
 use sensei_data::synth::{SynthConfig, write_synth};
 use sensei_eval::protocol::ProtocolRules;
 use sensei_samples::selection::{SelectionRules, Subset};
@@ -57,8 +57,8 @@ pub struct OtherData<'a> {
 pub fn open(plan: &RunPlan, split: Split, runs: &Path) -> anyhow::Result<SampleSource> {
     let dataset = dataset(plan, split, runs)?;
     let teacher = teacher(plan, split, &dataset, runs)?;
-    let rules = SelectionRules::of_student(plan.prompt);
-    let source = SampleSource::new(dataset, teacher, rules, plan.prompt, ImageLimits::default(), plan.instances)?;
+    let rules = SelectionRules::of_student(plan.crop);
+    let source = SampleSource::new(dataset, teacher, rules, plan.crop, ImageLimits::default(), plan.instances)?;
     say_counts(split.name(), &source);
     if plan.teacher.is_some()
         && let Some(annotation_id) = source.first_without_teacher()
@@ -76,7 +76,7 @@ pub fn own_rules(plan: &RunPlan) -> ProtocolRules {
         DataPlan::Lvis { .. } => "lvis",
         DataPlan::Synthetic(_) => "synthetic",
     };
-    ProtocolRules::of_student(format!("{kind}-{}", plan.prompt.name()), plan.prompt)
+    ProtocolRules::of_student(format!("{kind}-{}", plan.crop.name()), plan.crop)
 }
 
 /// Opens a split as a protocol scores it; the training split whole, since floors are fitted to it. The teacher's answers come along if it was
@@ -101,13 +101,13 @@ pub fn open_by(
         Some(other) => load(other.annotations, other.images, other.format)?,
         None => dataset(plan, split, runs)?,
     };
-    let prompted_alike = rules.prompt == plan.prompt.source() && rules.crop.is_none_or(|crop| crop == plan.prompt);
+    let prompted_alike = rules.prompt == plan.crop.source() && rules.crop.is_none_or(|crop| crop == plan.crop);
     let teacher = match prompted_alike && other.is_none() && split == Split::Val {
         true => teacher(plan, split, &dataset, runs)?,
         false => None,
     };
     let limits = ImageLimits::default();
-    let mut source = SampleSource::new(dataset, teacher, rules, plan.prompt, limits, InstanceChoice::All)?;
+    let mut source = SampleSource::new(dataset, teacher, rules, plan.crop, limits, InstanceChoice::All)?;
     if split == Split::Val {
         say_counts("scored", &source);
         if plan.teacher.is_some() && source.teacher.is_none() {
@@ -135,13 +135,13 @@ fn say_counts(what: &str, source: &SampleSource) {
 /// Refuses a protocol whose crops are not of the student's size, or whose prompts are not what its crops are made of.
 fn check_student(plan: &RunPlan, rules: &ProtocolRules) -> anyhow::Result<()> {
     let side = plan.graph.input_size();
-    if let Some(PromptRule::CenterWindow { grid, .. } | PromptRule::Roi { grid, .. }) = rules.selection.crop {
+    if let Some(CropRule::CenterWindow { grid, .. } | CropRule::Roi { grid, .. }) = rules.selection.crop {
         ensure!(
             grid as usize == side,
             "protocol {}: expected a student of crops of {grid} x {grid}, found one of {side} x {side}",
             rules.name
         );
-    } else if matches!(plan.prompt, PromptRule::Roi { .. }) && !rules.selection.prompt.is_box() {
+    } else if matches!(plan.crop, CropRule::Roi { .. }) && !rules.selection.prompt.is_box() {
         anyhow::bail!(
             "protocol {}: prompts by {}; this student's crop is a region around a box",
             rules.name,

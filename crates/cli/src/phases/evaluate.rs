@@ -25,7 +25,7 @@ use sensei_int8::model::Int8Model;
 use sensei_quant::fake_quant::FakeQuantStudent;
 use sensei_samples::selection::SelectionRules;
 use sensei_samples::source::SampleSource;
-use sensei_student::weights::NamedWeights;
+use sensei_tensor::network::NamedWeights;
 
 use crate::config::RunPlan;
 use crate::progress::{say, warn};
@@ -143,7 +143,7 @@ impl<'a> Predicting<'a> {
         }
         predictors.push(float_network(&plan.graph, networks.weights, device)?);
         if let (Some(fake), Some(interpreter)) = (&self.fake, &self.interpreter) {
-            predictors.push(network("fake_quant", &Device::flex(), |image| fake.forward(image)));
+            predictors.push(network("fake_quant", fake));
             predictors.push(integer_network(interpreter));
         }
         Ok(predictors)

@@ -1,6 +1,6 @@
 //! What `layers.json` says of a quantized network, node by node.
 
-use sensei_int8::model::{Int8Conv, Int8Model, Int8Op};
+use sensei_int8::model::{Int8Conv, Int8Model};
 use sensei_quant::calibration::Calibration;
 use sensei_quant::compare::LayerReport;
 use sensei_report::layers::{Distribution, LayerRow};
@@ -24,7 +24,7 @@ pub fn rows(layers: &LayerReport, calibration: &Calibration, model: &Int8Model) 
             max_integer_mismatch_steps: layer.max_integer_mismatch,
             values: layer.values,
             float_values: calibrated.seen.merged(N_BINS).map(|(range, counts)| Distribution { range, counts }),
-            weight_counts: if let Int8Op::Conv(conv) = &node.op { Some(weight_counts(conv)) } else { None },
+            weight_counts: node.op.conv().map(weight_counts),
         })
         .collect()
 }

@@ -5,4 +5,5 @@ pub mod evaluate;
 pub mod export;
 pub mod layers;
 pub mod quantize;
+pub mod stages;
 pub mod train;

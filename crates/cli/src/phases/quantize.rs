@@ -15,11 +15,13 @@ use sensei_quant::folded::FoldedStudent;
 use sensei_quant::lower::lower;
 use sensei_quant::sensitivity::{SensitivityReport, sensitivity};
 use sensei_samples::source::SampleSource;
-use sensei_student::weights::{NamedWeights, read_weights};
-use sensei_train::quantization::{calibration_batches, quantizers_of};
+use sensei_student::weights::read_weights;
+use sensei_tensor::network::NamedWeights;
+use sensei_train::tensors::random_inputs;
 
 use crate::config::RunPlan;
 use crate::phases::layers::rows;
+use crate::phases::stages::trained_quantizers;
 use crate::progress::{say, warn};
 use sensei_files::whole::write_whole;
 use sensei_report::layers::{LayerRow, before_and_after, write_rows};
@@ -66,20 +68,21 @@ pub fn quantize(
         config.weight_bits_of.extend(chosen.into_iter().map(|name| (name, budget.weight_bits)));
         report = Some(measured);
     }
-    let calibration = match plan.train.quantization() {
-        Some(quantization) => {
+    let calibration = match plan.train.trains_on_grid() {
+        true => {
             let file = folder.thresholds();
             let thresholds = read_weights(&file)?.tensors;
-            let quantizers = quantizers_of(quantization, &plan.graph, thresholds, float.device());
-            let quantizers = quantizers.map_err(|problem| anyhow::anyhow!("{}: {problem}", file.display()))?;
+            let config = plan.quantize.calibration();
+            let quantizers = trained_quantizers(&plan.graph, &config, thresholds, float.device());
+            let quantizers = quantizers.with_context(|| file.display().to_string())?;
             quantizers.calibration(&float, &batches)?
         }
-        None => calibrate(&float, &batches, &config)?,
+        false => calibrate(&float, &batches, &config)?,
     };
     let (model, layers) = compared(plan, &float, &calibration, &batches)?;
-    let before = match plan.train.quantization() {
-        Some(quantization) => layers_before(plan, &quantization.calibration, &batches, folder)?,
-        None => None,
+    let before = match plan.train.trains_on_grid() {
+        true => layers_before(plan, &plan.quantize.calibration(), &batches, folder)?,
+        false => None,
     };
     Ok(Quantized { model, calibration, layers, before, sensitivity: report })
 }
@@ -148,7 +151,7 @@ struct Prepared {
 }
 
 fn prepare(plan: &RunPlan, weights: &NamedWeights, train: &SampleSource) -> anyhow::Result<Prepared> {
-    let batches = calibration_batches(train, plan.quantize.calibration_instances, plan.train.seed)?;
+    let batches = random_inputs(train, plan.quantize.calibration_instances, plan.train.seed)?;
     let float = folded(plan, weights, &batches)?;
     Ok(Prepared { float, batches, config: plan.quantize.calibration() })
 }

@@ -9,14 +9,18 @@ use burn::tensor::Device;
 use sensei_data::sampling::subset;
 use sensei_eval::evaluate::evaluate;
 use sensei_eval::metric::Metric;
+use sensei_quant::qat::THRESHOLDS;
 use sensei_samples::source::SampleSource;
-use sensei_student::student::Student;
-use sensei_student::weights::{NamedWeights, read_weights, write_weights};
+use sensei_student::student::{Student, WEIGHTS};
+use sensei_student::weights::{read_weights, write_weights};
+use sensei_tensor::network::NamedWeights;
 use sensei_train::checkpoint::weights_digest;
 use sensei_train::fit::{Fitted, RunOptions, fit};
+use sensei_train::run_digests::RunDigests;
 
 use crate::config::RunPlan;
 use crate::device::Devices;
+use crate::phases::stages::ChipStages;
 use crate::progress::{TrainProgress, Validate, say, warn};
 use sensei_report::run_folder::RunFolder;
 
@@ -44,7 +48,7 @@ pub fn train(
 ) -> anyhow::Result<Fitted> {
     let device = &devices.main;
     let initial = initial_student(plan, device)?;
-    let digest = run_digest(plan, &initial, train);
+    let digests = run_digests(plan, &initial, train);
     let chosen = subset(val.instances.len(), plan.logging.validate_instances.min(val.instances.len()), 0);
     let chosen: Vec<usize> = chosen.into_iter().map(|at| val.instances[at as usize]).collect();
     let batch = plan.eval.batch_size;
@@ -61,18 +65,17 @@ pub fn train(
     if how.profile {
         progress.profile(folder.profile());
     }
-    let before_quantization = folder.before_quantization();
     let options = RunOptions {
         checkpoint_dir: &folder.checkpoints(),
-        plan_digest: &digest,
+        run_digests: &digests,
         resume: how.resume,
         checkpoint_every_steps: logging.checkpoint_every_steps,
         keep_checkpoints: logging.keep_checkpoints,
         data_threads: logging.data_threads,
-        before_quantization: Some(&before_quantization),
         other_devices: &devices.others,
     };
-    let fitted = fit(&plan.train, initial, train, &options, &mut progress)?;
+    let mut stages = ChipStages::new(plan, train, folder);
+    let fitted = fit(&plan.train, Box::new(initial), &mut stages, train, &options, &mut progress)?;
     if let Some(error) = progress.log_failure() {
         warn(&format!("{}: the log is incomplete: {error}", folder.events().display()));
     }
@@ -83,11 +86,12 @@ pub fn train(
     let metadata =
         [("sensei.graph".to_string(), plan.graph.digest()), ("sensei.plan".to_string(), plan.train_digest.clone())];
     let metadata = metadata.into();
-    if let Some(thresholds) = &fitted.thresholds {
+    if let Some(thresholds) = fitted.groups.get(THRESHOLDS) {
         write_weights(&folder.thresholds(), thresholds, &metadata)?;
     }
-    write_weights(&folder.student(), &fitted.weights, &metadata)?;
-    say(&format!("weights digest {} (state {})", weights_digest(&fitted.weights), fitted.state_digest));
+    let weights = &fitted.groups[WEIGHTS];
+    write_weights(&folder.student(), weights, &metadata)?;
+    say(&format!("weights digest {} (state {})", weights_digest(weights), fitted.state_digest));
     Ok(fitted)
 }
 
@@ -100,16 +104,14 @@ pub fn trained_weights(plan: &RunPlan, folder: &RunFolder) -> anyhow::Result<Nam
     Ok(file.for_graph(&plan.graph)?)
 }
 
-/// Digest of everything that decides the trained weights: configuration, first weights, annotations, teacher.
-fn run_digest(plan: &RunPlan, initial: &Student, train: &SampleSource) -> String {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(plan.train_digest.as_bytes());
-    hasher.update(weights_digest(&initial.to_weights()).as_bytes());
-    hasher.update(&train.dataset.digest);
-    if let Some(cache) = &train.teacher {
-        hasher.update(&cache.manifest().key.digest());
+fn run_digests(plan: &RunPlan, initial: &Student, train: &SampleSource) -> RunDigests {
+    let hex = |digest: [u8; 32]| blake3::Hash::from_bytes(digest).to_hex().to_string();
+    RunDigests {
+        configuration: plan.train_digest.clone(),
+        first_weights: weights_digest(&initial.to_weights()),
+        annotations: hex(train.dataset.digest),
+        teacher: train.teacher.as_ref().map(|cache| hex(cache.manifest().key.digest())),
     }
-    hasher.finalize().to_hex().to_string()
 }
 
 fn initial_student(plan: &RunPlan, device: &Device) -> anyhow::Result<Student> {

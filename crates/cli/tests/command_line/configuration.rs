@@ -53,7 +53,7 @@ fn numbers_out_of_range() {
         ("batch_size = 2", "batch_size = 0", &["[train] batch_size: expected 1 to 4096, found 0"]),
         ("beta1 = 0.9", "beta1 = 1.0", &["[train.optimizer] beta1: expected 0 to 0.999999, found 1"]),
         ("beta1 = 0.9", "beta1 = nan", &["found NaN"]),
-        ("padding = 0.1", "padding = -0.1", &["[prompt] padding: expected 0 to 4, found -0.1"]),
+        ("padding = 0.1", "padding = -0.1", &["[crop] padding: expected 0 to 4, found -0.1"]),
         ("learning_rate = 1e-2", "learning_rate = inf", &["\"only\"", "learning_rate: expected 0 to 10, found inf"]),
         ("epochs = 2", "epochs = 0", &["\"only\"", "epochs: expected 1 to 1000000, found 0"]),
         ("flip_probability = 0.5", "flip_probability = 1.5", &["flip_probability: expected 0 to 1, found 1.5"]),

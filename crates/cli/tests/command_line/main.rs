@@ -2,6 +2,7 @@
 //!
 //! Errors of the command line or the configuration are exit code 2, failed runs exit code 1.
 
+#![expect(clippy::disallowed_methods, reason = "tests make the files they read")]
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // tests, which say what they skip
 
 mod cache;
@@ -149,7 +150,7 @@ instances = "all"
 train = { annotations = "scenes/annotations/instances_train.json", images = "scenes/images" }
 val = { annotations = "scenes/annotations/instances_val.json", images = "scenes/images" }
 
-[prompt]
+[crop]
 rule = "roi"
 border = "corrected"
 padding = 0.1

@@ -99,6 +99,46 @@ fn changed_configuration_is_not_resumed() {
 }
 
 #[test]
+fn moved_data_is_resumed() {
+    let place = Place::new();
+    let digest = weights_digest(&place.does(&["train", "tiny.toml"])).to_string();
+    fs::rename(place.path("scenes"), place.path("elsewhere")).unwrap();
+    place.refuses(&["train", "tiny.toml", "--resume"], 1, &["scenes/annotations/instances_train.json", "No such file"]);
+    let (here, there) = ("\"scenes/", "\"elsewhere/");
+    place.config("tiny.toml", &[(here, there); 4]);
+    assert_eq!(weights_digest(&place.does(&["train", "tiny.toml", "--resume"])), digest);
+}
+
+#[test]
+fn annotations_that_changed_are_not_resumed() {
+    let place = Place::new();
+    place.does(&["train", "tiny.toml"]);
+    let weights = fs::read(place.path("runs/tiny/student.safetensors")).unwrap();
+    place.annotations(|file| file["info"] = serde_json::json!({ "description": "edited" }));
+    let words = ["runs/tiny/checkpoints/step-", "a run that differs in its annotations: expected ", ", found "];
+    place.refuses(&["train", "tiny.toml", "--resume"], 1, &words);
+    assert!(fs::read(place.path("runs/tiny/student.safetensors")).unwrap() == weights);
+}
+
+#[test]
+fn other_initial_weights_are_not_resumed() {
+    let place = Place::new();
+    for seed in ["4", "5"] {
+        let name = format!("start-{seed}");
+        place.config(&format!("{name}.toml"), &[("seed = 3", &format!("seed = {seed}"))]);
+        place.does(&["train", &format!("{name}.toml")]);
+    }
+    let start = place.path("start.safetensors");
+    let take = |name: &str| fs::copy(place.path("runs").join(name).join("student.safetensors"), &start).unwrap();
+    place.config("tiny.toml", &[("accumulate_batches", "initial_weights = \"start.safetensors\"\naccumulate_batches")]);
+    take("start-4");
+    place.does(&["train", "tiny.toml"]);
+    take("start-5");
+    let words = ["runs/tiny/checkpoints/step-", "a run that differs in its first weights: expected ", ", found "];
+    place.refuses(&["train", "tiny.toml", "--resume"], 1, &words);
+}
+
+#[test]
 fn checkpoint_of_another_student() {
     let place = Place::new();
     place.does(&["train", "tiny.toml"]);
@@ -108,7 +148,11 @@ fn checkpoint_of_another_student() {
     fs::create_dir_all(ours.parent().unwrap()).unwrap();
     fs::copy(&theirs, &ours).unwrap();
     let name = ours.file_name().unwrap().to_string_lossy().into_owned();
-    place.refuses(&["train", "other.toml", "--resume"], 1, &[&name, "checkpoint of student ", ", this run has "]);
+    place.refuses(
+        &["train", "other.toml", "--resume"],
+        1,
+        &[&name, "a run that differs in its network: expected ", ", found "],
+    );
     assert!(!place.path("runs/other/student.safetensors").exists());
 
     let bytes = fs::read(&theirs).unwrap();

@@ -161,7 +161,7 @@ fn three_verdicts_and_a_baseline() {
             candidate,
             "--predictor",
             "masks",
-            "--max-drop",
+            "--max-drop-points",
             "1",
             "--junit",
             "gate.xml",
@@ -209,8 +209,8 @@ fn three_verdicts_and_a_baseline() {
     );
     assert_eq!(fs::read(place.path(VAL)).unwrap(), kept);
     place.refuses(
-        &["gate", "base.json", "good-report.json", "--predictor", "masks", "--max-drop=-1"],
+        &["gate", "base.json", "good-report.json", "--predictor", "masks", "--max-drop-points=-1"],
         2,
-        &["accepted drop"],
+        &["accepted drop: expected 0 to 100 points, found -1"],
     );
 }

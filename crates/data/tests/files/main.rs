@@ -1,4 +1,5 @@
 //! Annotation files, masks, images and downloads: real ones, golden ones and broken ones.
+#![expect(clippy::disallowed_methods, reason = "tests make the files they read")]
 #![allow(clippy::unwrap_used)] // all of this is tests, but clippy only knows functions marked so
 
 mod check;

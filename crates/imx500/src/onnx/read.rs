@@ -178,10 +178,12 @@ impl<'a> Reader<'a> {
             ("", "Conv") => self.conv(name, node),
             ("", "Relu") => self.relu(name, node),
             ("", "Resize") => self.resize(name, node),
-            ("", "Add") => self.element_wise(name, node, Int8Op::Add, 2),
-            ("", "Mul") => self.element_wise(name, node, Int8Op::ScaleChannels, 2),
-            ("", "Sigmoid") => self.element_wise(name, node, Int8Op::Sigmoid, 1),
-            ("", "GlobalAveragePool") => self.element_wise(name, node, Int8Op::GlobalAveragePool, 1),
+            ("", "Add") => self.without_weights(name, node, Int8Op::Add, |shape| shape),
+            ("", "Mul") => self.without_weights(name, node, Int8Op::ScaleChannels, |shape| shape),
+            ("", "Sigmoid") => self.without_weights(name, node, Int8Op::Sigmoid, |shape| shape),
+            ("", "GlobalAveragePool") => {
+                self.without_weights(name, node, Int8Op::GlobalAveragePool, |[channels, ..]| [channels, 1, 1])
+            }
             (QUANTIZERS, "WeightsSymmetricQuantizer" | "WeightsPOTQuantizer") => self.weight_quantizer(name, node),
             (QUANTIZERS, "ActivationPOTQuantizer") => self.activation_quantizer(name, node),
             (domain, op) => Err(self.dialect(name, "operator", "one of the dialect", format!("{domain}::{op}"))),
@@ -279,20 +281,21 @@ impl<'a> Reader<'a> {
         Ok(Value::Pending { name: name.into(), op, inputs: vec![input], shape })
     }
 
-    fn element_wise(
+    /// `shape` is the output's, from the first input's.
+    fn without_weights(
         &mut self,
         name: &str,
         node: &'a Node,
         op: Int8Op,
-        n_inputs: usize,
+        shape: fn([usize; 3]) -> [usize; 3],
     ) -> Result<Value<'a>, OnnxError> {
+        let n_inputs = op.n_inputs();
         if node.input.len() != n_inputs {
             return Err(self.dialect(name, "inputs", n_inputs, node.input.len()));
         }
         let inputs = (0..n_inputs).map(|idx| self.stored(name, node, idx)).collect::<Result<Vec<_>, _>>()?;
         let [channels, height, width] = self.nodes[inputs[0]].shape;
-        let shape = if op == Int8Op::GlobalAveragePool { [channels, 1, 1] } else { [channels, height, width] };
-        Ok(Value::Pending { name: name.into(), op, inputs, shape })
+        Ok(Value::Pending { name: name.into(), op, inputs, shape: shape([channels, height, width]) })
     }
 
     fn weight_quantizer(&mut self, name: &str, node: &'a Node) -> Result<Value<'a>, OnnxError> {

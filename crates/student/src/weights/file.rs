@@ -10,8 +10,9 @@ use sensei_graph::layer_graph::LayerGraph;
 
 use super::checkpoint::{Checkpoint, RawTensor, read_checkpoint};
 use super::elements::ElementType;
-use super::{HostTensor, NamedWeights, WeightsError, match_weights};
+use super::{WeightsError, match_weights};
 use crate::unet::UnetConfig;
+use sensei_tensor::network::{HostTensor, NamedWeights};
 
 /// Weights read from a file, with what was done to them on the way.
 #[derive(Debug, Clone, PartialEq)]

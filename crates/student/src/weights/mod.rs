@@ -1,11 +1,11 @@
 //! Named weights: what a checkpoint holds, under the names PyTorch gives its tensors.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use safetensors::SafeTensorError;
 use sensei_files::error::FileError;
 use sensei_graph::layer_graph::LayerGraph;
+use sensei_tensor::network::NamedWeights;
 
 mod checkpoint;
 mod elements;
@@ -18,18 +18,6 @@ pub use file::{
     MAX_WEIGHTS_FILE_BYTES, METADATA_CONFIG, METADATA_GRAPH, WeightsFile, read_weights, weights_metadata, write_weights,
 };
 pub use pickle::PickleError;
-
-/// A dense tensor in host memory.
-#[derive(Debug, Clone, PartialEq)]
-pub struct HostTensor {
-    /// Length of each dimension; empty for a scalar.
-    pub shape: Vec<usize>,
-    /// The values, last dimension fastest; as many as the product of `shape`.
-    pub values: Vec<f32>,
-}
-
-/// Tensors by their PyTorch name, running means and variances included.
-pub type NamedWeights = BTreeMap<String, HostTensor>;
 
 /// Weights that cannot be read, written, or given to a network.
 #[derive(Debug, thiserror::Error)]

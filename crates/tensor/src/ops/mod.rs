@@ -214,8 +214,7 @@ pub fn add(a: Tensor<4>, b: Tensor<4>) -> Tensor<4> {
     if fast::runs_on(&a.device()) { fast::add(a, b) } else { portable::add(a, b) }
 }
 
-/// Upsampling by two: see [`Op::Upsample2x(Upsampling::Nearest)`](sensei_graph::layer_graph::Op::Upsample2x(Upsampling::Nearest)) and
-/// [`Op::Upsample2x(Upsampling::Bilinear)`](sensei_graph::layer_graph::Op::Upsample2x(Upsampling::Bilinear)).
+/// Upsampling by two.
 pub fn upsample_2x(x: Tensor<4>, upsampling: Upsampling) -> Tensor<4> {
     if fast::runs_on(&x.device()) { fast::upsample_2x(x, upsampling) } else { portable::upsample_2x(x, upsampling) }
 }

@@ -12,7 +12,7 @@ use crate::{Fixture, Ran, Run, plan, student};
 
 /// One epoch without augmentation.
 fn accumulating(batch_size: usize, accumulate_batches: usize) -> TrainPlan {
-    let mut plan = TrainPlan { batch_size, accumulate_batches, ema_decay: None, ..plan() };
+    let mut plan = TrainPlan { batch_size, accumulate_batches, average: None, ..plan() };
     plan.stages.truncate(1);
     plan.stages[0].epochs = 1;
     plan.stages[0].schedule.warmup_steps = 0;
@@ -58,11 +58,11 @@ fn same_statistics_make_the_same_step() {
         assert_eq!((n_whole, n_halves), (n as usize, n as usize));
         assert!((loss / loss_of_halves - 1.0).abs() < 1e-5, "loss {loss} and {loss_of_halves}");
         assert!((norm / norm_of_halves - 1.0).abs() < 1e-3, "gradient {norm} and {norm_of_halves}");
-        for (name, whole) in &whole.fitted.weights {
+        for (name, whole) in whole.weights() {
             // Running statistics move once a batch, and the unbiased variance knows the batch's size.
             if !name.contains("running_") {
                 // AdamW's first step is the learning rate times the gradient's sign: 1e-2 and at most twice that.
-                let halves = &halves.fitted.weights[name].values;
+                let halves = &halves.weights()[name].values;
                 let n_moved = whole.values.iter().zip(halves).filter(|(a, b)| (*a - *b).abs() > 1e-4).count();
                 assert!(n_moved * 50 <= whole.values.len(), "{name}: {n_moved} of {} differ", whole.values.len());
                 assert_close(name, halves, &whole.values, Tolerance { absolute: 2.1e-2, relative: 0.0 });

@@ -8,12 +8,14 @@ use safetensors::{Dtype, SafeTensors};
 use sensei_graph::layer_graph::LayerGraph;
 use sensei_student::student::Student;
 use sensei_student::unet::UnetConfig;
-use sensei_student::weights::{HostTensor, NamedWeights};
+use sensei_tensor::network::{HostTensor, NamedWeights};
 use sensei_train::checkpoint::{CheckpointHeader, TrainState, latest, prune, weights_digest};
 use sensei_train::error::TrainError;
 use sensei_train::plan::TrainPlan;
+use sensei_train::run_digests::RunDigests;
+use sensei_train::stages::SameNetwork;
 
-use crate::{Fixture, Run, device, graph, listed, plan, student, text};
+use crate::{Fixture, Run, device, graph, listed, plan, run_digests, student, text};
 
 /// A checkpoint after three steps.
 struct Saved {
@@ -31,12 +33,13 @@ impl Saved {
         Self { fixture, path }
     }
 
-    fn load_as(&self, graph: LayerGraph, plan_digest: &str, ema_decay: Option<f64>) -> Result<TrainState, TrainError> {
-        TrainState::load(&self.path, graph, &device(), plan_digest, &TrainPlan { ema_decay, ..plan() })
+    fn load_as(&self, graph: LayerGraph, run: &RunDigests, plan: &TrainPlan) -> Result<TrainState, TrainError> {
+        let initial = Box::new(Student::new(graph, 0, &device()));
+        TrainState::load(&self.path, initial, &mut SameNetwork, run, plan)
     }
 
     fn load(&self) -> Result<TrainState, TrainError> {
-        self.load_as(graph(), "plan", plan().ema_decay)
+        self.load_as(graph(), &run_digests(), &plan())
     }
 
     /// The checkpoint must be refused as broken, on one line with its path and these words.
@@ -57,7 +60,8 @@ impl Saved {
         let mut tensors: NamedWeights =
             SafeTensors::deserialize(&bytes).unwrap().tensors().into_iter().map(host_tensor).collect();
         edit(&mut tensors);
-        let state = format!("step {} {}", header.step, weights_digest(&tensors));
+        let of_state = CheckpointHeader { run: RunDigests::default(), state_digest: String::new(), ..header.clone() };
+        let state = format!("{}\n{}", serde_json::to_string(&of_state).unwrap(), weights_digest(&tensors));
         header.state_digest = blake3::hash(state.as_bytes()).to_hex().to_string();
         write(&self.path, &tensors, &serde_json::to_string(&header).unwrap());
     }
@@ -85,7 +89,7 @@ fn whole_checkpoint_comes_back() {
     let before = fs::read(&saved.path).unwrap();
     let state = saved.load().unwrap();
     assert_eq!(state.step, 3);
-    let again = state.save(&saved.fixture.checkpoints("again"), "plan").unwrap();
+    let again = state.save(&saved.fixture.checkpoints("again"), &run_digests()).unwrap();
     assert!(fs::read(again).unwrap() == before, "the same bytes");
     saved.edit(|_| {});
     assert!(fs::read(&saved.path).unwrap() == before, "the tests' own writer changes nothing either");
@@ -102,31 +106,41 @@ fn checkpoint_of_another_student_is_refused() {
         ..UnetConfig::picosam3()
     };
     let other = config.graph().unwrap();
-    let Err(error) = saved.load_as(other.clone(), "plan", plan().ema_decay) else { panic!("expected an error") };
+    let Err(error) = saved.load_as(other.clone(), &run_digests(), &plan()) else { panic!("expected an error") };
     let expected = format!(
-        "{}: checkpoint of student {}, this run has {}",
+        "{}: checkpoint of a run that differs in its network: expected {}, found {}",
         saved.path.display(),
-        graph().digest(),
-        other.digest()
+        other.digest(),
+        graph().digest()
     );
     assert_eq!(text(&error), expected);
-    assert!(matches!(error, TrainError::OtherCheckpoint { what: "student", .. }));
+    assert!(matches!(error, TrainError::OtherCheckpoint { part: "network", .. }));
     // `fit` finds the same and changes nothing.
     let dir = saved.fixture.checkpoints("run");
     let before = fs::read(&saved.path).unwrap();
     let fitted = Run::resumed(&dir).fit(&plan(), Student::new(other, 0, &device()), &saved.fixture.source);
-    assert!(matches!(fitted.err(), Some(TrainError::OtherCheckpoint { what: "student", .. })));
+    assert!(matches!(fitted.err(), Some(TrainError::OtherCheckpoint { part: "network", .. })));
     assert_eq!(listed(&dir), ["step-00000003.safetensors"]);
     assert!(fs::read(&saved.path).unwrap() == before);
 }
 
 #[test]
-fn checkpoint_of_another_plan_is_refused() {
+fn checkpoint_of_another_run_is_refused_with_the_part_that_differs() {
     let saved = Saved::new();
-    let Err(error) = saved.load_as(graph(), "other", plan().ema_decay) else { panic!("expected an error") };
-    let expected = format!("{}: checkpoint of plan plan, this run has other", saved.path.display());
-    assert_eq!(text(&error), expected);
-    assert!(matches!(error, TrainError::OtherCheckpoint { what: "plan", .. }));
+    let check = |edit: fn(&mut RunDigests), part: &str| {
+        let mut other = run_digests();
+        edit(&mut other);
+        let Err(error) = saved.load_as(graph(), &other, &plan()) else { panic!("{part}: expected an error") };
+        let found = if part == "teacher answers" { "none".into() } else { format!("{part} of the test") };
+        let path = saved.path.display();
+        let expected = format!("{path}: checkpoint of a run that differs in its {part}: expected other, found {found}");
+        assert_eq!(text(&error), expected);
+        assert!(matches!(error, TrainError::OtherCheckpoint { .. }));
+    };
+    check(|run| run.configuration = "other".into(), "configuration");
+    check(|run| run.first_weights = "other".into(), "first weights");
+    check(|run| run.annotations = "other".into(), "annotations");
+    check(|run| run.teacher = Some("other".into()), "teacher answers");
 }
 
 #[test]
@@ -175,10 +189,10 @@ fn step_of_the_header_is_covered_by_the_digest() {
 #[test]
 fn missing_tensor_is_named() {
     for (name, words) in [
-        ("student.down1.weight", "down1.weight: expected a tensor of shape [4, 4, 3, 3], found none"),
-        ("first_moment.refine.3.bias", "no tensor first_moment.refine.3.bias"),
-        ("second_moment.eca.conv1x1.weight", "no tensor second_moment.eca.conv1x1.weight"),
-        ("average.down2.weight", "no tensor average.down2.weight"),
+        ("value/weights/down1.weight", "down1.weight: expected a tensor of shape [4, 4, 3, 3], found none"),
+        ("first_moment/weights/refine.3.bias", "no tensor first_moment/weights/refine.3.bias"),
+        ("second_moment/weights/eca.conv1x1.weight", "no tensor second_moment/weights/eca.conv1x1.weight"),
+        ("average/weights/down2.weight", "no tensor average/weights/down2.weight"),
     ] {
         let saved = Saved::new();
         saved.edit(|tensors| assert!(tensors.remove(name).is_some(), "{name}"));
@@ -188,7 +202,13 @@ fn missing_tensor_is_named() {
 
 #[test]
 fn extra_tensor_is_named() {
-    for name in ["student.extra", "first_moment.extra", "second_moment.extra", "average.extra", "extra"] {
+    for name in [
+        "value/weights/extra",
+        "first_moment/weights/extra",
+        "second_moment/weights/extra",
+        "average/weights/extra",
+        "extra",
+    ] {
         let saved = Saved::new();
         let extra = HostTensor { shape: vec![1], values: vec![0.0] };
         saved.edit(|tensors| _ = tensors.insert(name.into(), extra));
@@ -196,8 +216,10 @@ fn extra_tensor_is_named() {
     }
     // A moving average that this plan does not have.
     let saved = Saved::new();
-    let Err(error) = saved.load_as(graph(), "plan", None) else { panic!("expected an error") };
-    assert!(text(&error).contains("unexpected tensor average."), "{}", text(&error));
+    let Err(error) = saved.load_as(graph(), &run_digests(), &TrainPlan { average: None, ..plan() }) else {
+        panic!("expected an error")
+    };
+    assert!(text(&error).contains("unexpected tensor average/weights/"), "{}", text(&error));
 }
 
 #[test]
@@ -205,12 +227,12 @@ fn tensor_of_another_size_or_without_a_number_is_named() {
     type Edit = fn(&mut HostTensor);
     let cases: [(&str, Edit, &str); 3] = [
         (
-            "first_moment.down1.weight",
+            "first_moment/weights/down1.weight",
             |t| *t = HostTensor { shape: vec![2], values: vec![0.0; 2] },
             "expected 144 values, found 2",
         ),
-        ("student.down1.weight", |t| t.shape = vec![144], "expected shape [4, 4, 3, 3], found [144]"),
-        ("student.down1.weight", |t| t.values[0] = f32::NAN, "expected a finite 32-bit float, found NaN"),
+        ("value/weights/down1.weight", |t| t.shape = vec![144], "expected shape [4, 4, 3, 3], found [144]"),
+        ("value/weights/down1.weight", |t| t.values[0] = f32::NAN, "expected a finite 32-bit float, found NaN"),
     ];
     for (name, edit, words) in cases {
         let saved = Saved::new();
@@ -224,18 +246,11 @@ fn file_without_our_header_is_refused() {
     let saved = Saved::new();
     let none = NamedWeights::new();
     write(&saved.path, &none, "{}");
+    saved.is_broken(&["missing field `format`"]);
+    write(&saved.path, &none, r#"{"format":2}"#);
     saved.is_broken(&["missing field"]);
-    let header = CheckpointHeader {
-        format: 2,
-        step: 0,
-        plan_digest: "plan".into(),
-        graph_digest: graph().digest(),
-        loss_scale: None,
-        threshold_steps: None,
-        state_digest: String::new(),
-    };
-    write(&saved.path, &none, &serde_json::to_string(&header).unwrap());
-    saved.is_broken(&["expected format 1, found 2"]);
+    write(&saved.path, &none, r#"{"format":1,"step":0}"#);
+    saved.is_broken(&["checkpoint format: expected 2, found 1"]);
     fs::write(&saved.path, safetensors::serialize(Vec::<(&str, TensorView)>::new(), None).unwrap()).unwrap();
     saved.is_broken(&["no sensei_checkpoint entry"]);
 }
@@ -243,23 +258,22 @@ fn file_without_our_header_is_refused() {
 #[test]
 fn folder_that_cannot_be_written_leaves_no_checkpoint() {
     let fixture = Fixture::new();
-    // A file where the folder should be; a folder where the unfinished file should be; one at the final name.
+    // A file where the folder should be; a folder at the final name.
     let blocked = fixture.checkpoints("blocked");
     fs::write(&blocked, "a file").unwrap();
-    let taken = fixture.checkpoints("taken");
-    fs::create_dir_all(taken.join("partial.tmp")).unwrap();
     let occupied = fixture.checkpoints("occupied");
     fs::create_dir_all(occupied.join("step-00000002.safetensors")).unwrap();
-    for dir in [&blocked, &taken, &occupied] {
+    let checkpoint = "step-00000002.safetensors";
+    for (dir, refused) in [(&blocked, blocked.clone()), (&occupied, occupied.join(checkpoint))] {
         let Err(error) = Run { stop_after: 2, ..Run::new(dir) }.fit(&plan(), student(), &fixture.source) else {
             panic!("{}: expected an error", dir.display())
         };
         let line = text(&error);
-        let path = dir.join("step-00000002.safetensors");
         assert!(matches!(error, TrainError::File(_)), "{line}");
-        assert!(line.starts_with(&format!("{}: cannot ", path.display())) && !line.contains('\n'), "{line}");
-        assert!(!path.is_file() && !dir.join("partial.tmp").is_file());
+        assert!(line.starts_with(&format!("{}: cannot ", refused.display())) && !line.contains('\n'), "{line}");
+        assert!(!dir.join(checkpoint).is_file());
     }
+    assert_eq!(listed(&occupied), [checkpoint], "nothing unfinished is left");
     assert_eq!(fs::read(&blocked).unwrap(), b"a file");
 }
 

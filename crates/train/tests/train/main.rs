@@ -1,38 +1,43 @@
 //! Training: PyTorch's trajectory, resuming to the bit, accumulation, numbers that are not finite, checkpoints.
 
+#![expect(clippy::disallowed_methods, reason = "tests make the files they read")]
 #![allow(clippy::unwrap_used)] // tests
 
 mod accumulation;
 mod checkpoint;
 mod devices;
+mod groups;
 mod mixed;
 mod not_finite;
 mod quantization;
 mod resume;
 mod trajectory;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use sensei_data::augment::Augmentation;
+use sensei_data::crop_rule::{Border, CropRule};
 use sensei_data::dataset::Dataset;
 use sensei_data::geometry::Size;
 use sensei_data::image_file::ImageLimits;
-use sensei_data::prompt::{Border, PromptRule};
 use sensei_data::synth::{SynthConfig, write_synth};
 use sensei_graph::layer_graph::LayerGraph;
 use sensei_loss::{LossPlan, SampleWeighting};
 use sensei_samples::selection::SelectionRules;
 use sensei_samples::source::{InstanceChoice, SampleSource};
-use sensei_student::student::Student;
+use sensei_student::student::{Student, WEIGHTS};
 use sensei_student::unet::UnetConfig;
-use sensei_student::weights::NamedWeights;
+use sensei_tensor::network::NamedWeights;
 use sensei_train::error::TrainError;
 use sensei_train::event::Event;
 use sensei_train::fit::{Fitted, Observer, RunOptions, fit};
 use sensei_train::optimizer::AdamWConfig;
-use sensei_train::plan::{StagePlan, TrainPlan};
+use sensei_train::plan::{AveragePlan, GroupPlan, GroupRate, StagePlan, TrainPlan};
+use sensei_train::run_digests::RunDigests;
 use sensei_train::schedule::{Decay, Schedule};
+use sensei_train::stages::{SameNetwork, StageNetworks};
 
 /// Rendered scenes and room for checkpoints, in a folder that goes away with it.
 struct Fixture {
@@ -65,7 +70,7 @@ impl Fixture {
         edit(&mut file);
         std::fs::write(&annotations, serde_json::to_vec(&file).unwrap()).unwrap();
         let dataset = Dataset::load_coco(&annotations, &scenes.join("images")).unwrap();
-        let prompt = PromptRule::Roi { padding: 0.1, grid: 32, border: Border::Corrected };
+        let prompt = CropRule::Roi { padding: 0.1, grid: 32, border: Border::Corrected };
         let rules = SelectionRules::of_student(prompt);
         let source =
             SampleSource::new(dataset, None, rules, prompt, ImageLimits::default(), InstanceChoice::All).unwrap();
@@ -77,11 +82,21 @@ impl Fixture {
     }
 }
 
+/// What decides the weights of a test's run.
+fn run_digests() -> RunDigests {
+    let part = |part: &str| format!("{part} of the test");
+    RunDigests {
+        configuration: part("configuration"),
+        first_weights: part("first weights"),
+        annotations: part("annotations"),
+        teacher: None,
+    }
+}
+
 /// How a test runs a plan.
 #[derive(Clone, Copy)]
 struct Run<'a> {
     checkpoints: &'a Path,
-    plan_digest: &'a str,
     resume: bool,
     checkpoint_every_steps: u64,
     keep_checkpoints: usize,
@@ -95,7 +110,6 @@ impl<'a> Run<'a> {
     fn new(checkpoints: &'a Path) -> Self {
         Self {
             checkpoints,
-            plan_digest: "plan",
             resume: false,
             checkpoint_every_steps: 1000,
             keep_checkpoints: 2,
@@ -110,18 +124,27 @@ impl<'a> Run<'a> {
     }
 
     fn fit(self, plan: &TrainPlan, student: Student, source: &SampleSource) -> Result<Ran, TrainError> {
+        self.fit_through(&mut SameNetwork, plan, student, source)
+    }
+
+    fn fit_through(
+        self,
+        stages: &mut dyn StageNetworks,
+        plan: &TrainPlan,
+        student: Student,
+        source: &SampleSource,
+    ) -> Result<Ran, TrainError> {
         let options = RunOptions {
             other_devices: self.other_devices,
             checkpoint_dir: self.checkpoints,
-            plan_digest: self.plan_digest,
+            run_digests: &run_digests(),
             resume: self.resume,
             checkpoint_every_steps: self.checkpoint_every_steps,
             keep_checkpoints: self.keep_checkpoints,
             data_threads: self.data_threads,
-            before_quantization: None,
         };
         let mut observer = Recorder { steps_left: self.stop_after, events: vec![] };
-        let fitted = fit(plan, student, source, &options, &mut observer)?;
+        let fitted = fit(plan, Box::new(student), stages, source, &options, &mut observer)?;
         Ok(Ran { fitted, events: observer.events })
     }
 }
@@ -133,6 +156,11 @@ struct Ran {
 }
 
 impl Ran {
+    /// The resulting weights.
+    fn weights(&self) -> &NamedWeights {
+        &self.fitted.groups[WEIGHTS]
+    }
+
     /// The loss of each step.
     fn losses(&self) -> Vec<f64> {
         let loss = |event: &Event| match event {
@@ -160,7 +188,7 @@ impl Observer for Recorder {
 
     fn validate(
         &mut self,
-        _weights: &NamedWeights,
+        _result: &BTreeMap<String, NamedWeights>,
         _epoch: u64,
     ) -> Result<Option<(f64, usize)>, Box<dyn std::error::Error + Send + Sync>> {
         Ok(None)
@@ -187,6 +215,11 @@ fn student() -> Student {
     Student::new(graph(), 7, &device())
 }
 
+/// The weights, trained at the stage's learning rate.
+fn weights_rule() -> GroupPlan {
+    GroupPlan { group: WEIGHTS.into(), rate: GroupRate::Stage, weight_decay: 0.01, clipped: true, hold_after: None }
+}
+
 /// Two stages of two epochs, batches of two, two a step, everything on that changes a sample, moving average.
 fn plan() -> TrainPlan {
     let stage = |name: &str, schedule| StagePlan {
@@ -202,7 +235,8 @@ fn plan() -> TrainPlan {
             contrast: 0.2,
             saturation: 0.2,
         },
-        quantization: None,
+        groups: vec![weights_rule()],
+        on_grid: None,
     };
     let cosine = Decay::Cosine { final_learning_rate: 1e-5 };
     TrainPlan {
@@ -211,7 +245,7 @@ fn plan() -> TrainPlan {
         accumulate_batches: 2,
         optimizer: AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 },
         clip_gradient_norm: Some(1.0),
-        ema_decay: Some(0.9),
+        average: Some(AveragePlan { decay: 0.9, groups: vec![WEIGHTS.into()] }),
         mixed_precision: None,
         stages: vec![
             stage("first", Schedule { learning_rate: 1e-2, warmup_steps: 3, decay: Decay::Constant }),

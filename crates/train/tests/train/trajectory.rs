@@ -8,10 +8,10 @@ use burn::tensor::{Tensor, TensorData};
 use sensei_loss::{LossPlan, LossTerm, SampleWeighting, TermKind, distillation_loss};
 use sensei_student::student::Student;
 use sensei_student::unet::UnetConfig;
-use sensei_student::weights::{HostTensor, NamedWeights};
-use sensei_tensor::masks::{MaskLogits, MaskProbs};
+use sensei_tensor::masks::MaskProbs;
+use sensei_tensor::network::{HostTensor, NamedWeights, host_values};
 use sensei_testing::{GoldenCase, golden, relative_l2};
-use sensei_train::optimizer::{AdamW, AdamWConfig, host};
+use sensei_train::optimizer::{AdamW, AdamWConfig};
 
 use crate::device;
 
@@ -49,12 +49,12 @@ fn check(case: &str, flavour: UnetConfig) {
     for (step, expected) in case.f64s("adamw/loss").into_iter().enumerate() {
         let forward = student.forward_train(picture(&case, "input"));
         let target = MaskProbs(picture(&case, "target"));
-        let loss = distillation_loss(&plan, MaskLogits(forward.mask_logits), None, target).total;
-        let got = f64::from(host(loss.clone().inner())[0]);
+        let loss = distillation_loss(&plan, forward.masks, None, target).total;
+        let got = f64::from(host_values(&loss)[0]);
         assert!((got - expected).abs() <= LOSS * expected, "loss of step {step}: {got} against {expected}");
         let mut found = loss.backward();
         let gradients = student.parameters().iter().map(|p| p.values.grad_remove(&mut found).unwrap()).collect();
-        student.update_running_stats(&forward.batch_stats);
+        student.update_running_stats(&forward.norm_stats);
         adamw.step(student.parameters_mut(), gradients, LEARNING_RATE);
     }
     let got = student.to_weights();

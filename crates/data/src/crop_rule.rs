@@ -1,9 +1,8 @@
-//! Prompt protocols: which part of the image a student is shown for an object.
+//! Crop rules: which part of the image a student is shown for a prompt.
 
 use crate::crop::CropGeometry;
 use crate::geometry::{PointInImage, RectInImage, Size};
-use crate::mask::Mask;
-use crate::prompt_source::{Prompt, PromptSource};
+use crate::prompt_source::{Prompt, PromptError, PromptSource};
 
 /// What happens at the image's border and to fractions of a pixel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,8 +15,9 @@ pub enum Border {
 
 /// How a prompt becomes a crop.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum PromptRule {
-    /// PicoSAM2: a window of `grid` x `grid` image pixels around the [prompt point](prompt_point).
+pub enum CropRule {
+    /// PicoSAM2: a window of `grid` x `grid` image pixels around the pixel of the
+    /// [prompt point](crate::prompt_source::prompt_point).
     ///
     /// `Reference` shifts the window at the left and upper border and cuts it off at the right and lower one.
     CenterWindow {
@@ -40,7 +40,7 @@ pub enum PromptRule {
 /// Why an object has no crop. Callers skip it and count by variant.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 #[non_exhaustive]
-pub enum PromptError {
+pub enum CropError {
     /// The box has a side of zero or less, or one that is not a finite number.
     #[error("box {bbox:?}: expected finite numbers and a width and height above 0")]
     DegenerateBox {
@@ -69,9 +69,9 @@ pub enum PromptError {
         /// Side of the region in image pixels.
         side: f64,
     },
-    /// No pixel of the mask is set, so there is no point to prompt with.
-    #[error("the mask is empty")]
-    EmptyMask,
+    /// There is no prompt to lay a crop around.
+    #[error(transparent)]
+    NoPrompt(#[from] PromptError),
     /// A region of interest is made of a box.
     #[error("point ({x}, {y}): expected a box to make a region of interest of")]
     NotABox {
@@ -82,66 +82,42 @@ pub enum PromptError {
     },
 }
 
-impl PromptRule {
-    /// The crop for an object with this box (`[x, y, width, height]` in image pixels) and mask.
-    ///
-    /// A rule reads what it needs: `CenterWindow` the mask, `Roi` the box.
-    ///
-    /// # Errors
-    /// If the object has no sensible crop; with `Border::Reference` an empty mask is none of these: as in the published
-    /// code the window then lies around the image's centre.
-    /// # Panics
-    /// If the mask does not have the image's size, or the grid is 0.
-    /// # Source
-    /// PicoSAM2, `PicoSAM2Dataset.__getitem__`; PicoSAM3, `pad_bbox_to_square` and, for the smallest region,
-    /// `sam3_teacher_precompute.py`. Boxes without area are refused here and not there.
-    pub fn geometry(&self, bbox: [f64; 4], image: Size, mask: &Mask) -> Result<CropGeometry, PromptError> {
-        assert_eq!(mask.size, image, "prompt: size of the mask and of its image");
-        let prompt = match *self {
-            PromptRule::CenterWindow { border, .. } => match (prompt_pixel(mask), border) {
-                (Some(pixel), _) => Prompt::Point(center_of(pixel)),
-                (None, Border::Reference) => {
-                    Prompt::Point(center_of((i64::from(image.width / 2), i64::from(image.height / 2))))
-                }
-                (None, Border::Corrected) => return Err(PromptError::EmptyMask),
-            },
-            PromptRule::Roi { .. } => Prompt::Box(bbox),
-        };
-        self.crop(prompt, image)
-    }
-
+impl CropRule {
     /// The crop for a prompt. A window around a box lies around the pixel in its middle.
     ///
     /// # Errors
     /// If there is no sensible crop, or a region of interest is asked for around a point.
     /// # Panics
     /// If the grid is 0.
-    pub fn crop(&self, prompt: Prompt, image: Size) -> Result<CropGeometry, PromptError> {
+    /// # Source
+    /// PicoSAM2, `PicoSAM2Dataset.__getitem__`; PicoSAM3, `pad_bbox_to_square` and, for the smallest region,
+    /// `sam3_teacher_precompute.py`. Boxes without area are refused here and not there.
+    pub fn crop(&self, prompt: Prompt, image: Size) -> Result<CropGeometry, CropError> {
         let (rect_in_image, grid) = match (*self, prompt) {
-            (PromptRule::CenterWindow { grid, border }, Prompt::Point(point)) => {
+            (CropRule::CenterWindow { grid, border }, Prompt::Point(point)) => {
                 (window(image, point, grid, border), grid)
             }
-            (PromptRule::CenterWindow { grid, border }, Prompt::Box(bbox)) => {
+            (CropRule::CenterWindow { grid, border }, Prompt::Box(bbox)) => {
                 check_box(bbox, image)?;
                 let [x, y, width, height] = bbox;
                 (window(image, PointInImage { x: x + width / 2.0, y: y + height / 2.0 }, grid, border), grid)
             }
-            (PromptRule::Roi { padding, grid, border }, Prompt::Box(bbox)) => {
+            (CropRule::Roi { padding, grid, border }, Prompt::Box(bbox)) => {
                 (region_of_interest(bbox, image, padding, border)?, grid)
             }
-            (PromptRule::Roi { .. }, Prompt::Point(PointInImage { x, y })) => {
-                return Err(PromptError::NotABox { x, y });
+            (CropRule::Roi { .. }, Prompt::Point(PointInImage { x, y })) => {
+                return Err(CropError::NotABox { x, y });
             }
         };
-        assert!(grid > 0, "prompt: grid of 0");
+        assert!(grid > 0, "crop rule: grid of 0");
         Ok(CropGeometry { rect_in_image, grid })
     }
 
     /// How the rule takes its prompt from an annotation in training.
     pub fn source(&self) -> PromptSource {
         match self {
-            PromptRule::CenterWindow { .. } => PromptSource::MaskCenter,
-            PromptRule::Roi { .. } => PromptSource::Box,
+            CropRule::CenterWindow { .. } => PromptSource::MaskCenter,
+            CropRule::Roi { .. } => PromptSource::Box,
         }
     }
 
@@ -152,19 +128,10 @@ impl PromptRule {
             Border::Corrected => "corrected",
         };
         match *self {
-            PromptRule::CenterWindow { grid, border: at } => format!("center_window-{grid}-{}", border(at)),
-            PromptRule::Roi { padding, grid, border: at } => format!("roi-{grid}-pad{padding}-{}", border(at)),
+            CropRule::CenterWindow { grid, border: at } => format!("center_window-{grid}-{}", border(at)),
+            CropRule::Roi { padding, grid, border: at } => format!("roi-{grid}-pad{padding}-{}", border(at)),
         }
     }
-}
-
-/// The centre of the pixel that prompts for a mask: the middle of its bounding box (rounded to the upper left) if that
-/// pixel is set, else the set pixel nearest to it, of several the first in reading order. `None` for an empty mask.
-///
-/// # Source
-/// PicoSAM2, `PicoSAM2Dataset.__getitem__`.
-pub fn prompt_point(mask: &Mask) -> Option<PointInImage> {
-    prompt_pixel(mask).map(center_of)
 }
 
 /// Smallest side of a region of interest in image pixels, after truncation.
@@ -172,10 +139,6 @@ pub const MIN_ROI_SIDE: u32 = 4;
 
 /// Largest side of a region of interest in image pixels.
 pub const MAX_ROI_SIDE: u32 = 1 << 20;
-
-fn center_of((column, row): (i64, i64)) -> PointInImage {
-    PointInImage { x: column as f64 + 0.5, y: row as f64 + 0.5 }
-}
 
 /// `grid` pixels each way around the pixel that the point lies in.
 fn window(image: Size, point: PointInImage, grid: u32, border: Border) -> RectInImage {
@@ -192,19 +155,19 @@ fn window(image: Size, point: PointInImage, grid: u32, border: Border) -> RectIn
 }
 
 /// Refuses boxes without extent or outside of the image.
-fn check_box(bbox: [f64; 4], image: Size) -> Result<(), PromptError> {
+fn check_box(bbox: [f64; 4], image: Size) -> Result<(), CropError> {
     let [x, y, width, height] = bbox;
     if !(bbox.iter().all(|value| value.is_finite()) && width > 0.0 && height > 0.0) {
-        return Err(PromptError::DegenerateBox { bbox });
+        return Err(CropError::DegenerateBox { bbox });
     }
     let visible = RectInImage { x0: x, y0: y, x1: x + width, y1: y + height }.intersection(&image.rect());
     if !(visible.width() > 0.0 && visible.height() > 0.0) {
-        return Err(PromptError::OutsideImage { bbox, image });
+        return Err(CropError::OutsideImage { bbox, image });
     }
     Ok(())
 }
 
-fn region_of_interest(bbox: [f64; 4], image: Size, padding: f64, border: Border) -> Result<RectInImage, PromptError> {
+fn region_of_interest(bbox: [f64; 4], image: Size, padding: f64, border: Border) -> Result<RectInImage, CropError> {
     check_box(bbox, image)?;
     let [x, y, width, height] = bbox;
     // In the order of the published code: the truncation below would show a different rounding.
@@ -212,7 +175,7 @@ fn region_of_interest(bbox: [f64; 4], image: Size, padding: f64, border: Border)
     let ((x, width), (y, height)) = (padded(x, width), padded(y, height));
     let side = width.max(height);
     if side > f64::from(MAX_ROI_SIDE) {
-        return Err(PromptError::TooLarge { side });
+        return Err(CropError::TooLarge { side });
     }
     let (x0, y0) = (x + width / 2.0 - side / 2.0, y + height / 2.0 - side / 2.0);
     let square = RectInImage { x0, y0, x1: x0 + side, y1: y0 + side };
@@ -225,33 +188,9 @@ fn region_of_interest(bbox: [f64; 4], image: Size, padding: f64, border: Border)
         }
     };
     if rect.width() < f64::from(MIN_ROI_SIDE) || rect.height() < f64::from(MIN_ROI_SIDE) {
-        return Err(PromptError::TooSmall { width: rect.width(), height: rect.height() });
+        return Err(CropError::TooSmall { width: rect.width(), height: rect.height() });
     }
     Ok(rect)
-}
-
-/// Column and row of the prompt's pixel.
-fn prompt_pixel(mask: &Mask) -> Option<(i64, i64)> {
-    let stride = mask.size.width as usize;
-    let rows = || (0i64..).zip(mask.bits.chunks_exact(stride.max(1)));
-    let (mut low, mut high) = ((i64::MAX, i64::MAX), (i64::MIN, i64::MIN));
-    for (y, row) in rows() {
-        let (first, last) = (row.iter().position(|&bit| bit != 0), row.iter().rposition(|&bit| bit != 0));
-        if let (Some(first), Some(last)) = (first, last) {
-            low = (low.0.min(first as i64), low.1.min(y));
-            high = (high.0.max(last as i64), y);
-        }
-    }
-    if low.0 > high.0 {
-        return None;
-    }
-    let center = ((low.0 + high.0) / 2, (low.1 + high.1) / 2);
-    if mask.bits[center.1 as usize * stride + center.0 as usize] != 0 {
-        return Some(center);
-    }
-    let set = rows().flat_map(|(y, row)| (0i64..).zip(row).filter(|(_, bit)| **bit != 0).map(move |(x, _)| (x, y)));
-    // `min_by_key` returns the first of equal ones, as numpy's argmin over row-major positions does.
-    set.min_by_key(|&(x, y)| (x - center.0) * (x - center.0) + (y - center.1) * (y - center.1))
 }
 
 #[cfg(test)]
@@ -260,12 +199,13 @@ mod tests {
 
     use super::*;
     use crate::dataset::Dataset;
+    use crate::mask::Mask;
     use sensei_testing::golden;
 
-    const WINDOW: PromptRule = PromptRule::CenterWindow { grid: 96, border: Border::Reference };
-    const FREE_WINDOW: PromptRule = PromptRule::CenterWindow { grid: 96, border: Border::Corrected };
-    const ROI: PromptRule = PromptRule::Roi { padding: 0.1, grid: 96, border: Border::Reference };
-    const FREE_ROI: PromptRule = PromptRule::Roi { padding: 0.1, grid: 96, border: Border::Corrected };
+    const WINDOW: CropRule = CropRule::CenterWindow { grid: 96, border: Border::Reference };
+    const FREE_WINDOW: CropRule = CropRule::CenterWindow { grid: 96, border: Border::Corrected };
+    const ROI: CropRule = CropRule::Roi { padding: 0.1, grid: 96, border: Border::Reference };
+    const FREE_ROI: CropRule = CropRule::Roi { padding: 0.1, grid: 96, border: Border::Corrected };
     const VGA: Size = Size { width: 640, height: 480 };
 
     fn size([width, height]: [i64; 2]) -> Size {
@@ -277,8 +217,8 @@ mod tests {
         RectInImage { x0, y0, x1, y1 }
     }
 
-    fn roi(rule: PromptRule, bbox: [f64; 4]) -> Result<RectInImage, PromptError> {
-        rule.geometry(bbox, VGA, &Mask::empty(VGA)).map(|geometry| geometry.rect_in_image)
+    fn roi(rule: CropRule, bbox: [f64; 4]) -> Result<RectInImage, CropError> {
+        rule.crop(Prompt::Box(bbox), VGA).map(|crop| crop.rect_in_image)
     }
 
     #[test]
@@ -293,20 +233,21 @@ mod tests {
             let size = size([sizes[idx * 2], sizes[idx * 2 + 1]]);
             let mask = Mask { size, bits: bits[at..][..size.n_pixels()].to_vec() };
             at += size.n_pixels();
-            let found = prompt_point(&mask).map_or([-1, -1], |point| [point.x.floor() as i64, point.y.floor() as i64]);
-            assert_eq!(found, points[idx * 2..][..2], "point of mask {idx}");
-            let geometry = WINDOW.geometry([0.0; 4], size, &mask).unwrap();
-            assert_eq!(geometry.rect_in_image, rect_of(*rect), "window of mask {idx}");
-
-            let free = FREE_WINDOW.geometry([0.0; 4], size, &mask);
-            match prompt_point(&mask) {
-                None => assert_eq!(free, Err(PromptError::EmptyMask)),
-                Some(point) => {
-                    let free = free.unwrap();
-                    assert_eq!((free.rect_in_image.width(), free.rect_in_image.height()), (96.0, 96.0));
-                    assert_eq!(free.point_in_crop(point), [48.5, 48.5], "mask {idx}");
+            let prompt = match WINDOW.source().prompt(1, [0.0; 4], &mask) {
+                Ok(prompt) => prompt,
+                // The rules of a selection say what an empty mask is prompted with: crates/samples/tests/golden_crops.rs.
+                Err(PromptError::EmptyMask) => {
+                    assert_eq!([-1, -1], points[idx * 2..][..2], "mask {idx}");
+                    continue;
                 }
-            }
+            };
+            let Prompt::Point(point) = prompt else { panic!("mask {idx}: expected a point, found {prompt:?}") };
+            assert_eq!([point.x.floor() as i64, point.y.floor() as i64], points[idx * 2..][..2], "point of mask {idx}");
+            let crop = WINDOW.crop(prompt, size).unwrap();
+            assert_eq!(crop.rect_in_image, rect_of(*rect), "window of mask {idx}");
+            let free = FREE_WINDOW.crop(prompt, size).unwrap();
+            assert_eq!((free.rect_in_image.width(), free.rect_in_image.height()), (96.0, 96.0));
+            assert_eq!(free.point_in_crop(point), [48.5, 48.5], "mask {idx}");
         }
         assert!(at <= bits.len() && bits.len() < at + 8);
     }
@@ -318,7 +259,7 @@ mod tests {
         for (idx, bbox) in boxes.as_chunks::<4>().0.iter().enumerate() {
             let size = size([sizes[idx * 2], sizes[idx * 2 + 1]]);
             let expected = rect_of([0, 1, 2, 3].map(|edge| rects[idx * 4 + edge]));
-            let found = ROI.geometry(*bbox, size, &Mask::empty(size)).unwrap();
+            let found = ROI.crop(Prompt::Box(*bbox), size).unwrap();
             assert_eq!(found.rect_in_image, expected, "box {bbox:?} in {size}");
         }
     }
@@ -339,7 +280,7 @@ mod tests {
         for (id, expected) in ids.iter().zip(roi.as_chunks::<4>().0) {
             let instance = by_id[&(*id as u64)];
             let size = dataset.images[instance.image_idx].size;
-            let found = ROI.geometry(instance.bbox, size, &Mask::empty(size)).unwrap();
+            let found = ROI.crop(Prompt::Box(instance.bbox), size).unwrap();
             assert_eq!(found.rect_in_image, rect_of(*expected), "annotation {id}");
         }
     }
@@ -376,20 +317,20 @@ mod tests {
                 [f64::NAN, 0.0, 5.0, 5.0],
                 [0.0, 0.0, f64::INFINITY, 5.0],
             ] {
-                assert!(matches!(roi(rule, bbox), Err(PromptError::DegenerateBox { .. })), "{rule:?} {bbox:?}");
+                assert!(matches!(roi(rule, bbox), Err(CropError::DegenerateBox { .. })), "{rule:?} {bbox:?}");
             }
             for bbox in
                 [[640.0, 10.0, 20.0, 20.0], [-30.0, 10.0, 30.0, 20.0], [10.0, 480.0, 9.0, 9.0], [10.0, -9.0, 9.0, 9.0]]
             {
-                assert!(matches!(roi(rule, bbox), Err(PromptError::OutsideImage { .. })), "{rule:?} {bbox:?}");
+                assert!(matches!(roi(rule, bbox), Err(CropError::OutsideImage { .. })), "{rule:?} {bbox:?}");
             }
-            assert!(matches!(roi(rule, [10.0, 10.0, 2.0, 3.0]), Err(PromptError::TooSmall { .. })), "{rule:?}");
+            assert!(matches!(roi(rule, [10.0, 10.0, 2.0, 3.0]), Err(CropError::TooSmall { .. })), "{rule:?}");
             assert!(roi(rule, [10.0, 10.0, 4.0, 4.0]).is_ok());
-            assert!(matches!(roi(rule, [0.0, 0.0, 1e6, 3.0]), Err(PromptError::TooLarge { .. })), "{rule:?}");
+            assert!(matches!(roi(rule, [0.0, 0.0, 1e6, 3.0]), Err(CropError::TooLarge { .. })), "{rule:?}");
         }
         // Truncated and clipped to 3 columns; the corrected square keeps all of its 12.
         let sliver = [638.0, 10.0, 10.0, 10.0];
-        assert_eq!(roi(ROI, sliver), Err(PromptError::TooSmall { width: 3.0, height: 12.0 }));
+        assert_eq!(roi(ROI, sliver), Err(CropError::TooSmall { width: 3.0, height: 12.0 }));
         assert!(roi(FREE_ROI, sliver).is_ok());
     }
 
