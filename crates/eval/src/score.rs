@@ -253,6 +253,16 @@ impl Overlap {
     }
 }
 
+/// Counts that no two masks have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "[intersection, truth, prediction]: expected an intersection within both of at most {MAX_PIXELS} pixels, found {found:?}"
+)]
+pub struct OverlapError {
+    /// Intersection, truth and prediction.
+    pub found: [u64; 3],
+}
+
 impl From<Overlap> for [u64; 3] {
     fn from(overlap: Overlap) -> Self {
         [overlap.intersection, overlap.truth, overlap.prediction]
@@ -260,14 +270,11 @@ impl From<Overlap> for [u64; 3] {
 }
 
 impl TryFrom<[u64; 3]> for Overlap {
-    type Error = String;
+    type Error = OverlapError;
 
-    fn try_from([intersection, truth, prediction]: [u64; 3]) -> Result<Self, String> {
+    fn try_from([intersection, truth, prediction]: [u64; 3]) -> Result<Self, OverlapError> {
         if intersection > truth.min(prediction) || truth.max(prediction) > MAX_PIXELS {
-            return Err(format!(
-                "[intersection, truth, prediction]: expected an intersection within both of at most {MAX_PIXELS} pixels, \
-                 found [{intersection}, {truth}, {prediction}]"
-            ));
+            return Err(OverlapError { found: [intersection, truth, prediction] });
         }
         Ok(Self { intersection, truth, prediction })
     }
