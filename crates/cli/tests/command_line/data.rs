@@ -171,20 +171,34 @@ fn splits_that_share_an_image() {
 
     // The same id and name in another folder is the same image, as LVIS names COCO's.
     let place = Place::new();
+    let name = share_an_id(&place, |name| format!("train2017/{name}"));
+    place.refuses(&["plan", "tiny.toml"], 1, &["expected no image of the training split, found 1 (first: ", &name]);
+}
+
+#[test]
+fn an_id_in_both_splits_is_not_a_shared_image() {
+    let place = Place::new();
+    fs::copy(place.path("scenes/images/train_000005.png"), place.path("scenes/images/other.png")).unwrap();
+    share_an_id(&place, |_| "other.png".to_string());
+    place.does(&["plan", "tiny.toml"]);
+}
+
+/// Gives the last training image the id of the first validation image, and a file name made of that image's, which it returns.
+fn share_an_id(place: &Place, rename: impl FnOnce(&str) -> String) -> String {
     let val: Value =
         serde_json::from_slice(&fs::read(place.path("scenes/annotations/instances_val.json")).unwrap()).unwrap();
     let (id, name) = (val["images"][0]["id"].clone(), val["images"][0]["file_name"].as_str().unwrap().to_string());
     place.annotations(|file| {
         let before = file["images"][4]["id"].clone();
         file["images"][4]["id"] = id.clone();
-        file["images"][4]["file_name"] = json!(format!("train2017/{name}"));
+        file["images"][4]["file_name"] = json!(rename(&name));
         for annotation in file["annotations"].as_array_mut().unwrap() {
             if annotation["image_id"] == before {
                 annotation["image_id"] = id.clone();
             }
         }
     });
-    place.refuses(&["plan", "tiny.toml"], 1, &["expected no image of the training split, found 1 (first: ", &name]);
+    name
 }
 
 fn one_pixel() -> Vec<u8> {
