@@ -7,7 +7,7 @@ use sensei_quant::calibration::{CalibrationConfig, calibrate};
 use sensei_quant::folded::FoldedStudent;
 use sensei_quant::qat::{NormStatistics, Quantizers};
 use sensei_samples::batch::HostBatch;
-use sensei_samples::source::{Sample, SampleSource};
+use sensei_samples::source::SampleSource;
 use sensei_student::student::Student;
 use sensei_student::weights::NamedWeights;
 
@@ -101,8 +101,8 @@ pub fn calibration_batches(source: &SampleSource, n_instances: usize, seed: u64)
     let mut chosen = subset(source.instances.len(), n_instances.min(source.instances.len()), seed);
     chosen.sort_unstable();
     let batch = |chunk: &[u32]| {
-        let samples = chunk.iter().map(|&at| source.sample(source.instances[at as usize]));
-        Ok(input_tensor(&HostBatch::new(&samples.collect::<Result<Vec<Sample>, _>>()?), &Device::flex()))
+        let instances: Vec<usize> = chunk.iter().map(|&at| source.instances[at as usize]).collect();
+        Ok(input_tensor(&HostBatch::new(&source.samples(&instances)?), &Device::flex()))
     };
     chosen.chunks(CALIBRATION_BATCH).map(batch).collect()
 }
