@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::config::Override;
 use crate::device::DeviceName;
 
 /// Distils tiny promptable-segmentation students for Sony's IMX500, from a config file to a deployment package.
@@ -21,12 +22,7 @@ pub enum Command {
     /// Do everything a configuration asks for: data, teacher cache, training, int8, scores, export, report
     Run(RunArguments),
     /// Print what a run would do and cost, and check budgets and inputs; train nothing
-    Plan {
-        /// The configuration
-        config: PathBuf,
-        #[command(flatten)]
-        place: Place,
-    },
+    Plan(PlanArguments),
     /// Make, check and fetch data sets
     #[command(subcommand)]
     Data(DataCommand),
@@ -185,6 +181,8 @@ pub struct RunArguments {
     /// The configuration
     pub config: PathBuf,
     #[command(flatten)]
+    pub set: Set,
+    #[command(flatten)]
     pub place: Place,
     /// Go on with a run that was stopped or killed
     #[arg(long)]
@@ -194,6 +192,40 @@ pub struct RunArguments {
     pub profile: bool,
     #[command(flatten)]
     pub machine: Machine,
+}
+
+/// A configuration, or what one can have.
+#[derive(Debug, Args)]
+pub struct PlanArguments {
+    /// The configuration
+    #[arg(required_unless_present = "schema")]
+    pub config: Option<PathBuf>,
+    /// Print the JSON schema of a run's configuration, or of a protocol file, instead: what editors complete and check by
+    #[arg(long, value_enum, value_name = "KIND", num_args = 0..=1, require_equals = true, default_missing_value = "run")]
+    #[arg(conflicts_with_all = ["config", "set"])]
+    pub schema: Option<FileKind>,
+    #[command(flatten)]
+    pub set: Set,
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// Keys that the command line sets.
+#[derive(Debug, Args)]
+pub struct Set {
+    /// A key of the configuration in place of the file's, as train.batch_size=16, train.stage.0.epochs=2 or crop.border=reference;
+    /// may be given several times
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<Override>,
+}
+
+/// The files that this program has a schema of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FileKind {
+    /// A run's configuration
+    Run,
+    /// A protocol
+    Protocol,
 }
 
 /// What is scored, by which protocol.

@@ -53,8 +53,14 @@ pub fn candidates<'a>(
     instances: &'a [usize],
     batch: usize,
 ) -> impl Iterator<Item = Result<Candidate<EvalInput>, PredictError>> + 'a {
-    let load = |&idx: &usize| Ok(Candidate::Item(eval_item(source, idx, source.sample(idx)?)));
-    let items = instances.chunks(batch).flat_map(move |chunk| chunk.par_iter().map(load).collect::<Vec<_>>());
+    let load = |chunk: &[usize]| match source.samples(chunk) {
+        Ok(samples) => {
+            let items = chunk.iter().zip(samples).map(|(&idx, sample)| eval_item(source, idx, sample));
+            items.map(|item| Ok(Candidate::Item(item))).collect::<Vec<_>>()
+        }
+        Err(error) => vec![Err(error.into())],
+    };
+    let items = instances.chunks(batch).flat_map(load);
     items.chain(source.left_out.iter().map(|left_out| Ok(Candidate::LeftOut(*left_out))))
 }
 

@@ -139,15 +139,33 @@ impl Draw {
         if (self.brightness, self.contrast, self.saturation) == (1.0, 1.0, 1.0) {
             return;
         }
+        let (blocks, rest) = pixels.as_chunks_mut();
+        blocks.iter_mut().for_each(|block| self.change_colours(block));
+        let mut last = [[0; 3]; BLOCK];
+        last[..rest.len()].copy_from_slice(rest);
+        self.change_colours(&mut last);
+        rest.copy_from_slice(&last[..rest.len()]);
+    }
+
+    /// Channel by channel, in steps that the compiler vectorises.
+    fn change_colours(&self, pixels: &mut [[u8; 3]; BLOCK]) {
         let (brightness, contrast, saturation) = (self.brightness as f32, self.contrast as f32, self.saturation as f32);
-        for pixel in pixels {
-            let [r, g, b] = pixel.map(f32::from);
-            let grey = 0.299 * r + 0.587 * g + 0.114 * b;
-            for value in pixel {
-                let saturated = grey + (f32::from(*value) - grey) * saturation;
+        let mut bytes = [[0i32; BLOCK]; 3];
+        for (at, pixel) in pixels.iter().enumerate() {
+            (0..3).for_each(|channel| bytes[channel][at] = i32::from(pixel[channel]));
+        }
+        let channels = bytes.map(|channel| channel.map(|byte| byte as f32));
+        let mut changed = [[0; BLOCK]; 3];
+        for at in 0..BLOCK {
+            let grey = 0.299 * channels[0][at] + 0.587 * channels[1][at] + 0.114 * channels[2][at];
+            for channel in 0..3 {
+                let saturated = grey + (channels[channel][at] - grey) * saturation;
                 let contrasted = 128.0 + (saturated - 128.0) * contrast;
-                *value = (contrasted * brightness + 0.5).clamp(0.0, 255.0) as u8;
+                changed[channel][at] = whole_part((contrasted * brightness + 0.5).clamp(0.0, 255.0));
             }
+        }
+        for (at, pixel) in pixels.iter_mut().enumerate() {
+            *pixel = [0, 1, 2].map(|channel| changed[channel][at] as u8);
         }
     }
 
@@ -162,6 +180,13 @@ impl Draw {
             flip_rows(teacher, grid, 1);
         }
     }
+}
+
+/// The whole part of a number from 0 to 255, by additions: a cast checks its range, value by value.
+fn whole_part(value: f32) -> u32 {
+    // Above 2^23 numbers are whole: the sum is rounded to one, whose low bits are in the low bits of its representation.
+    let rounded = value + TWO_TO_23;
+    (rounded.to_bits() & 0xff) - u32::from(rounded - TWO_TO_23 > value)
 }
 
 /// Mirrors a crop left to right: rows of `grid` pixels of `n_channels` values.
@@ -179,6 +204,10 @@ pub fn flip_rows<T>(values: &mut [T], grid: u32, n_channels: usize) {
         }
     }
 }
+
+/// Pixels that change together.
+const BLOCK: usize = 16;
+const TWO_TO_23: f32 = 8_388_608.0;
 
 #[cfg(test)]
 mod tests {
@@ -293,6 +322,35 @@ mod tests {
         check(Draw { brightness: 1.5, ..still }, [0, 100, 200], [0, 150, 255]);
         check(Draw { contrast: 0.5, ..still }, [128, 28, 228], [128, 78, 178]);
         check(Draw { saturation: 0.0, ..still }, [255, 0, 0], [76, 76, 76]);
+    }
+
+    #[test]
+    fn whole_parts_are_those_of_a_cast() {
+        for value in (0..=255 * 4096).map(|n| n as f32 / 4096.0).chain([0.499_999_97, 254.999_98, f32::MIN_POSITIVE]) {
+            assert_eq!(whole_part(value), value as u32, "{value}");
+        }
+    }
+
+    /// In one formula per value, as the documentation has it.
+    #[test]
+    fn photometric_changes_are_the_same_pixel_by_pixel() {
+        for id in 0..200 {
+            let drawn = draw(&ALL, &mut sample_rng(3, 0, id));
+            let rgb: Vec<u8> = (0..3 * (id as u32 + 1)).map(|n| (n * 167 + n * n / 7) as u8).collect();
+            let mut changed = rgb.clone();
+            drawn.photometric(&mut changed);
+            let (brightness, contrast) = (drawn.brightness as f32, drawn.contrast as f32);
+            for (before, after) in rgb.as_chunks::<3>().0.iter().zip(changed.as_chunks::<3>().0) {
+                let [r, g, b] = before.map(f32::from);
+                let grey = 0.299 * r + 0.587 * g + 0.114 * b;
+                let expected = before.map(|value| {
+                    let saturated = grey + (f32::from(value) - grey) * drawn.saturation as f32;
+                    let contrasted = 128.0 + (saturated - 128.0) * contrast;
+                    (contrasted * brightness + 0.5).clamp(0.0, 255.0) as u8
+                });
+                assert_eq!(*after, expected, "{before:?}, {drawn:?}");
+            }
+        }
     }
 
     #[test]

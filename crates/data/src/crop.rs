@@ -1,8 +1,12 @@
 //! The one map between an image and the square input of a student: cutting images and masks out, pasting logits back.
 
+use std::ops::Range;
+
+use crate::filter::AxisFilter;
 use crate::geometry::{PointInImage, RectInImage, Size};
-use crate::image_file::RgbImage;
+use crate::image_file::{RgbImage, UpperRows};
 use crate::mask::Mask;
+use crate::rle::Rle;
 
 /// Which rectangle of the image a student sees, and on how many pixels.
 ///
@@ -45,41 +49,40 @@ impl CropGeometry {
 /// where the height shrinks much more than the width, and differs there by one level.
 pub fn crop_image(image: &RgbImage, geometry: &CropGeometry) -> Vec<u8> {
     assert_eq!(image.pixels.len(), image.size.n_pixels() * 3, "crop_image: bytes of an image of {}", image.size);
-    let (rect, grid) = (checked_rect(geometry), geometry.grid as usize);
-    let columns = AxisFilter::new(rect.x0, rect.x1, grid, image.size.width as usize);
-    let rows = AxisFilter::new(rect.y0, rect.y1, grid, image.size.height as usize);
+    cut(image.size, &image.pixels, geometry)
+}
 
+/// How many of an image's rows a crop needs, counted from the top.
+///
+/// # Panics
+/// As [`crop_image`].
+pub fn rows_needed(geometry: &CropGeometry, size: Size) -> u32 {
+    checked_rect(geometry).y1.ceil().clamp(0.0, f64::from(size.height)) as u32
+}
+
+/// [`crop_image`] of an image of which only the upper rows are there.
+///
+/// # Panics
+/// As [`crop_image`], and if there are fewer rows than [`rows_needed`], or a part of one.
+pub fn crop_upper_rows(rows: &UpperRows, geometry: &CropGeometry) -> Vec<u8> {
+    let (needed, found) = (rows_needed(geometry, rows.size), rows.n_rows());
+    assert!(found >= needed, "crop_upper_rows: {found} of {needed} rows");
+    assert_eq!(
+        rows.pixels.len(),
+        found as usize * rows.size.width as usize * 3,
+        "crop_upper_rows: bytes of {found} rows"
+    );
+    cut(rows.size, &rows.pixels, geometry)
+}
+
+fn cut(size: Size, rows: &[u8], geometry: &CropGeometry) -> Vec<u8> {
+    let (rect, grid) = (checked_rect(geometry), geometry.grid as usize);
+    let columns = AxisFilter::new(rect.x0, rect.x1, grid, size.width as usize, PADDING);
+    let row_filter = AxisFilter::new(rect.y0, rect.y1, grid, size.height as usize, PADDING);
     // Columns first, rounded to bytes, then rows: the order is part of the result.
-    let (first_row, end_row) = rows.touched();
-    let image_stride = image.size.width as usize * 3;
-    let mut narrow = vec![0u8; (end_row - first_row) * grid * 3];
-    for (out, row) in narrow.chunks_exact_mut(grid * 3).zip(image.pixels.chunks_exact(image_stride).skip(first_row)) {
-        for (out, taps) in out.as_chunks_mut::<3>().0.iter_mut().zip(&columns.taps) {
-            let mut sums = [HALF + taps.padding; 3];
-            let pixels = row[taps.first * 3..(taps.first + taps.len) * 3].as_chunks::<3>().0;
-            for (pixel, &weight) in pixels.iter().zip(columns.weights_of(taps)) {
-                for (sum, &value) in sums.iter_mut().zip(pixel) {
-                    *sum += i32::from(value) * weight;
-                }
-            }
-            *out = sums.map(to_byte);
-        }
-    }
-    let mut crop = vec![0u8; grid * grid * 3];
-    let mut sums = vec![0i32; grid * 3];
-    for (out, taps) in crop.chunks_exact_mut(grid * 3).zip(&rows.taps) {
-        sums.fill(HALF + taps.padding);
-        let touched = narrow.chunks_exact(grid * 3).skip(taps.first.saturating_sub(first_row));
-        for (row, &weight) in touched.zip(rows.weights_of(taps)) {
-            for (sum, &value) in sums.iter_mut().zip(row) {
-                *sum += i32::from(value) * weight;
-            }
-        }
-        for (out, &sum) in out.iter_mut().zip(&sums) {
-            *out = to_byte(sum);
-        }
-    }
-    crop
+    let (row_bytes, touched) = (size.width as usize * 3, row_filter.touched());
+    let narrow = columns.filter_columns(&rows[touched.start * row_bytes..touched.end * row_bytes], row_bytes);
+    row_filter.filter_rows(&narrow, grid * 3)
 }
 
 /// Cuts the ground truth of a crop out of a mask: `grid * grid` values 0 or 1, row-major; 0 outside of the image.
@@ -91,15 +94,36 @@ pub fn crop_image(image: &RgbImage, geometry: &CropGeometry) -> Vec<u8> {
 pub fn crop_mask(mask: &Mask, geometry: &CropGeometry) -> Vec<u8> {
     assert_eq!(mask.bits.len(), mask.size.n_pixels(), "crop_mask: bits of a mask of {}", mask.size);
     let (rect, grid) = (checked_rect(geometry), geometry.grid as usize);
-    let columns = nearest_positions(rect.x0, rect.x1, grid, mask.size.width as usize);
-    let rows = nearest_positions(rect.y0, rect.y1, grid, mask.size.height as usize);
-    let mut crop = Vec::with_capacity(grid * grid);
-    for row in rows {
-        let start = row.map(|row| row * mask.size.width as usize);
-        crop.extend(columns.iter().map(|column| match (start, column) {
-            (Some(start), Some(column)) => mask.bits[start + column],
-            _ => 0,
-        }));
+    let (first_column, columns) = nearest_positions(rect.x0, rect.x1, grid, mask.size.width as usize);
+    let (first_row, rows) = nearest_positions(rect.y0, rect.y1, grid, mask.size.height as usize);
+    let mut crop = vec![0; grid * grid];
+    for (out, row) in crop.chunks_exact_mut(grid).skip(first_row).zip(rows) {
+        let bits = &mask.bits[row * mask.size.width as usize..];
+        out[first_column..].iter_mut().zip(&columns).for_each(|(out, &column)| *out = bits[column]);
+    }
+    crop
+}
+
+/// [`crop_mask`] of a mask in runs, of which only those in the crop are looked at.
+///
+/// # Panics
+/// As [`crop_image`].
+pub fn crop_rle(mask: &Rle, geometry: &CropGeometry) -> Vec<u8> {
+    let (rect, grid, size) = (checked_rect(geometry), geometry.grid as usize, mask.size());
+    let (first_column, columns) = nearest_positions(rect.x0, rect.x1, grid, size.width as usize);
+    let (first_row, rows) = nearest_positions(rect.y0, rect.y1, grid, size.height as usize);
+    // Positions ascend: what comes from a range of the image is a range of the crop.
+    let outs = |first: usize, positions: &[usize], within: Range<u32>| {
+        let before = |end: u32| first + positions.partition_point(|&position| position < end as usize);
+        before(within.start)..before(within.end)
+    };
+    let mut crop = vec![0; grid * grid];
+    for (column, run) in mask.column_runs() {
+        let outs_of_column = outs(first_column, &columns, column..column + 1);
+        if !outs_of_column.is_empty() {
+            let outs_of_run = outs(first_row, &rows, run);
+            outs_of_run.for_each(|row| crop[row * grid..][outs_of_column.clone()].fill(1));
+        }
     }
     crop
 }
@@ -133,88 +157,24 @@ pub fn paste_logits(logits_in_crop: &[f32], geometry: &CropGeometry, image: Size
 /// The grey of what lies outside of the image: `(128 - 128) / 128 = 0` for the network.
 pub const PADDING: u8 = 128;
 
-/// The filter of one axis: for each output pixel its taps inside the image, and what the padding adds.
-struct AxisFilter {
-    taps: Vec<Taps>,
-    weights: Vec<i32>,
-}
-
-struct Taps {
-    /// First source pixel, an index into the image's row or column.
-    first: usize,
-    len: usize,
-    first_weight: usize,
-    /// Sum over the taps outside of the image of weight times [`PADDING`].
-    padding: i32,
-}
-
-impl AxisFilter {
-    /// Triangle filter for `grid` outputs over `[start, end)` of an axis of `image_len` pixels, in fixed point.
-    fn new(start: f64, end: f64, grid: usize, image_len: usize) -> Self {
-        let window_start = start.floor();
-        let window_len = end.ceil() - window_start;
-        let scale = (end - start) / grid as f64;
-        let support = scale.max(1.0);
-        let mut filter = AxisFilter { taps: Vec::with_capacity(grid), weights: Vec::new() };
-        let mut exact = Vec::new();
-        for out in 0..grid {
-            let center = (start - window_start) + (out as f64 + 0.5) * scale;
-            let low = (center - support + 0.5).trunc().max(0.0);
-            let high = (center + support + 0.5).trunc().min(window_len);
-            exact.clear();
-            exact.extend((0..(high - low) as usize).map(|tap| {
-                let distance = ((tap as f64 + low - center + 0.5) * (1.0 / support)).abs();
-                if distance < 1.0 { 1.0 - distance } else { 0.0 }
-            }));
-            let total: f64 = exact.iter().sum();
-            let first_in_image = (window_start + low) as i64;
-            let mut taps = Taps { first: 0, len: 0, first_weight: filter.weights.len(), padding: 0 };
-            for (position, weight) in (first_in_image..).zip(&exact) {
-                let weight = (0.5 + weight / total * f64::from(1 << WEIGHT_BITS)) as i32;
-                if position < 0 || position >= image_len as i64 {
-                    taps.padding += weight * i32::from(PADDING);
-                    continue;
-                }
-                if taps.len == 0 {
-                    taps.first = position as usize;
-                }
-                taps.len += 1;
-                filter.weights.push(weight);
-            }
-            filter.taps.push(taps);
-        }
-        filter
-    }
-
-    fn weights_of(&self, taps: &Taps) -> &[i32] {
-        &self.weights[taps.first_weight..taps.first_weight + taps.len]
-    }
-
-    /// First and one past the last source pixel that any output needs; equal if there is none.
-    fn touched(&self) -> (usize, usize) {
-        let used = || self.taps.iter().filter(|taps| taps.len > 0);
-        let first = used().map(|taps| taps.first).min().unwrap_or(0);
-        (first, used().map(|taps| taps.first + taps.len).max().unwrap_or(first))
-    }
-}
-
-fn to_byte(sum: i32) -> u8 {
-    (sum >> WEIGHT_BITS).clamp(0, 255) as u8
-}
-
-/// Source pixel of each output pixel, `None` outside of the image.
-fn nearest_positions(start: f64, end: f64, grid: usize, image_len: usize) -> Vec<Option<usize>> {
+/// The first output pixel whose source pixel lies in the image, and the source pixels of it and those after it, as far as they do;
+/// they ascend.
+fn nearest_positions(start: f64, end: f64, grid: usize, image_len: usize) -> (usize, Vec<usize>) {
     let window_start = start.floor();
     let scale = (end - start) / grid as f64;
     // Summed up instead of multiplied, as Pillow does: on an exact tie the rounding decides.
     let mut position = (start - window_start) + scale * 0.5;
-    let mut positions = Vec::with_capacity(grid);
+    let (mut first, mut positions) = (0, Vec::with_capacity(grid));
     for _ in 0..grid {
         let pixel = window_start as i64 + position as i64;
-        positions.push(usize::try_from(pixel).ok().filter(|&pixel| pixel < image_len));
+        if pixel < 0 {
+            first += 1;
+        } else if pixel < image_len as i64 {
+            positions.push(pixel as usize);
+        }
         position += scale;
     }
-    positions
+    (first, positions)
 }
 
 /// Between which two crop pixels an image pixel's centre lies.
@@ -244,10 +204,6 @@ fn checked_rect(geometry: &CropGeometry) -> &RectInImage {
     rect
 }
 
-/// Fraction bits of a filter weight: 8 bits of pixel and 2 of headroom leave 22 of 32 (Pillow's choice).
-const WEIGHT_BITS: u32 = 22;
-const HALF: i32 = 1 << (WEIGHT_BITS - 1);
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -270,6 +226,7 @@ mod tests {
         let size = Size { width: shape[1] as u32, height: shape[0] as u32 };
         let image = RgbImage { size, pixels: case.u8s("image") };
         let mask = Mask { size, bits: case.u8s("mask") };
+        let runs = Rle::from_mask(&mask);
         let (images, masks) = (case.u8s("images"), unpack(&case.u8s("masks")));
         let mut at = 0;
         for (rect, grid) in case.f64s("rects").as_chunks::<4>().0.iter().zip(case.i64s("grids")) {
@@ -278,6 +235,7 @@ mod tests {
             let n_pixels = (grid * grid) as usize;
             assert!(crop_image(&image, &geometry) == images[at * 3..][..n_pixels * 3], "image, {geometry:?}");
             assert!(crop_mask(&mask, &geometry) == masks[at..][..n_pixels], "mask, {geometry:?}");
+            assert!(crop_rle(&runs, &geometry) == masks[at..][..n_pixels], "runs, {geometry:?}");
             at += n_pixels;
         }
         assert_eq!(at * 3, images.len());
@@ -304,6 +262,7 @@ mod tests {
         let far_away = geometry(1e5, -1e5, 1e5 + 50.0, -1e5 + 50.0, 8);
         assert!(crop_image(&image, &far_away).iter().all(|&value| value == PADDING));
         assert!(crop_mask(&mask, &far_away).iter().all(|&bit| bit == 0));
+        assert!(crop_rle(&Rle::from_mask(&mask), &far_away).iter().all(|&bit| bit == 0));
         assert_eq!(paste_logits(&[1.0; 64], &far_away, size).area(), 0);
     }
 
@@ -322,6 +281,13 @@ mod tests {
     }
 
     #[test]
+    #[should_panic(expected = "crop_upper_rows: 1 of 2 rows")]
+    fn rows_that_are_not_there_are_a_bug() {
+        let size = Size { width: 4, height: 3 };
+        crop_upper_rows(&UpperRows { size, pixels: vec![0; 12] }, &geometry(0.0, 0.0, 2.0, 1.5, 8));
+    }
+
+    #[test]
     #[should_panic(expected = "crop geometry")]
     fn a_rectangle_without_extent_is_a_bug() {
         let size = Size { width: 4, height: 3 };
@@ -329,6 +295,22 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn runs_and_upper_rows_are_enough(
+            width in 1u32..50, height in 1u32..50, grid in 1u32..40,
+            x in -30f64..60.0, y in -30f64..60.0, sides in (0.5f64..80.0, 0.5f64..80.0), seed: u64,
+        ) {
+            let size = Size { width, height };
+            let random = |idx: u64| ((idx ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u8;
+            let image = RgbImage { size, pixels: (0..size.n_pixels() as u64 * 3).map(random).collect() };
+            let mask = Mask { size, bits: image.pixels.chunks(3).map(|pixel| u8::from(pixel[0] < 100)).collect() };
+            let geometry = geometry(x, y, x + sides.0, y + sides.1, grid);
+            let upper = &image.pixels[..(rows_needed(&geometry, size) * width * 3) as usize];
+            let rows = UpperRows { size, pixels: upper.to_vec() };
+            prop_assert_eq!(crop_upper_rows(&rows, &geometry), crop_image(&image, &geometry));
+            prop_assert_eq!(crop_rle(&Rle::from_mask(&mask), &geometry), crop_mask(&mask, &geometry));
+        }
+
         #[test]
         fn a_native_window_is_copied_and_pasted_back(x0 in -40i32..70, y0 in -40i32..60, seed: u64) {
             let size = Size { width: 61, height: 47 };

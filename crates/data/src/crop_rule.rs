@@ -17,7 +17,7 @@ pub enum Border {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum CropRule {
     /// PicoSAM2: a window of `grid` x `grid` image pixels around the pixel of the
-    /// [prompt point](crate::prompt_source::prompt_point).
+    /// [central pixel of the mask](crate::prompt_source::PromptSource::MaskCenter).
     ///
     /// `Reference` shifts the window at the left and upper border and cuts it off at the right and lower one.
     CenterWindow {

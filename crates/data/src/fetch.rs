@@ -13,11 +13,9 @@ use std::path::{Path, PathBuf};
 
 use sensei_files::error::FileError;
 use sensei_files::whole::write_whole;
-use serde::Deserialize;
 
 /// The archives a data set is made of: the contents of a file such as `datasets/coco2017.toml`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
     /// What people call the data set.
     pub name: String,
@@ -26,8 +24,7 @@ pub struct Manifest {
 }
 
 /// A zip file and what it unpacks to.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Archive {
     /// Where it lies, `http` or `https`.
     pub url: String,

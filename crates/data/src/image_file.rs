@@ -5,12 +5,9 @@ use std::io::{self, Cursor, Read};
 use std::path::{Path, PathBuf};
 
 use png::{BitDepth, ColorType, Transformations};
-use zune_core::bytestream::ZCursor;
-use zune_core::colorspace::ColorSpace;
-use zune_core::options::DecoderOptions;
-use zune_jpeg::JpegDecoder;
 
 use crate::geometry::Size;
+use crate::jpeg::{decode_jpeg, decode_upper_rows};
 
 /// An RGB image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +18,15 @@ pub struct RgbImage {
     pub pixels: Vec<u8>,
 }
 
+/// The upper rows of an image, or all of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpperRows {
+    /// Width and height of the whole image in pixels.
+    pub size: Size,
+    /// As many whole rows as there are, three bytes a pixel: red, green, blue.
+    pub pixels: Vec<u8>,
+}
+
 /// An image with the digest of the file it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodedImage {
@@ -28,6 +34,13 @@ pub struct EncodedImage {
     pub image: RgbImage,
     /// BLAKE3 of the file's bytes.
     pub digest: [u8; 32],
+}
+
+/// An image file that was read and not yet decoded.
+pub struct ImageFile {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    digest: [u8; 32],
 }
 
 /// What is refused before it is decoded.
@@ -98,6 +111,66 @@ pub enum ImageError {
     },
 }
 
+impl UpperRows {
+    /// Number of rows from the top that are there.
+    pub fn n_rows(&self) -> u32 {
+        let row_bytes = self.size.width as usize * 3;
+        self.pixels.len().checked_div(row_bytes).map_or(0, |n_rows| n_rows as u32)
+    }
+}
+
+impl From<RgbImage> for UpperRows {
+    fn from(RgbImage { size, pixels }: RgbImage) -> Self {
+        Self { size, pixels }
+    }
+}
+
+impl ImageFile {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// `Read`, `TooManyBytes`.
+    pub fn read(path: &Path, limits: &ImageLimits) -> Result<Self, ImageError> {
+        let failed = |source| ImageError::Read { path: path.to_path_buf(), source };
+        let file = File::open(path).map_err(failed)?;
+        let n_bytes = file.metadata().map_err(failed)?.len();
+        check_bytes(path, n_bytes, limits)?;
+        let mut bytes = Vec::with_capacity(n_bytes as usize);
+        file.take(limits.max_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
+        let digest = *blake3::hash(&bytes).as_bytes();
+        Ok(Self { path: path.to_path_buf(), bytes, digest })
+    }
+
+    /// BLAKE3 of the file's bytes.
+    pub fn digest(&self) -> [u8; 32] {
+        self.digest
+    }
+
+    /// The whole image: see [`decode_image`].
+    ///
+    /// # Errors
+    /// `TooManyPixels`, `UnknownFormat`, `Decode`.
+    pub fn decode(&self, limits: &ImageLimits) -> Result<RgbImage, ImageError> {
+        decode_image(&self.path, &self.bytes, limits)
+    }
+
+    /// The upper rows of the image, at least `n_rows` if it has as many, equal to those of [`decode`](Self::decode).
+    ///
+    /// A JPEG file in one scan is decoded no further than that, and damage below it goes unnoticed: this is for files that have been
+    /// decoded whole before.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    pub fn decode_upper_rows(self, n_rows: u32, limits: &ImageLimits) -> Result<UpperRows, ImageError> {
+        if !self.bytes.starts_with(JPEG_SIGNATURE) {
+            return self.decode(limits).map(UpperRows::from);
+        }
+        check_bytes(&self.path, self.bytes.len() as u64, limits)?;
+        let (size, pixels) = decode_upper_rows(&self.path, self.bytes, n_rows, limits)?;
+        Ok(UpperRows { size, pixels })
+    }
+}
+
 /// Decodes a JPEG or PNG file from memory; `path` only names it in errors.
 ///
 /// Grey becomes three equal channels; CMYK and YCCK, stored inverted as Adobe does, become RGB without a colour profile;
@@ -106,8 +179,10 @@ pub enum ImageError {
 /// can still decode, as it does in libjpeg).
 pub fn decode_image(path: &Path, bytes: &[u8], limits: &ImageLimits) -> Result<RgbImage, ImageError> {
     check_bytes(path, bytes.len() as u64, limits)?;
-    if bytes.starts_with(&[0xff, 0xd8, 0xff]) {
-        decode_jpeg(path, bytes, limits)
+    if bytes.starts_with(JPEG_SIGNATURE) {
+        let (size, pixels) = decode_jpeg(path, bytes, limits)?;
+        let failed = |reason| ImageError::Decode { path: path.to_path_buf(), format: "JPEG", reason };
+        rgb_image(size, pixels).map_err(failed)
     } else if bytes.starts_with(PNG_SIGNATURE) {
         decode_png(path, bytes, limits)
     } else {
@@ -117,13 +192,8 @@ pub fn decode_image(path: &Path, bytes: &[u8], limits: &ImageLimits) -> Result<R
 
 /// Reads and decodes an image file; see [`decode_image`].
 pub fn read_image(path: &Path, limits: &ImageLimits) -> Result<EncodedImage, ImageError> {
-    let failed = |source| ImageError::Read { path: path.to_path_buf(), source };
-    let file = File::open(path).map_err(failed)?;
-    let n_bytes = file.metadata().map_err(failed)?.len();
-    check_bytes(path, n_bytes, limits)?;
-    let mut bytes = Vec::with_capacity(n_bytes as usize);
-    file.take(limits.max_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
-    Ok(EncodedImage { image: decode_image(path, &bytes, limits)?, digest: *blake3::hash(&bytes).as_bytes() })
+    let file = ImageFile::read(path, limits)?;
+    Ok(EncodedImage { image: file.decode(limits)?, digest: file.digest() })
 }
 
 /// Encodes an image as PNG; the same image gives the same bytes.
@@ -153,55 +223,11 @@ fn check_bytes(path: &Path, found: u64, limits: &ImageLimits) -> Result<(), Imag
     Ok(())
 }
 
-fn check_pixels(path: &Path, size: Size, limits: &ImageLimits) -> Result<(), ImageError> {
+pub(crate) fn check_pixels(path: &Path, size: Size, limits: &ImageLimits) -> Result<(), ImageError> {
     if u64::from(size.width) * u64::from(size.height) > limits.max_pixels {
         return Err(ImageError::TooManyPixels { path: path.to_path_buf(), limit: limits.max_pixels, size });
     }
     Ok(())
-}
-
-fn decode_jpeg(path: &Path, bytes: &[u8], limits: &ImageLimits) -> Result<RgbImage, ImageError> {
-    let failed = |reason| ImageError::Decode { path: path.to_path_buf(), format: "JPEG", reason };
-    check_jpeg_end(bytes).map_err(failed)?;
-    let options = DecoderOptions::default()
-        .set_strict_mode(true)
-        .set_max_width(usize::from(u16::MAX))
-        .set_max_height(usize::from(u16::MAX))
-        .jpeg_set_out_colorspace(ColorSpace::RGB);
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
-    decoder.decode_headers().map_err(|error| failed(error.to_string()))?;
-    let info = decoder.info().ok_or_else(|| failed(String::from("no frame header")))?;
-    let size = Size { width: u32::from(info.width), height: u32::from(info.height) };
-    check_pixels(path, size, limits)?;
-    let pixels = decoder.decode().map_err(|error| failed(error.to_string()))?;
-    rgb_image(size, pixels).map_err(failed)
-}
-
-/// Looks for the end-of-image marker behind the start of the first scan (those before it are thumbnails'): the decoder's
-/// strict mode misses a cut in the last rows of blocks.
-fn check_jpeg_end(bytes: &[u8]) -> Result<(), String> {
-    let mut at = 2;
-    loop {
-        let (Some(0xff), Some(&marker)) = (bytes.get(at), bytes.get(at + 1)) else {
-            return Err(format!("expected a marker at byte {at}"));
-        };
-        match marker {
-            0xff => at += 1,               // fill byte
-            0x01 | 0xd0..=0xd8 => at += 2, // markers without a body
-            0xd9 => return Err(format!("the image ends at byte {at} without a scan")),
-            _ => {
-                let Some(&[high, low]) = bytes.get(at + 2..at + 4).and_then(|length| length.as_array()) else {
-                    return Err(format!("the file ends inside of the header at byte {at}"));
-                };
-                at += 2 + usize::from(u16::from_be_bytes([high, low]));
-            }
-        }
-        if marker == START_OF_SCAN {
-            // In a scan, 0xff is followed by 0 or a restart marker: 0xff 0xd9 is the end.
-            let ends = bytes.get(at..).is_some_and(|scan| scan.windows(2).rev().any(|pair| pair == [0xff, 0xd9]));
-            return if ends { Ok(()) } else { Err(String::from("the file ends before the image does")) };
-        }
-    }
 }
 
 fn decode_png(path: &Path, bytes: &[u8], limits: &ImageLimits) -> Result<RgbImage, ImageError> {
@@ -240,5 +266,5 @@ fn rgb_image(size: Size, pixels: Vec<u8>) -> Result<RgbImage, String> {
     Ok(RgbImage { size, pixels })
 }
 
-const START_OF_SCAN: u8 = 0xda;
+const JPEG_SIGNATURE: &[u8] = &[0xff, 0xd8, 0xff];
 const PNG_SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";

@@ -21,3 +21,6 @@ pub mod sampling;
 pub mod synth;
 
 mod coco;
+mod filter;
+mod jpeg;
+mod object_pixels;

@@ -1,7 +1,8 @@
 //! What a user gives for an object: a box or a point, derived from its annotation.
 
-use crate::geometry::{PointInImage, Size};
-use crate::mask::Mask;
+use crate::geometry::PointInImage;
+use crate::object_pixels::{central_pixel, innermost_pixel, nth_pixel};
+use crate::rle::Rle;
 use crate::sampling::{Purpose, below, stream, unit};
 
 /// A prompt for one object.
@@ -51,7 +52,11 @@ pub enum PromptSource {
     MaskBox,
     /// The middle of the annotation's box, which need not lie on the object.
     BoxCenter,
-    /// PicoSAM2's [`prompt_point`].
+    /// PicoSAM2's point: the middle of the mask's bounding box (rounded to the upper left) if that pixel is set, else the centre of
+    /// the set pixel nearest to it, of several the first in reading order.
+    ///
+    /// # Source
+    /// PicoSAM2, `PicoSAM2Dataset.__getitem__`.
     MaskCenter,
     /// The centre of the mask's pixel that is farthest from what is not mask, of several the first in reading order. Beyond the image's
     /// border nothing is mask.
@@ -71,7 +76,7 @@ impl PromptSource {
     ///
     /// # Errors
     /// If a mask is needed and has no pixel.
-    pub fn prompt(&self, annotation_id: u64, bbox: [f64; 4], mask: &Mask) -> Result<Prompt, PromptError> {
+    pub fn prompt(&self, annotation_id: u64, bbox: [f64; 4], mask: &Rle) -> Result<Prompt, PromptError> {
         let [x, y, width, height] = bbox;
         let point = match *self {
             Self::Box => return Ok(Prompt::Box(bbox)),
@@ -84,16 +89,16 @@ impl PromptSource {
                 let new_y = y + height / 2.0 + dy - new_height / 2.0;
                 return Ok(Prompt::Box([new_x, new_y, new_width, new_height]));
             }
-            Self::MaskBox => return tight_box(mask).map(Prompt::Box).ok_or(PromptError::EmptyMask),
+            Self::MaskBox if mask.is_empty() => None,
+            Self::MaskBox => return Ok(Prompt::Box(mask.bbox())),
             Self::BoxCenter => Some(PointInImage { x: x + width / 2.0, y: y + height / 2.0 }),
-            Self::MaskCenter => prompt_point(mask),
-            Self::InnermostPoint => innermost_pixel(mask).map(|idx| center_of(idx, mask.size)),
+            Self::MaskCenter => central_pixel(mask).map(center_of),
+            Self::InnermostPoint => innermost_pixel(mask).map(center_of),
             Self::RandomPoint { seed } => {
                 let mut rng = stream(Purpose::RandomPoint, seed, 0, annotation_id);
                 let n_set = u32::try_from(mask.area()).expect("an image has fewer than 2^32 pixels");
-                let chosen = (n_set > 0).then(|| below(&mut rng, n_set) as usize);
-                let mut set = mask.bits.iter().enumerate().filter(|(_, bit)| **bit != 0);
-                chosen.and_then(|nth| set.nth(nth)).map(|(idx, _)| center_of(idx, mask.size))
+                let chosen = (n_set > 0).then(|| below(&mut rng, n_set));
+                chosen.and_then(|n| nth_pixel(mask, n)).map(center_of)
             }
         };
         point.map(Prompt::Point).ok_or(PromptError::EmptyMask)
@@ -118,165 +123,19 @@ impl PromptSource {
     }
 }
 
-/// The centre of the pixel that prompts for a mask: the middle of its bounding box (rounded to the upper left) if that
-/// pixel is set, else the set pixel nearest to it, of several the first in reading order. `None` for an empty mask.
-///
-/// # Source
-/// PicoSAM2, `PicoSAM2Dataset.__getitem__`.
-pub fn prompt_point(mask: &Mask) -> Option<PointInImage> {
-    prompt_pixel(mask).map(|(column, row)| PointInImage { x: column as f64 + 0.5, y: row as f64 + 0.5 })
-}
-
-fn center_of(idx: usize, size: Size) -> PointInImage {
-    let stride = size.width as usize;
-    PointInImage { x: (idx % stride) as f64 + 0.5, y: (idx / stride) as f64 + 0.5 }
-}
-
-/// Column and row of the prompt's pixel.
-fn prompt_pixel(mask: &Mask) -> Option<(i64, i64)> {
-    let stride = mask.size.width as usize;
-    let rows = || (0i64..).zip(mask.bits.chunks_exact(stride.max(1)));
-    let (mut low, mut high) = ((i64::MAX, i64::MAX), (i64::MIN, i64::MIN));
-    for (y, row) in rows() {
-        let (first, last) = (row.iter().position(|&bit| bit != 0), row.iter().rposition(|&bit| bit != 0));
-        if let (Some(first), Some(last)) = (first, last) {
-            low = (low.0.min(first as i64), low.1.min(y));
-            high = (high.0.max(last as i64), y);
-        }
-    }
-    if low.0 > high.0 {
-        return None;
-    }
-    let center = ((low.0 + high.0) / 2, (low.1 + high.1) / 2);
-    if mask.bits[center.1 as usize * stride + center.0 as usize] != 0 {
-        return Some(center);
-    }
-    let set = rows().flat_map(|(y, row)| (0i64..).zip(row).filter(|(_, bit)| **bit != 0).map(move |(x, _)| (x, y)));
-    // `min_by_key` returns the first of equal ones, as numpy's argmin over row-major positions does.
-    set.min_by_key(|&(x, y)| (x - center.0) * (x - center.0) + (y - center.1) * (y - center.1))
-}
-
-/// Columns and rows of the first and last set pixels: `[left, upper, right, lower]`, all inside.
-fn extent(mask: &Mask) -> Option<[usize; 4]> {
-    let stride = mask.size.width as usize;
-    let mut extent: Option<[usize; 4]> = None;
-    for (row, bits) in mask.bits.chunks_exact(stride.max(1)).enumerate() {
-        let (first, last) = (bits.iter().position(|&bit| bit != 0), bits.iter().rposition(|&bit| bit != 0));
-        if let (Some(first), Some(last)) = (first, last) {
-            let [left, upper, right, _] = extent.unwrap_or([first, row, last, row]);
-            extent = Some([left.min(first), upper, right.max(last), row]);
-        }
-    }
-    extent
-}
-
-fn tight_box(mask: &Mask) -> Option<[f64; 4]> {
-    let [left, upper, right, lower] = extent(mask)?;
-    Some([left as f64, upper as f64, (right - left + 1) as f64, (lower - upper + 1) as f64])
-}
-
-/// Index of the pixel with the largest squared distance to a pixel that is not set or lies outside of the image.
-///
-/// # Source
-/// Meijster et al. 2000, "A general algorithm for computing distance transforms in linear time": exact, in whole numbers.
-fn innermost_pixel(mask: &Mask) -> Option<usize> {
-    let [left, upper, right, lower] = extent(mask)?;
-    let stride = mask.size.width as usize;
-    // A frame of one pixel around the extent: nothing set lies beyond it.
-    let (width, height) = (right - left + 3, lower - upper + 3);
-    let is_set = |column: usize, row: usize| {
-        (1..width - 1).contains(&column)
-            && (1..height - 1).contains(&row)
-            && mask.bits[(upper + row - 1) * stride + left + column - 1] != 0
-    };
-    // Distance to the nearest clear pixel of the same column.
-    let mut vertical = vec![0i64; width * height];
-    for column in 0..width {
-        for row in 1..height {
-            let above = vertical[(row - 1) * width + column];
-            vertical[row * width + column] = if is_set(column, row) { above + 1 } else { 0 };
-        }
-        for row in (0..height - 1).rev() {
-            let below = vertical[(row + 1) * width + column];
-            let here = &mut vertical[row * width + column];
-            *here = (*here).min(below + 1);
-        }
-    }
-    let (mut best, mut best_distance) = (None, 0);
-    // Of the parabolas `(x - column)^2 + vertical^2`, those that are the lowest somewhere, and from where on.
-    let mut lowest: Vec<(i64, i64)> = Vec::with_capacity(width);
-    for row in 1..height - 1 {
-        let squared = |column: i64| vertical[row * width + column as usize].pow(2);
-        let value = |at: i64, column: i64| (at - column).pow(2) + squared(column);
-        lowest.clear();
-        for column in 0..width as i64 {
-            while lowest.last().is_some_and(|&(other, from)| value(from, other) > value(from, column)) {
-                lowest.pop();
-            }
-            // The first place where the new parabola is the lower one.
-            let from = lowest.last().map_or(0, |&(other, _)| {
-                1 + (column * column - other * other + squared(column) - squared(other))
-                    .div_euclid(2 * (column - other))
-            });
-            if from < width as i64 {
-                lowest.push((column, from));
-            }
-        }
-        let mut nth = 0;
-        for at in 1..width as i64 - 1 {
-            while lowest.get(nth + 1).is_some_and(|&(_, from)| from <= at) {
-                nth += 1;
-            }
-            let distance = value(at, lowest[nth].0);
-            if distance > best_distance {
-                (best, best_distance) = (Some((upper + row - 1) * stride + left + at as usize - 1), distance);
-            }
-        }
-    }
-    best
+fn center_of([column, row]: [u32; 2]) -> PointInImage {
+    PointInImage { x: f64::from(column) + 0.5, y: f64::from(row) + 0.5 }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
+    use crate::geometry::Size;
+    use crate::mask::Mask;
+    use sensei_testing::golden;
 
-    fn mask(width: u32, height: u32, bits: Vec<u8>) -> Mask {
-        Mask { size: Size { width, height }, bits }
-    }
-
-    /// Every set pixel against every clear one, the frame around the image included.
-    fn innermost_by_force(mask: &Mask) -> Option<usize> {
-        let (width, height) = (i64::from(mask.size.width), i64::from(mask.size.height));
-        let is_set =
-            |x: i64, y: i64| (0..width).contains(&x) && (0..height).contains(&y) && mask.at(x as u32, y as u32);
-        let distance = |x: i64, y: i64| {
-            let pixels = (-1..=height).flat_map(|v| (-1..=width).map(move |u| (u, v)));
-            pixels.filter(|&(u, v)| !is_set(u, v)).map(|(u, v)| (u - x).pow(2) + (v - y).pow(2)).min()
-        };
-        let mut best = (0, None);
-        for (idx, _) in mask.bits.iter().enumerate().filter(|(_, bit)| **bit != 0) {
-            let found = distance(idx as i64 % width, idx as i64 / width).expect("the frame is clear");
-            if found > best.0 {
-                best = (found, Some(idx));
-            }
-        }
-        best.1
-    }
-
-    proptest! {
-        #[test]
-        fn the_innermost_point_is_the_farthest_from_all_that_is_clear(
-            width in 1u32..24,
-            height in 1u32..24,
-            density in 0u32..=100,
-            seed in any::<u64>(),
-        ) {
-            let mut rng = stream(Purpose::Synth, seed, 0, 0);
-            let bits = (0..width * height).map(|_| u8::from(below(&mut rng, 100) < density)).collect();
-            let mask = mask(width, height, bits);
-            prop_assert_eq!(innermost_pixel(&mask), innermost_by_force(&mask));
-        }
+    fn mask(width: u32, height: u32, bits: Vec<u8>) -> Rle {
+        Rle::from_mask(&Mask { size: Size { width, height }, bits })
     }
 
     #[test]
@@ -292,7 +151,27 @@ mod tests {
         assert_eq!(of(PromptSource::MaskCenter), point(1.5, 1.5));
         assert_eq!(of(PromptSource::InnermostPoint), point(1.5, 1.5));
         let Prompt::Point(random) = of(PromptSource::RandomPoint { seed: 1 }) else { panic!("expected a point") };
-        assert!(mask.at(random.x as u32, random.y as u32));
+        assert!(random.x < 4.0 && random.y < 3.0, "{random:?}");
+    }
+
+    #[test]
+    fn mask_centers_are_picosam2s() {
+        let case = golden("prompt");
+        let bits: Vec<u8> =
+            case.u8s("masks").iter().flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1)).collect();
+        let (sizes, points) = (case.i64s("window_sizes"), case.i64s("window_points"));
+        let mut at = 0;
+        for ([width, height], [x, y]) in sizes.as_chunks::<2>().0.iter().zip(points.as_chunks::<2>().0) {
+            let n_pixels = (width * height) as usize;
+            let mask = mask(*width as u32, *height as u32, bits[at..][..n_pixels].to_vec());
+            at += n_pixels;
+            let expected = match x {
+                -1 => Err(PromptError::EmptyMask),
+                _ => Ok(Prompt::Point(center_of([*x as u32, *y as u32]))),
+            };
+            assert_eq!(PromptSource::MaskCenter.prompt(1, [0.0; 4], &mask), expected, "{width} x {height}");
+        }
+        assert!(at <= bits.len() && bits.len() < at + 8);
     }
 
     #[test]

@@ -192,6 +192,11 @@ impl Rle {
         self.foreground().map(|(start, end)| u64::from(end - start)).sum()
     }
 
+    /// Whether no pixel is foreground.
+    pub fn is_empty(&self) -> bool {
+        self.counts.len() < 2
+    }
+
     /// The smallest box around the foreground as `[x, y, width, height]`; all 0 if there is none.
     pub fn bbox(&self) -> [f64; 4] {
         let height = self.size.height;
@@ -263,6 +268,17 @@ impl Rle {
             let start = end + gap;
             end = start + run;
             (start, end)
+        })
+    }
+
+    /// The foreground of each column as `(column, rows)`, in column-major order; a column may have several ranges of rows, apart.
+    pub(crate) fn column_runs(&self) -> impl Iterator<Item = (u32, Range<u32>)> {
+        let height = self.size.height;
+        self.foreground().flat_map(move |(start, end)| {
+            (start / height..=(end - 1) / height).map(move |column| {
+                let top = column * height;
+                (column, start.max(top) - top..end.min(top + height) - top)
+            })
         })
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use rayon::prelude::*;
-use sensei_data::crop::crop_mask;
+use sensei_data::crop::crop_rle;
 use sensei_data::dataset::{Dataset, DatasetError};
 use sensei_data::detections::{DetectionError, Detections};
 use sensei_samples::selection::{LeftOut, SelectionError, SelectionRules};
@@ -150,12 +150,11 @@ fn candidate(
 ) -> Result<Candidate<()>, DatasetError> {
     let instance = &dataset.instances[idx];
     let truth = dataset.mask(idx)?;
-    let mask = truth.to_mask();
-    Ok(match rules.prompt_and_crop(instance, &mask) {
+    Ok(match rules.prompt_and_crop(instance, &truth) {
         Err(error) => Candidate::LeftOut(LeftOut { annotation_id: instance.id, reason: error.into() }),
         Ok((prompt, crop)) => {
             let bbox = prompt.bbox().unwrap_or(instance.bbox);
-            let crop = crop.map(|geometry| SampleCrop { geometry, truth: crop_mask(&mask, &geometry) });
+            let crop = crop.map(|geometry| SampleCrop { geometry, truth: crop_rle(&truth, &geometry) });
             Candidate::Item(EvalItem {
                 sample: EvalSample::new(dataset, idx, bbox, competitors, truth, crop),
                 input: (),

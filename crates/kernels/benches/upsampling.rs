@@ -11,7 +11,7 @@ use std::time::Instant;
 use sensei_kernels::depthwise::DepthwiseShape;
 use sensei_kernels::norm::Norm;
 use sensei_kernels::pixelwise::{self, MapShape, Upsampling};
-use sensei_kernels::separable::{self, PackedSeparable, SavedForBackward, SeparableShape, SeparableWeights};
+use sensei_kernels::separable::{self, PackedSeparable, SeparableShape, SeparableWeights};
 use sensei_kernels::{bilinear, memory};
 
 /// The allocator of the `sensei` program: outputs get memory that is mapped already.
@@ -105,8 +105,7 @@ impl Block {
         let upsampled = self.upsampled();
         let input = upsampled.as_ref().unwrap_or(&self.input);
         let saved = separable::forward(&self.shape, &weights, input);
-        let SavedForBackward { depthwise, mean1, variance1, pointwise, mean2, variance2 } = &saved;
-        let saved = SavedForBackward { depthwise: &depthwise[..], mean1, variance1, pointwise, mean2, variance2 };
+        let saved = saved.as_slices();
         black_box(separable::output(&self.shape, &weights, &saved, None));
         let forward = start.elapsed();
         let start = Instant::now();

@@ -1,5 +1,14 @@
-//! Bilinear upsampling by two with half-pixel centres: each output pixel is three parts of the pixel it lies in and one part
-//! of its neighbour, along both axes; beyond the border, the border's pixel.
+//! 2x bilinear upsampling with half-pixel centres, and its gradient.
+//!
+//! Along each axis an output pixel lies a quarter of a pixel off the centre of its input pixel, towards one neighbour. So it
+//! is 3/4 of that pixel and 1/4 of the neighbour; beyond the border, the border's pixel:
+//!
+//! ```text
+//! input        |     a     |     b     |     c     |
+//! output       |  0  |  1  |  2  |  3  |  4  |  5  |       2 = 3/4 b + 1/4 a,  3 = 3/4 b + 1/4 c
+//! ```
+//!
+//! The gradient of `b` reads the four outputs that read `b`, here 1 to 4, with weights 1/4, 3/4, 3/4, 1/4.
 //!
 //! # Source
 //! PyTorch's `interpolate(scale_factor=2, mode="bilinear", align_corners=False)`; ONNX `Resize`, `linear`, `half_pixel`.
@@ -8,98 +17,105 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
-use crate::buffer::{chunk_len, filled};
-use crate::depthwise::{array, blocks};
+use crate::buffer::filled;
 use crate::instruction_set::{InstructionSet, for_each_instruction_set, multiply_add};
+use crate::lanes::{lane_blocks, load_lanes};
 use crate::pixelwise::MapShape;
+use crate::tiling::chunk_len;
 
-/// Bilinear upsampling by two of a feature map of the shape `small`: `[batch, 2 * height, 2 * width, channels]`.
+/// 2x bilinear upsampling of a feature map of the shape `small`: `[batch, 2 * height, 2 * width, channels]`.
+///
+/// # Panics
+/// If the input has not the length of `small`.
 pub fn upsample_2x(small: &MapShape, input: &[f32]) -> Vec<f32> {
     upsample_on(InstructionSet::detect(), small, input)
 }
 
 /// Gradient of the input of [`upsample_2x`], of the shape `small`, from that of its output.
+///
+/// # Panics
+/// If the gradient has not four times the length of `small`.
 pub fn upsample_2x_backward(small: &MapShape, grad_output: &[f32]) -> Vec<f32> {
     backward_on(InstructionSet::detect(), small, grad_output)
 }
 
 fn upsample_on(isa: InstructionSet, small: &MapShape, input: &[f32]) -> Vec<f32> {
     assert_eq!(input.len(), small.len(), "bilinear: input, {small:?}");
-    let line_len = small.width * small.channels;
-    let lines = chunk_len(2 * small.batch * small.height, 2, 1);
+    let row_len = small.width * small.channels;
+    let rows = chunk_len(2 * small.batch * small.height, 2, 1);
     let run = |out: &mut [MaybeUninit<f32>]| {
-        out.par_chunks_mut(lines * 2 * line_len).enumerate().for_each(|(part, out)| {
-            for (line, out) in (part * lines..).zip(out.chunks_exact_mut(2 * line_len)) {
-                let (image, y) = (line / (2 * small.height), line % (2 * small.height));
-                write_line(isa, small, &input[image * small.height * line_len..], y, out);
+        out.par_chunks_mut(rows * 2 * row_len).enumerate().for_each(|(chunk, out)| {
+            for (row, out) in (chunk * rows..).zip(out.chunks_exact_mut(2 * row_len)) {
+                let (image, y) = (row / (2 * small.height), row % (2 * small.height));
+                write_row(isa, small, &input[image * small.height * row_len..], y, out);
             }
         });
     };
-    // SAFETY: the chunks cover the output's lines, and `write_line` writes all of each.
+    // SAFETY: the chunks cover the output's rows, and `write_row` writes all of each.
     unsafe { filled(4 * small.len(), run) }
 }
 
 fn backward_on(isa: InstructionSet, small: &MapShape, grad_output: &[f32]) -> Vec<f32> {
     assert_eq!(grad_output.len(), 4 * small.len(), "bilinear: output gradient, {small:?}");
-    let line_len = small.width * small.channels;
-    let lines = chunk_len(small.batch * small.height, 2, 1);
+    let row_len = small.width * small.channels;
+    let rows = chunk_len(small.batch * small.height, 2, 1);
     let run = |out: &mut [MaybeUninit<f32>]| {
-        out.par_chunks_mut(lines * line_len).enumerate().for_each(|(part, out)| {
-            for (line, out) in (part * lines..).zip(out.chunks_exact_mut(line_len)) {
-                let (image, y) = (line / small.height, line % small.height);
-                let grads = &grad_output[image * 4 * small.height * line_len..];
-                let rows = readers(small, y).map(|y| &grads[y * 2 * line_len..][..2 * line_len]);
-                write_gradient_line(isa, small, rows, out);
+        out.par_chunks_mut(rows * row_len).enumerate().for_each(|(chunk, out)| {
+            for (row, out) in (chunk * rows..).zip(out.chunks_exact_mut(row_len)) {
+                let (image, y) = (row / small.height, row % small.height);
+                let grads = &grad_output[image * 4 * small.height * row_len..];
+                let rows = rows_that_read(small, y).map(|y| &grads[y * 2 * row_len..][..2 * row_len]);
+                write_gradient_row(isa, small, rows, out);
             }
         });
     };
-    // SAFETY: the chunks cover the gradient's lines, and `write_gradient_line` writes all of each.
+    // SAFETY: the chunks cover the gradient's rows, and `write_gradient_row` writes all of each.
     unsafe { filled(small.len(), run) }
 }
 
-/// Writes line `y` of the upsampled map of an image that starts at the first value of `image`.
-pub(crate) fn write_line(isa: InstructionSet, small: &MapShape, image: &[f32], y: usize, out: &mut [MaybeUninit<f32>]) {
-    let line_len = small.width * small.channels;
-    assert_eq!(out.len(), 2 * line_len, "bilinear: output line");
-    let line = |y: usize| &image[y * line_len..][..line_len];
+/// Writes row `y` of the upsampled map of an image that starts at the first value of `image`.
+pub(crate) fn write_row(isa: InstructionSet, small: &MapShape, image: &[f32], y: usize, out: &mut [MaybeUninit<f32>]) {
+    let row_len = small.width * small.channels;
+    assert_eq!(out.len(), 2 * row_len, "bilinear: output row");
+    let row = |y: usize| &image[y * row_len..][..row_len];
     let neighbour = if y.is_multiple_of(2) { (y / 2).saturating_sub(1) } else { (y / 2 + 1).min(small.height - 1) };
-    output_line(isa, small.channels, line(y / 2), line(neighbour), out);
+    output_row(isa, small.channels, row(y / 2), row(neighbour), out);
 }
 
-/// The lines of the upsampled map that read line `y` of the small one, ascending, with one, three, three and one parts; at a
-/// border, the border's line twice.
-pub(crate) fn readers(small: &MapShape, y: usize) -> [usize; 4] {
+/// The rows of the upsampled map that read row `y` of the small one, ascending, with weights 1/4, 3/4, 3/4, 1/4; at a border,
+/// the border's row twice.
+pub(crate) fn rows_that_read(small: &MapShape, y: usize) -> [usize; 4] {
     [(2 * y).saturating_sub(1), 2 * y, 2 * y + 1, (2 * y + 2).min(2 * small.height - 1)]
 }
 
-/// Writes a line of the small map's gradient from those of the four lines in [`readers`].
-pub(crate) fn write_gradient_line(
+/// Writes a row of the small map's gradient from those of the four rows in [`rows_that_read`].
+pub(crate) fn write_gradient_row(
     isa: InstructionSet,
     small: &MapShape,
     rows: [&[f32]; 4],
     out: &mut [MaybeUninit<f32>],
 ) {
-    let line_len = small.width * small.channels;
-    assert!(rows.iter().all(|row| row.len() == 2 * line_len), "bilinear: gradient lines");
-    assert_eq!(out.len(), line_len, "bilinear: line of the input's gradient");
-    input_line(isa, small.channels, rows, out);
+    let row_len = small.width * small.channels;
+    assert!(rows.iter().all(|row| row.len() == 2 * row_len), "bilinear: gradient rows");
+    assert_eq!(out.len(), row_len, "bilinear: row of the input's gradient");
+    input_row(isa, small.channels, rows, out);
 }
 
 for_each_instruction_set! {
-    fn output_line(
+    fn output_row(
         channels: usize,
         near: &[f32],
         far: &[f32],
         out: &mut [MaybeUninit<f32>],
-    ) = output_line_body
+    ) = output_row_body
 }
 
 for_each_instruction_set! {
-    fn input_line(channels: usize, rows: [&[f32]; 4], out: &mut [MaybeUninit<f32>]) = input_line_body
+    fn input_row(channels: usize, rows: [&[f32]; 4], out: &mut [MaybeUninit<f32>]) = input_row_body
 }
 
 #[inline(always)]
-fn output_line_body<const FUSED: bool, const LANES: usize>(
+fn output_row_body<const FUSED: bool, const LANES: usize>(
     channels: usize,
     near: &[f32],
     far: &[f32],
@@ -107,18 +123,18 @@ fn output_line_body<const FUSED: bool, const LANES: usize>(
 ) {
     if channels < LANES {
         for lane in 0..channels {
-            write_lanes::<FUSED, 1>(channels, near, far, lane, out);
+            write_output_lanes::<FUSED, 1>(channels, near, far, lane, out);
         }
         return;
     }
-    for lane in blocks::<LANES>(channels) {
-        write_lanes::<FUSED, LANES>(channels, near, far, lane, out);
+    for lane in lane_blocks::<LANES>(channels) {
+        write_output_lanes::<FUSED, LANES>(channels, near, far, lane, out);
     }
 }
 
-/// Writes channels `lane..lane + LANES` of a line.
+/// Writes channels `lane..lane + LANES` of a row.
 #[inline(always)]
-fn write_lanes<const FUSED: bool, const LANES: usize>(
+fn write_output_lanes<const FUSED: bool, const LANES: usize>(
     channels: usize,
     near: &[f32],
     far: &[f32],
@@ -126,66 +142,66 @@ fn write_lanes<const FUSED: bool, const LANES: usize>(
     out: &mut [MaybeUninit<f32>],
 ) {
     let column = |x: usize| {
-        let place = x * channels + lane;
-        mixed::<FUSED, LANES>(array(near, place), array(far, place))
+        let start = x * channels + lane;
+        interpolated::<FUSED, LANES>(load_lanes(near, start), load_lanes(far, start))
     };
     let last = near.len() / channels - 1;
     let mut here = column(0);
     let mut before = here;
     for x in 0..=last {
-        let behind = column((x + 1).min(last));
-        let place = 2 * x * channels + lane;
-        out[place..][..LANES].write_copy_of_slice(&mixed::<FUSED, LANES>(&here, &before));
-        out[place + channels..][..LANES].write_copy_of_slice(&mixed::<FUSED, LANES>(&here, &behind));
+        let after = column((x + 1).min(last));
+        let start = 2 * x * channels + lane;
+        out[start..][..LANES].write_copy_of_slice(&interpolated::<FUSED, LANES>(&here, &before));
+        out[start + channels..][..LANES].write_copy_of_slice(&interpolated::<FUSED, LANES>(&here, &after));
         before = here;
-        here = behind;
+        here = after;
     }
 }
 
 #[inline(always)]
-fn input_line_body<const FUSED: bool, const LANES: usize>(
+fn input_row_body<const FUSED: bool, const LANES: usize>(
     channels: usize,
     rows: [&[f32]; 4],
     out: &mut [MaybeUninit<f32>],
 ) {
     if channels < LANES {
         for lane in 0..channels {
-            read_lanes::<FUSED, 1>(channels, rows, lane, out);
+            write_gradient_lanes::<FUSED, 1>(channels, rows, lane, out);
         }
         return;
     }
-    for lane in blocks::<LANES>(channels) {
-        read_lanes::<FUSED, LANES>(channels, rows, lane, out);
+    for lane in lane_blocks::<LANES>(channels) {
+        write_gradient_lanes::<FUSED, LANES>(channels, rows, lane, out);
     }
 }
 
-/// Writes channels `lane..lane + LANES` of a line of the small map's gradient.
+/// Writes channels `lane..lane + LANES` of a row of the small map's gradient.
 #[inline(always)]
-fn read_lanes<const FUSED: bool, const LANES: usize>(
+fn write_gradient_lanes<const FUSED: bool, const LANES: usize>(
     channels: usize,
     rows: [&[f32]; 4],
     lane: usize,
     out: &mut [MaybeUninit<f32>],
 ) {
     let column = |x: usize| {
-        let place = x * channels + lane;
-        weighted::<FUSED, LANES>(rows.map(|row| array(row, place)))
+        let start = x * channels + lane;
+        weighted::<FUSED, LANES>(rows.map(|row| load_lanes(row, start)))
     };
     let width = out.len() / channels;
     let mut first = column(0);
     let mut before = first;
     for x in 0..width {
         let second = column(2 * x + 1);
-        let behind = if x + 1 < width { column(2 * x + 2) } else { second };
-        let sum = weighted::<FUSED, LANES>([&before, &first, &second, &behind]);
+        let after = if x + 1 < width { column(2 * x + 2) } else { second };
+        let sum = weighted::<FUSED, LANES>([&before, &first, &second, &after]);
         out[x * channels + lane..][..LANES].write_copy_of_slice(&sum);
-        (before, first) = (second, behind);
+        (before, first) = (second, after);
     }
 }
 
-/// Three parts of one value and one part of the other.
+/// 3/4 of one value and 1/4 of the other.
 #[inline(always)]
-fn mixed<const FUSED: bool, const LANES: usize>(near: &[f32; LANES], far: &[f32; LANES]) -> [f32; LANES] {
+fn interpolated<const FUSED: bool, const LANES: usize>(near: &[f32; LANES], far: &[f32; LANES]) -> [f32; LANES] {
     let mut sums = [0.0; LANES];
     for lane in 0..LANES {
         sums[lane] = multiply_add::<FUSED>(near[lane], NEAR, far[lane] * FAR);
@@ -193,7 +209,7 @@ fn mixed<const FUSED: bool, const LANES: usize>(near: &[f32; LANES], far: &[f32;
     sums
 }
 
-/// One, three, three and one parts of four values.
+/// 1/4, 3/4, 3/4 and 1/4 of four values.
 #[inline(always)]
 fn weighted<const FUSED: bool, const LANES: usize>([a, b, c, d]: [&[f32; LANES]; 4]) -> [f32; LANES] {
     let mut sums = [0.0; LANES];
@@ -205,7 +221,7 @@ fn weighted<const FUSED: bool, const LANES: usize>([a, b, c, d]: [&[f32; LANES];
 
 /// Weight of the pixel that an output pixel lies in.
 const NEAR: f32 = 0.75;
-/// Weight of its neighbour.
+/// Weight of the neighbour.
 const FAR: f32 = 0.25;
 
 #[cfg(test)]
@@ -217,9 +233,9 @@ mod tests {
 
     /// Position `(at + 0.5) / 2 - 0.5` between pixels, not beyond the first and the last: pixels and their weights.
     fn definition(at: usize, len: usize) -> [(usize, f64); 2] {
-        let place = ((at as f64 + 0.5) / 2.0 - 0.5).clamp(0.0, (len - 1) as f64);
-        let first = place.floor();
-        let share = place - first;
+        let start = ((at as f64 + 0.5) / 2.0 - 0.5).clamp(0.0, (len - 1) as f64);
+        let first = start.floor();
+        let share = start - first;
         [(first as usize, 1.0 - share), ((first as usize + 1).min(len - 1), share)]
     }
 
@@ -229,8 +245,8 @@ mod tests {
         let (mut output, mut grad_input) = (vec![0.0; grad.len()], vec![0.0; input.len()]);
         for (idx, grad) in grad.iter().enumerate() {
             let (pixel, channel) = (idx / channels, idx % channels);
-            let (line, x) = (pixel / (2 * width), pixel % (2 * width));
-            let (image, y) = (line / (2 * height), line % (2 * height));
+            let (row, x) = (pixel / (2 * width), pixel % (2 * width));
+            let (image, y) = (row / (2 * height), row % (2 * height));
             for (source_y, weight_y) in definition(y, height) {
                 for (source_x, weight_x) in definition(x, width) {
                     let source = ((image * height + source_y) * width + source_x) * channels + channel;

@@ -1,4 +1,7 @@
-//! Run-time choice between builds of one loop for the instruction sets of the CPU.
+//! Builds of one loop for several instruction sets, and the choice between them at run time.
+//!
+//! A program runs on many CPUs, which differ in the width of their vectors. So each hot loop is written once and compiled
+//! once per [`InstructionSet`]; the best one that the CPU has is found when the loop is called.
 
 /// The instruction sets that kernels are built for, best last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,7 +30,7 @@ impl InstructionSet {
         InstructionSet::Baseline
     }
 
-    /// All levels that this CPU can run.
+    /// All instruction sets of this CPU.
     #[cfg(test)]
     pub(crate) fn available() -> impl Iterator<Item = Self> {
         [InstructionSet::Baseline, InstructionSet::Avx2, InstructionSet::Avx512]
@@ -47,12 +50,13 @@ pub(crate) const BASELINE_FUSED: bool = cfg!(any(target_arch = "aarch64", target
 
 /// Defines `fn name(isa, arguments)` that runs `body::<FUSED, LANES>`, compiled once for each [`InstructionSet`].
 ///
+/// `FUSED` says whether to use fused multiply-add, `LANES` how many values a vector of the instruction set holds.
 /// `body` must be `#[inline(always)]`: it is vectorised by the compiler for the instruction set it is inlined into.
 macro_rules! for_each_instruction_set {
-    ($(#[$meta:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:ident) => {
+    ($(#[$meta:meta])* $visibility:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:ident) => {
         $(#[$meta])*
         #[allow(clippy::too_many_arguments)]
-        fn $name(isa: crate::instruction_set::InstructionSet, $($arg: $ty),*) {
+        $visibility fn $name(isa: crate::instruction_set::InstructionSet, $($arg: $ty),*) {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2,fma")]
@@ -65,8 +69,8 @@ macro_rules! for_each_instruction_set {
                 fn avx512($($arg: $ty),*) {
                     $body::<true, 16>($($arg),*)
                 }
-                // SAFETY: an instruction set above the baseline comes only from `InstructionSet::detect`, which asked this CPU for the
-                // features, or from `InstructionSet::available`, which stays below it.
+                // SAFETY: anything above the baseline comes only from `InstructionSet::detect`, which asked this CPU for
+                // the features, or from `InstructionSet::available`, which stays below it.
                 match isa {
                     crate::instruction_set::InstructionSet::Avx512 => return unsafe { avx512($($arg),*) },
                     crate::instruction_set::InstructionSet::Avx2 => return unsafe { avx2($($arg),*) },

@@ -10,10 +10,10 @@
 pub mod bilinear;
 mod buffer;
 pub mod conv;
-mod covariance;
 pub mod depthwise;
 mod implicit_im2col;
 mod instruction_set;
+mod lanes;
 pub mod mask;
 mod matrix;
 pub mod memory;
@@ -24,5 +24,6 @@ pub mod pixelwise;
 mod reference;
 pub mod round;
 pub mod separable;
+mod tiling;
 mod upsampled_depthwise;
 mod vector;

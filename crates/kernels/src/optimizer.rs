@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use crate::buffer::chunk_len;
 use crate::instruction_set::{InstructionSet, for_each_instruction_set};
+use crate::tiling::chunk_len;
 
 /// Constants of [`adamw_step`].
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -4,7 +4,8 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
-use crate::buffer::{chunk_len, filled};
+use crate::buffer::filled;
+use crate::tiling::chunk_len;
 
 /// Batch, rows, columns and channels of a feature map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -118,8 +118,8 @@ fn check_norm(pixels: usize, channels: usize, relu: bool, offset: f32) {
     for (idx, value) in input.iter().enumerate() {
         variance[idx % channels] += (f64::from(*value) - mean[idx % channels]).powi(2) / count;
     }
-    assert_near("mean", &got.mean, &mean);
-    assert_near("variance", &got.variance, &variance);
+    assert_near("mean", &got.statistics.mean, &mean);
+    assert_near("variance", &got.statistics.variance, &variance);
     let deviation: Vec<f64> = variance.iter().map(|variance| (variance + f64::from(epsilon)).sqrt()).collect();
     let normalised = |idx: usize| (f64::from(input[idx]) - mean[idx % channels]) / deviation[idx % channels];
     let value = |idx: usize| normalised(idx) * f64::from(scale[idx % channels]) + f64::from(shift[idx % channels]);
@@ -141,7 +141,7 @@ fn check_norm(pixels: usize, channels: usize, relu: bool, offset: f32) {
     };
     let expected: Vec<f64> = (0..input.len()).map(grad_input).collect();
     let norm = Norm { scale: &scale, shift: &shift, epsilon, relu };
-    let (got_input, got) = norm::backward(&norm, &input, &got.mean, &got.variance, &grad);
+    let (got_input, got) = norm::backward(&norm, &input, got.statistics.as_slices(), &grad);
     assert_near("scale gradient", &got.scale, &grad_scale);
     assert_near("shift gradient", &got.shift, &grad_shift);
     if pixels > 2 {
@@ -247,7 +247,7 @@ fn variance_survives_a_mean_far_from_zero() {
     let input: Vec<f32> = noise(4000 * channels, 9).into_iter().map(|value| value * 1e-2 + 100.0).collect();
     let ones = vec![1.0; channels];
     let norm = Norm { scale: &ones, shift: &vec![0.0; channels], epsilon: 1e-5, relu: false };
-    let got = norm::forward(&norm, &input).variance;
+    let got = norm::forward(&norm, &input).statistics.variance;
     for (channel, got) in got.into_iter().enumerate() {
         let values: Vec<f64> = input.iter().skip(channel).step_by(channels).map(|value| f64::from(*value)).collect();
         let mean = values.iter().sum::<f64>() / 4000.0;

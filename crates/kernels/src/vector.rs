@@ -1,4 +1,7 @@
-//! Vectors of single-precision values for the one loop that the compiler does not vectorise well by itself.
+//! Vector registers of `f32`, for the loops that have to keep many of them at a time: the matrix product's and the
+//! covariance pass's.
+//!
+//! Everywhere else the compiler vectorises plain loops ([`crate::instruction_set`]); here it would spill the sums to memory.
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
@@ -14,19 +17,19 @@ pub(crate) trait Vector: Copy {
     unsafe fn splat(value: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
-    /// The first `n` values, fewer than `LANES`, and zeros; `from` need only be valid for `n`.
+    /// The first `n` values, fewer than `LANES`, then zeros; `from` need only be valid for `n`.
     unsafe fn load_partial(from: *const f32, n: usize) -> Self;
     /// Stores the first `n` values, fewer than `LANES`; `to` need only be valid for `n`.
     unsafe fn store_partial(self, to: *mut f32, n: usize);
     unsafe fn add(self, other: Self) -> Self;
     /// `self * factor + sum`.
     unsafe fn multiply_add(self, factor: Self, sum: Self) -> Self;
-    /// The greater of each value and 0; NaN stays NaN.
+    /// `max(value, 0)` of each value; NaN stays NaN.
     unsafe fn relu(self) -> Self;
-    /// Each value where `by` is positive, else 0.
-    unsafe fn where_positive(self, by: Self) -> Self;
+    /// Each value where `condition` is positive, else 0.
+    unsafe fn where_positive(self, condition: Self) -> Self;
     /// The sum of all values, half by half.
-    unsafe fn sum(self) -> f32;
+    unsafe fn reduce_sum(self) -> f32;
 }
 
 /// Four values, the register of SSE2 and NEON; vectorised by the compiler.
@@ -82,12 +85,12 @@ impl Vector for BaselineVector {
     }
 
     #[inline(always)]
-    unsafe fn where_positive(self, by: Self) -> Self {
-        Self(std::array::from_fn(|lane| if by.0[lane] > 0.0 { self.0[lane] } else { 0.0 }))
+    unsafe fn where_positive(self, condition: Self) -> Self {
+        Self(std::array::from_fn(|lane| if condition.0[lane] > 0.0 { self.0[lane] } else { 0.0 }))
     }
 
     #[inline(always)]
-    unsafe fn sum(self) -> f32 {
+    unsafe fn reduce_sum(self) -> f32 {
         let [a, b, c, d] = self.0;
         (a + c) + (b + d)
     }
@@ -98,7 +101,7 @@ impl Vector for BaselineVector {
 macro_rules! x86_vector {
     (
         $register:ty, $lanes:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $fma:ident, $max:ident,
-        $mask:ident, $load_masked:expr, $store_masked:expr, $where_positive:expr, $sum:ident
+        $mask:ident, $load_masked:expr, $store_masked:expr, $where_positive:expr, $reduce_sum:ident
     ) => {
         // SAFETY of all: the trait's contract is the intrinsics': the CPU's instructions, and valid pointers.
         impl Vector for $register {
@@ -146,13 +149,13 @@ macro_rules! x86_vector {
             }
 
             #[inline(always)]
-            unsafe fn where_positive(self, by: Self) -> Self {
-                unsafe { $where_positive(self, by, $splat(0.0)) }
+            unsafe fn where_positive(self, condition: Self) -> Self {
+                unsafe { $where_positive(self, condition, $splat(0.0)) }
             }
 
             #[inline(always)]
-            unsafe fn sum(self) -> f32 {
-                unsafe { $sum(self) }
+            unsafe fn reduce_sum(self) -> f32 {
+                unsafe { $reduce_sum(self) }
             }
         }
     };
@@ -168,11 +171,11 @@ x86_vector!(
     _mm256_add_ps,
     _mm256_fmadd_ps,
     _mm256_max_ps,
-    first_of_8,
+    mask_of_first_8,
     _mm256_maskload_ps,
     _mm256_maskstore_ps,
-    |values, by, zeros| _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(by, zeros), values),
-    sum_of_8
+    |values, condition, zeros| _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(condition, zeros), values),
+    reduce_sum_8
 );
 #[cfg(target_arch = "x86_64")]
 x86_vector!(
@@ -184,11 +187,11 @@ x86_vector!(
     _mm512_add_ps,
     _mm512_fmadd_ps,
     _mm512_max_ps,
-    first_of_16,
+    mask_of_first_16,
     |from, mask| _mm512_maskz_loadu_ps(mask, from),
     |to, mask, value| _mm512_mask_storeu_ps(to, mask, value),
-    |values, by, zeros| _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(by, zeros), values),
-    sum_of_16
+    |values, condition, zeros| _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(condition, zeros), values),
+    reduce_sum_16
 );
 
 /// All bits of the first `n` lanes.
@@ -197,7 +200,7 @@ x86_vector!(
 /// Needs AVX2.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-unsafe fn first_of_8(n: usize) -> __m256i {
+unsafe fn mask_of_first_8(n: usize) -> __m256i {
     // SAFETY: the contract.
     unsafe { _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)) }
 }
@@ -205,7 +208,7 @@ unsafe fn first_of_8(n: usize) -> __m256i {
 /// A bit for each of the first `n` lanes.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn first_of_16(n: usize) -> u16 {
+fn mask_of_first_16(n: usize) -> u16 {
     (1u32 << n).wrapping_sub(1) as u16
 }
 
@@ -213,7 +216,7 @@ fn first_of_16(n: usize) -> u16 {
 /// Needs AVX2.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-unsafe fn sum_of_8(values: __m256) -> f32 {
+unsafe fn reduce_sum_8(values: __m256) -> f32 {
     // SAFETY: the contract.
     unsafe {
         let four = _mm_add_ps(_mm256_castps256_ps128(values), _mm256_extractf128_ps::<1>(values));
@@ -226,10 +229,10 @@ unsafe fn sum_of_8(values: __m256) -> f32 {
 /// Needs AVX-512 F.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-unsafe fn sum_of_16(values: __m512) -> f32 {
+unsafe fn reduce_sum_16(values: __m512) -> f32 {
     // SAFETY: the contract; its CPUs have AVX2.
     unsafe {
         let upper = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(values)));
-        sum_of_8(_mm256_add_ps(_mm512_castps512_ps256(values), upper))
+        reduce_sum_8(_mm256_add_ps(_mm512_castps512_ps256(values), upper))
     }
 }

@@ -26,11 +26,13 @@ impl HostBatch {
         for sample in samples {
             push_input(&sample.pixels, &mut input);
         }
-        let truth = samples.iter().flat_map(|sample| sample.truth.iter().map(|&bit| f32::from(bit))).collect();
+        let mut truth = Vec::with_capacity(samples.len() * grid * grid);
+        samples.iter().for_each(|sample| truth.extend(sample.truth.iter().map(|&bit| f32::from(bit))));
         let targets: Option<Vec<_>> = samples.iter().map(|sample| sample.teacher.as_ref()).collect();
         let clamped = targets.iter().flatten().filter(|target| target.weight_clamped).count();
         let teacher = targets.map(|targets| {
-            let logits = targets.iter().flat_map(|target| target.logits.iter().copied()).collect();
+            let mut logits = Vec::with_capacity(samples.len() * grid * grid);
+            targets.iter().for_each(|target| logits.extend_from_slice(&target.logits));
             (logits, targets.iter().map(|target| target.weight).collect())
         });
         let annotation_ids = samples.iter().map(|sample| sample.annotation_id).collect();
@@ -39,8 +41,32 @@ impl HostBatch {
 }
 
 /// Appends interleaved RGB pixels as planes of `(pixel - 128) / 128`, the sensor's own normalisation.
+///
+/// # Panics
+/// If the bytes are not whole pixels.
 pub fn push_input(pixels: &[u8], input: &mut Vec<f32>) {
-    for channel in 0..3 {
-        input.extend(pixels[channel..].iter().step_by(3).map(|&pixel| (f32::from(pixel) - 128.0) / 128.0));
+    let (pixels, rest) = pixels.as_chunks::<3>();
+    assert!(rest.is_empty(), "push_input: bytes of whole RGB pixels");
+    let start = input.len();
+    input.resize(start + pixels.len() * 3, 0.0);
+    let (red, others) = input[start..].split_at_mut(pixels.len());
+    let (green, blue) = others.split_at_mut(pixels.len());
+    let normalized = |byte: u8| (f32::from(byte) - 128.0) / 128.0;
+    for (((pixel, red), green), blue) in pixels.iter().zip(red).zip(green).zip(blue) {
+        (*red, *green, *blue) = (normalized(pixel[0]), normalized(pixel[1]), normalized(pixel[2]));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn input_is_three_planes_around_zero() {
+        let mut input = vec![7.0];
+        push_input(&[0, 64, 128, 192, 255, 1], &mut input);
+        let plane = |a: f32, b: f32| [(a - 128.0) / 128.0, (b - 128.0) / 128.0];
+        let expected = [plane(0.0, 192.0), plane(64.0, 255.0), plane(128.0, 1.0)].concat();
+        assert_eq!((input[0], &input[1..]), (7.0, expected.as_slice()));
     }
 }

@@ -59,6 +59,18 @@ pub enum SampleError {
         /// Digest of the file.
         found: String,
     },
+    /// An image file is not the one that was decoded before: samples of one run would differ.
+    #[error(
+        "{path}: digest {found}, but it was {expected} when the file was first read; images must not change during a run"
+    )]
+    ImageChanged {
+        /// The image file.
+        path: PathBuf,
+        /// Digest when it was first read.
+        expected: String,
+        /// Digest now.
+        found: String,
+    },
     /// An image file has another size than its annotation says.
     #[error("{path}: annotated as {expected}, decoded as {found}")]
     ImageSize {

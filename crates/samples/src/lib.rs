@@ -4,5 +4,6 @@
 
 pub mod batch;
 pub mod error;
+pub mod images;
 pub mod selection;
 pub mod source;

@@ -6,8 +6,8 @@ use sensei_data::crop::CropGeometry;
 use sensei_data::crop_rule::{Border, CropError, CropRule};
 use sensei_data::dataset::{Dataset, Instance};
 use sensei_data::geometry::PointInImage;
-use sensei_data::mask::Mask;
 use sensei_data::prompt_source::{Prompt, PromptError, PromptSource};
+use sensei_data::rle::Rle;
 use sensei_data::sampling::subset;
 use serde::{Deserialize, Serialize};
 
@@ -155,31 +155,31 @@ impl SelectionRules {
         Ok((chosen, left_out))
     }
 
-    /// The prompt for an instance, and the crop for it if the protocol has one. The mask is of the image's size.
+    /// The prompt for an instance with this mask, and the crop for it if the protocol has one.
     ///
     /// # Errors
     /// As [`prompt_of`](Self::prompt_of), and if there is no sensible crop.
     pub fn prompt_and_crop(
         &self,
         instance: &Instance,
-        mask: &Mask,
+        mask: &Rle,
     ) -> Result<(Prompt, Option<CropGeometry>), CropError> {
         let prompt = self.prompt_of(instance, mask)?;
-        Ok((prompt, self.crop.map(|crop| crop.crop(prompt, mask.size)).transpose()?))
+        Ok((prompt, self.crop.map(|crop| crop.crop(prompt, mask.size())).transpose()?))
     }
 
     /// The prompt for an instance.
     ///
     /// # Errors
     /// If the mask is empty and the protocol leaves such instances out, or a box around it is asked for.
-    pub fn prompt_of(&self, instance: &Instance, mask: &Mask) -> Result<Prompt, PromptError> {
-        if self.empty_truth == EmptyTruthRule::LeftOut && mask.bits.iter().all(|&bit| bit == 0) {
+    pub fn prompt_of(&self, instance: &Instance, mask: &Rle) -> Result<Prompt, PromptError> {
+        if self.empty_truth == EmptyTruthRule::LeftOut && mask.is_empty() {
             return Err(PromptError::EmptyMask);
         }
         match self.prompt.prompt(instance.id, instance.bbox, mask) {
             Err(PromptError::EmptyMask) if !self.prompt.is_box() => {
                 let middle = |len: u32| f64::from(len / 2) + 0.5;
-                Ok(Prompt::Point(PointInImage { x: middle(mask.size.width), y: middle(mask.size.height) }))
+                Ok(Prompt::Point(PointInImage { x: middle(mask.size().width), y: middle(mask.size().height) }))
             }
             prompt => prompt,
         }

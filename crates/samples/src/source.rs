@@ -1,20 +1,22 @@
 //! From an annotation to what the student sees and is compared with.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 use sensei_answers::cache::Cache;
 use sensei_answers::record::TeacherRecord;
-use sensei_data::augment::{Augmentation, draw, sample_rng};
-use sensei_data::crop::{CropGeometry, crop_image, crop_mask};
+use sensei_data::augment::{Augmentation, Draw, draw, sample_rng};
+use sensei_data::crop::{CropGeometry, crop_rle, crop_upper_rows, rows_needed};
 use sensei_data::crop_rule::CropRule;
-use sensei_data::dataset::Dataset;
-use sensei_data::image_file::{EncodedImage, ImageLimits, read_image};
+use sensei_data::dataset::{Dataset, Instance};
+use sensei_data::image_file::ImageLimits;
 use sensei_data::rle::Rle;
 use sensei_files::digest::hex;
 
 use crate::error::SampleError;
+use crate::images::{DecodedImage, ImageCounts, ImageRequest, SplitImages};
 use crate::selection::{LeftOut, LeftOutReason, SelectionRules};
 
 /// One split: its annotations, its images, the crop rule and, where there is one, the teacher's answers.
@@ -35,6 +37,8 @@ pub struct SampleSource {
     pub left_out: Vec<LeftOut>,
     choice: InstanceChoice,
     competitors: Vec<u32>,
+    images: SplitImages,
+    n_masks_decoded: AtomicU64,
 }
 
 /// Which instances a split uses.
@@ -89,8 +93,21 @@ impl SampleSource {
     ) -> Result<Self, SampleError> {
         let (chosen, left_out) = rules.select(&dataset)?;
         let (crop, competitors) = (rules.crop.unwrap_or(crop), dataset.competitors());
-        let mut source =
-            Self { dataset, teacher, rules, crop, limits, instances: vec![], left_out, choice, competitors };
+        let images = SplitImages::new(dataset.images.len(), limits, MAX_KEPT_BYTES);
+        let (instances, n_masks_decoded) = (vec![], AtomicU64::new(0));
+        let mut source = Self {
+            dataset,
+            teacher,
+            rules,
+            crop,
+            limits,
+            instances,
+            left_out,
+            choice,
+            competitors,
+            images,
+            n_masks_decoded,
+        };
         let n_instances = source.dataset.instances.len();
         let reason = |&idx: &usize| source.reason_to_leave_out(idx, choice);
         let reasons: Vec<_> = chosen.par_iter().map(reason).collect::<Result<_, _>>()?;
@@ -147,7 +164,7 @@ impl SampleSource {
     /// If the mask cannot be read or there is no prompt.
     pub fn truth_in_crop(&self, instance_idx: usize) -> Result<Vec<u8>, SampleError> {
         let truth = self.mask(instance_idx)?;
-        Ok(crop_mask(&truth.to_mask(), &self.prompted(instance_idx, &truth)?.0))
+        Ok(crop_rle(&truth, &self.prompted(instance_idx, &truth)?.0))
     }
 
     /// The sample as it is scored: no augmentation.
@@ -155,9 +172,15 @@ impl SampleSource {
     /// # Errors
     /// If image, mask, prompt or teacher answer cannot be had.
     pub fn sample(&self, instance_idx: usize) -> Result<Sample, SampleError> {
-        let truth_in_image = self.mask(instance_idx)?;
-        let (geometry, bbox) = self.prompted(instance_idx, &truth_in_image)?;
-        self.cut(instance_idx, truth_in_image, geometry, bbox)
+        self.cut_alone(self.framed(instance_idx, None)?)
+    }
+
+    /// [`sample`](Self::sample) of each of some instances, in their order. An image that several share is decoded once.
+    ///
+    /// # Errors
+    /// The first instance's for which something cannot be had.
+    pub fn samples(&self, instances: &[usize]) -> Result<Vec<Sample>, SampleError> {
+        self.load(instances, |idx| self.framed(idx, None))
     }
 
     /// The sample as it is trained on in an epoch; a function of the seed, the epoch and the annotation alone.
@@ -171,14 +194,42 @@ impl SampleSource {
         seed: u64,
         epoch: u64,
     ) -> Result<Sample, SampleError> {
-        let truth_in_image = self.mask(instance_idx)?;
-        let (geometry, bbox) = self.prompted(instance_idx, &truth_in_image)?;
-        let draw = draw(augmentation, &mut sample_rng(seed, epoch, self.annotation_id(instance_idx)));
-        let mut sample = self.cut(instance_idx, truth_in_image, draw.jittered(&geometry), bbox)?;
-        draw.photometric(&mut sample.pixels);
-        let logits = sample.teacher.as_mut().map_or(&mut [][..], |teacher| &mut teacher.logits);
-        draw.flip_together(geometry.grid, &mut sample.pixels, &mut sample.truth, logits);
-        Ok(sample)
+        self.cut_alone(self.framed(instance_idx, Some(self.draw(instance_idx, augmentation, seed, epoch)))?)
+    }
+
+    /// [`augmented_sample`](Self::augmented_sample) of each of some instances, in their order. An image that several share is decoded
+    /// once.
+    ///
+    /// # Errors
+    /// The first instance's for which something cannot be had.
+    pub fn augmented_samples(
+        &self,
+        instances: &[usize],
+        augmentation: &Augmentation,
+        seed: u64,
+        epoch: u64,
+    ) -> Result<Vec<Sample>, SampleError> {
+        self.load(instances, |idx| self.framed(idx, Some(self.draw(idx, augmentation, seed, epoch))))
+    }
+
+    /// How often image files were decoded so far.
+    pub fn image_counts(&self) -> ImageCounts {
+        self.images.counts()
+    }
+
+    /// How often annotated masks were decoded so far, from polygons or runs.
+    pub fn n_masks_decoded(&self) -> u64 {
+        self.n_masks_decoded.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the decoded images that are kept, at most [`MAX_KEPT_BYTES`] or what [`keep_images`](Self::keep_images) says.
+    pub fn kept_bytes(&self) -> usize {
+        self.images.kept_bytes()
+    }
+
+    /// Keeps up to so many bytes of decoded images from now on, and forgets those that are kept. Changes time and memory, no sample.
+    pub fn keep_images(&mut self, max_kept_bytes: usize) {
+        self.images = SplitImages::new(self.dataset.images.len(), self.limits, max_kept_bytes);
     }
 
     /// Checks that the teacher's records hold what every sample of every epoch of a training needs, so that none ends for
@@ -195,7 +246,7 @@ impl SampleSource {
             let record: TeacherRecord = cache.get(annotation_id).map_err(cannot)?;
             let (geometry, _) = self.prompted(idx, &self.mask(idx)?)?;
             (0..).zip(epochs).try_for_each(|(epoch, augmentation)| {
-                let draw = draw(augmentation, &mut sample_rng(seed, epoch, annotation_id));
+                let draw = self.draw(idx, augmentation, seed, epoch);
                 record.check_coverage(&draw.jittered(&geometry).rect_in_image).map_err(cannot)
             })
         };
@@ -213,6 +264,7 @@ impl SampleSource {
     }
 
     fn mask(&self, instance_idx: usize) -> Result<Rle, SampleError> {
+        self.n_masks_decoded.fetch_add(1, Ordering::Relaxed);
         let annotation_id = self.annotation_id(instance_idx);
         self.dataset.mask(instance_idx).map_err(|source| SampleError::Mask { annotation_id, source })
     }
@@ -221,53 +273,115 @@ impl SampleSource {
     fn prompted(&self, instance_idx: usize, truth: &Rle) -> Result<(CropGeometry, [f64; 4]), SampleError> {
         let instance = &self.dataset.instances[instance_idx];
         let no_crop = |source| SampleError::Crop { annotation_id: instance.id, source };
-        let prompt = self.rules.prompt_of(instance, &truth.to_mask()).map_err(|error| no_crop(error.into()))?;
+        let prompt = self.rules.prompt_of(instance, truth).map_err(|error| no_crop(error.into()))?;
         let size = self.dataset.images[instance.image_idx].size;
         let bbox = prompt.bbox().unwrap_or(instance.bbox);
         Ok((self.crop.crop(prompt, size).map_err(no_crop)?, bbox))
     }
 
-    fn cut(
+    /// What is drawn for an instance in an epoch.
+    fn draw(&self, instance_idx: usize, augmentation: &Augmentation, seed: u64, epoch: u64) -> Draw {
+        draw(augmentation, &mut sample_rng(seed, epoch, self.annotation_id(instance_idx)))
+    }
+
+    fn framed(&self, instance_idx: usize, draw: Option<Draw>) -> Result<Framed, SampleError> {
+        let truth_in_image = self.mask(instance_idx)?;
+        let (geometry, bbox) = self.prompted(instance_idx, &truth_in_image)?;
+        let geometry = draw.map_or(geometry, |draw| draw.jittered(&geometry));
+        Ok(Framed { instance_idx, truth_in_image, geometry, bbox, draw })
+    }
+
+    /// The samples of some instances, in their order.
+    fn load(
         &self,
-        instance_idx: usize,
-        truth_in_image: Rle,
-        geometry: CropGeometry,
-        bbox: [f64; 4],
-    ) -> Result<Sample, SampleError> {
-        let instance = &self.dataset.instances[instance_idx];
-        let annotation_id = instance.id;
-        let path = self.dataset.image_path(instance.image_idx);
-        let EncodedImage { image, digest } =
-            read_image(&path, &self.limits).map_err(|source| SampleError::Image { annotation_id, source })?;
-        let annotated_size = self.dataset.images[instance.image_idx].size;
-        if image.size != annotated_size {
-            let (expected, found) = (annotated_size.to_string(), image.size.to_string());
-            return Err(SampleError::ImageSize { path, expected, found });
+        instances: &[usize],
+        frame: impl Fn(usize) -> Result<Framed, SampleError> + Sync,
+    ) -> Result<Vec<Sample>, SampleError> {
+        // Crops come first: they say how many rows of an image its samples need together.
+        let framed: Vec<_> = instances.par_iter().map(|&idx| frame(idx)).collect();
+        let mut by_image: BTreeMap<usize, Vec<(usize, Framed)>> = BTreeMap::new();
+        for (at, framed) in framed.into_iter().enumerate() {
+            let framed = framed?;
+            by_image.entry(self.dataset.instances[framed.instance_idx].image_idx).or_default().push((at, framed));
         }
-        let teacher = match &self.teacher {
-            Some(cache) => Some(self.target(cache, annotation_id, &path, digest, &geometry)?),
+        let cut_all = |of_image: Vec<(usize, Framed)>| -> Vec<(usize, Result<Sample, SampleError>)> {
+            match self.image_of(of_image.iter().map(|(_, framed)| framed)) {
+                Ok(image) => {
+                    let cut = |(at, framed)| (at, self.cut(framed, &image));
+                    of_image.into_par_iter().map(cut).collect()
+                }
+                Err(error) => of_image.first().map(|(at, _)| (*at, Err(error))).into_iter().collect(),
+            }
+        };
+        let groups: Vec<_> = by_image.into_values().collect();
+        let mut samples: Vec<_> = groups.into_par_iter().flat_map_iter(cut_all).collect();
+        samples.sort_by_key(|(at, _)| *at);
+        samples.into_iter().map(|(_, sample)| sample).collect()
+    }
+
+    fn cut_alone(&self, framed: Framed) -> Result<Sample, SampleError> {
+        let image = self.image_of(std::iter::once(&framed))?;
+        self.cut(framed, &image)
+    }
+
+    /// The image of some samples of one image, as far down as they need it. An error names the first.
+    ///
+    /// # Panics
+    /// If there is no sample.
+    fn image_of<'f>(&self, framed: impl Iterator<Item = &'f Framed> + Clone) -> Result<Arc<DecodedImage>, SampleError> {
+        let first = framed.clone().next().expect("an image is asked for by its samples");
+        let instance = &self.dataset.instances[first.instance_idx];
+        let annotated_size = self.dataset.images[instance.image_idx].size;
+        let n_rows = framed.map(|framed| rows_needed(&framed.geometry, annotated_size)).max().unwrap_or(0);
+        let path = self.dataset.image_path(instance.image_idx);
+        let (image_idx, annotation_id) = (instance.image_idx, instance.id);
+        self.images.get(&ImageRequest { image_idx, path: &path, annotated_size, n_rows, annotation_id })
+    }
+
+    fn cut(&self, framed: Framed, image: &DecodedImage) -> Result<Sample, SampleError> {
+        let Framed { instance_idx, truth_in_image, geometry, bbox, draw } = framed;
+        let instance = &self.dataset.instances[instance_idx];
+        let mut teacher = match &self.teacher {
+            Some(cache) => Some(self.target(cache, instance, image.digest, &geometry)?),
             None => None,
         };
-        let truth = crop_mask(&truth_in_image.to_mask(), &geometry);
-        let pixels = crop_image(&image, &geometry);
-        Ok(Sample { annotation_id, geometry, bbox, pixels, truth, truth_in_image, teacher })
+        let (mut truth, mut pixels) = (crop_rle(&truth_in_image, &geometry), crop_upper_rows(&image.rows, &geometry));
+        if let Some(draw) = draw {
+            draw.photometric(&mut pixels);
+            let logits = teacher.as_mut().map_or(&mut [][..], |teacher| &mut teacher.logits);
+            draw.flip_together(geometry.grid, &mut pixels, &mut truth, logits);
+        }
+        Ok(Sample { annotation_id: instance.id, geometry, bbox, pixels, truth, truth_in_image, teacher })
     }
 
     fn target(
         &self,
         cache: &Cache,
-        annotation_id: u64,
-        image_path: &Path,
+        instance: &Instance,
         image_digest: [u8; 32],
         geometry: &CropGeometry,
     ) -> Result<TeacherTarget, SampleError> {
+        let annotation_id = instance.id;
         let cannot = |source| SampleError::Teacher { annotation_id, source };
         let record: TeacherRecord = cache.get(annotation_id).map_err(cannot)?;
         if record.image_digest != image_digest {
             let (expected, found) = (hex(&record.image_digest), hex(&image_digest));
-            return Err(SampleError::OtherImage { path: image_path.to_path_buf(), expected, found });
+            let path = self.dataset.image_path(instance.image_idx);
+            return Err(SampleError::OtherImage { path, expected, found });
         }
         let (weight, weight_clamped) = record.weight();
         Ok(TeacherTarget { logits: record.logits_in_crop(geometry).map_err(cannot)?, weight, weight_clamped })
     }
 }
+
+/// An instance with its crop, before its image is there.
+struct Framed {
+    instance_idx: usize,
+    truth_in_image: Rle,
+    geometry: CropGeometry,
+    bbox: [f64; 4],
+    draw: Option<Draw>,
+}
+
+/// Bytes of decoded images that a split keeps, if nothing else is said: the quickstart's 240 training scenes, or 52 COCO images.
+pub const MAX_KEPT_BYTES: usize = 48 << 20;

@@ -4,6 +4,7 @@ use sensei_data::crop_rule::{Border, CropRule};
 use sensei_data::dataset::{Instance, Segmentation};
 use sensei_data::geometry::{RectInImage, Size};
 use sensei_data::mask::Mask;
+use sensei_data::rle::Rle;
 use sensei_samples::selection::SelectionRules;
 use sensei_testing::golden;
 
@@ -18,7 +19,7 @@ fn check(rule: CropRule, bbox: [f64; 4], mask: &Mask, expected: &[i64; 4]) {
         is_crowd: false,
         segmentation: Segmentation::Polygons(vec![]),
     };
-    let (_, crop) = SelectionRules::of_student(rule).prompt_and_crop(&instance, mask).expect("a crop");
+    let (_, crop) = SelectionRules::of_student(rule).prompt_and_crop(&instance, &Rle::from_mask(mask)).expect("a crop");
     let [x0, y0, x1, y1] = expected.map(|edge| edge as f64);
     let found = crop.expect("a student has a crop").rect_in_image;
     assert_eq!(found, RectInImage { x0, y0, x1, y1 }, "box {bbox:?} in {}", mask.size);

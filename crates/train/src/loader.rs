@@ -2,7 +2,6 @@
 
 use std::sync::mpsc::{Receiver, sync_channel};
 
-use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use sensei_data::sampling::epoch_order;
 use sensei_samples::batch::HostBatch;
@@ -68,13 +67,13 @@ fn batches_of_step(
     let first = position.step_in_epoch as usize * plan.samples_per_step();
     let of_step = &order[first..n_samples.min(first + plan.samples_per_step())];
     let augmentation = &plan.stages[position.stage_idx].augmentation;
-    let load =
-        |&at: &u32| source.augmented_sample(source.instances[at as usize], augmentation, plan.seed, position.epoch);
-    let batch = |of_batch: &[u32]| {
-        let samples = pool.install(|| of_batch.par_iter().map(load).collect::<Result<Vec<_>, _>>())?;
-        Ok(HostBatch::new(&samples))
-    };
-    Some(of_step.chunks(plan.batch_size).map(batch).collect())
+    let instances: Vec<usize> = of_step.iter().map(|&at| source.instances[at as usize]).collect();
+    // All of a step's samples together, so that an image is decoded once for all of its batches.
+    let load = || source.augmented_samples(&instances, augmentation, plan.seed, position.epoch);
+    Some(match pool.install(load) {
+        Ok(samples) => samples.chunks(plan.batch_size).map(|batch| Ok(HostBatch::new(batch))).collect(),
+        Err(error) => vec![Err(error.into())],
+    })
 }
 
 /// Batches made ahead; each holds a few MB.

@@ -34,8 +34,8 @@ pub fn random_inputs(source: &SampleSource, n_instances: usize, seed: u64) -> Re
     let mut chosen = subset(source.instances.len(), n_instances.min(source.instances.len()), seed);
     chosen.sort_unstable();
     let batch = |chunk: &[u32]| {
-        let samples = chunk.iter().map(|&at| source.sample(source.instances[at as usize]));
-        Ok(input_tensor(&HostBatch::new(&samples.collect::<Result<Vec<_>, _>>()?), &Device::flex()))
+        let instances: Vec<usize> = chunk.iter().map(|&at| source.instances[at as usize]).collect();
+        Ok(input_tensor(&HostBatch::new(&source.samples(&instances)?), &Device::flex()))
     };
     chosen.chunks(RANDOM_BATCH).map(batch).collect()
 }

@@ -1,15 +1,15 @@
 //! `data synth`, `data check`, `data fetch`.
 
-use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use indicatif::{ProgressBar, ProgressStyle};
 use sensei_data::check::check;
-use sensei_data::fetch::{FetchOptions, FetchProgress, Manifest, fetch};
+use sensei_data::fetch::{FetchOptions, FetchProgress, fetch};
 use sensei_data::synth::{SynthConfig, write_synth};
 
 use crate::arguments::{AnnotationFormat, DataCommand};
+use crate::config::load_manifest;
 use crate::phases::data::load;
 use crate::progress::say;
 use crate::usage;
@@ -70,11 +70,7 @@ fn check_data(annotations: &Path, images: &Path, format: AnnotationFormat, decod
 }
 
 fn fetch_data(manifest: &Path, out: &Path) -> anyhow::Result<()> {
-    let text = fs::read_to_string(manifest)
-        .with_context(|| format!("{}: cannot read the manifest", manifest.display()))
-        .map_err(usage)?;
-    let manifest: Manifest = toml::from_str(&text)
-        .map_err(|error| usage(anyhow::anyhow!("{}: {}", manifest.display(), error.message().trim())))?;
+    let manifest = load_manifest(manifest).map_err(usage)?;
     let options = FetchOptions { keep_archives: false, proxy_url: std::env::var("https_proxy").ok() };
     let style = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes}, {bytes_per_sec}, ETA {eta}");
     let bar = ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));

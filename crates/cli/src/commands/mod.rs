@@ -26,7 +26,7 @@ pub fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
         Command::Run(arguments) => on_device(&arguments.machine, || run::run(&arguments)).map(done),
         Command::Train(arguments) => on_device(&arguments.machine, || run::train_only(&arguments)).map(done),
-        Command::Plan { config, place } => plan::plan(&config, &place).map(done),
+        Command::Plan(arguments) => plan::plan(&arguments).map(done),
         Command::Data(command) => data::execute(command).map(done),
         Command::Teacher(command) => teacher::execute(command).map(done),
         Command::Eval(arguments) => on_device(&arguments.machine, || run::eval(&arguments)).map(done),

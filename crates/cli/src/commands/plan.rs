@@ -1,25 +1,32 @@
 //! `plan`: what a run would do and cost.
 
-use std::path::Path;
-
 use anyhow::{Context, ensure};
 use sensei_graph::summary::summary;
 use sensei_imx500::memory::{MemoryEstimate, NetworkShape, memory_estimate};
 
-use crate::arguments::Place;
-use crate::config::{RunPlan, load_plan};
+use crate::arguments::{FileKind, PlanArguments};
+use crate::config::{RunPlan, load_plan, protocol_schema, run_schema};
 use crate::phases::data::{Split, check_disjoint, open};
 use crate::phases::export::memory_line;
 use crate::progress::say;
 use crate::usage;
 
-/// Prints the plan of a configuration and checks what can be checked without training.
-pub fn plan(config: &Path, place: &Place) -> anyhow::Result<()> {
-    let plan = load_plan(config).map_err(usage)?;
+/// Prints the plan of a configuration and checks what can be checked without training; or prints a schema.
+pub fn plan(arguments: &PlanArguments) -> anyhow::Result<()> {
+    let PlanArguments { config, schema, set, place } = arguments;
+    match schema {
+        Some(FileKind::Run) => say(run_schema().trim_end()),
+        Some(FileKind::Protocol) => say(protocol_schema().trim_end()),
+        None => {}
+    }
+    let Some(config) = config else { return Ok(()) };
+    let plan = load_plan(config, &set.overrides).map_err(usage)?;
     say(&plan.resolved_toml);
     say(&summary(&plan.graph));
-    let estimate = check_budget(&plan).with_context(|| config.display().to_string()).map_err(usage)?;
-    say(&format!("memory on the chip, estimated: {}", memory_line(&estimate)));
+    match check_budget(&plan).with_context(|| config.display().to_string()).map_err(usage)? {
+        Some(estimate) => say(&format!("memory on the chip, estimated: {}", memory_line(&estimate))),
+        None => say("no [quantize]: the run ends with the float network and its scores"),
+    }
     let runs = std::path::absolute(&place.runs).with_context(|| format!("{}: no such folder", place.runs.display()))?;
     let (train, val) = (open(&plan, Split::Train, &runs)?, open(&plan, Split::Val, &runs)?);
     check_disjoint(&train, &val)?;
@@ -35,12 +42,13 @@ pub fn plan(config: &Path, place: &Place) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses a network that the chip has no memory for, before it is trained.
+/// Refuses a network that the chip has no memory for, before it is trained; nothing is estimated of one that is not for the chip.
 ///
 /// # Errors
 /// If it does not fit, with what to change.
-pub fn check_budget(plan: &RunPlan) -> anyhow::Result<MemoryEstimate> {
-    let quantize = &plan.quantize;
+pub fn check_budget(plan: &RunPlan) -> anyhow::Result<Option<MemoryEstimate>> {
+    let Some(deployment) = &plan.deployment else { return Ok(None) };
+    let quantize = &deployment.quantize;
     let estimate = memory_estimate(&NetworkShape::of_graph(
         &plan.graph,
         |conv| quantize.weight_bits_of(conv),
@@ -65,5 +73,5 @@ pub fn check_budget(plan: &RunPlan) -> anyhow::Result<MemoryEstimate> {
             budget.weight_bits
         );
     }
-    Ok(estimate)
+    Ok(Some(estimate))
 }

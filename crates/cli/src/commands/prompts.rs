@@ -42,7 +42,7 @@ pub fn prompts(annotations: &Path, protocol: &str, format: AnnotationFormat, out
     for idx in chosen {
         let instance = &dataset.instances[idx];
         let image = &dataset.images[instance.image_idx];
-        let mask = dataset.mask(idx)?.to_mask();
+        let mask = dataset.mask(idx)?;
         let Ok((prompt, crop)) = rules.selection.prompt_and_crop(instance, &mask) else {
             n_left_out += 1;
             continue;

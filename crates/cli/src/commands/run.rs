@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use sensei_answers::key::CacheKey;
 use sensei_eval::protocol::ProtocolRules;
+use sensei_int8::model::Int8Model;
 use sensei_samples::source::SampleSource;
 use sensei_student::fold::fold_input_normalization;
 use sensei_student::student::WEIGHTS;
@@ -14,7 +15,7 @@ use sensei_train::checkpoint::weights_digest;
 
 use crate::arguments::{EvalArguments, RunArguments};
 use crate::commands::plan::check_budget;
-use crate::config::{RunPlan, load_plan, load_protocol};
+use crate::config::{RunPlan, check_same_run, load_plan, load_protocol};
 use crate::device::{Devices, open as open_devices, start_threads};
 use crate::phases::data::{OtherData, Split, check_disjoint, open, open_by, own_rules};
 use crate::phases::evaluate::{Networks, robustness, score, scores_of};
@@ -32,16 +33,27 @@ use sensei_report::run_folder::RunFolder;
 pub fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     let Some(trained) = prepare_and_train(arguments)? else { return Ok(()) };
     let Trained { plan, folder, train, val, devices, weights } = trained;
-    let quantized = quantizing::quantize(&plan, &weights, &train, &folder)?;
-    quantizing::save(&quantized, &folder)?;
+    if plan.deployment.is_some() {
+        let quantized = quantizing::quantize(&plan, &weights, &train, &folder)?;
+        quantizing::save(&quantized, &folder)?;
+    }
     // What is scored is what was written, read back.
-    let (weights, model) = (trained_weights(&plan, &folder)?, int8_model(&folder)?);
-    let networks = Networks { weights: &weights, int8: Some(&model) };
+    let (weights, model) = scored_networks(&plan, &folder)?;
+    let networks = Networks { weights: &weights, int8: model.as_ref() };
     let scores = score(&plan, &networks, &own_rules(&plan), (&train, &val), &devices.main, &folder.eval())?;
-    let origin = origin(&train, &val, &weights);
-    let converter = plan.export.converter.as_deref().map_or(ConverterChoice::None, ConverterChoice::PackerOut);
-    exporting::export(&plan, &folder, &model, Some(&origin), Some(&scores), &exporting::examples(&val)?, converter)?;
+    if let (Some(deployment), Some(model)) = (&plan.deployment, &model) {
+        let origin = origin(&train, &val, &weights);
+        let converter = deployment.export.converter.as_deref();
+        let converter = converter.map_or(ConverterChoice::None, ConverterChoice::PackerOut);
+        exporting::export(&plan, &folder, model, Some(&origin), Some(&scores), &exporting::examples(&val)?, converter)?;
+    }
     report(folder.root())
+}
+
+/// The run's own networks from its folder: the trained weights and, of a run for the chip, the integer network.
+fn scored_networks(plan: &RunPlan, folder: &RunFolder) -> anyhow::Result<(NamedWeights, Option<Int8Model>)> {
+    let model = plan.deployment.as_ref().map(|_| int8_model(folder)).transpose()?;
+    Ok((trained_weights(plan, folder)?, model))
 }
 
 /// Data, teacher cache and training.
@@ -60,7 +72,7 @@ pub fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
     }
     let (weights, model) = match &arguments.weights {
         Some(path) => (foreign_weights(&plan, path, arguments.imagenet_normalised)?, None),
-        None => (trained_weights(&plan, &folder)?, Some(int8_model(&folder)?)),
+        None => scored_networks(&plan, &folder)?,
     };
     let networks = Networks { weights: &weights, int8: model.as_ref() };
 
@@ -125,6 +137,7 @@ fn foreign_weights(plan: &RunPlan, path: &Path, imagenet_normalised: bool) -> an
 /// The int8 model of a trained run.
 pub fn quantize(run: &Path, sensitivity_bits: Option<u8>, threads: usize) -> anyhow::Result<()> {
     let (plan, folder) = open_run(run)?;
+    plan.deployment().map_err(usage)?;
     start_threads(threads)?;
     let weights = trained_weights(&plan, &folder)?;
     let train = open(&plan, Split::Train, runs_of(&folder))?;
@@ -140,11 +153,12 @@ pub fn quantize(run: &Path, sensitivity_bits: Option<u8>, threads: usize) -> any
 /// The package of a quantized run.
 pub fn export(run: &Path, converter: Option<&Path>, rpk: bool) -> anyhow::Result<()> {
     let (plan, folder) = open_run(run)?;
+    let deployment = plan.deployment().map_err(usage)?;
     let model = int8_model(&folder)?;
     let (train, val) = splits(&plan, runs_of(&folder))?;
     let origin = origin(&train, &val, &trained_weights(&plan, &folder)?);
     let scores = scores_of(&folder.eval(), &model)?;
-    let converter = match converter.or(plan.export.converter.as_deref()) {
+    let converter = match converter.or(deployment.export.converter.as_deref()) {
         program if rpk => ConverterChoice::Rpk(program),
         program => program.map_or(ConverterChoice::None, ConverterChoice::PackerOut),
     };
@@ -172,7 +186,7 @@ struct Trained {
 
 /// Everything up to the trained weights; `None` if the run was asked to stop before.
 fn prepare_and_train(arguments: &RunArguments) -> anyhow::Result<Option<Trained>> {
-    let mut plan = load_plan(&arguments.config).map_err(usage)?;
+    let mut plan = load_plan(&arguments.config, &arguments.set.overrides).map_err(usage)?;
     if let Some(name) = &arguments.place.name {
         plan.name.clone_from(name);
     }
@@ -191,7 +205,9 @@ fn prepare_and_train(arguments: &RunArguments) -> anyhow::Result<Option<Trained>
     batches.with_context(|| arguments.config.display().to_string()).map_err(usage)?;
     train_split.check_coverage(&plan.train.augmentation_by_epoch(), plan.train.seed)?;
     let folder = run_folder::create(root, arguments.resume)?;
-    check_same_plan(&folder, &plan)?;
+    if folder.plan_toml().exists() {
+        check_same_run(&folder.plan_toml(), &plan).map_err(usage)?;
+    }
     write_whole(&folder.plan_toml(), plan.resolved_toml.as_bytes())?;
     let stop = stop_flag()?;
     let how = TrainOptions { resume: arguments.resume, profile: arguments.profile };
@@ -222,23 +238,10 @@ fn check_devices(plan: &RunPlan, devices: &Devices) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses to resume a run with a configuration that would have trained other weights.
-fn check_same_plan(folder: &RunFolder, plan: &RunPlan) -> anyhow::Result<()> {
-    let file = folder.plan_toml();
-    if file.exists() {
-        let before = load_plan(&file).map_err(usage)?.train_digest;
-        if before != plan.train_digest {
-            let (file, now) = (file.display(), &plan.train_digest);
-            return Err(usage(anyhow::anyhow!("{file}: expected a run of plan {now}, found one of plan {before}")));
-        }
-    }
-    Ok(())
-}
-
 fn open_run(run: &Path) -> anyhow::Result<(RunPlan, RunFolder)> {
     let run = std::path::absolute(run).with_context(|| format!("{}: no such folder", run.display()))?;
     let folder = run_folder::open(&run).map_err(usage)?;
-    let plan = load_plan(&folder.plan_toml()).map_err(usage)?;
+    let plan = load_plan(&folder.plan_toml(), &[]).map_err(usage)?;
     Ok((plan, folder))
 }
 

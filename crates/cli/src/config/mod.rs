@@ -1,8 +1,23 @@
 //! From a TOML file to a plan: the only place that knows how configurations are spelt.
 
-mod file;
-mod plan;
+mod check;
+mod file_path;
+#[cfg(test)]
+mod generated;
+mod key_path;
+mod manifest;
+mod overrides;
 mod protocol;
+mod read;
+mod run;
+mod schema;
+mod sections;
+mod trained_keys;
 
-pub use plan::{DataPlan, RunPlan, TeacherAnswers, load_plan};
+pub use manifest::load_manifest;
+pub use overrides::Override;
 pub use protocol::load_protocol;
+pub use run::{RunPlan, check_same_run, load_plan};
+pub use schema::{protocol_schema, run_schema};
+pub use sections::data::DataPlan;
+pub use sections::teacher::TeacherAnswers;

@@ -4,14 +4,15 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
+use schemars::JsonSchema;
 use sensei_data::crop_rule::CropRule;
 use sensei_data::prompt_source::PromptSource;
 use sensei_eval::protocol::{MaskChoice, ProtocolRules, Space};
 use sensei_samples::selection::{CrowdRule, EmptyTruthRule, SelectionRules, Subset};
 use serde::Deserialize;
 
-use super::file::BorderToml;
-use super::plan::{border, one_line};
+use super::read::read;
+use super::sections::crop::CropToml;
 
 /// The protocols that this program knows by name.
 const SHIPPED: [(&str, &str); 8] = [
@@ -25,47 +26,130 @@ const SHIPPED: [(&str, &str); 8] = [
     ("sensei-jittered-box", include_str!("../../../../configs/protocols/sensei-jittered-box.toml")),
 ];
 
-#[derive(Deserialize)]
+/// Everything that fixes a score besides data set and predictor.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct ProtocolToml {
+pub struct ProtocolToml {
+    /// Whose protocol it is.
     source: String,
+    /// What is not as there, and what the source leaves open.
     differences: String,
+    /// What is given for an object.
     prompt: PromptToml,
+    /// What part of the image every student is shown. Without it, each student's own rule, and no crop space: such numbers could not be
+    /// compared.
     crop: Option<CropToml>,
-    space: Space,
+    /// Side of the crop in pixels of the student's input; with a `crop` only.
+    #[schemars(range(min = 1, max = 1024))]
+    grid: Option<u32>,
+    /// Where the protocol's number is computed: `gate` and the robustness curve look there.
+    space: SpaceToml,
+    /// Which instances, of those that the other rules let pass.
     subset: SubsetToml,
+    /// Annotations with a smaller `area` are left out, in square image pixels.
+    #[schemars(range(min = 0.0))]
     min_area: f64,
-    crowd: CrowdRule,
-    empty_truth: EmptyTruthRule,
-    mask_choice: MaskChoice,
+    /// What happens to crowd regions.
+    crowd: CrowdToml,
+    /// What happens to annotations without a mask pixel.
+    empty_truth: EmptyTruthToml,
+    /// Which of several masks for one prompt counts.
+    mask_choice: MaskChoiceToml,
 }
 
-#[derive(Deserialize)]
+/// What is given for an object.
+#[derive(Deserialize, JsonSchema)]
 #[serde(tag = "source", rename_all = "snake_case", deny_unknown_fields)]
 enum PromptToml {
+    /// The annotation's box.
     Box {},
-    JitteredBox { jitter: f64, seed: u64 },
+    /// The annotation's box, wrong by a random amount: `docs/metrics.md`.
+    JitteredBox {
+        /// Each side of the box, and its centre, is wrong by up to this share of the sides.
+        #[schemars(range(min = 0.0, max = 0.5))]
+        jitter: f64,
+        /// Of the random numbers.
+        seed: u64,
+    },
+    /// The smallest box around the mask.
     MaskBox {},
+    /// The middle of the annotation's box.
     BoxCenter {},
+    /// PicoSAM2's point: the middle of the mask's box, or the mask's pixel nearest to it.
     MaskCenter {},
+    /// The mask's pixel with the largest exact distance to what is not mask, the image's border included; of several the first in
+    /// row-major order.
     InnermostPoint {},
-    RandomPoint { seed: u64 },
+    /// A pixel of the mask, by seed and annotation id.
+    RandomPoint {
+        /// Of the random numbers.
+        seed: u64,
+    },
 }
 
-#[derive(Deserialize)]
-#[serde(tag = "rule", rename_all = "snake_case", deny_unknown_fields)]
-enum CropToml {
-    CenterWindow { border: BorderToml, grid: u32 },
-    Roi { border: BorderToml, padding: f64, grid: u32 },
+/// Where a prediction is compared with the truth.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum SpaceToml {
+    /// On the crop's grid; needs a `crop`.
+    Crop,
+    /// At the image's own resolution.
+    Image,
 }
 
-#[derive(Deserialize)]
+/// Which instances, of those that the other rules let pass.
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum SubsetToml {
+    /// Every one.
     All,
-    First(usize),
-    Random { count: usize, seed: u64 },
+    /// As many in the order of the annotation file.
+    First(#[schemars(range(min = 1))] usize),
+    /// As many, drawn at random.
+    Random(RandomSubsetToml),
+    /// Those of images whose file name begins so.
     ImagesIn(String),
+}
+
+/// A number of instances, drawn at random.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct RandomSubsetToml {
+    /// How many.
+    #[schemars(range(min = 1))]
+    count: usize,
+    /// Of the random numbers.
+    seed: u64,
+}
+
+/// What happens to crowd regions.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum CrowdToml {
+    /// They are left out and counted.
+    LeftOut,
+    /// They are scored like any object.
+    Scored,
+}
+
+/// What happens to annotations without a mask pixel.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum EmptyTruthToml {
+    /// They are left out and counted.
+    LeftOut,
+    /// They are scored; an empty prediction is right, any other is wrong. Where the prompt is a point, it is the image's middle.
+    Scored,
+}
+
+/// Which of several masks for one prompt counts.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum MaskChoiceToml {
+    /// There is one; several are an error.
+    Single,
+    /// The one with the highest score of its own, of equals the first.
+    HighestScore,
 }
 
 /// A protocol by its name, or from a file.
@@ -85,71 +169,83 @@ pub fn load_protocol(name_or_file: &str) -> anyhow::Result<ProtocolRules> {
 }
 
 fn parse(path: &Path, text: &str, name: &str) -> anyhow::Result<ProtocolRules> {
-    let file: ProtocolToml = toml::from_str(text).map_err(|error| one_line(path, text, &error))?;
-    resolve(file, name).with_context(|| path.display().to_string())
+    let file: ProtocolToml = read(path, text, &[])?;
+    file.resolve(name).with_context(|| path.display().to_string())
 }
 
-fn resolve(file: ProtocolToml, name: &str) -> anyhow::Result<ProtocolRules> {
-    for (key, text) in [("source", &file.source), ("differences", &file.differences)] {
-        ensure!(
-            !text.trim().is_empty(),
-            "{key}: expected whose protocol it is and what is not as there, found nothing"
-        );
-    }
-    let prompt = match file.prompt {
-        PromptToml::Box {} => PromptSource::Box,
-        PromptToml::JitteredBox { jitter, seed } => {
-            ensure!((0.0..=0.5).contains(&jitter), "prompt.jitter: expected 0 to 0.5, found {jitter}");
-            PromptSource::JitteredBox { jitter, seed }
-        }
-        PromptToml::MaskBox {} => PromptSource::MaskBox,
-        PromptToml::BoxCenter {} => PromptSource::BoxCenter,
-        PromptToml::MaskCenter {} => PromptSource::MaskCenter,
-        PromptToml::InnermostPoint {} => PromptSource::InnermostPoint,
-        PromptToml::RandomPoint { seed } => PromptSource::RandomPoint { seed },
-    };
-    let crop = match file.crop {
-        None => None,
-        Some(CropToml::CenterWindow { border: at, grid }) => Some(CropRule::CenterWindow { grid, border: border(at) }),
-        Some(CropToml::Roi { border: at, padding, grid }) => {
-            ensure!((0.0..=4.0).contains(&padding), "crop.padding: expected 0 to 4, found {padding}");
+impl ProtocolToml {
+    fn resolve(self, name: &str) -> anyhow::Result<ProtocolRules> {
+        for (key, text) in [("source", &self.source), ("differences", &self.differences)] {
             ensure!(
-                prompt.is_box(),
-                "crop.rule: a region of interest is made of a box, found prompt {}",
-                prompt.name()
+                !text.trim().is_empty(),
+                "{key}: expected whose protocol it is and what is not as there, found nothing"
             );
-            Some(CropRule::Roi { padding, grid, border: border(at) })
         }
-    };
-    if let Some(CropRule::CenterWindow { grid, .. } | CropRule::Roi { grid, .. }) = crop {
-        ensure!((1..=1024).contains(&grid), "crop.grid: expected 1 to 1024, found {grid}");
+        let prompt = self.prompt.resolve();
+        let crop = match (&self.crop, self.grid) {
+            (Some(crop), Some(grid)) => Some(crop.resolve(grid)),
+            (None, None) => None,
+            (Some(_), None) => bail!("grid: expected the side of the crop in pixels, found none"),
+            (None, Some(grid)) => bail!("grid: expected none where there is no crop, found {grid}"),
+        };
+        ensure!(
+            prompt.is_box() || !matches!(crop, Some(CropRule::Roi { .. })),
+            "crop.rule: a region of interest is made of a box, found prompt {}",
+            prompt.name()
+        );
+        let space = match self.space {
+            SpaceToml::Crop => Space::Crop,
+            SpaceToml::Image => Space::Image,
+        };
+        ensure!(crop.is_some() || space == Space::Image, "space: expected \"image\" where there is no crop");
+        Ok(ProtocolRules {
+            name: name.to_string(),
+            selection: SelectionRules {
+                prompt,
+                crop,
+                subset: self.subset.resolve(),
+                min_area: self.min_area,
+                crowd: match self.crowd {
+                    CrowdToml::LeftOut => CrowdRule::LeftOut,
+                    CrowdToml::Scored => CrowdRule::Scored,
+                },
+                empty_truth: match self.empty_truth {
+                    EmptyTruthToml::LeftOut => EmptyTruthRule::LeftOut,
+                    EmptyTruthToml::Scored => EmptyTruthRule::Scored,
+                },
+            },
+            space,
+            mask_choice: match self.mask_choice {
+                MaskChoiceToml::Single => MaskChoice::Single,
+                MaskChoiceToml::HighestScore => MaskChoice::HighestScore,
+            },
+        })
     }
-    ensure!(crop.is_some() || file.space == Space::Image, "space: expected \"image\" where there is no crop");
-    ensure!(
-        file.min_area.is_finite() && file.min_area >= 0.0,
-        "min_area: expected at least 0, found {}",
-        file.min_area
-    );
-    let subset = match file.subset {
-        SubsetToml::All => Subset::All,
-        SubsetToml::First(0) | SubsetToml::Random { count: 0, .. } => bail!("subset: expected at least one instance"),
-        SubsetToml::First(count) => Subset::First(count),
-        SubsetToml::Random { count, seed } => Subset::Random { count, seed },
-        SubsetToml::ImagesIn(folder) => Subset::ImagesIn(folder),
-    };
-    Ok(ProtocolRules {
-        name: name.to_string(),
-        selection: SelectionRules {
-            prompt,
-            crop,
-            subset,
-            min_area: file.min_area,
-            crowd: file.crowd,
-            empty_truth: file.empty_truth,
-        },
-        space: file.space,
-        mask_choice: file.mask_choice,
-    })
+}
+
+impl PromptToml {
+    fn resolve(&self) -> PromptSource {
+        match *self {
+            Self::Box {} => PromptSource::Box,
+            Self::JitteredBox { jitter, seed } => PromptSource::JitteredBox { jitter, seed },
+            Self::MaskBox {} => PromptSource::MaskBox,
+            Self::BoxCenter {} => PromptSource::BoxCenter,
+            Self::MaskCenter {} => PromptSource::MaskCenter,
+            Self::InnermostPoint {} => PromptSource::InnermostPoint,
+            Self::RandomPoint { seed } => PromptSource::RandomPoint { seed },
+        }
+    }
+}
+
+impl SubsetToml {
+    fn resolve(self) -> Subset {
+        match self {
+            Self::All => Subset::All,
+            Self::First(count) => Subset::First(count),
+            Self::Random(RandomSubsetToml { count, seed }) => Subset::Random { count, seed },
+            Self::ImagesIn(folder) => Subset::ImagesIn(folder),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -186,16 +282,27 @@ mod tests {
             let message = refused(from, to);
             assert!(message.contains(expected) && message.starts_with("p.toml"), "{message}");
         };
-        check("subset = \"all\"", "subset = { first = 0 }", "subset: expected at least one instance");
-        check("grid = 96", "grid = 0", "crop.grid: expected 1 to 1024, found 0");
-        check("padding = 0.1", "padding = -0.1", "crop.padding: expected 0 to 4, found -0.1");
+        check(
+            "subset = \"all\"",
+            "subset = { first = 0 }",
+            "subset.first: expected a whole number, 1 or above, found 0",
+        );
+        check("grid = 96", "grid = 0", "grid: expected a whole number from 1 to 1024, found 0");
+        check("padding = 0.1", "padding = -0.1", "crop.padding: expected a number from 0 to 4, found -0.1");
         check("{ source = \"box\" }", "{ source = \"mask_center\" }", "a region of interest is made of a box");
-        check("{ source = \"box\" }", "{ source = \"jittered_box\", jitter = 0.6, seed = 0 }", "expected 0 to 0.5");
-        check("min_area = 0.0", "min_area = -1.0", "min_area: expected at least 0, found -1");
-        check("min_area = 0.0", "min_size = 0.0", "unknown field `min_size`");
-        check("min_area = 0.0\n", "", "missing field `min_area`");
+        check(
+            "{ source = \"box\" }",
+            "{ source = \"jittered_box\", jitter = 0.6, seed = 0 }",
+            "prompt.jitter: expected a number from 0 to 0.5, found 0.6",
+        );
+        check("min_area = 0.0", "min_area = -1.0", "min_area: expected a number, 0 or above, found -1.0");
+        check("min_area = 0.0", "min_size = 0.0", "min_size: unknown key; the keys here are `crop`, `crowd`");
+        check("min_area = 0.0\n", "", "missing key `min_area`");
         let without_crop: String =
             good.lines().filter(|line| !line.starts_with("crop")).map(|line| format!("{line}\n")).collect();
+        let error = parse(Path::new("p.toml"), &without_crop, "p").expect_err("a grid without a crop");
+        assert!(format!("{error:#}").contains("grid: expected none where there is no crop, found 96"), "{error:#}");
+        let without_crop = without_crop.replace("grid = 96\n", "");
         let error = parse(Path::new("p.toml"), &without_crop, "p").expect_err("no crop to compare in");
         assert!(format!("{error:#}").contains("expected \"image\" where there is no crop"), "{error:#}");
         let message = format!("{:#}", load_protocol("picosam4").expect_err("no such protocol"));

@@ -55,7 +55,7 @@ pub fn quantize(
 ) -> anyhow::Result<Quantized> {
     let Prepared { float, batches, mut config } = prepare(plan, weights, train)?;
     let mut report = None;
-    if let Some(budget) = &plan.quantize.budget {
+    if let Some(budget) = &plan.deployment()?.quantize.budget {
         let measured = sensitivity(&float, &batches, &config, budget.weight_bits, |conv| {
             bytes_saved(plan, &config, budget.weight_bits, conv)
         })?;
@@ -72,7 +72,7 @@ pub fn quantize(
         true => {
             let file = folder.thresholds();
             let thresholds = read_weights(&file)?.tensors;
-            let config = plan.quantize.calibration();
+            let config = plan.deployment()?.quantize.calibration();
             let quantizers = trained_quantizers(&plan.graph, &config, thresholds, float.device());
             let quantizers = quantizers.with_context(|| file.display().to_string())?;
             quantizers.calibration(&float, &batches)?
@@ -81,7 +81,7 @@ pub fn quantize(
     };
     let (model, layers) = compared(plan, &float, &calibration, &batches)?;
     let before = match plan.train.trains_on_grid() {
-        true => layers_before(plan, &plan.quantize.calibration(), &batches, folder)?,
+        true => layers_before(plan, &plan.deployment()?.quantize.calibration(), &batches, folder)?,
         false => None,
     };
     Ok(Quantized { model, calibration, layers, before, sensitivity: report })
@@ -151,15 +151,15 @@ struct Prepared {
 }
 
 fn prepare(plan: &RunPlan, weights: &NamedWeights, train: &SampleSource) -> anyhow::Result<Prepared> {
-    let batches = random_inputs(train, plan.quantize.calibration_instances, plan.train.seed)?;
+    let batches = random_inputs(train, plan.deployment()?.quantize.calibration_instances, plan.train.seed)?;
     let float = folded(plan, weights, &batches)?;
-    Ok(Prepared { float, batches, config: plan.quantize.calibration() })
+    Ok(Prepared { float, batches, config: plan.deployment()?.quantize.calibration() })
 }
 
 /// The network without batch norms, equalised if it is to be.
 fn folded(plan: &RunPlan, weights: &NamedWeights, batches: &[Tensor<4>]) -> anyhow::Result<FoldedStudent> {
     let float = FoldedStudent::new(&plan.graph, weights, &Device::flex())?;
-    Ok(match plan.quantize.equalization {
+    Ok(match plan.deployment()?.quantize.equalization {
         Some(by) => equalize(&float, batches, by)?,
         None => float,
     })

@@ -55,7 +55,7 @@ impl StageNetworks for ChipStages<'_> {
         }
         write_weights(&self.folder.before_quantization(), &result[WEIGHTS], &BTreeMap::new())?;
         let student = self.student(&**network)?;
-        let (quantize, seed) = (&self.plan.quantize, self.plan.train.seed);
+        let (quantize, seed) = (&self.plan.deployment()?.quantize, self.plan.train.seed);
         let batches = random_inputs(self.train, quantize.calibration_instances, seed)?;
         // On the CPU wherever the student is trained, so that the thresholds are the same for the same weights.
         let folded = FoldedStudent::new(student.graph(), &student.to_weights(), &Device::flex())?;
@@ -68,7 +68,7 @@ impl StageNetworks for ChipStages<'_> {
     fn shape(&mut self, stage_idx: usize, network: &mut Box<dyn Network>) -> Result<(), StageError> {
         if self.is_on_grid(stage_idx) {
             let student = self.student(&**network)?;
-            let config = self.plan.quantize.calibration();
+            let config = self.plan.deployment()?.quantize.calibration();
             let quantizers = Quantizers::for_config(student.graph(), &config, student.device());
             *network = Box::new(GridStudent::new(student, quantizers));
         }

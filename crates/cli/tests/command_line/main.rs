@@ -15,6 +15,7 @@ mod layers;
 #[cfg(unix)]
 mod package;
 mod resume;
+mod schema;
 mod scoring;
 
 use std::fs;

@@ -90,7 +90,10 @@ fn changed_configuration_is_not_resumed() {
     place.refuses(
         &["train", "tiny.toml", "--resume"],
         2,
-        &["runs/tiny/plan.toml: expected a run of plan ", ", found one of plan "],
+        &[
+            "runs/tiny/plan.toml: expected the configuration that the run began with",
+            "train.stage.0.learning_rate was 0.01 and is now 0.02",
+        ],
     );
     assert!(fs::read(place.path("runs/tiny/plan.toml")).unwrap() == plan, "the run's own configuration stays");
     // What does not change the weights may change.
@@ -136,6 +139,36 @@ fn other_initial_weights_are_not_resumed() {
     take("start-5");
     let words = ["runs/tiny/checkpoints/step-", "a run that differs in its first weights: expected ", ", found "];
     place.refuses(&["train", "tiny.toml", "--resume"], 1, &words);
+}
+
+#[test]
+fn run_with_keys_set_is_resumed_with_the_same_ones() {
+    let place = Place::new();
+    let train = |batch: &'static str, more: &[&'static str]| {
+        [&["train", "tiny.toml", "--set", batch, "--set", "eval.overlays=3"], more].concat()
+    };
+    let out = place.does(&train("train.batch_size=4", &[]));
+    let plan = fs::read_to_string(place.path("runs/tiny/plan.toml")).unwrap();
+    let head =
+        "# Set on the command line; the values below are those:\n# --set train.batch_size=4\n# --set eval.overlays=3\n";
+    assert!(plan.starts_with(head) && plan.contains("batch_size = 4\n") && plan.contains("overlays = 3\n"), "{plan}");
+    // The file with the value in it trains the same weights.
+    place.config("other.toml", &[("batch_size = 2", "batch_size = 4")]);
+    assert_eq!(weights_digest(&place.does(&["train", "other.toml"])), weights_digest(&out));
+
+    assert_eq!(weights_digest(&place.does(&train("train.batch_size=4", &["--resume"]))), weights_digest(&out));
+    let begun = "; the run began with --set train.batch_size=4 --set eval.overlays=3";
+    place.refuses(&train("train.batch_size=1", &["--resume"]), 2, &["train.batch_size was 4 and is now 1", begun]);
+    place.refuses(&["train", "tiny.toml", "--resume"], 2, &["train.batch_size was 4 and is now 2", begun]);
+    let both = train("train.batch_size=4", &["--resume", "--set", "train.ema_decay=0.5"]);
+    place.refuses(&both, 2, &["train.ema_decay was 0.9 and is now 0.5"]);
+    place.config("tiny.toml", &[("clip_gradient_norm = 5.0\n", "")]);
+    place.refuses(&both[..4], 2, &["expected no such run yet"]);
+    let cleared = train("train.batch_size=4", &["--resume"]);
+    place.refuses(&cleared, 2, &["train.clip_gradient_norm was 5.0 and is now not set"]);
+    assert_eq!(fs::read_to_string(place.path("runs/tiny/plan.toml")).unwrap(), plan);
+    // The run's other commands take the values from its folder.
+    place.does(&["quantize", "runs/tiny"]);
 }
 
 #[test]

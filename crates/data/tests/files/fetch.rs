@@ -4,8 +4,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::thread::{self, JoinHandle};
 
-use sensei_data::fetch::{Archive, FetchError, FetchOptions, FetchProgress, FetchReport, FetchStep, Manifest, fetch};
-use sensei_testing::workspace_root;
+use sensei_data::fetch::{Archive, FetchError, FetchOptions, FetchProgress, FetchReport, FetchStep, fetch};
 use sha2::{Digest, Sha256};
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
@@ -334,16 +333,4 @@ fn manifests_are_strict() {
     assert_eq!(sum, "archive \"file.zip\": expected sha256 of 64 lower-case hexadecimal digits, found \"12AB\"");
     let folders = error(|archive| archive.folders = vec![String::from("a/b")]);
     assert_eq!(folders, "archive \"file.zip\": expected folders that are plain names, found \"a/b\"");
-}
-
-#[test]
-fn the_manifest_of_coco_2017_is_one() {
-    let text = fs::read_to_string(workspace_root().join("datasets/coco2017.toml")).unwrap();
-    let manifest: Manifest = toml::from_str(&text).unwrap();
-    assert_eq!(
-        manifest.archives.iter().map(|archive| archive.n_bytes).sum::<u64>(),
-        252_907_541 + 815_585_330 + 19_336_861_798
-    );
-    assert!(manifest.archives.iter().all(|archive| archive.sha256.len() == 64));
-    assert!(toml::from_str::<Manifest>(&text.replacen("n_bytes", "size", 1)).is_err());
 }

@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use sensei_data::geometry::Size;
-use sensei_data::image_file::{ImageError, ImageLimits, RgbImage, decode_image, encode_png, read_image};
+use sensei_data::image_file::{ImageError, ImageFile, ImageLimits, RgbImage, decode_image, encode_png, read_image};
 use sensei_testing::{golden, shared_dir, workspace_root};
 
 const NAME: &str = "some.jpg";
@@ -77,6 +77,100 @@ fn every_shared_photograph_has_the_mean_colour_of_pillow() {
             }
         }
     }
+}
+
+/// The rows above each of `heights`, against the whole image's.
+fn check_upper_rows(path: &Path, heights: impl Iterator<Item = u32>) -> bool {
+    let limits = ImageLimits::default();
+    let whole = read_image(path, &limits).unwrap();
+    let mut is_cut = false;
+    for n_rows in heights {
+        let file = ImageFile::read(path, &limits).unwrap();
+        assert_eq!(file.digest(), whole.digest, "{}", path.display());
+        let upper = file.decode_upper_rows(n_rows, &limits).unwrap();
+        assert!(upper.n_rows() >= n_rows.min(whole.image.size.height), "{}, {n_rows} rows", path.display());
+        assert_eq!(upper.size, whole.image.size, "{}, {n_rows} rows", path.display());
+        let expected = &whole.image.pixels[..upper.pixels.len()];
+        assert!(upper.pixels == expected, "{}: the upper {n_rows} rows differ", path.display());
+        is_cut |= upper.n_rows() < whole.image.size.height;
+    }
+    is_cut
+}
+
+#[test]
+fn upper_rows_are_those_of_the_whole_image() {
+    let folder = workspace_root().join("tests/golden/decode/images");
+    let mut cut = vec![];
+    for file in std::fs::read_dir(&folder).unwrap() {
+        let path = file.unwrap().path();
+        let height = read_image(&path, &ImageLimits::default()).unwrap().image.size.height;
+        if check_upper_rows(&path, 0..=height + 1) {
+            cut.push(path.file_name().unwrap().to_str().unwrap().to_string());
+        }
+    }
+    cut.sort();
+    // The others are PNG, progressive, or of one pixel.
+    let expected = [
+        "cmyk_adobe",
+        "cmyk_plain",
+        "grey",
+        "orientation_6",
+        "rgb_420",
+        "rgb_422",
+        "rgb_444",
+        "rgb_not_ycbcr",
+        "rgb_restarts",
+        "ycck",
+    ];
+    assert_eq!(cut, expected.map(|name| format!("{name}.jpg")));
+}
+
+#[test]
+fn upper_rows_of_every_shared_photograph_are_those_of_the_whole_image() {
+    let Some(shared) = shared_dir("upper_rows_of_every_shared_photograph_are_those_of_the_whole_image") else { return };
+    for folder in ["coco/images/val", "coco_lite480/images/val"] {
+        let mut n_cut = 0;
+        for file in std::fs::read_dir(shared.join("data").join(folder)).unwrap() {
+            n_cut += u32::from(check_upper_rows(&file.unwrap().path(), (1..500).step_by(99)));
+        }
+        assert!(n_cut > 20, "{folder}: {n_cut}");
+    }
+}
+
+#[test]
+fn damage_below_the_upper_rows_is_found_by_the_whole_image_alone() {
+    let limits = ImageLimits::default();
+    let mut bytes = golden_file("rgb_444.jpg");
+    let end = bytes.len() - 2;
+    // A frame header where coded pixels should be.
+    bytes[end - 40..end - 38].copy_from_slice(&[0xff, 0xc1]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("damaged.jpg");
+    std::fs::write(&path, bytes).unwrap();
+    let file = || ImageFile::read(&path, &limits).unwrap();
+    assert!(file().decode(&limits).is_err());
+    assert!(file().decode_upper_rows(8, &limits).is_ok());
+    assert!(file().decode_upper_rows(34, &limits).is_err());
+}
+
+#[test]
+fn upper_rows_of_a_damaged_file_are_those_of_the_whole_image_if_it_decodes() {
+    let (folder, limits) = (tempfile::tempdir().unwrap(), ImageLimits::default());
+    let path = folder.path().join("damaged.jpg");
+    let mut n_decoded = 0;
+    for name in ["rgb_420.jpg", "rgb_restarts.jpg", "grey.jpg"] {
+        let whole = golden_file(name);
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 0x5a;
+            let Ok(image) = decode(&damaged) else { continue };
+            std::fs::write(&path, &damaged).unwrap();
+            let upper = ImageFile::read(&path, &limits).unwrap().decode_upper_rows(10, &limits).unwrap();
+            assert!(upper.pixels == image.pixels[..upper.pixels.len()], "{name}, byte {at}");
+            n_decoded += 1;
+        }
+    }
+    assert!(n_decoded > 500, "{n_decoded}");
 }
 
 #[test]

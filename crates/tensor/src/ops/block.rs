@@ -1,4 +1,8 @@
 //! The students' repeated block as one operator of our CPU kernels, on burn's Flex backend.
+//!
+//! It is one autodiff node with seven parents: the input, the depthwise weight, scale and shift of the first batch norm, the
+//! 1x1 weight, scale and shift of the second. A skip connection adds three: its input, weight and bias. Gradients come in the
+//! same order. What the backward pass reads besides is the kernel's to say ([`SavedForBackward`]).
 
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::NoCheckpointing};
 use burn::backend::autodiff::grads::Gradients;
@@ -7,9 +11,9 @@ use burn::backend::{Autodiff, BackendTypes, Flex};
 use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use sensei_kernels::depthwise::DepthwiseShape;
-use sensei_kernels::norm::Norm;
+use sensei_kernels::norm::{ChannelStatistics, Norm};
 use sensei_kernels::pixelwise::MapShape;
-use sensei_kernels::separable::{self, FoldedSeparable, SeparableShape, SeparableWeights};
+use sensei_kernels::separable::{self, FoldedSeparable, SavedForBackward, SeparableShape, SeparableWeights};
 
 use super::fast::{contiguous, dims, map_shape, tensor, values};
 use super::{BATCH_NORM_EPSILON, Block, BlockWeights, FoldedBlock, Skip, Statistics, kernel_upsampling};
@@ -37,14 +41,14 @@ pub(super) fn train(
     if device.is_autodiff() {
         let flat = flat.into_iter().map(tracked).collect();
         let maps: Vec<Tracked> = maps.into_iter().map(tracked).collect();
-        let inputs = in_order(maps, flat);
+        let inputs = in_parent_order(maps, flat);
         let (output, saved) = if inputs.len() == 7 { track::<7>(block, inputs) } else { track::<10>(block, inputs) };
-        return (Tensor::from_primitive::<Autodiff<Flex>>(output), statistics(&saved, count));
+        return (Tensor::from_primitive::<Autodiff<Flex>>(output), batch_statistics(&saved, count));
     }
-    let inputs = in_order(maps.into_iter().map(flex).collect(), flat.into_iter().map(flex).collect());
+    let inputs = in_parent_order(maps.into_iter().map(flex).collect(), flat.into_iter().map(flex).collect());
     let saved = forward(block, &inputs);
     let output = output(block, &inputs, &saved);
-    (Tensor::from_primitive::<Flex>(output), statistics(&saved, count))
+    (Tensor::from_primitive::<Flex>(output), batch_statistics(&saved, count))
 }
 
 /// See [`super::block_eval`].
@@ -53,7 +57,7 @@ pub(super) fn eval(block: Block, x: Tensor<4>, weights: FoldedBlock, skip: Optio
     let x = flex(x);
     let [depthwise, depthwise_bias, pointwise, pointwise_bias] =
         [depthwise, depthwise_bias, pointwise, pointwise_bias].map(flex);
-    let shape = shape_of(block, &x);
+    let shape = kernel_shape(block, &x);
     let folded = FoldedSeparable {
         depthwise: values(&depthwise),
         depthwise_bias: values(&depthwise_bias),
@@ -65,9 +69,8 @@ pub(super) fn eval(block: Block, x: Tensor<4>, weights: FoldedBlock, skip: Optio
     Tensor::from_primitive::<Flex>(tensor(output, output_dims(&shape)))
 }
 
-/// Input, depthwise weight, scale 1, shift 1, 1x1 weight, scale 2, shift 2; then skip input, weight and bias, if there are
-/// any. Gradients come in the same order.
-fn in_order<T>(maps: Vec<T>, flat: Vec<T>) -> Vec<T> {
+/// The parents of the autodiff node, from feature maps and flat weights.
+fn in_parent_order<T>(maps: Vec<T>, flat: Vec<T>) -> Vec<T> {
     let (mut maps, mut flat) = (maps.into_iter(), flat.into_iter());
     let mut inputs: Vec<T> = maps.next().into_iter().collect();
     inputs.extend(flat.by_ref().take(6));
@@ -76,14 +79,11 @@ fn in_order<T>(maps: Vec<T>, flat: Vec<T>) -> Vec<T> {
     inputs
 }
 
-/// Depthwise output, mean 1, variance 1, 1x1 output, mean 2, variance 2.
-type SavedForBackward = [FlexTensor; 6];
-
-fn track<const N: usize>(block: Block, inputs: Vec<Tracked>) -> (Tracked, SavedForBackward) {
+fn track<const N: usize>(block: Block, inputs: Vec<Tracked>) -> (Tracked, SavedForBackward<FlexTensor>) {
     #[derive(Debug)]
     struct Step(Block, Option<Layer>);
     impl<const N: usize> Backward<Flex, N> for Step {
-        type State = (Vec<FlexTensor>, SavedForBackward);
+        type State = (Vec<FlexTensor>, SavedForBackward<FlexTensor>);
         fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _: &mut Checkpointer) {
             let _timer = profile::backward(&self.1);
             let grad = contiguous(grads.consume::<Flex>(&ops.node));
@@ -108,55 +108,63 @@ fn track<const N: usize>(block: Block, inputs: Vec<Tracked>) -> (Tracked, SavedF
     }
 }
 
-fn forward(block: Block, inputs: &[FlexTensor]) -> SavedForBackward {
-    let shape = shape_of(block, &inputs[0]);
-    let made = separable::forward(&shape, &weights_of(inputs), values(&inputs[0]));
-    let (ins, outs) = (made.mean1.len(), made.mean2.len());
+fn forward(block: Block, inputs: &[FlexTensor]) -> SavedForBackward<FlexTensor> {
+    let shape = kernel_shape(block, &inputs[0]);
+    let saved = separable::forward(&shape, &kernel_weights(inputs), values(&inputs[0]));
     let MapShape { batch, height, width, .. } = output_shape(&shape);
-    // What the block makes again has no images.
+    // What the backward pass does without has no images.
     let map = |values: Vec<f32>, channels| {
         let batch = if values.is_empty() { 0 } else { batch };
         tensor(values, [batch, height, width, channels])
     };
-    [
-        map(made.depthwise, ins),
-        tensor(made.mean1, [ins]),
-        tensor(made.variance1, [ins]),
-        map(made.pointwise, outs),
-        tensor(made.mean2, [outs]),
-        tensor(made.variance2, [outs]),
-    ]
+    let (ins, outs) = (saved.statistics1.mean.len(), saved.statistics2.mean.len());
+    let statistics = |of: ChannelStatistics<Vec<f32>>, channels| ChannelStatistics {
+        mean: tensor(of.mean, [channels]),
+        variance: tensor(of.variance, [channels]),
+    };
+    SavedForBackward {
+        depthwise: map(saved.depthwise, ins),
+        statistics1: statistics(saved.statistics1, ins),
+        pointwise: map(saved.pointwise, outs),
+        statistics2: statistics(saved.statistics2, outs),
+    }
 }
 
-fn output(block: Block, inputs: &[FlexTensor], saved: &SavedForBackward) -> FlexTensor {
-    let shape = shape_of(block, &inputs[0]);
+fn output(block: Block, inputs: &[FlexTensor], saved: &SavedForBackward<FlexTensor>) -> FlexTensor {
+    let shape = kernel_shape(block, &inputs[0]);
     let skip = <&[FlexTensor; 3]>::try_from(&inputs[7..]).ok().map(kernel_skip);
-    let output = separable::output(&shape, &weights_of(inputs), &saved_slices(saved), skip);
+    let output = separable::output(&shape, &kernel_weights(inputs), &saved_slices(saved), skip);
     tensor(output, output_dims(&shape))
 }
 
-fn backward(block: Block, inputs: &[FlexTensor], saved: SavedForBackward, grad: FlexTensor) -> Vec<FlexTensor> {
-    let shape = shape_of(block, &inputs[0]);
-    let weights = weights_of(inputs);
+fn backward(
+    block: Block,
+    inputs: &[FlexTensor],
+    saved: SavedForBackward<FlexTensor>,
+    grad: FlexTensor,
+) -> Vec<FlexTensor> {
+    let shape = kernel_shape(block, &inputs[0]);
+    let weights = kernel_weights(inputs);
     let skip = <&[FlexTensor; 3]>::try_from(&inputs[7..]).ok().map(kernel_skip);
-    let made = separable::backward(&shape, &weights, values(&inputs[0]), skip, &saved_slices(&saved), values(&grad));
+    let gradients =
+        separable::backward(&shape, &weights, values(&inputs[0]), skip, &saved_slices(&saved), values(&grad));
     drop(saved);
-    let gradients = [
-        made.input,
-        made.depthwise,
-        made.norm1.scale,
-        made.norm1.shift,
-        made.pointwise,
-        made.norm2.scale,
-        made.norm2.shift,
+    let block_gradients = [
+        gradients.input,
+        gradients.depthwise,
+        gradients.norm1.scale,
+        gradients.norm1.shift,
+        gradients.pointwise,
+        gradients.norm2.scale,
+        gradients.norm2.shift,
     ];
-    let skip = made.skip.into_iter().flat_map(|skip| [skip.input, skip.weight, skip.bias]);
-    let like_inputs = gradients.into_iter().chain(skip).zip(inputs);
-    like_inputs.map(|(gradient, input)| tensor(gradient, dims(input))).collect()
+    let skip_gradients = gradients.skip.into_iter().flat_map(|skip| [skip.input, skip.weight, skip.bias]);
+    let in_order = block_gradients.into_iter().chain(skip_gradients);
+    in_order.zip(inputs).map(|(gradient, input)| tensor(gradient, dims(input))).collect()
 }
 
-/// Of a block that upsamples, the kernels take 3x3 taps without dilation; `run::block_steps` makes no other.
-fn shape_of(block: Block, x: &FlexTensor) -> SeparableShape {
+/// Of a block that upsamples, the kernels take 3x3 taps without dilation; `sensei_graph::steps::block_steps` makes no other.
+fn kernel_shape(block: Block, x: &FlexTensor) -> SeparableShape {
     let MapShape { batch, height, width, channels } = map_shape(x);
     let Block { upsampling, kernel, dilation, out_channels } = block;
     let (scale, padding) = (1 + usize::from(upsampling.is_some()), dilation * (kernel - 1) / 2);
@@ -175,7 +183,7 @@ fn output_dims(shape: &SeparableShape) -> [usize; 4] {
     [batch, height, width, channels]
 }
 
-fn weights_of(inputs: &[FlexTensor]) -> SeparableWeights<'_> {
+fn kernel_weights(inputs: &[FlexTensor]) -> SeparableWeights<'_> {
     let norm = |first: usize| Norm {
         scale: values(&inputs[first]),
         shift: values(&inputs[first + 1]),
@@ -190,18 +198,26 @@ fn kernel_skip([x, weight, bias]: &[FlexTensor; 3]) -> separable::Skip<'_> {
     separable::Skip { input: values(x), weight: values(weight), bias: values(bias) }
 }
 
-fn saved_slices(saved: &SavedForBackward) -> separable::SavedForBackward<&[f32]> {
-    let [depthwise, mean1, variance1, pointwise, mean2, variance2] = saved.each_ref().map(values);
-    separable::SavedForBackward { depthwise, mean1, variance1, pointwise, mean2, variance2 }
+fn saved_slices(saved: &SavedForBackward<FlexTensor>) -> SavedForBackward<&[f32]> {
+    SavedForBackward {
+        depthwise: values(&saved.depthwise),
+        statistics1: statistics_slices(&saved.statistics1),
+        pointwise: values(&saved.pointwise),
+        statistics2: statistics_slices(&saved.statistics2),
+    }
 }
 
-fn statistics(saved: &SavedForBackward, count: usize) -> [Statistics; 2] {
-    let of = |idx: usize| Statistics {
-        mean: Tensor::from_primitive::<Flex>(saved[idx].clone()),
-        variance: Tensor::from_primitive::<Flex>(saved[idx + 1].clone()),
+fn statistics_slices(statistics: &ChannelStatistics<FlexTensor>) -> ChannelStatistics<&[f32]> {
+    ChannelStatistics { mean: values(&statistics.mean), variance: values(&statistics.variance) }
+}
+
+/// Of both batch norms; `count` is the number of pixels.
+fn batch_statistics(saved: &SavedForBackward<FlexTensor>, count: usize) -> [Statistics; 2] {
+    [&saved.statistics1, &saved.statistics2].map(|statistics| Statistics {
+        mean: Tensor::from_primitive::<Flex>(statistics.mean.clone()),
+        variance: Tensor::from_primitive::<Flex>(statistics.variance.clone()),
         count,
-    };
-    [of(1), of(4)]
+    })
 }
 
 pub(super) fn flex<const D: usize>(tensor: Tensor<D>) -> FlexTensor {

@@ -14,7 +14,7 @@ use burn_flex::FlexTensor;
 use sensei_kernels::bilinear;
 use sensei_kernels::conv;
 use sensei_kernels::depthwise::{self, DepthwiseShape};
-use sensei_kernels::norm::{self, Norm};
+use sensei_kernels::norm::{self, BatchNorm, ChannelStatistics, Norm};
 use sensei_kernels::pixelwise::{self, MapShape};
 
 use super::{BATCH_NORM_EPSILON, Statistics, portable};
@@ -140,10 +140,10 @@ impl FastOps for Flex {
         relu: bool,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         let (x, scale, shift) = (contiguous(x), contiguous(scale), contiguous(shift));
-        let made = norm::forward(&norm_of(&scale, &shift, relu), values(&x));
-        let channels = made.mean.len();
+        let BatchNorm { output, statistics } = norm::forward(&norm_of(&scale, &shift, relu), values(&x));
+        let channels = statistics.mean.len();
         let statistic = |values| tensor(values, [channels]);
-        (tensor(made.output, dims(&x)), statistic(made.mean), statistic(made.variance))
+        (tensor(output, dims(&x)), statistic(statistics.mean), statistic(statistics.variance))
     }
 
     fn sum(a: FlexTensor, b: FlexTensor) -> FlexTensor {
@@ -277,7 +277,8 @@ impl<S: CheckpointStrategy> FastOps for Autodiff<Flex, S> {
                 let grad = contiguous(grads.consume::<Flex>(&ops.node));
                 let [x, scale, shift, mean, variance] = ops.state;
                 let norm = norm_of(&scale, &shift, self.0);
-                let (grad, made) = norm::backward(&norm, values(&x), values(&mean), values(&variance), values(&grad));
+                let statistics = ChannelStatistics { mean: values(&mean), variance: values(&variance) };
+                let (grad, made) = norm::backward(&norm, values(&x), statistics, values(&grad));
                 let grad = tensor(grad, dims(&x));
                 let channels = made.scale.len();
                 let gradients = [grad, tensor(made.scale, [channels]), tensor(made.shift, [channels])];

@@ -1,0 +1,96 @@
+//! `[train.stage.loss]`: what is minimised.
+
+use schemars::JsonSchema;
+use sensei_loss::{LossPlan, LossTerm, SampleWeighting, TermKind};
+use serde::{Deserialize, Serialize};
+
+/// What is minimised: `mean over samples of alpha (teacher terms) + (1 - alpha) (truth terms) + (other terms)`, on probabilities
+/// `sigma(sharpness * logit)`.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LossToml {
+    /// Factor of the logits before the sigmoid; PicoSAM2: 1, PicoSAM3: 5.
+    #[schemars(extend("exclusiveMinimum" = 0.0))]
+    pub sharpness: f64,
+    /// Alpha: how much of a sample's loss is the teacher's.
+    pub weighting: WeightingToml,
+    /// Distances and their weights; each kind at most once.
+    #[schemars(length(min = 1))]
+    pub terms: Vec<TermToml>,
+}
+
+/// Alpha: how much of a sample's loss is the teacher's.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum WeightingToml {
+    /// The teacher's predicted IoU of each sample, clamped to 0 to 1 (the papers' words).
+    TeacherScorePerSample,
+    /// Its mean over the batch (what the published code computes).
+    TeacherScoreBatchMean,
+    /// The same for all samples.
+    Constant(#[schemars(range(min = 0.0, max = 1.0))] f64),
+    /// 0, and no teacher terms.
+    TruthOnly,
+}
+
+/// A distance and its weight in the sum. A weight of 0: logged, not minimised.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum TermToml {
+    /// Teacher term: mean squared difference of the probabilities.
+    TeacherMse(WeightToml),
+    /// Teacher term: soft Dice.
+    TeacherDice(WeightToml),
+    /// Truth term: binary cross-entropy, from logits.
+    TruthBce(WeightToml),
+    /// Truth term: soft Dice.
+    TruthDice(WeightToml),
+    /// Other term: `relu(floor - area / true area)`.
+    AreaShortfall {
+        /// Factor in the sum; 0: logged, not minimised. At least one is above 0.
+        #[schemars(range(min = 0.0))]
+        weight: f64,
+        /// Share of the true area below which a mask is too small; PicoSAM3: 0.4, with weight 0.4.
+        #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0.0))]
+        floor: f64,
+    },
+}
+
+/// A distance without keys of its own.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WeightToml {
+    /// Factor in the sum; 0: logged, not minimised. At least one is above 0.
+    #[schemars(range(min = 0.0))]
+    pub weight: f64,
+}
+
+impl LossToml {
+    /// The loss.
+    ///
+    /// # Errors
+    /// If it means nothing: no term with a weight, one kind twice, teacher terms without weight of the teacher.
+    pub fn resolve(&self) -> anyhow::Result<LossPlan> {
+        let weighting = match self.weighting {
+            WeightingToml::TeacherScorePerSample => SampleWeighting::TeacherScorePerSample,
+            WeightingToml::TeacherScoreBatchMean => SampleWeighting::TeacherScoreBatchMean,
+            WeightingToml::Constant(alpha) => SampleWeighting::Constant(alpha),
+            WeightingToml::TruthOnly => SampleWeighting::TruthOnly,
+        };
+        let terms = self.terms.iter().map(TermToml::resolve).collect();
+        Ok(LossPlan::new(self.sharpness, weighting, terms)?)
+    }
+}
+
+impl TermToml {
+    fn resolve(&self) -> LossTerm {
+        let (kind, weight) = match *self {
+            Self::TeacherMse(WeightToml { weight }) => (TermKind::TeacherMse, weight),
+            Self::TeacherDice(WeightToml { weight }) => (TermKind::TeacherDice, weight),
+            Self::TruthBce(WeightToml { weight }) => (TermKind::TruthBce, weight),
+            Self::TruthDice(WeightToml { weight }) => (TermKind::TruthDice, weight),
+            Self::AreaShortfall { weight, floor } => (TermKind::AreaShortfall { floor }, weight),
+        };
+        LossTerm { kind, weight }
+    }
+}

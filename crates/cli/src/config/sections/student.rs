@@ -1,0 +1,74 @@
+//! `[student]`: the network.
+
+use anyhow::Context;
+use schemars::JsonSchema;
+use sensei_graph::layer_graph::LayerGraph;
+use sensei_student::unet::UnetConfig;
+use serde::{Deserialize, Serialize};
+
+/// The student's network.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(tag = "family", rename_all = "snake_case", deny_unknown_fields)]
+pub enum StudentToml {
+    /// 1,262,818 parameters at 96 x 96, without further keys (arXiv 2506.18807).
+    Picosam2 {},
+    /// 1,371,418 parameters at 96 x 96, without further keys (arXiv 2603.11917).
+    Picosam3 {},
+    /// A U-Net of their kind, with all of these keys:
+    Unet {
+        /// Side of the input in pixels: a multiple of 2 to the power of the number of stages.
+        #[schemars(range(min = 2, max = 1024))]
+        input_size: usize,
+        /// Channels of each stage; each ends in a stride-2 convolution.
+        #[schemars(length(min = 1, max = 6), inner(range(min = 1, max = 4096)))]
+        encoder_channels: Vec<usize>,
+        /// Channels of the bottleneck.
+        #[schemars(range(min = 1, max = 4096))]
+        bottleneck_channels: usize,
+        /// Channels of each stage, deepest first; as many as encoder stages.
+        #[schemars(length(min = 1, max = 6), inner(range(min = 1, max = 4096)))]
+        decoder_channels: Vec<usize>,
+        /// A second bottleneck block, its taps two pixels apart (PicoSAM3).
+        dilated_bottleneck: bool,
+        /// A sigmoid gate per channel from the global mean (PicoSAM3's "ECA").
+        channel_gate: bool,
+        /// A depthwise block before the last convolution (PicoSAM3).
+        refine_head: bool,
+        /// The decoder upsamples bilinearly with half-pixel centres, the only ones the converter takes; both papers' students repeat
+        /// pixels.
+        bilinear_upsampling: bool,
+    },
+}
+
+impl StudentToml {
+    /// The network's graph.
+    ///
+    /// # Errors
+    /// If there is no such network.
+    pub fn resolve(self) -> anyhow::Result<LayerGraph> {
+        let unet = match self {
+            Self::Picosam2 {} => UnetConfig::picosam2(),
+            Self::Picosam3 {} => UnetConfig::picosam3(),
+            Self::Unet {
+                input_size,
+                encoder_channels,
+                bottleneck_channels,
+                decoder_channels,
+                dilated_bottleneck,
+                channel_gate,
+                refine_head,
+                bilinear_upsampling,
+            } => UnetConfig {
+                input_size,
+                encoder_channels,
+                bottleneck_channels,
+                decoder_channels,
+                dilated_bottleneck,
+                channel_gate,
+                refine_head,
+                bilinear_upsampling,
+            },
+        };
+        unet.graph().context("[student]")
+    }
+}
