@@ -4,7 +4,7 @@
 
 #![expect(clippy::print_stdout, reason = "a program")]
 
-use sensei_data::crop::{crop_image, crop_mask};
+use sensei_data::crop::{crop_image, crop_rle};
 use sensei_data::crop_rule::{Border, CropRule};
 use sensei_data::dataset::Dataset;
 use sensei_data::image_file::{ImageLimits, read_image};
@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let instance = &dataset.instances[0];
     let image = read_image(&dataset.image_path(instance.image_idx), &ImageLimits::default())?;
-    let mask = dataset.mask(0)?.to_mask();
+    let mask = dataset.mask(0)?;
     println!("instance {}: box {:?}, {} mask pixels", instance.id, instance.bbox, mask.area());
 
     // The annotated box is the prompt; PicoSAM3's rule makes a padded square of it.
@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{}: x {:.1} to {:.1}, y {:.1} to {:.1}", rule.name(), rect.x0, rect.x1, rect.y0, rect.y1);
 
     // Image and mask go through the same map.
-    let (pixels, truth) = (crop_image(&image.image, &crop), crop_mask(&mask, &crop));
+    let (pixels, truth) = (crop_image(&image.image, &crop), crop_rle(&mask, &crop));
     println!("{} bytes of RGB; the mask on the student's grid:", pixels.len());
     for row in truth.chunks_exact(2 * 32) {
         // Every second row, since a character is twice as high as wide.
