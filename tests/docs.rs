@@ -10,12 +10,21 @@ use sensei_testing::workspace_root;
 const PLAIN_PAGES: &[&str] = &[
     "README.md",
     "CONTRIBUTING.md",
+    "datasets/",
     "docs/README.md",
     "docs/ARCHITECTURE.md",
     "docs/STYLE.md",
     "docs/glossary.md",
     "docs/metrics.md",
+    "docs/formats/checkpoint.md",
+    "docs/formats/int8-model.md",
+    "docs/formats/onnx-dialect.md",
+    "docs/formats/packer-out.md",
+    "docs/formats/rpk.md",
     "docs/guides/",
+    "docs/scale/",
+    "fuzz/",
+    "scripts/",
 ];
 
 /// Words.
