@@ -1,5 +1,7 @@
 //! What a user gives for an object: a box or a point, derived from its annotation.
 
+use serde::{Deserialize, Serialize};
+
 use crate::geometry::{PointInImage, Size};
 use crate::mask::Mask;
 use crate::prompt::{PromptError, prompt_point};
@@ -25,7 +27,8 @@ impl Prompt {
 }
 
 /// How a prompt is derived from an annotation.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum PromptSource {
     /// The annotation's own box.
     Box,

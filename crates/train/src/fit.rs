@@ -144,7 +144,7 @@ pub fn fit(
                 loss_scale: report.loss_scale,
                 skipped_steps: state.loss_scale.map(|scale| scale.skipped_steps),
                 n_samples: batches.iter().map(|batch| batch.annotation_ids.len()).sum(),
-                clamped_teacher_scores: batches.iter().map(|batch| batch.clamped_teacher_scores).sum(),
+                clamped_teacher_scores: batches.iter().map(|batch| batch.clamped_predicted_ious).sum(),
             });
             let epoch_ended = position.step_in_epoch + 1 == steps_per_epoch;
             if epoch_ended {

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use sensei_answers::asked::{Preprocessing, Question};
+use sensei_answers::kept::Kept;
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -69,8 +71,9 @@ pub enum BorderToml {
 #[serde(deny_unknown_fields)]
 pub struct TeacherToml {
     pub digest: String,
-    pub preprocessing: String,
-    pub prompt: String,
+    pub preprocessing: Preprocessing,
+    pub question: Question,
+    pub kept: Kept,
     pub train: AnswersToml,
     pub val: AnswersToml,
 }

@@ -5,6 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
+use sensei_answers::asked::{Preprocessing, Question};
+use sensei_answers::kept::{Kept, RecordKind};
+use sensei_answers::key::check_parts;
 use sensei_data::augment::Augmentation;
 use sensei_data::prompt::{Border, PromptRule};
 use sensei_data::synth::SynthConfig;
@@ -85,10 +88,12 @@ pub struct SplitPlan {
 pub struct TeacherPlan {
     /// Digest of its weights; a cache of another teacher is refused.
     pub digest: String,
-    /// How an image became its input, in the words of the cache.
-    pub preprocessing: String,
-    /// What it was asked, in the words of the cache.
-    pub prompt: String,
+    /// How an image became its input.
+    pub preprocessing: Preprocessing,
+    /// What it was asked.
+    pub question: Question,
+    /// Which part of its answer is kept.
+    pub kept: Kept,
     /// Answers for the training split.
     pub train: TeacherAnswers,
     /// Answers for the validation split.
@@ -306,13 +311,7 @@ fn resolve(file: RunToml, name: String) -> anyhow::Result<RunPlan> {
             InstancesToml::Cached => InstanceChoice::Cached,
         },
         prompt: prompt(&file.prompt, grid)?,
-        teacher: file.teacher.map(|teacher| TeacherPlan {
-            digest: teacher.digest,
-            preprocessing: teacher.preprocessing,
-            prompt: teacher.prompt,
-            train: answers(teacher.train),
-            val: answers(teacher.val),
-        }),
+        teacher: file.teacher.map(teacher).transpose()?,
         graph,
         train,
         initial_weights: file.train.initial_weights,
@@ -385,6 +384,17 @@ fn data(data: DataToml) -> DataPlan {
         DataToml::Lvis { train, val, .. } => DataPlan::Lvis { train: split(train), val: split(val) },
         DataToml::Synthetic { scenes: ScenesToml::Quickstart, .. } => DataPlan::Synthetic(SynthConfig::quickstart()),
     }
+}
+
+fn teacher(teacher: TeacherToml) -> anyhow::Result<TeacherPlan> {
+    let TeacherToml { digest, preprocessing, question, kept, train, val } = teacher;
+    check_parts(&preprocessing, &question, &kept).context("[teacher]")?;
+    ensure!(
+        kept.kind() == RecordKind::MaskLogits,
+        "[teacher] kept: expected mask_logits, which the losses compare with, found {}",
+        kept.kind()
+    );
+    Ok(TeacherPlan { digest, preprocessing, question, kept, train: answers(train), val: answers(val) })
 }
 
 fn answers(answers: AnswersToml) -> TeacherAnswers {
