@@ -33,14 +33,16 @@ pub fn import(cache: &Path, dataset: &Dataset, out: &Path) -> Result<ImportRepor
     let Some(first) = records.first() else {
         return Err(reader.damaged(FILE_NAME, RecordFault::new("records", "at least one", "none")).into());
     };
-    let (question, kept) = sentences::question_and_kept(&manifest.key.prompt, first.grid, first.logit_step)
+    let (question, context) = sentences::question_and_context(&manifest.key.prompt, first.grid)
         .map_err(|fault| reader.damaged(FILE_NAME, fault))?;
     let header = DumpHeader {
         teacher: TeacherDescription { name: manifest.teacher.name.clone(), licence: manifest.teacher.licence.clone() },
         teacher_digest: manifest.key.teacher.clone(),
         preprocessing: sentences::preprocessing(&manifest.key.preprocessing),
         question,
-        kept,
+        context,
+        grid: first.grid,
+        logit_step: first.logit_step,
         provenance: manifest.provenance.clone(),
         n_clipped: None,
     };

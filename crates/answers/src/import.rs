@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::asked::{Preprocessing, Question};
 use crate::error::CacheError;
-use crate::kept::Kept;
+use crate::kept::{Context, Kept, KeptMasks};
 use crate::key::{AnswerKey, TeacherDescription};
 use crate::manifest::Manifest;
 use crate::record::{ImageIdentity, MaskAnswer, MaskRecord, PromptAnswer, PromptPoint};
@@ -106,7 +106,9 @@ pub(crate) struct DumpHeader {
     pub teacher_digest: String,
     pub preprocessing: Preprocessing,
     pub question: Question,
-    pub kept: Kept,
+    pub context: Context,
+    pub grid: u32,
+    pub logit_step: f32,
     pub provenance: Vec<String>,
     pub n_clipped: Option<u64>,
 }
@@ -159,15 +161,14 @@ struct ImageDigests {
 }
 
 impl<'a> Importer<'a> {
-    /// `header.kept` are mask logits of one mask: no dump has others.
     pub fn new(dataset: &'a Dataset, out: &Path, header: DumpHeader) -> Result<Self, ImportError> {
-        let Kept::MaskLogits { grid, logit_step, .. } = header.kept else { panic!("dumps hold mask logits") };
+        let DumpHeader { context, grid, logit_step, .. } = header;
         let is_box = matches!(&header.question, Question::Object { prompts, .. } if **prompts == [PromptSource::Box]);
         let key = AnswerKey {
             teacher: header.teacher_digest,
             preprocessing: header.preprocessing,
             question: header.question,
-            kept: header.kept,
+            kept: Kept::MaskLogits { context, grid, logit_step, masks: KeptMasks::Single },
             dataset: hex(&dataset.digest),
         };
         let state = |instance_idx| InstanceState { instance_idx, has_record: false };

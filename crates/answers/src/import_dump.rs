@@ -26,14 +26,16 @@ pub fn import(dump: &Path, dataset: &Dataset, out: &Path) -> Result<ImportReport
         let (path, what, expected) = (annotations.clone(), "SHA-256".into(), manifest.dataset.sha256);
         return Err(ImportError::OtherData { path, what, expected, found });
     }
-    let (question, kept) = sentences::question_and_kept(&manifest.prompt, manifest.grid, manifest.logit_step)
+    let (question, context) = sentences::question_and_context(&manifest.prompt, manifest.grid)
         .map_err(|RecordFault { what, expected, found }| layout(&dump.join(MANIFEST), &what, expected, found))?;
     let header = DumpHeader {
         teacher: TeacherDescription { name: manifest.teacher.name, licence: manifest.teacher.licence },
         teacher_digest: manifest.teacher.digest,
         preprocessing: sentences::preprocessing(&manifest.preprocessing),
         question,
-        kept,
+        context,
+        grid: manifest.grid,
+        logit_step: manifest.logit_step,
         provenance: vec![
             format!("dump for {}, SHA-256 {}", manifest.dataset.annotations, manifest.dataset.sha256),
             format!("teacher files {}", manifest.teacher.files),

@@ -41,14 +41,16 @@ pub fn import(dump: &Path, dataset: &Dataset, out: &Path) -> Result<ImportReport
     let truth_ious: Vec<f32> = elements(tensor(&tensors, dump, "gt_iou", Dtype::F32, &[n])?, f32::from_le_bytes);
     let grid_u32 = u32::try_from(grid).map_err(|_| layout(dump, "grid", "a small number".into(), grid.to_string()))?;
     let sentence = format!("{}; {logits_rule}", word("prompt")?);
-    let (question, kept) = sentences::question_and_kept(&sentence, grid_u32, LOGIT_STEP)
+    let (question, context) = sentences::question_and_context(&sentence, grid_u32)
         .map_err(|RecordFault { what, expected, found }| layout(dump, &what, expected, found))?;
     let header = DumpHeader {
         teacher_digest: format!("named: {teacher}"),
         teacher: TeacherDescription { name: teacher, licence: "not stated".into() },
         preprocessing: Preprocessing::NotStated,
         question,
-        kept,
+        context,
+        grid: grid_u32,
+        logit_step: LOGIT_STEP,
         provenance: vec![format!("single-file dump, BLAKE3 {}", blake3::hash(&bytes))],
         n_clipped: None,
     };

@@ -19,7 +19,7 @@ pub enum Kept {
         /// Logit of one int8 step.
         logit_step: f32,
         /// Which of the teacher's masks.
-        masks: MaskChoice,
+        masks: KeptMasks,
     },
     /// Of each image one map of the teacher's features, all cells, those of padding too.
     ImageFeatures {
@@ -65,7 +65,7 @@ pub enum Context {
 /// Which of a decoder's masks are kept, for each prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum MaskChoice {
+pub enum KeptMasks {
     /// What the teacher answers when it is asked for one mask. SAM 1: the first token's. SAM 2.1 takes the best of the
     /// others where that one is unstable.
     Single,
@@ -180,7 +180,7 @@ impl Context {
     }
 }
 
-impl MaskChoice {
+impl KeptMasks {
     /// Masks of each prompt.
     pub fn n_masks(self) -> usize {
         match self {
@@ -245,7 +245,7 @@ impl fmt::Display for Context {
     }
 }
 
-impl fmt::Display for MaskChoice {
+impl fmt::Display for KeptMasks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Single => "the single answer",

@@ -5,7 +5,7 @@
 use sensei_data::prompt_source::PromptSource;
 
 use crate::asked::{Normalization, Preprocessing, Question, Resize};
-use crate::kept::{Context, Kept, MaskChoice};
+use crate::kept::Context;
 use crate::record::RecordFault;
 
 /// What a sentence about the teacher's input says.
@@ -19,20 +19,19 @@ pub fn preprocessing(sentence: &str) -> Preprocessing {
     }
 }
 
-/// What a sentence about prompt and kept crop says, of records with these samples.
+/// What a sentence about prompt and kept crop says, of records of this grid.
 ///
 /// The exporter writes `PROMPT; context C x 1.2 x longer side, grid G`, or `..., at least M pixels, grid G`; other programs
 /// that keep the same crops may end their sentences so.
 ///
 /// # Errors
 /// If the sentence gives the grid and it is another.
-pub fn question_and_kept(sentence: &str, grid: u32, logit_step: f32) -> Result<(Question, Kept), RecordFault> {
-    let kept = |context| Kept::MaskLogits { context, grid, logit_step, masks: MaskChoice::Single };
-    if sentence == ROI96 && grid == 96 && logit_step == 0.125 {
-        return Ok((padded_box(), kept(Context::ClippedRegion { region_scale: REGION_SCALE })));
+pub fn question_and_context(sentence: &str, grid: u32) -> Result<(Question, Context), RecordFault> {
+    if sentence == ROI96 && grid == 96 {
+        return Ok((padded_box(), Context::ClippedRegion { region_scale: REGION_SCALE }));
     }
     let Some((prompt, context, stated_grid)) = split(sentence) else {
-        return Ok((Question::Foreign(sentence.into()), kept(Context::NotStated)));
+        return Ok((Question::Foreign(sentence.into()), Context::NotStated));
     };
     if stated_grid != grid {
         return Err(RecordFault::new("prompt", format!("grid {grid}"), format!("grid {stated_grid}")));
@@ -41,7 +40,7 @@ pub fn question_and_kept(sentence: &str, grid: u32, logit_step: f32) -> Result<(
         SAM1_BOX | SAM2_BOX => padded_box(),
         _ => Question::Foreign(prompt.into()),
     };
-    Ok((question, kept(context)))
+    Ok((question, context))
 }
 
 /// A box and the padding point that SAM's decoders want after it.
@@ -86,21 +85,20 @@ const REGION_SCALE: f64 = 1.2;
 mod tests {
     use super::*;
 
-    fn around_box(context_scale: f64, min_side: f64, grid: u32) -> Kept {
-        let context = Context::AroundBox { region_scale: 1.2, context_scale, min_side };
-        Kept::MaskLogits { context, grid, logit_step: 0.125, masks: MaskChoice::Single }
+    fn around_box(context_scale: f64, min_side: f64) -> Context {
+        Context::AroundBox { region_scale: 1.2, context_scale, min_side }
     }
 
     #[test]
     fn the_exporters_sentences_are_known() {
-        let check = |end: &str, grid: u32, kept: Kept| {
+        let check = |end: &str, grid: u32, context: Context| {
             for prompt in [SAM1_BOX, SAM2_BOX] {
                 let sentence = format!("{prompt}; context {end}");
-                assert_eq!(question_and_kept(&sentence, grid, 0.125).unwrap(), (padded_box(), kept.clone()));
+                assert_eq!(question_and_context(&sentence, grid).unwrap(), (padded_box(), context.clone()));
             }
         };
-        check("1.5 x 1.2 x longer side, grid 96", 96, around_box(1.5, 0.0, 96));
-        check("2.0 x 1.2 x longer side, at least 192.0 pixels, grid 128", 128, around_box(2.0, 192.0, 128));
+        check("1.5 x 1.2 x longer side, grid 96", 96, around_box(1.5, 0.0));
+        check("2.0 x 1.2 x longer side, at least 192.0 pixels, grid 128", 128, around_box(2.0, 192.0));
         assert!(matches!(preprocessing(SAM1_INPUT), Preprocessing::Letterbox { longest_side: 1024, .. }));
         assert!(matches!(preprocessing(SAM2_INPUT), Preprocessing::Stretch { side: 1024, .. }));
         assert_eq!(preprocessing(NOT_STATED), Preprocessing::NotStated);
@@ -120,19 +118,17 @@ mod tests {
 
     #[test]
     fn regions_of_interest_are_known_with_their_own_grid_alone() {
-        let (question, kept) = question_and_kept(ROI96, 96, 0.125).unwrap();
-        assert_eq!(question, padded_box());
-        assert!(matches!(kept, Kept::MaskLogits { context: Context::ClippedRegion { region_scale: 1.2 }, .. }));
-        let (question, _) = question_and_kept(ROI96, 48, 0.125).unwrap();
-        assert_eq!(question, Question::Foreign(ROI96.into()));
+        let known = question_and_context(ROI96, 96).unwrap();
+        assert_eq!(known, (padded_box(), Context::ClippedRegion { region_scale: 1.2 }));
+        let unknown = question_and_context(ROI96, 48).unwrap();
+        assert_eq!(unknown, (Question::Foreign(ROI96.into()), Context::NotStated));
     }
 
     #[test]
     fn unknown_sentences_stay_as_they_are() {
         let foreign = |sentence: &str| {
-            let (question, kept) = question_and_kept(sentence, 16, 0.125).unwrap();
-            assert_eq!(question, Question::Foreign(sentence.into()));
-            assert!(matches!(kept, Kept::MaskLogits { context: Context::NotStated, grid: 16, .. }));
+            let unknown = question_and_context(sentence, 16).unwrap();
+            assert_eq!(unknown, (Question::Foreign(sentence.into()), Context::NotStated));
         };
         foreign("box");
         foreign("");
@@ -140,15 +136,15 @@ mod tests {
         foreign("box; context two x 1.2 x longer side, grid 16");
         foreign("box; context 2.0 x 1.2 x longer side, at most 9 pixels, grid 16");
         foreign("box; context -2.0 x 1.2 x longer side, grid 16");
-        let known_context = question_and_kept("a click; context 2.0 x 1.2 x longer side, grid 16", 16, 0.125).unwrap();
-        assert_eq!(known_context, (Question::Foreign("a click".into()), around_box(2.0, 0.0, 16)));
+        let known_context = question_and_context("a click; context 2.0 x 1.2 x longer side, grid 16", 16).unwrap();
+        assert_eq!(known_context, (Question::Foreign("a click".into()), around_box(2.0, 0.0)));
         assert_eq!(preprocessing("sam3"), Preprocessing::Foreign("sam3".into()));
     }
 
     #[test]
     fn another_grid_than_the_sentence_says_is_refused() {
         let sentence = format!("{SAM1_BOX}; context 1.5 x 1.2 x longer side, grid 96");
-        let fault = question_and_kept(&sentence, 128, 0.125).unwrap_err();
+        let fault = question_and_context(&sentence, 128).unwrap_err();
         assert_eq!(fault.to_string(), "prompt: expected grid 128, found grid 96");
     }
 }

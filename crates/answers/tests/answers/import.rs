@@ -7,7 +7,7 @@ use safetensors::SafeTensors;
 use sensei_answers::asked::{Preprocessing, Question};
 use sensei_answers::folder_store::FolderStore;
 use sensei_answers::import::{ImportError, import_answers};
-use sensei_answers::kept::{Context, Kept, MaskChoice};
+use sensei_answers::kept::{Context, Kept, KeptMasks};
 use sensei_answers::record::PromptPoint;
 use sensei_answers::store::Store;
 use sensei_answers::verify::{compare_with_truth, verify};
@@ -78,7 +78,7 @@ fn exporters_dump_becomes_a_cache() {
     assert_eq!(report.manifest.key.preprocessing, Preprocessing::Foreign("none".into()));
     assert_eq!(report.manifest.key.question, Question::Foreign("box".into()));
     let context = Context::AroundBox { region_scale: 1.2, context_scale: 2.0, min_side: 0.0 };
-    let kept = Kept::MaskLogits { context, grid: 16, logit_step: 0.125, masks: MaskChoice::Single };
+    let kept = Kept::MaskLogits { context, grid: 16, logit_step: 0.125, masks: KeptMasks::Single };
     assert_eq!(report.manifest.key.kept, kept);
     verify(&out).unwrap();
     let cache = FolderStore::open(&out, &report.manifest.key).unwrap();

@@ -3,7 +3,7 @@
 use sensei_answers::asked::{Normalization, Preprocessing, Question, Resize};
 use sensei_answers::error::CacheError;
 use sensei_answers::folder_store::FolderStore;
-use sensei_answers::kept::{Context, FeatureDtype, Kept, MaskChoice, ScaleSource};
+use sensei_answers::kept::{Context, FeatureDtype, Kept, KeptMasks, ScaleSource};
 use sensei_answers::key::AnswerKey;
 use sensei_answers::writer::CacheWriter;
 use sensei_data::prompt_source::PromptSource;
@@ -50,11 +50,10 @@ fn different_keys() -> Vec<AnswerKey> {
         Context::WholeFrame,
         Context::NotStated,
     ] {
-        let kept = Kept::MaskLogits { context, grid: 96, logit_step: 0.125, masks: MaskChoice::Single };
+        let kept = Kept::MaskLogits { context, grid: 96, logit_step: 0.125, masks: KeptMasks::Single };
         keys.push(AnswerKey { kept, ..key(96) });
     }
-    for (logit_step, masks) in [(0.25, MaskChoice::Single), (0.125, MaskChoice::BestOfThree), (0.125, MaskChoice::Four)]
-    {
+    for (logit_step, masks) in [(0.25, KeptMasks::Single), (0.125, KeptMasks::BestOfThree), (0.125, KeptMasks::Four)] {
         let context = around(1.2, 1.5, 0.0);
         keys.push(AnswerKey { kept: Kept::MaskLogits { context, grid: 96, logit_step, masks }, ..key(96) });
     }
@@ -156,7 +155,7 @@ fn stale_cache_is_an_error_that_names_the_part() {
     );
     check(key(8), "kept grid: expected `8`, found `6`");
     let context = Context::AroundBox { region_scale: 1.2, context_scale: 2.0, min_side: 192.0 };
-    let kept = Kept::MaskLogits { context, grid: 6, logit_step: 0.125, masks: MaskChoice::Three };
+    let kept = Kept::MaskLogits { context, grid: 6, logit_step: 0.125, masks: KeptMasks::Three };
     check(
         AnswerKey { kept, ..key(6) },
         "kept context: expected `around the box, 2 x 1.2 x its longer side, at least 192 pixels`, found `around the box, 1.5 x \
@@ -179,10 +178,7 @@ fn keys_that_no_cache_can_have_are_refused_with_the_part() {
     };
     let around = |region_scale, context_scale, min_side| {
         let context = Context::AroundBox { region_scale, context_scale, min_side };
-        AnswerKey {
-            kept: Kept::MaskLogits { context, grid: 4, logit_step: 0.125, masks: MaskChoice::Single },
-            ..key(4)
-        }
+        AnswerKey { kept: Kept::MaskLogits { context, grid: 4, logit_step: 0.125, masks: KeptMasks::Single }, ..key(4) }
     };
     let object =
         |prompts, padding_points| AnswerKey { question: Question::Object { prompts, padding_points }, ..key(4) };

@@ -17,7 +17,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use sensei_answers::asked::{Normalization, Preprocessing, Question, Resize};
-use sensei_answers::kept::{Context, Kept, MaskChoice};
+use sensei_answers::kept::{Context, Kept, KeptMasks};
 use sensei_answers::key::{AnswerKey, TeacherDescription};
 use sensei_answers::manifest::Manifest;
 use sensei_answers::record::{ImageIdentity, MaskAnswer, MaskRecord, PromptAnswer, PromptPoint};
@@ -36,7 +36,7 @@ fn key(grid: u32) -> AnswerKey {
             normalization: Normalization::Imagenet,
         },
         question: Question::Object { prompts: vec![PromptSource::Box], padding_points: 1 },
-        kept: Kept::MaskLogits { context, grid, logit_step: 0.125, masks: MaskChoice::Single },
+        kept: Kept::MaskLogits { context, grid, logit_step: 0.125, masks: KeptMasks::Single },
         dataset: "da7a".into(),
     }
 }
@@ -44,7 +44,7 @@ fn key(grid: u32) -> AnswerKey {
 /// The same key with two prompts and three masks for each.
 fn rich_key(grid: u32) -> AnswerKey {
     let prompts = vec![PromptSource::InnermostPoint, PromptSource::Box];
-    let kept = Kept::MaskLogits { context: Context::WholeFrame, grid, logit_step: 0.125, masks: MaskChoice::Three };
+    let kept = Kept::MaskLogits { context: Context::WholeFrame, grid, logit_step: 0.125, masks: KeptMasks::Three };
     AnswerKey { question: Question::Object { prompts, padding_points: 2 }, kept, ..key(grid) }
 }
 

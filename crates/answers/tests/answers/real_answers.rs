@@ -4,7 +4,7 @@ use safetensors::{Dtype, SafeTensors};
 use sensei_answers::asked::Question;
 use sensei_answers::features::{FeatureRecord, FeatureValues, channel_scales};
 use sensei_answers::folder_store::FolderStore;
-use sensei_answers::kept::{Context, FeatureDtype, Kept, MaskChoice, ScaleSource};
+use sensei_answers::kept::{Context, FeatureDtype, Kept, KeptMasks, ScaleSource};
 use sensei_answers::key::AnswerKey;
 use sensei_answers::record::{ImageIdentity, MaskAnswer, MaskRecord, PointLabel, PromptAnswer, PromptPoint};
 use sensei_answers::store::Store;
@@ -127,7 +127,7 @@ fn three_prompts_of_an_object_come_back_as_the_masks_they_were() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("cache");
     let kept =
-        Kept::MaskLogits { context: Context::WholeFrame, grid: 256, logit_step: 0.125, masks: MaskChoice::Single };
+        Kept::MaskLogits { context: Context::WholeFrame, grid: 256, logit_step: 0.125, masks: KeptMasks::Single };
     let question = Question::Foreign("box; box and a padding point; point and two padding points".into());
     let key = AnswerKey { question, kept, ..key(256) };
     let mut writer = CacheWriter::create(&path, key.clone(), teacher(), vec![]).unwrap();

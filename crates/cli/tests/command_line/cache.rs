@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use sensei_answers::asked::{Preprocessing, Question};
-use sensei_answers::kept::{Context, Kept, MaskChoice};
+use sensei_answers::kept::{Context, Kept, KeptMasks};
 use sensei_answers::key::{AnswerKey, TeacherDescription};
 use sensei_answers::record::{ImageIdentity, MaskAnswer, MaskRecord, PromptAnswer, PromptPoint};
 use sensei_answers::writer::CacheWriter;
@@ -44,7 +44,7 @@ fn write_cache_reaching(
         teacher: teacher.into(),
         preprocessing: Preprocessing::Foreign("none".into()),
         question: Question::Object { prompts: vec![PromptSource::Box], padding_points: 0 },
-        kept: Kept::MaskLogits { context: Context::NotStated, grid: 32, logit_step: 0.125, masks: MaskChoice::Single },
+        kept: Kept::MaskLogits { context: Context::NotStated, grid: 32, logit_step: 0.125, masks: KeptMasks::Single },
         dataset: hex(&dataset.digest),
     };
     let teacher = TeacherDescription { name: "Disc".into(), licence: "MIT".into() };
