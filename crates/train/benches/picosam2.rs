@@ -13,8 +13,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Distribution, Tensor};
-use sensei_answers::cache::Cache;
-use sensei_answers::import::import_dump;
+use sensei_answers::folder_store::FolderStore;
+use sensei_answers::import::import_answers;
 use sensei_data::augment::Augmentation;
 use sensei_data::crop_rule::{Border, CropRule};
 use sensei_data::dataset::Dataset;
@@ -203,12 +203,13 @@ fn infer(threads: usize, batch: usize, repeats: usize, weights: &str, network: L
 fn data(annotations: &str, images: &str, dump: &str, n_samples: usize) {
     let dataset = Dataset::load_coco(Path::new(annotations), Path::new(images)).unwrap();
     let folder = std::env::temp_dir().join(format!("sensei-bench-{}", std::process::id()));
-    let report = import_dump(Path::new(dump), &dataset, &folder).unwrap();
-    let cache = Cache::open(&folder, &report.manifest.key).unwrap();
+    let report = import_answers(Path::new(dump), &dataset, &folder).unwrap();
+    let cache = FolderStore::open(&folder, &report.manifest.key).unwrap();
     let prompt = CropRule::Roi { padding: 0.1, grid: 96, border: Border::Reference };
     let limits = ImageLimits::default();
     let rules = SelectionRules::of_student(prompt);
-    let source = SampleSource::new(dataset, Some(cache), rules, prompt, limits, InstanceChoice::Cached).unwrap();
+    let source =
+        SampleSource::new(dataset, Some(Box::new(cache)), rules, prompt, limits, InstanceChoice::Cached).unwrap();
     let augmentation =
         Augmentation { flip_probability: 0.5, brightness: 0.2, contrast: 0.2, saturation: 0.2, ..Augmentation::NONE };
     let start = Instant::now();

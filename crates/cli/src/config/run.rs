@@ -164,7 +164,7 @@ fn resolve(file: RunToml, name: String, overrides: &[Override]) -> anyhow::Resul
     let quantize = deployment.as_ref().map(|deployment| &deployment.quantize);
     let (train, initial_weights) = file.train.resolve(file.seed, quantize)?;
     let (data, instances) = file.data.resolve();
-    let teacher = file.teacher.map(TeacherToml::resolve);
+    let teacher = file.teacher.map(TeacherToml::resolve).transpose()?;
     check_teacher(teacher.as_ref(), instances, &train)?;
     Ok(RunPlan {
         name,
