@@ -126,7 +126,7 @@ fn cache_of_another_question() {
     // What no cache can hold, or no loss reads, is an error of the configuration.
     for (from, to, words) in [
         ("grid = 32", "grid = 2000", "[teacher]: kept grid: expected 1 to 1024, found 2000"),
-        ("grid = 32", "gird = 32", "unexpected keys in table: gird, available keys: context, grid"),
+        ("grid = 32", "gird = 32", "teacher.kept.mask_logits.gird: unknown key"),
         ("prompts = [\"box\"]", "prompts = [\"bax\"]", "unknown variant `bax`"),
         ("prompts = [\"box\"]", "prompts = []", "[teacher]: question prompts: expected 1 to 64, found 0"),
         ("\"single\"", "\"one\"", "unknown variant `one`"),
