@@ -4,6 +4,7 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
+use crate::activation::Activation;
 use crate::buffer::filled;
 use crate::tiling::chunk_len;
 
@@ -111,14 +112,16 @@ pub fn add_assign(a: &mut [f32], b: &[f32]) {
     });
 }
 
-/// The greater of each value and 0.
-pub fn relu(input: &[f32]) -> Vec<f32> {
-    each(input, |value| if value < 0.0 { 0.0 } else { value })
+/// The activation of each value.
+pub fn activate(input: &[f32], activation: Activation) -> Vec<f32> {
+    let limits = activation.limits();
+    each(input, |value| limits.clamp(value))
 }
 
-/// Gradient of the input of [`relu`], from its input.
-pub fn relu_backward(input: &[f32], grad_output: &[f32]) -> Vec<f32> {
-    both(input, grad_output, |value, grad| if value > 0.0 { grad } else { 0.0 })
+/// Gradient of the input of [`activate`], from its input or its output.
+pub fn activate_backward(values: &[f32], grad_output: &[f32], activation: Activation) -> Vec<f32> {
+    let limits = activation.limits();
+    both(values, grad_output, |value, grad| limits.gradient(value, grad))
 }
 
 /// Logistic function.

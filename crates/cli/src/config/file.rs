@@ -96,7 +96,15 @@ pub enum StudentToml {
         channel_gate: bool,
         refine_head: bool,
         bilinear_upsampling: bool,
+        activation: ActivationToml,
     },
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActivationToml {
+    Relu,
+    Relu6,
 }
 
 #[derive(Debug, Deserialize, Serialize)]

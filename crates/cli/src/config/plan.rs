@@ -18,7 +18,7 @@ use sensei_quant::qat::THRESHOLDS;
 use sensei_quant::thresholds::ThresholdSearch;
 use sensei_samples::source::InstanceChoice;
 use sensei_student::student::WEIGHTS;
-use sensei_student::unet::UnetConfig;
+use sensei_student::unet::{UnetActivation, UnetConfig};
 use sensei_tensor::network::HalfPrecision;
 use sensei_train::optimizer::AdamWConfig;
 use sensei_train::plan::{AveragePlan, GroupPlan, GroupRate, OnGrid, StagePlan, TrainPlan};
@@ -26,9 +26,9 @@ use sensei_train::precision::{LossScaling, MixedPrecision};
 use sensei_train::schedule::{Decay, Schedule};
 
 use super::file::{
-    AnswersToml, AugmentationToml, BorderToml, CropToml, DataToml, DecayToml, EqualizationToml, InstancesToml,
-    MemoryLimitToml, MixedPrecisionToml, QuantizeToml, RoundingToml, RunToml, ScenesToml, SearchToml, SplitToml,
-    StageToml, StudentToml, TeacherToml, TermToml, TrainToml, WeightBudgetToml, WeightingToml,
+    ActivationToml, AnswersToml, AugmentationToml, BorderToml, CropToml, DataToml, DecayToml, EqualizationToml,
+    InstancesToml, MemoryLimitToml, MixedPrecisionToml, QuantizeToml, RoundingToml, RunToml, ScenesToml, SearchToml,
+    SplitToml, StageToml, StudentToml, TeacherToml, TermToml, TrainToml, WeightBudgetToml, WeightingToml,
 };
 
 /// A configuration, resolved.
@@ -366,6 +366,7 @@ fn unet(student: &StudentToml) -> UnetConfig {
             channel_gate,
             refine_head,
             bilinear_upsampling,
+            activation,
         } => UnetConfig {
             input_size: *input_size,
             encoder_channels: encoder_channels.clone(),
@@ -375,6 +376,10 @@ fn unet(student: &StudentToml) -> UnetConfig {
             channel_gate: *channel_gate,
             refine_head: *refine_head,
             bilinear_upsampling: *bilinear_upsampling,
+            activation: match activation {
+                ActivationToml::Relu => UnetActivation::Relu,
+                ActivationToml::Relu6 => UnetActivation::Relu6,
+            },
         },
     }
 }

@@ -42,6 +42,8 @@ fn missing_keys_and_wrong_types() {
         ("batch_size = 2", "batch_size = 2.5", &["invalid type: floating point `2.5`, expected usize"]),
         ("refine_head = true", "refine_head = 1", &["expected a boolean"]),
         ("bilinear_upsampling = false\n", "", &["missing field `bilinear_upsampling`"]),
+        ("activation = \"relu\"\n", "", &["missing field `activation`"]),
+        ("activation = \"relu\"", "activation = \"gelu\"", &["unknown variant `gelu`, expected `relu` or `relu6`"]),
         ("encoder_channels = [4, 6]", "encoder_channels = 4", &["expected a sequence"]),
         ("seed = 3", "seed = = 3", &["tiny.toml:2: "]),
     ]);

@@ -11,15 +11,16 @@ use burn::backend::{
 };
 use burn::tensor::{Device, Tensor, TensorData};
 use burn_flex::FlexTensor;
+use sensei_kernels::activation::Activation as KernelActivation;
 use sensei_kernels::bilinear;
 use sensei_kernels::conv;
 use sensei_kernels::depthwise::{self, DepthwiseShape};
 use sensei_kernels::norm::{self, BatchNorm, ChannelStatistics, Norm};
 use sensei_kernels::pixelwise::{self, MapShape};
 
-use super::{BATCH_NORM_EPSILON, Statistics, portable};
+use super::{BATCH_NORM_EPSILON, Statistics, kernel_activation, portable};
 use crate::profile::{self, Layer};
-use sensei_graph::op::{ConvShape, Upsampling};
+use sensei_graph::op::{Activation, ConvShape, Upsampling};
 
 /// Whether this module's operators run on the device.
 pub(super) fn runs_on(device: &Device) -> bool {
@@ -35,21 +36,21 @@ pub(super) fn to_nchw(internal: Tensor<4>) -> Tensor<4> {
     if channels == 1 { internal.reshape([batch, 1, height, width]) } else { internal.permute([0, 3, 1, 2]) }
 }
 
-/// Convolution, then ReLU if `relu`. Those that no student has take burn's own operator.
+/// Convolution, then the activation. Those that no student has take burn's own operator.
 pub(super) fn conv2d(
     x: Tensor<4>,
     weight: Tensor<4>,
     bias: Option<Tensor<1>>,
     conv: &ConvShape,
-    relu: bool,
+    activation: Activation,
 ) -> Tensor<4> {
     let ConvShape { kernel, stride, padding, dilation, groups, .. } = *conv;
     let depthwise = conv.is_depthwise() && stride == 1;
     if groups != 1 && !(depthwise && padding <= dilation * (kernel - 1)) {
-        let y = to_internal(portable::conv2d(to_nchw(x), weight, bias, conv));
-        return if relu { portable::relu(y) } else { y };
+        return portable::activate(to_internal(portable::conv2d(to_nchw(x), weight, bias, conv)), activation);
     }
-    let taps = Taps { stride, padding, dilation, depthwise: groups != 1, relu };
+    let activation = kernel_activation(activation);
+    let taps = Taps { stride, padding, dilation, depthwise: groups != 1, activation };
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
     Tensor::from_dispatch(match bias {
         Some(bias) => Dispatch::convolution_with_bias(x, weight, bias.into_dispatch(), taps),
@@ -61,11 +62,11 @@ pub(super) fn batch_norm_train(
     x: Tensor<4>,
     scale: Tensor<1>,
     shift: Tensor<1>,
-    relu: bool,
+    activation: Activation,
 ) -> (Tensor<4>, Statistics) {
     let [batch, height, width, _] = x.dims();
     let (scale, shift) = (scale.into_dispatch(), shift.into_dispatch());
-    let (output, mean, variance) = Dispatch::batch_norm(x.into_dispatch(), scale, shift, relu);
+    let (output, mean, variance) = Dispatch::batch_norm(x.into_dispatch(), scale, shift, kernel_activation(activation));
     let statistic = |tensor| Tensor::<1>::from_dispatch(tensor).inner();
     let (mean, variance) = (statistic(mean), statistic(variance));
     (Tensor::from_dispatch(output), Statistics { mean, variance, count: batch * height * width })
@@ -98,7 +99,7 @@ pub struct Taps {
     padding: usize,
     dilation: usize,
     depthwise: bool,
-    relu: bool,
+    activation: KernelActivation,
 }
 
 /// The operators on tensor primitives.
@@ -115,7 +116,7 @@ pub trait FastOps: Backend {
         x: FloatTensor<Self>,
         scale: FloatTensor<Self>,
         shift: FloatTensor<Self>,
-        relu: bool,
+        activation: KernelActivation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
     fn sum(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self>;
     fn nearest_2x(x: FloatTensor<Self>) -> FloatTensor<Self>;
@@ -137,10 +138,10 @@ impl FastOps for Flex {
         x: FlexTensor,
         scale: FlexTensor,
         shift: FlexTensor,
-        relu: bool,
+        activation: KernelActivation,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         let (x, scale, shift) = (contiguous(x), contiguous(scale), contiguous(shift));
-        let BatchNorm { output, statistics } = norm::forward(&norm_of(&scale, &shift, relu), values(&x));
+        let BatchNorm { output, statistics } = norm::forward(&norm_of(&scale, &shift, activation), values(&x));
         let channels = statistics.mean.len();
         let statistic = |values| tensor(values, [channels]);
         (tensor(output, dims(&x)), statistic(statistics.mean), statistic(statistics.variance))
@@ -194,7 +195,7 @@ impl<S: CheckpointStrategy> FastOps for Autodiff<Flex, S> {
                 let grad = grads.consume::<Flex>(&ops.node);
                 let ([x, weight, output], [x_node, weight_node]) = (ops.state, ops.parents);
                 let kernel = ConvKernel::new(&x, &weight, self.0);
-                let grad = kernel.grad_before_relu(output, grad);
+                let grad = kernel.grad_before_activation(output, grad);
                 if let Some(node) = weight_node {
                     grads.register::<Flex>(node.id, kernel.weight_gradient(x, &grad));
                 }
@@ -207,7 +208,7 @@ impl<S: CheckpointStrategy> FastOps for Autodiff<Flex, S> {
             OpsKind::Tracked(prep) => {
                 let (x, weight) = (contiguous(x.into_primitive()), contiguous(weight.into_primitive()));
                 let output = Flex::convolution(x.clone(), weight.clone(), taps);
-                prep.finish([x, weight, kept_for_relu(&output, taps)], output)
+                prep.finish([x, weight, saved_for_activation(&output, taps)], output)
             }
             OpsKind::UnTracked(prep) => {
                 prep.finish(Flex::convolution(x.into_primitive(), weight.into_primitive(), taps))
@@ -230,7 +231,7 @@ impl<S: CheckpointStrategy> FastOps for Autodiff<Flex, S> {
                 let grad = grads.consume::<Flex>(&ops.node);
                 let ([x, weight, output], [x_node, weight_node, bias_node]) = (ops.state, ops.parents);
                 let kernel = ConvKernel::new(&x, &weight, self.0);
-                let grad = kernel.grad_before_relu(output, grad);
+                let grad = kernel.grad_before_activation(output, grad);
                 if let Some(node) = bias_node {
                     let channels = *dims(&grad).last().expect("a gradient has four dimensions");
                     let sums = norm::channel_sums(values(&grad), channels);
@@ -252,7 +253,7 @@ impl<S: CheckpointStrategy> FastOps for Autodiff<Flex, S> {
             OpsKind::Tracked(prep) => {
                 let (x, weight) = (contiguous(x.into_primitive()), contiguous(weight.into_primitive()));
                 let output = Flex::convolution_with_bias(x.clone(), weight.clone(), bias.into_primitive(), taps);
-                prep.finish([x, weight, kept_for_relu(&output, taps)], output)
+                prep.finish([x, weight, saved_for_activation(&output, taps)], output)
             }
             OpsKind::UnTracked(prep) => {
                 let (x, weight, bias) = (x.into_primitive(), weight.into_primitive(), bias.into_primitive());
@@ -265,11 +266,11 @@ impl<S: CheckpointStrategy> FastOps for Autodiff<Flex, S> {
         x: FloatTensor<Self>,
         scale: FloatTensor<Self>,
         shift: FloatTensor<Self>,
-        relu: bool,
+        activation: KernelActivation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        /// Holds whether there is a ReLU; the state is the input, scale, shift, mean and variance.
+        /// Holds the activation; the state is the input, scale, shift, mean and variance.
         #[derive(Debug)]
-        struct Step(bool, Option<Layer>);
+        struct Step(KernelActivation, Option<Layer>);
         impl Backward<Flex, 3> for Step {
             type State = [FlexTensor; 5];
             fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
@@ -289,13 +290,13 @@ impl<S: CheckpointStrategy> FastOps for Autodiff<Flex, S> {
                 }
             }
         }
-        let prepared = Step(relu, profile::current().map(Layer::without_products))
+        let prepared = Step(activation, profile::current().map(Layer::without_products))
             .prepare::<S>([x.node(), scale.node(), shift.node()])
             .compute_bound()
             .stateful();
         let x = contiguous(x.into_primitive());
         let (scale, shift) = (contiguous(scale.into_primitive()), contiguous(shift.into_primitive()));
-        let (output, mean, variance) = Flex::batch_norm(x.clone(), scale.clone(), shift.clone(), relu);
+        let (output, mean, variance) = Flex::batch_norm(x.clone(), scale.clone(), shift.clone(), activation);
         let output = match prepared {
             OpsKind::Tracked(prep) => prep.finish([x, scale, shift, mean.clone(), variance.clone()], output),
             OpsKind::UnTracked(prep) => prep.finish(output),
@@ -426,19 +427,25 @@ impl ConvKernel {
         match self {
             Self::Dense(shape, taps) => {
                 let dims = [shape.batch, shape.out_height(), shape.out_width(), shape.out_channels];
-                tensor(conv::forward(shape, x, weight, bias, taps.relu), dims)
+                tensor(conv::forward(shape, x, weight, bias, taps.activation), dims)
             }
             Self::Depthwise(shape, taps) => {
                 let dims = [shape.batch, shape.out_height(), shape.out_width(), shape.channels];
-                tensor(depthwise::forward(shape, x, weight, bias, taps.relu), dims)
+                tensor(depthwise::forward(shape, x, weight, bias, taps.activation), dims)
             }
         }
     }
 
-    fn grad_before_relu(&self, output: FlexTensor, grad: FlexTensor) -> FlexTensor {
+    fn grad_before_activation(&self, output: FlexTensor, grad: FlexTensor) -> FlexTensor {
         let grad = contiguous(grad);
         let (Self::Dense(_, taps) | Self::Depthwise(_, taps)) = self;
-        if taps.relu { tensor(pixelwise::relu_backward(values(&output), values(&grad)), dims(&grad)) } else { grad }
+        match taps.activation {
+            KernelActivation::None => grad,
+            KernelActivation::Relu | KernelActivation::Relu6 => {
+                let before = pixelwise::activate_backward(values(&output), values(&grad), taps.activation);
+                tensor(before, dims(&grad))
+            }
+        }
     }
 
     fn input_gradient(&self, weight: FlexTensor, grad: &FlexTensor) -> FlexTensor {
@@ -470,13 +477,16 @@ impl ConvKernel {
     }
 }
 
-/// The output if its ReLU needs it for the gradient; else an empty tensor, so that the output can be freed.
-fn kept_for_relu(output: &FlexTensor, taps: Taps) -> FlexTensor {
-    if taps.relu { output.clone() } else { tensor(vec![], [0]) }
+/// The output if its activation needs it for the gradient; else an empty tensor, so that the output can be freed.
+fn saved_for_activation(output: &FlexTensor, taps: Taps) -> FlexTensor {
+    match taps.activation {
+        KernelActivation::None => tensor(vec![], [0]),
+        KernelActivation::Relu | KernelActivation::Relu6 => output.clone(),
+    }
 }
 
-fn norm_of<'a>(scale: &'a FlexTensor, shift: &'a FlexTensor, relu: bool) -> Norm<'a> {
-    Norm { scale: values(scale), shift: values(shift), epsilon: BATCH_NORM_EPSILON as f32, relu }
+fn norm_of<'a>(scale: &'a FlexTensor, shift: &'a FlexTensor, activation: KernelActivation) -> Norm<'a> {
+    Norm { scale: values(scale), shift: values(shift), epsilon: BATCH_NORM_EPSILON as f32, activation }
 }
 
 pub(super) fn contiguous(tensor: FlexTensor) -> FlexTensor {
