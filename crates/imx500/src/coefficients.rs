@@ -152,8 +152,12 @@ fn layout(model: &Int8Model, node: &Int8Node) -> Result<Option<Layout>, Refusal>
             format!("{:?}", conv.shape()),
         );
     }
-    if conv.weight_bits() == 2 || (conv.weight_bits() == 4 && conv.shape().stride == 1) {
-        return refuse("8-bit weights, or 4-bit ones of stride 2", format!("{} bits", conv.weight_bits()));
+    let may_be_4_bits = conv.shape().stride == 2 && conv.shape().groups == 1;
+    if conv.weight_bits() == 2 || (conv.weight_bits() == 4 && !may_be_4_bits) {
+        return refuse(
+            "8-bit weights, or 4-bit ones of a dense convolution of stride 2",
+            format!("{} bits", conv.weight_bits()),
+        );
     }
     Ok(Some(Layout::new(conv, is_vector)))
 }

@@ -13,6 +13,8 @@ pub(crate) enum Order {
     Folded,
     /// `[channel / 8, px, py, kx / 2, ky / 2, 8]`, tap `2 * (kx / 2) + px` of a row.
     Depthwise,
+    /// Of stride 2: `[channel / 8, kx / 2, ky / 2, px, py, 8]`.
+    StridedDepthwise,
     /// `[out / 32, in, 32]`.
     Vector,
 }
@@ -38,7 +40,7 @@ pub(crate) fn is_established(shape: &ConvShape, is_vector: bool) -> bool {
     let is_depthwise = groups == in_channels && groups == out_channels && groups > 1;
     match (kernel, stride, dilation) {
         (3, 1, 1 | 2) => is_depthwise && padding == dilation && !is_vector,
-        (3, 2, 1) => groups == 1 && padding == 1 && !is_vector,
+        (3, 2, 1) => (groups == 1 || is_depthwise) && padding == 1 && !is_vector,
         (1, 1, 1) => groups == 1 && padding == 0,
         _ => false,
     }
@@ -50,6 +52,7 @@ impl Layout {
         let shape = *conv.shape();
         let order = match () {
             () if is_vector => Order::Vector,
+            () if shape.groups > 1 && shape.stride == 2 => Order::StridedDepthwise,
             () if shape.groups > 1 => Order::Depthwise,
             () if shape.stride == 2 && shape.in_channels <= 32 => Order::Folded,
             () => Order::Dense,
@@ -58,7 +61,7 @@ impl Layout {
         let zeros_after = match order {
             Order::Dense => few_outputs,
             Order::Folded => few_outputs + 64,
-            Order::Depthwise => 32,
+            Order::Depthwise | Order::StridedDepthwise => 32,
             Order::Vector => 0,
         };
         Self {
@@ -79,7 +82,7 @@ impl Layout {
             * match self.order {
                 Order::Dense => in_channels.next_multiple_of(32) * kernel * kernel,
                 Order::Folded => (4 * in_channels).next_multiple_of(32) * kernel.div_ceil(2).pow(2),
-                Order::Depthwise => kernel.next_multiple_of(2).pow(2),
+                Order::Depthwise | Order::StridedDepthwise => kernel.next_multiple_of(2).pow(2),
                 Order::Vector => in_channels,
             }
     }
@@ -135,6 +138,10 @@ impl Layout {
             }
             Order::Depthwise => {
                 let tap = (((kx % 2) * 2 + ky % 2) * half + kx / 2) * half + ky / 2;
+                (out / 8 * 4 * half * half + tap) * 8 + out % 8
+            }
+            Order::StridedDepthwise => {
+                let tap = ((kx / 2 * half + ky / 2) * 2 + kx % 2) * 2 + ky % 2;
                 (out / 8 * 4 * half * half + tap) * 8 + out % 8
             }
             Order::Vector => (out / 32 * in_channels + input) * 32 + out % 32,

@@ -191,7 +191,7 @@ fn taps_to_channels(conv: &ConvShape, [channels, height, width]: [usize; 3]) -> 
 
 /// Half as many taps a side on four times the channels.
 fn turns_taps_to_channels(conv: &ConvShape) -> bool {
-    conv.stride == 2 && conv.kernel > 1 && conv.in_channels <= 32
+    conv.stride == 2 && conv.kernel > 1 && conv.in_channels <= 32 && conv.groups == 1
 }
 
 /// For each node the addition that it is computed within: the last convolution before an addition, if nothing else reads

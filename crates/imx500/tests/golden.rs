@@ -8,7 +8,7 @@ use sensei_imx500::onnx::{from_bytes, write_onnx};
 use sensei_int8::interpreter::{IntTensor, Interpreter};
 
 mod sample;
-use sample::{BILINEAR, RELU6, SMALL2, SMALL3, Sample};
+use sample::{BILINEAR, MOBILE, RELU6, SMALL2, SMALL3, Sample};
 
 fn check(sample: &Sample) {
     let model = sample.model();
@@ -84,6 +84,11 @@ fn layers_with_relu6_equal_onnxruntimes() {
         }
     }
     assert_eq!(cut_off, BTreeMap::from([((4, 255), 2), ((8, 183), 1), ((8, 192), 7), ((16, 96), 8)]));
+}
+
+#[test]
+fn depthwise_layers_of_stride_2_equal_onnxruntimes() {
+    check(&MOBILE);
 }
 
 #[test]

@@ -58,8 +58,16 @@ fn main() {
         all(format!("{kernel}x{kernel} {ins} -> {outs} @ {side}"), giga, ms);
     }
     for (channels, side) in DEPTHWISE {
-        let shape =
-            DepthwiseShape { batch: BATCH, height: side, width: side, channels, kernel: 3, dilation: 1, padding: 1 };
+        let shape = DepthwiseShape {
+            batch: BATCH,
+            height: side,
+            width: side,
+            channels,
+            kernel: 3,
+            dilation: 1,
+            padding: 1,
+            stride: 1,
+        };
         let (input, weight) = (values(shape.input_len()), values(shape.weight_len()));
         let ms = [
             min_ms(repeats, || depthwise::forward(&shape, &input, &weight, None, Activation::None)),

@@ -75,7 +75,8 @@ impl Block {
     fn new(ins: usize, outs: usize, side: usize, upsampling: Upsampling, fused: bool) -> Self {
         let small = MapShape { batch: BATCH, height: side, width: side, channels: ins };
         let (height, width, channels) = (2 * side, 2 * side, ins);
-        let depthwise = DepthwiseShape { batch: BATCH, height, width, channels, kernel: 3, dilation: 1, padding: 1 };
+        let depthwise =
+            DepthwiseShape { batch: BATCH, height, width, channels, kernel: 3, dilation: 1, padding: 1, stride: 1 };
         let shape = SeparableShape { depthwise, upsampling: fused.then_some(upsampling), out_channels: outs };
         let (depthwise, pointwise) = (values(9 * ins), values(ins * outs));
         let bias = values(ins.max(outs));

@@ -1,4 +1,4 @@
-//! Depthwise convolutions of stride 1: each channel with its own k x k taps.
+//! Depthwise convolutions: each channel with its own k x k taps.
 //!
 //! There are few products per value, so memory is the limit. An image is computed row by row: a ring holds the input rows
 //! that the taps of an output row reach, and each is loaded once:
@@ -10,7 +10,10 @@
 //! ```
 //!
 //! Channels lie next to one another, so a vector holds neighbouring channels of a pixel, and their taps are vectors too.
-//! The gradient of the input is the same convolution of the output's gradient, with taps rotated by 180 degrees.
+//! With stride 1 the gradient of the input is the same convolution of the output's gradient, with taps rotated by 180 degrees.
+//!
+//! With a stride the ring holds the columns of a row sorted by their remainder: even ones first, then odd ones for stride 2.
+//! Then neighbouring outputs read neighbouring columns through each tap, as with stride 1, and the same loops compute both.
 
 use std::mem::MaybeUninit;
 
@@ -23,10 +26,11 @@ use crate::tiling::{band_rows, map_bands};
 
 mod row_kernels;
 mod row_ring;
+mod strided_gradient;
 
 pub(crate) use row_ring::{RowRing, RowSource};
 
-/// Sizes of a depthwise convolution with stride 1, square taps and symmetric zero padding.
+/// Sizes of a depthwise convolution with square taps and symmetric zero padding.
 ///
 /// Input `[batch, height, width, channels]`, output `[batch, out_height, out_width, channels]`, weight
 /// `[channels, 1, kernel, kernel]`.
@@ -46,17 +50,19 @@ pub struct DepthwiseShape {
     pub dilation: usize,
     /// Zero rows and columns on each side; at most `dilation * (kernel - 1)`.
     pub padding: usize,
+    /// Step between output pixels, in input pixels.
+    pub stride: usize,
 }
 
 impl DepthwiseShape {
     /// Rows of the output.
     pub fn out_height(&self) -> usize {
-        self.height + 2 * self.padding - self.reach()
+        (self.height + 2 * self.padding - self.reach() - 1) / self.stride + 1
     }
 
     /// Columns of the output.
     pub fn out_width(&self) -> usize {
-        self.width + 2 * self.padding - self.reach()
+        (self.width + 2 * self.padding - self.reach() - 1) / self.stride + 1
     }
 
     /// Values of the input.
@@ -74,8 +80,9 @@ impl DepthwiseShape {
         self.channels * self.kernel * self.kernel
     }
 
-    /// The convolution of the output's gradient whose output is the input's gradient.
+    /// The convolution of the output's gradient whose output is the input's gradient; there is one for stride 1.
     pub(crate) fn transposed(&self) -> Self {
+        assert_eq!(self.stride, 1, "depthwise: stride of a convolution that is transposed, {self:?}");
         let (height, width, padding) = (self.out_height(), self.out_width(), self.reach() - self.padding);
         Self { height, width, padding, ..*self }
     }
@@ -96,6 +103,7 @@ impl DepthwiseShape {
     }
 
     fn check(&self) {
+        assert!(self.stride > 0, "depthwise: stride, {self:?}");
         assert!(self.padding <= self.reach(), "depthwise: padding reaches past the taps, {self:?}");
         let narrowest = self.height.min(self.width) + 2 * self.padding;
         assert!(narrowest > self.reach(), "depthwise: the taps are wider than the padded input, {self:?}");
@@ -188,6 +196,10 @@ fn forward_on(
 fn backward_input_on(isa: InstructionSet, shape: &DepthwiseShape, weight: &[f32], grad_output: &[f32]) -> Vec<f32> {
     shape.check();
     assert_eq!(grad_output.len(), shape.output_len(), "depthwise: output gradient, {shape:?}");
+    assert_eq!(weight.len(), shape.weight_len(), "depthwise: weight, {shape:?}");
+    if shape.stride > 1 {
+        return strided_gradient::backward_input(isa, shape, weight, grad_output);
+    }
     forward_on(isa, &shape.transposed(), grad_output, &rotated_taps(shape, weight), None, Activation::None)
 }
 
@@ -305,10 +317,14 @@ struct RowLayout {
 
 impl RowLayout {
     fn new(shape: &DepthwiseShape) -> Self {
-        if shape.channels >= MIN_VECTOR_CHANNELS {
-            Self { width: shape.channels, pixels: shape.out_width() }
+        Self::of(shape.channels, shape.out_width())
+    }
+
+    fn of(channels: usize, pixels: usize) -> Self {
+        if channels >= MIN_VECTOR_CHANNELS {
+            Self { width: channels, pixels }
         } else {
-            Self { width: shape.channels * shape.out_width(), pixels: 1 }
+            Self { width: channels * pixels, pixels: 1 }
         }
     }
 
@@ -330,8 +346,10 @@ mod tests {
 
     #[test]
     fn all_instruction_sets_agree() {
-        for (channels, width) in [(3, 9), (1, 4), (16, 7), (37, 6)] {
-            let shape = DepthwiseShape { batch: 2, height: 5, width, channels, kernel: 3, dilation: 2, padding: 2 };
+        let sizes = [(3, 9), (1, 4), (16, 7), (37, 6)];
+        for ((channels, width), stride) in sizes.into_iter().flat_map(|size| [(size, 1), (size, 2)]) {
+            let (kernel, dilation, padding) = (3, 2, 2);
+            let shape = DepthwiseShape { batch: 2, height: 5, width, channels, kernel, dilation, padding, stride };
             let (input, weight) = (noise(shape.input_len(), 1), noise(shape.weight_len(), 2));
             let grad = noise(shape.output_len(), 3);
             let run = |isa| {
@@ -343,7 +361,7 @@ mod tests {
             for isa in InstructionSet::available() {
                 for (got, expected) in run(isa).iter().zip(&baseline) {
                     let expected: Vec<f64> = expected.iter().map(|value| f64::from(*value)).collect();
-                    assert_near(&format!("{isa:?}, {channels} channels"), got, &expected);
+                    assert_near(&format!("{isa:?}, {shape:?}"), got, &expected);
                 }
             }
         }

@@ -118,8 +118,8 @@ fn check_conv(shape: ConvShape) {
 }
 
 fn check_depthwise(shape: DepthwiseShape) {
-    let DepthwiseShape { batch, height, width, channels, kernel, dilation, padding } = shape;
-    let (in_channels, out_channels, stride) = (channels, channels, 1);
+    let DepthwiseShape { batch, height, width, channels, kernel, dilation, padding, stride } = shape;
+    let (in_channels, out_channels) = (channels, channels);
     let full = ConvShape { batch, height, width, in_channels, out_channels, kernel, stride, padding, dilation };
     let case = conv_case(&full, channels);
     assert_near("output", &depthwise::forward(&shape, &case.input, &case.weight, None, Activation::None), &case.output);
@@ -207,9 +207,9 @@ proptest! {
     #[test]
     fn depthwise_convolution_follows_its_definition(
         (batch, height, width, channels) in (1usize..4, 1usize..12, 1usize..12, 1usize..40),
-        (kernel, dilation, padding) in (1usize..6, 1usize..3, 0usize..5),
+        (kernel, dilation, padding, stride) in (1usize..6, 1usize..3, 0usize..5, 1usize..4),
     ) {
-        let shape = DepthwiseShape { batch, height, width, channels, kernel, dilation, padding };
+        let shape = DepthwiseShape { batch, height, width, channels, kernel, dilation, padding, stride };
         prop_assume!(padding <= dilation * (kernel - 1));
         prop_assume!(height.min(width) + 2 * padding > dilation * (kernel - 1));
         check_depthwise(shape);
@@ -243,10 +243,20 @@ fn layers_of_the_student_follow_their_definition() {
         check_conv(ConvShape { batch: 3, kernel: 1, stride: 1, padding: 0, ..shape });
         check_conv(ConvShape { in_channels: 20, out_channels: 144, ..shape });
         check_conv(ConvShape { out_channels: 1, kernel: 1, stride: 1, padding: 0, ..shape });
-        let shape =
-            DepthwiseShape { batch: 8, height: 12, width: 13, channels: 40, kernel: 3, dilation: 1, padding: 1 };
+        let shape = DepthwiseShape {
+            batch: 8,
+            height: 12,
+            width: 13,
+            channels: 40,
+            kernel: 3,
+            dilation: 1,
+            padding: 1,
+            stride: 1,
+        };
         check_depthwise(shape);
         check_depthwise(DepthwiseShape { batch: 1, channels: 3, ..shape });
+        check_depthwise(DepthwiseShape { stride: 2, ..shape });
+        check_depthwise(DepthwiseShape { batch: 1, channels: 3, stride: 2, ..shape });
         check_depthwise(DepthwiseShape { batch: 2, channels: 80, dilation: 2, padding: 2, ..shape });
         check_norm(5000, 48, Activation::Relu, 0.3);
         check_norm(20_000, 3, Activation::Relu6, 0.0);

@@ -396,7 +396,8 @@ mod tests {
 
     impl Case {
         fn new((batch, height, width, channels, upsampling, dilation): CaseSizes, activation: Activation) -> Self {
-            let depthwise = DepthwiseShape { batch, height, width, channels, kernel: 3, dilation, padding: dilation };
+            let depthwise =
+                DepthwiseShape { batch, height, width, channels, kernel: 3, dilation, padding: dilation, stride: 1 };
             let (outs, skips) = (channels + 3, 5);
             let shape = SeparableShape { depthwise, upsampling, out_channels: outs };
             let above_half = |len, seed| noise(len, seed).iter().map(|value| 1.0 + value / 2.0).collect();

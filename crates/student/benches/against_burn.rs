@@ -2,7 +2,7 @@
 //! `against_burn [threads] [batch] [repeats]`.
 //!
 //! Forward and backward, without the optimiser; both alternate. CPU time of all threads is printed beside wall time, since
-//! other programs disturb it less.
+//! other programs disturb it less. Then the depthwise convolutions of stride 2 alone.
 #![expect(clippy::disallowed_methods, reason = "a program that measures")]
 #![allow(clippy::print_stdout, reason = "a program")]
 
@@ -10,8 +10,11 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use burn::tensor::{Device, Distribution, Tensor};
+use sensei_graph::layer_graph::Conv;
+use sensei_graph::op::ConvShape;
 use sensei_student::student::Student;
 use sensei_student::unet::UnetConfig;
+use sensei_tensor::ops;
 
 #[path = "../tests/paths/mod.rs"]
 mod paths;
@@ -51,6 +54,36 @@ fn main() {
         );
     }
     println!("ratio       wall {:.2}   CPU {:.2}", minimum[1][1] / minimum[0][1], minimum[1][3] / minimum[0][3]);
+    for (side, channels) in [(96, 48), (48, 96), (24, 160), (12, 256)] {
+        strided_depthwise(batch, repeats, side, channels);
+    }
+}
+
+/// Minimum CPU time of forward and backward pass of a 3x3 convolution, each path in its own layout.
+fn strided_depthwise(batch: usize, repeats: usize, side: usize, channels: usize) {
+    let device = Device::flex().autodiff();
+    let conv = Conv::new(channels, channels, 3).depthwise().stride(2).shape;
+    let noise = |dims: [usize; 4]| Tensor::<4>::random(dims, Distribution::Uniform(-1.0, 1.0), &device);
+    let nchw = noise([batch, channels, side, side]);
+    let nhwc = noise([batch, side, side, channels]);
+    let weight = noise(conv.weight_shape()).require_grad();
+    type Operator = fn(Tensor<4>, Tensor<4>, Option<Tensor<1>>, &ConvShape) -> Tensor<4>;
+    let paths: [(Tensor<4>, Operator); 2] = [(nhwc, ops::conv2d), (nchw, ops::portable::conv2d)];
+    let mut minimum = [f64::INFINITY; 2];
+    for _ in 0..repeats {
+        for (minimum, (x, operator)) in minimum.iter_mut().zip(&paths) {
+            let x = x.clone().require_grad();
+            let start = cpu_secs();
+            let output = black_box(operator(x, weight.clone(), None, &conv));
+            drop(black_box(output.sum().backward()));
+            *minimum = minimum.min(cpu_secs() - start);
+        }
+    }
+    let [kernels, burn] = minimum.map(|secs| secs * 1e3);
+    println!(
+        "depthwise 3x3 stride 2, {channels} channels of {side} x {side}: {kernels:.2} ms, burn's own {burn:.2}, ratio {:.1}",
+        burn / kernels
+    );
 }
 
 /// Seconds that the threads of this process have run.

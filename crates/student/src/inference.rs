@@ -39,7 +39,7 @@ impl InferenceStudent {
     /// If they are not those of `graph`.
     ///
     /// # Panics
-    /// If a convolution is grouped but not depthwise, or depthwise with a stride; no network of the U-Net family is.
+    /// If a convolution is grouped but not depthwise; no network of the U-Net family is.
     pub fn new(graph: LayerGraph, weights: &NamedWeights) -> Result<Self, WeightsError> {
         let folded = fold_batch_norm(&graph, weights)?;
         let mut steps = block_steps(&graph, &[]);
@@ -134,11 +134,7 @@ fn layer(graph: &LayerGraph, folded: &FoldedWeights, step: &Step, head: Option<u
             if conv.shape.groups == 1 {
                 Layer::Conv(PackedConv::new(&conv_shape(conv, input), &weight.values, Some(bias), activation))
             } else {
-                assert!(
-                    conv.shape.is_depthwise() && conv.shape.stride == 1,
-                    "{}: a grouped convolution",
-                    nodes[step.output].name
-                );
+                assert!(conv.shape.is_depthwise(), "{}: a grouped convolution", nodes[step.output].name);
                 let shape = depthwise_shape(conv, input);
                 Layer::Depthwise(PackedDepthwise::new(&shape, &weight.values, Some(bias), activation))
             }
@@ -157,6 +153,6 @@ fn conv_shape(conv: &Conv, [_, height, width]: [usize; 3]) -> ConvShape {
 }
 
 fn depthwise_shape(conv: &Conv, [_, height, width]: [usize; 3]) -> DepthwiseShape {
-    let op::ConvShape { in_channels: channels, kernel, padding, dilation, .. } = conv.shape;
-    DepthwiseShape { batch: 1, height, width, channels, kernel, padding, dilation }
+    let op::ConvShape { in_channels: channels, kernel, stride, padding, dilation, .. } = conv.shape;
+    DepthwiseShape { batch: 1, height, width, channels, kernel, padding, dilation, stride }
 }

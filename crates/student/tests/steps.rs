@@ -6,12 +6,14 @@ use std::rc::Rc;
 use sensei_graph::layer_graph::LayerGraph;
 use sensei_graph::op::Upsampling;
 use sensei_graph::steps::{Step, StepKind, block_steps, merge_head, run_graph};
-use sensei_student::unet::UnetConfig;
+use sensei_student::unet::{Downsampling, UnetConfig};
 
 #[test]
 fn blocks_cover_the_repeated_parts_of_both_students() {
     let bilinear = UnetConfig { bilinear_upsampling: true, ..UnetConfig::picosam2() };
-    for (config, n_merged) in [(UnetConfig::picosam2(), 4), (UnetConfig::picosam3(), 4), (bilinear, 4)] {
+    let depthwise = UnetConfig { downsampling: Downsampling::Depthwise, ..UnetConfig::picosam2() };
+    for (config, n_merged) in [(UnetConfig::picosam2(), 4), (UnetConfig::picosam3(), 4), (bilinear, 4), (depthwise, 4)]
+    {
         let expected = if config.bilinear_upsampling { Upsampling::Bilinear } else { Upsampling::Nearest };
         let graph = config.graph().expect("a valid setting");
         let steps = block_steps(&graph, &[]);
@@ -26,7 +28,13 @@ fn blocks_cover_the_repeated_parts_of_both_students() {
         } else {
             vec!["output_head"]
         };
-        assert_eq!(rest, [vec!["down1", "down2", "down3", "down4"], head].concat());
+        // A block keeps the size, so what halves it is computed convolution by convolution.
+        let down = |stage: usize| match config.downsampling {
+            Downsampling::Dense => vec![format!("down{stage}")],
+            Downsampling::Depthwise => vec![format!("down{stage}.0"), format!("down{stage}.3")],
+        };
+        let down: Vec<String> = (1..=4).flat_map(down).collect();
+        assert_eq!(rest, [down.iter().map(String::as_str).collect(), head].concat());
         let merged = |step: &&Step| matches!(step.kind, StepKind::Block { merged: Some(_), upsampling, .. } if upsampling == Some(expected));
         assert_eq!(steps.iter().filter(merged).count(), n_merged);
         // Every node that a step reads is one that an earlier step made.

@@ -27,9 +27,10 @@ pass and one quarter does not. The shift of a batch norm whose channels all pass
 norm: its gradient is zero but for rounding, AdamW makes steps of any sign of that, and it is left out.
 
 `picosam2_full/data.safetensors`, `picosam3_full/data.safetensors`, `bilinear_full/data.safetensors`,
-`relu6_full/data.safetensors`: the published sizes
-at 96 x 96, batch 2; the third is picosam2's with bilinear upsampling, the last
-picosam2's with ReLU6 and all scales of batch norms times 4, so that many values go beyond 6. Weights and input come from `formula`, which the reader of the case repeats, so they are not stored.
+`relu6_full/data.safetensors`, `mobile_full/data.safetensors`: the published sizes
+at 96 x 96, batch 2; the third is picosam2's with bilinear upsampling, the fourth
+picosam2's with ReLU6 and 4 added to all shifts of batch norms, so that many values go beyond 6, the last that with depthwise
+blocks of stride 2 at the ends of its stages. Weights and input come from `formula`, which the reader of the case repeats, so they are not stored.
     logits_eval, logits_train [2,1,96,96]                        f32 (rounded)
     loss [1]                                                     f64
     grad_norm/NAME [1]     Euclidean length of the gradient      f64
@@ -57,9 +58,9 @@ HERE = pathlib.Path(__file__).parent
 KINK_MARGIN = 0.1
 
 
-def block(in_channels, out_channels, activation=nn.ReLU):
+def block(in_channels, out_channels, activation=nn.ReLU, stride=1):
     return nn.Sequential(
-        nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False),
+        nn.Conv2d(in_channels, in_channels, 3, stride, padding=1, groups=in_channels, bias=False),
         nn.BatchNorm2d(in_channels),
         activation(inplace=True),
         nn.Conv2d(in_channels, out_channels, 1, bias=False),
@@ -81,16 +82,18 @@ class Gate(nn.Module):
 
 class Unet(nn.Module):
     """Both flavours, after papers' text and tables; module names are the published ones. And picosam2 with one thing changed:
-    "bilinear" the upsampling, "relu6" the activation."""
+    "bilinear" the upsampling, "relu6" the activation; "mobile" has that and depthwise downsampling."""
 
     def __init__(self, flavour, encoder, bottleneck, decoder):
         super().__init__()
         self.flavour, self.n_stages = flavour, len(encoder)
-        activation = nn.ReLU6 if flavour == "relu6" else nn.ReLU
+        activation = nn.ReLU6 if flavour in ("relu6", "mobile") else nn.ReLU
         channels = 3
         for stage, width in enumerate(encoder, 1):
             self.add_module(f"encoder_stage{stage}", block(channels, width, activation))
-            self.add_module(f"down{stage}", nn.Conv2d(width, width, 3, stride=2, padding=1, bias=False))
+            dense = nn.Conv2d(width, width, 3, stride=2, padding=1, bias=False)
+            down = block(width, width, activation, stride=2) if flavour == "mobile" else dense
+            self.add_module(f"down{stage}", down)
             channels = width
         if flavour == "picosam3":
             self.bottleneck = nn.Sequential(
@@ -289,10 +292,10 @@ def take_ten_steps(model, image, target):
 def make_full(flavour):
     model = full(flavour)
     load_formula(model)
-    if flavour == "relu6":
+    if flavour in ("relu6", "mobile"):
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
-                module.weight.data *= 4
+                module.bias.data += 4
     image, target = formula_input(2, 96)
     image, target = torch.from_numpy(image).double(), torch.from_numpy(target).double()
     model = model.double()
@@ -479,4 +482,5 @@ if __name__ == "__main__":
         make_full(name)
     make_full("bilinear")
     make_full("relu6")
+    make_full("mobile")
     write_hostile()

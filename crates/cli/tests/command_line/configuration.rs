@@ -76,6 +76,11 @@ fn missing_keys_and_wrong_types() {
         ),
         ("refine_head = true", "refine_head = 1", &["student.refine_head: expected true or false, found 1"]),
         ("bilinear_upsampling = false\n", "", &["student: missing key `bilinear_upsampling`"]),
+        (
+            "downsampling = \"dense\"\n",
+            "",
+            &["student: missing key `downsampling`: expected \"dense\" or \"depthwise\""],
+        ),
         ("activation = \"relu\"\n", "", &["student: missing key `activation`: expected \"relu\" or \"relu6\""]),
         (
             "activation = \"relu\"",

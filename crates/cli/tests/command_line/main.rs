@@ -168,6 +168,7 @@ channel_gate = true
 refine_head = true
 bilinear_upsampling = false
 activation = "relu"
+downsampling = "dense"
 
 [train]
 batch_size = 2

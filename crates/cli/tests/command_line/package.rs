@@ -198,6 +198,7 @@ hold_norms_after = 2
     let options = [
         ("bilinear_upsampling = false", "bilinear_upsampling = true"),
         ("activation = \"relu\"", "activation = \"relu6\""),
+        ("downsampling = \"dense\"", "downsampling = \"depthwise\""),
         ("[eval]", on_the_grid),
     ];
     place.config("tiny.toml", &options);
@@ -205,7 +206,7 @@ hold_norms_after = 2
     assert!(out.contains("int8: fake-quant and integers agree in every layer"), "{out}");
     let nodes = place.does(&["inspect", "runs/tiny/package/tiny.onnx"]);
     assert_eq!(nodes.matches("upsample bilinear").count(), 2, "{nodes}");
-    let blocks = 2 + 2 + 2; // of encoder, bottleneck and decoder, two convolutions each
+    let blocks = 2 + 2 + 2 + 2; // of encoder, downsampling, bottleneck and decoder, two convolutions each
     assert_eq!(nodes.matches("conv + ReLU6").count(), 2 * blocks + 1, "{nodes}");
     let scores = place.does(&["eval", "runs/tiny"]);
     assert!(scores.contains("int8 - float"), "{scores}");

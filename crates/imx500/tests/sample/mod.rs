@@ -18,6 +18,8 @@ pub struct Sample {
     pub is_picosam3: bool,
     pub is_bilinear: bool,
     pub activation: Activation,
+    /// Stages end in a depthwise block of stride 2 instead of a dense convolution.
+    pub is_depthwise_down: bool,
     /// Bits of the stride-2 convolutions' weights.
     pub dense_bits: u8,
     pub output_bits: u8,
@@ -33,6 +35,7 @@ pub const PICOSAM2: Sample = Sample {
     is_picosam3: false,
     is_bilinear: false,
     activation: Activation::Relu,
+    is_depthwise_down: false,
     dense_bits: 8,
     output_bits: 8,
     input: ActivationGrid::SIGNED_PIXELS,
@@ -60,6 +63,10 @@ pub const SMALL3: Sample = Sample {
 
 /// The same, upsampled between pixels.
 pub const BILINEAR: Sample = Sample { name: "bilinear", is_bilinear: true, ..SMALL3 };
+/// What only MobileNet's students have: ReLU6, and depthwise convolutions of stride 2.
+pub const MOBILE: Sample = Sample { name: "mobile", is_depthwise_down: true, ..RELU6 };
+pub const PICOSAM2_MOBILE: Sample =
+    Sample { name: "picosam2-mobile", activation: Activation::Relu6, is_depthwise_down: true, ..PICOSAM2 };
 /// [`SMALL2`] with ReLU6.
 pub const RELU6: Sample = Sample { name: "relu6", activation: Activation::Relu6, ..SMALL2 };
 pub const PICOSAM2_BILINEAR: Sample = Sample { name: "picosam2-bilinear", is_bilinear: true, ..PICOSAM2 };
@@ -74,14 +81,25 @@ pub const QUICKSTART_W4: Sample = Sample {
     is_picosam3: true,
     is_bilinear: false,
     activation: Activation::Relu,
+    is_depthwise_down: false,
     dense_bits: 4,
     output_bits: 16,
     input: ActivationGrid::SIGNED_PIXELS,
 };
 
 /// What `examples/sample.rs` makes by name.
-pub const ALL: [&Sample; 8] =
-    [&PICOSAM2, &PICOSAM2_BILINEAR, &PICOSAM3, &SMALL2, &SMALL3, &BILINEAR, &RELU6, &QUICKSTART_W4];
+pub const ALL: [&Sample; 10] = [
+    &PICOSAM2,
+    &PICOSAM2_BILINEAR,
+    &PICOSAM3,
+    &SMALL2,
+    &SMALL3,
+    &BILINEAR,
+    &RELU6,
+    &MOBILE,
+    &PICOSAM2_MOBILE,
+    &QUICKSTART_W4,
+];
 
 /// A stream of bits that needs no library and no floating-point function (splitmix64).
 pub struct Random(pub u64);
@@ -163,8 +181,8 @@ impl Builder {
         self.push(name, Int8Op::Conv(conv), vec![input], out_shape, grid)
     }
 
-    fn depthwise_block(&mut self, name: &str, input: usize, out: usize, dilation: usize) -> usize {
-        let depthwise = Layer { kernel: 3, dilation, depthwise: true, has_activation: true, ..POINT };
+    fn depthwise_block(&mut self, name: &str, input: usize, out: usize, dilation: usize, stride: usize) -> usize {
+        let depthwise = Layer { kernel: 3, stride, dilation, depthwise: true, has_activation: true, ..POINT };
         let x = self.conv(&format!("{name}.0"), input, depthwise, self.activation_grid());
         self.conv(&format!("{name}.3"), x, Layer { out, has_activation: true, ..POINT }, self.activation_grid())
     }
@@ -188,14 +206,19 @@ impl Sample {
         let mut x = b.push("input", Int8Op::Input, vec![], [3, self.size, self.size], self.input);
         let mut skips = vec![];
         for (idx, &width) in self.encoder.iter().enumerate() {
-            let features = b.depthwise_block(&format!("encoder_stage{}", idx + 1), x, width, 1);
+            let features = b.depthwise_block(&format!("encoder_stage{}", idx + 1), x, width, 1, 1);
             skips.push(features);
-            let down = Layer { out: width, kernel: 3, stride: 2, bits: self.dense_bits, ..POINT };
-            x = b.conv(&format!("down{}", idx + 1), features, down, grid(8, true, 3));
+            let name = format!("down{}", idx + 1);
+            x = if self.is_depthwise_down {
+                b.depthwise_block(&name, features, width, 1, 2)
+            } else {
+                let down = Layer { out: width, kernel: 3, stride: 2, bits: self.dense_bits, ..POINT };
+                b.conv(&name, features, down, grid(8, true, 3))
+            };
         }
-        x = b.depthwise_block("bottleneck", x, self.bottleneck, 1);
+        x = b.depthwise_block("bottleneck", x, self.bottleneck, 1, 1);
         if self.is_picosam3 {
-            x = b.depthwise_block("bottleneck2", x, self.bottleneck, 2);
+            x = b.depthwise_block("bottleneck2", x, self.bottleneck, 2, 1);
         }
         for (idx, (&width, skip)) in self.decoder.iter().zip(skips.into_iter().rev()).enumerate() {
             let Int8Node { shape: [c, h, w], grid: g, .. } = b.nodes[x];
@@ -205,7 +228,7 @@ impl Sample {
                 Int8Op::Upsample2x(Upsampling::Nearest)
             };
             let up = b.push(&format!("up{}.0", idx + 1), op, vec![x], [c, 2 * h, 2 * w], g);
-            let up = b.depthwise_block(&format!("up{}.1", idx + 1), up, width, 1);
+            let up = b.depthwise_block(&format!("up{}.1", idx + 1), up, width, 1, 1);
             let skip = b.conv(&format!("skip_conn{}", idx + 1), skip, Layer { out: width, ..POINT }, grid(8, true, 2));
             let shape = b.nodes[up].shape;
             x = b.push(&format!("add{}", idx + 1), Int8Op::Add, vec![up, skip], shape, grid(8, true, 3));

@@ -170,7 +170,7 @@ fn kernel_shape(block: Block, x: &FlexTensor) -> SeparableShape {
     let Block { upsampling, kernel, dilation, out_channels, .. } = block;
     let (scale, padding) = (1 + usize::from(upsampling.is_some()), dilation * (kernel - 1) / 2);
     let (height, width) = (height * scale, width * scale);
-    let depthwise = DepthwiseShape { batch, height, width, channels, kernel, dilation, padding };
+    let depthwise = DepthwiseShape { batch, height, width, channels, kernel, dilation, padding, stride: 1 };
     SeparableShape { depthwise, upsampling: upsampling.map(kernel_upsampling), out_channels }
 }
 

@@ -37,7 +37,7 @@ pub(super) fn to_nchw(internal: Tensor<4>) -> Tensor<4> {
     if channels == 1 { internal.reshape([batch, 1, height, width]) } else { internal.permute([0, 3, 1, 2]) }
 }
 
-/// Convolution, then the activation. Grouped and strided depthwise ones, which no student has, take burn's own operator.
+/// Convolution, then the activation. Grouped ones, which no student has, take burn's own operator.
 pub(super) fn conv2d(
     x: Tensor<4>,
     weight: Tensor<4>,
@@ -46,8 +46,7 @@ pub(super) fn conv2d(
     activation: Activation,
 ) -> Tensor<4> {
     let ConvShape { kernel, stride, padding, dilation, groups, .. } = *conv;
-    let depthwise = conv.is_depthwise() && stride == 1;
-    if groups != 1 && !(depthwise && padding <= dilation * (kernel - 1)) {
+    if groups != 1 && !(conv.is_depthwise() && padding <= dilation * (kernel - 1)) {
         return portable::activate(to_internal(portable::conv2d(to_nchw(x), weight, bias, conv)), activation);
     }
     let activation = kernel_activation(activation);

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use schemars::JsonSchema;
 use sensei_graph::layer_graph::LayerGraph;
-use sensei_student::unet::{UnetActivation, UnetConfig};
+use sensei_student::unet::{Downsampling, UnetActivation, UnetConfig};
 use serde::{Deserialize, Serialize};
 
 /// The student's network.
@@ -19,7 +19,7 @@ pub enum StudentToml {
         /// Side of the input in pixels: a multiple of 2 to the power of the number of stages.
         #[schemars(range(min = 2, max = 1024))]
         input_size: usize,
-        /// Channels of each stage; each ends in a stride-2 convolution.
+        /// Channels of each stage; each ends in `downsampling`.
         #[schemars(length(min = 1, max = 6), inner(range(min = 1, max = 4096)))]
         encoder_channels: Vec<usize>,
         /// Channels of the bottleneck.
@@ -39,7 +39,28 @@ pub enum StudentToml {
         bilinear_upsampling: bool,
         /// What follows every batch norm. ReLU6 also cuts off above 6: that costs nothing on the chip, and bounds what 8 bits have to hold.
         activation: ActivationToml,
+        /// How a stage ends.
+        downsampling: DownsamplingToml,
     },
+}
+
+/// `student.downsampling`.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DownsamplingToml {
+    /// A dense 3 x 3 convolution of stride 2 (both papers).
+    Dense,
+    /// A depthwise 3 x 3 convolution of stride 2, batch norm, activation, then a 1 x 1 convolution with the same (MobileNet).
+    Depthwise,
+}
+
+impl DownsamplingToml {
+    fn resolve(self) -> Downsampling {
+        match self {
+            Self::Dense => Downsampling::Dense,
+            Self::Depthwise => Downsampling::Depthwise,
+        }
+    }
 }
 
 /// `student.activation`.
@@ -80,6 +101,7 @@ impl StudentToml {
                 refine_head,
                 bilinear_upsampling,
                 activation,
+                downsampling,
             } => UnetConfig {
                 input_size,
                 encoder_channels,
@@ -90,6 +112,7 @@ impl StudentToml {
                 refine_head,
                 bilinear_upsampling,
                 activation: activation.resolve(),
+                downsampling: downsampling.resolve(),
             },
         };
         unet.graph().context("[student]")

@@ -32,7 +32,7 @@ impl ConvKernel {
         if depthwise {
             assert_eq!((out_channels, in_channels), (channels, 1), "depthwise: weight and input");
             return Self::Depthwise(
-                DepthwiseShape { batch, height, width, channels, kernel, dilation, padding },
+                DepthwiseShape { batch, height, width, channels, kernel, dilation, padding, stride },
                 settings,
             );
         }
