@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use sensei_files::error::FileError;
 
-use crate::key::KeyDifference;
+use crate::kept::RecordKind;
+use crate::key::{InvalidKey, KeyDifference};
+use crate::record::{RecordFault, RecordId};
 
 /// A cache that cannot be written, opened or trusted, or that lacks an answer.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +20,19 @@ pub enum CacheError {
     Missing {
         /// The folder.
         path: PathBuf,
+    },
+    /// The cache is of a format that is only read to be converted.
+    #[error(
+        "{path}: expected a teacher cache of format {expected}, found format {found}; `sensei teacher import {path} ANNOTATIONS \
+         IMAGES NEW` converts it"
+    )]
+    OldFormat {
+        /// The folder.
+        path: PathBuf,
+        /// What this version reads.
+        expected: u32,
+        /// What the cache is.
+        found: u32,
     },
     /// A cache, or anything else, is already there: caches are never changed.
     #[error("{path}: already exists; a teacher cache is never changed, choose another folder or remove this one")]
@@ -39,6 +54,14 @@ pub enum CacheError {
         /// In what the keys differ; not empty.
         differences: Vec<KeyDifference>,
     },
+    /// A key that no cache can have.
+    #[error("{path}: no teacher cache can have this key")]
+    InvalidKey {
+        /// The cache.
+        path: PathBuf,
+        /// Which part, and why.
+        source: InvalidKey,
+    },
     /// A file is not as its format says, or not as it was written.
     #[error("{path}: damaged: {what}: expected {expected}, found {found}")]
     Damaged {
@@ -51,33 +74,39 @@ pub enum CacheError {
         /// In the file.
         found: String,
     },
-    /// The cache holds no answer for an instance.
-    #[error("{path}: no teacher answer for annotation {annotation_id}")]
+    /// The cache holds no answer about an object or an image.
+    #[error("{path}: no teacher answer for {record}")]
     NoRecord {
         /// The cache.
         path: PathBuf,
-        /// The instance.
-        annotation_id: u64,
+        /// What was asked for.
+        record: RecordId,
+    },
+    /// The cache holds answers of another kind than is asked for.
+    #[error("{path}: expected a teacher cache of {expected}, found one of {found}")]
+    OtherKind {
+        /// The cache.
+        path: PathBuf,
+        /// What was asked for.
+        expected: RecordKind,
+        /// What it holds.
+        found: RecordKind,
     },
     /// A record was given to the writer twice.
-    #[error("{path}: annotation {annotation_id} is given twice")]
+    #[error("{path}: {record} is given twice")]
     Duplicate {
         /// The cache.
         path: PathBuf,
-        /// The instance.
-        annotation_id: u64,
+        /// Whose.
+        record: RecordId,
     },
-    /// A record that no cache can hold.
-    #[error("annotation {annotation_id}: {what}: expected {expected}, found {found}")]
+    /// A record that no cache, or none of this key, can hold.
+    #[error("{record}: no record of this cache")]
     InvalidRecord {
-        /// The instance.
-        annotation_id: u64,
-        /// Which field.
-        what: &'static str,
-        /// What is allowed.
-        expected: String,
-        /// What it holds.
-        found: String,
+        /// Whose.
+        record: RecordId,
+        /// Which field, and why.
+        source: RecordFault,
     },
     /// A crop asks for a part of the image of which the teacher's answer was not kept.
     #[error(

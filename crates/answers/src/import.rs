@@ -1,4 +1,4 @@
-//! From a teacher's raw dump to a cache.
+//! From a teacher's raw dump, or a cache of format 1, to a cache.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,15 +6,18 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use sensei_data::dataset::Dataset;
-use sensei_data::geometry::RectInImage;
+use sensei_data::geometry::{RectInImage, Size};
+use sensei_data::prompt_source::PromptSource;
 use sha2::{Digest, Sha256};
 
+use crate::asked::{Preprocessing, Question};
 use crate::error::CacheError;
-use crate::key::{CacheKey, FORMAT_VERSION, TeacherDescription};
+use crate::kept::{Context, Kept, KeptMasks};
+use crate::key::{AnswerKey, TeacherDescription};
 use crate::manifest::Manifest;
-use crate::record::TeacherRecord;
+use crate::record::{ImageIdentity, MaskAnswer, MaskRecord, PromptAnswer, PromptPoint};
 use crate::writer::CacheWriter;
-use crate::{import_dump, import_roi96};
+use crate::{format1, import_dump, import_roi96};
 use sensei_files::digest::hex;
 
 /// What an import took over and what it found missing.
@@ -26,14 +29,14 @@ pub struct ImportReport {
     pub missing: Vec<u64>,
     /// Crowd regions without an answer, ascending ids: teachers are not asked about them.
     pub missing_crowd: Vec<u64>,
-    /// Images whose file is the one that the teacher saw, by the dump's SHA-256.
+    /// Images whose file is the one that the teacher saw, by the digest in the dump or cache.
     pub n_images_verified: u64,
     /// Images about whose file the dump says nothing.
     pub n_images_unverified: u64,
     /// Logits that the exporter had to cut to the int8 range, if it counted them.
     pub n_clipped_by_exporter: Option<u64>,
-    /// Records whose predicted IoU is outside of `[0, 1]` and will be clamped as a weight.
-    pub n_clamped_weights: u64,
+    /// Masks whose predicted IoU is outside of `[0, 1]` and will be clamped where it is a share of a loss.
+    pub n_clamped_predicted_ious: u64,
     /// Mean of the full-image IoUs with the truth that the exporter measured, if it measured all.
     pub exporters_mean_iou: Option<f64>,
 }
@@ -79,25 +82,34 @@ pub enum ImportError {
     Cache(#[from] CacheError),
 }
 
-/// Makes the cache `out` from a dump.
+/// Makes the cache `out` from a dump, or from a cache of format 1.
 ///
-/// A folder is taken for a dump of `scripts/teacher/export.py` (`docs/formats/teacher-dump.md`), a file for the older
-/// single-file layout of regions of interest that the same page describes.
+/// A folder with an index is taken for a cache, another one for a dump of `scripts/teacher/export.py`
+/// (`docs/formats/teacher-dump.md`), a file for the older single-file layout of regions of interest that the same page
+/// describes.
 ///
 /// # Errors
-/// If the dump is damaged, unfinished or made for other data, or the cache cannot be written. No cache is left then.
-pub fn import_dump(dump: &Path, dataset: &Dataset, out: &Path) -> Result<ImportReport, ImportError> {
-    if dump.is_dir() { import_dump::import(dump, dataset, out) } else { import_roi96::import(dump, dataset, out) }
+/// If the source is damaged, unfinished or made for other data, or the cache cannot be written. No cache is left then.
+pub fn import_answers(source: &Path, dataset: &Dataset, out: &Path) -> Result<ImportReport, ImportError> {
+    if source.join("index.sti").is_file() {
+        format1::import(source, dataset, out)
+    } else if source.is_dir() {
+        import_dump::import(source, dataset, out)
+    } else {
+        import_roi96::import(source, dataset, out)
+    }
 }
 
 /// What a dump says about all of its records.
 pub(crate) struct DumpHeader {
     pub teacher: TeacherDescription,
-    pub preprocessing: String,
-    pub prompt: String,
-    pub provenance: Vec<String>,
+    pub teacher_digest: String,
+    pub preprocessing: Preprocessing,
+    pub question: Question,
+    pub context: Context,
     pub grid: u32,
     pub logit_step: f32,
+    pub provenance: Vec<String>,
     pub n_clipped: Option<u64>,
 }
 
@@ -105,7 +117,8 @@ pub(crate) struct DumpHeader {
 pub(crate) struct DumpRecord<'a> {
     pub annotation_id: u64,
     pub image_id: u64,
-    pub image_sha256: Option<[u8; 32]>,
+    pub image_size: Option<Size>,
+    pub seen_image: SeenImage,
     pub rect_in_image: RectInImage,
     pub predicted_iou: f32,
     /// Measured by the exporter at full resolution.
@@ -113,15 +126,27 @@ pub(crate) struct DumpRecord<'a> {
     pub logits: &'a [u8],
 }
 
+/// What a dump says about the image file that the teacher saw.
+pub(crate) enum SeenImage {
+    Sha256([u8; 32]),
+    Blake3([u8; 32]),
+    NotStated,
+}
+
 /// Turns records of a dump into records of a cache, and counts.
 pub(crate) struct Importer<'a> {
     dataset: &'a Dataset,
-    header: DumpHeader,
+    logit_step: f32,
+    grid: u32,
+    /// Whether the prompt was the annotated box, and so is known.
+    is_box: bool,
+    n_clipped: Option<u64>,
     writer: CacheWriter,
     instances: BTreeMap<u64, InstanceState>,
     image_digests: BTreeMap<usize, ImageDigests>,
     truth_ious: Vec<f64>,
-    n_clamped_weights: u64,
+    n_clamped_predicted_ious: u64,
+    n_saturated: u64,
 }
 
 struct InstanceState {
@@ -137,18 +162,29 @@ struct ImageDigests {
 
 impl<'a> Importer<'a> {
     pub fn new(dataset: &'a Dataset, out: &Path, header: DumpHeader) -> Result<Self, ImportError> {
-        let key = CacheKey {
-            teacher: header.teacher.digest.clone(),
-            preprocessing: header.preprocessing.clone(),
-            prompt: header.prompt.clone(),
+        let DumpHeader { context, grid, logit_step, .. } = header;
+        let is_box = matches!(&header.question, Question::Object { prompts, .. } if **prompts == [PromptSource::Box]);
+        let key = AnswerKey {
+            teacher: header.teacher_digest,
+            preprocessing: header.preprocessing,
+            question: header.question,
+            kept: Kept::MaskLogits { context, grid, logit_step, masks: KeptMasks::Single },
             dataset: hex(&dataset.digest),
-            format: FORMAT_VERSION,
         };
-        let writer = CacheWriter::create(out, key, header.teacher.clone(), header.provenance.clone())?;
         let state = |instance_idx| InstanceState { instance_idx, has_record: false };
-        let instances = dataset.instances.iter().enumerate().map(|(idx, i)| (i.id, state(idx))).collect();
-        let (image_digests, truth_ious) = (BTreeMap::new(), Vec::new());
-        Ok(Importer { dataset, header, writer, instances, image_digests, truth_ious, n_clamped_weights: 0 })
+        Ok(Importer {
+            dataset,
+            logit_step,
+            grid,
+            is_box,
+            n_clipped: header.n_clipped,
+            writer: CacheWriter::create(out, key, header.teacher, header.provenance)?,
+            instances: dataset.instances.iter().enumerate().map(|(idx, i)| (i.id, state(idx))).collect(),
+            image_digests: BTreeMap::new(),
+            truth_ious: Vec::new(),
+            n_clamped_predicted_ious: 0,
+            n_saturated: 0,
+        })
     }
 
     pub fn add(&mut self, record: DumpRecord) -> Result<(), ImportError> {
@@ -162,7 +198,8 @@ impl<'a> Importer<'a> {
             });
         };
         state.has_record = true;
-        let image_idx = self.dataset.instances[state.instance_idx].image_idx;
+        let instance_idx = state.instance_idx;
+        let image_idx = self.dataset.instances[instance_idx].image_idx;
         let image = &self.dataset.images[image_idx];
         if record.image_id != image.id {
             return Err(ImportError::OtherData {
@@ -172,22 +209,36 @@ impl<'a> Importer<'a> {
                 found: image.id.to_string(),
             });
         }
-        let truth_iou = record.truth_iou;
-        let image_digest = self.check_image(image_idx, record.image_sha256)?;
-        let record = TeacherRecord {
-            annotation_id: id,
-            image_id: image.id,
-            image_digest,
-            image_size: image.size,
-            rect_in_image: record.rect_in_image,
-            grid: self.header.grid,
+        if let Some(size) = record.image_size.filter(|size| *size != image.size) {
+            return Err(ImportError::OtherData {
+                path: self.dataset.image_path(image_idx),
+                what: "size".into(),
+                expected: size.to_string(),
+                found: image.size.to_string(),
+            });
+        }
+        let file_digest = self.check_image(image_idx, &record.seen_image)?;
+        let mask = MaskAnswer {
             logits: record.logits.iter().map(|byte| byte.cast_signed()).collect(),
-            logit_step: self.header.logit_step,
             predicted_iou: record.predicted_iou,
+            stability: None,
         };
-        self.truth_ious.extend(truth_iou.map(f64::from));
-        self.n_clamped_weights += u64::from(record.weight().1);
-        Ok(self.writer.push(&record)?)
+        self.truth_ious.extend(record.truth_iou.map(f64::from));
+        self.n_clamped_predicted_ious += u64::from(mask.clamped_predicted_iou().1);
+        self.n_saturated += mask.n_saturated();
+        let bbox = self.dataset.instances[instance_idx].bbox;
+        let prompt = PromptAnswer {
+            points: if self.is_box { PromptPoint::of_box(bbox) } else { vec![] },
+            rect_in_image: record.rect_in_image,
+            masks: vec![mask],
+        };
+        Ok(self.writer.push_masks(&MaskRecord {
+            annotation_id: id,
+            image: ImageIdentity { id: image.id, file_digest, pixel_digest: None, size: image.size },
+            grid: self.grid,
+            logit_step: self.logit_step,
+            prompts: vec![prompt],
+        })?)
     }
 
     /// For dumps that do not name their annotation file: the box that the teacher was asked about is the data set's.
@@ -209,6 +260,12 @@ impl<'a> Importer<'a> {
     }
 
     pub fn finish(self) -> Result<ImportReport, ImportError> {
+        self.finish_if(|_| Ok(()))
+    }
+
+    /// Finishes the cache if `check` is content with the number of saturated logits in it.
+    pub fn finish_if(self, check: impl FnOnce(u64) -> Result<(), ImportError>) -> Result<ImportReport, ImportError> {
+        check(self.n_saturated)?;
         let manifest = self.writer.finish()?;
         let (mut missing, mut missing_crowd) = (Vec::new(), Vec::new());
         for (id, state) in self.instances.iter().filter(|(_, state)| !state.has_record) {
@@ -224,14 +281,14 @@ impl<'a> Importer<'a> {
             missing_crowd,
             n_images_verified,
             n_images_unverified: self.image_digests.len() as u64 - n_images_verified,
-            n_clipped_by_exporter: self.header.n_clipped,
-            n_clamped_weights: self.n_clamped_weights,
+            n_clipped_by_exporter: self.n_clipped,
+            n_clamped_predicted_ious: self.n_clamped_predicted_ious,
             exporters_mean_iou: is_measured.then_some(mean_iou),
         })
     }
 
-    /// BLAKE3 of an image file, which must have the SHA-256 that the dump gives, if it gives one.
-    fn check_image(&mut self, image_idx: usize, sha256: Option<[u8; 32]>) -> Result<[u8; 32], ImportError> {
+    /// BLAKE3 of an image file, which must be the one that the teacher saw, if the dump says which.
+    fn check_image(&mut self, image_idx: usize, seen: &SeenImage) -> Result<[u8; 32], ImportError> {
         let path = self.dataset.image_path(image_idx);
         let digests = match self.image_digests.entry(image_idx) {
             std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
@@ -241,13 +298,16 @@ impl<'a> Importer<'a> {
                 entry.insert(ImageDigests { blake3, sha256, is_verified: false })
             }
         };
-        if let Some(expected) = sha256 {
-            if expected != digests.sha256 {
-                let (expected, found) = (hex(&expected), hex(&digests.sha256));
-                return Err(ImportError::OtherData { path, what: "SHA-256".into(), expected, found });
-            }
-            digests.is_verified = true;
+        let (what, expected, found) = match seen {
+            SeenImage::Sha256(expected) => ("SHA-256", expected, &digests.sha256),
+            SeenImage::Blake3(expected) => ("BLAKE3", expected, &digests.blake3),
+            SeenImage::NotStated => return Ok(digests.blake3),
+        };
+        if expected != found {
+            let (expected, found) = (hex(expected), hex(found));
+            return Err(ImportError::OtherData { path, what: what.into(), expected, found });
         }
+        digests.is_verified = true;
         Ok(digests.blake3)
     }
 }

@@ -11,9 +11,11 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::error::CacheError;
-use crate::import::{DumpHeader, DumpRecord, ImportError, ImportReport, Importer};
+use crate::import::{DumpHeader, DumpRecord, ImportError, ImportReport, Importer, SeenImage};
+use crate::kept::MAX_GRID;
 use crate::key::TeacherDescription;
-use crate::record::MAX_GRID;
+use crate::record::RecordFault;
+use crate::sentences;
 
 /// Imports the dump in the folder `dump`.
 pub fn import(dump: &Path, dataset: &Dataset, out: &Path) -> Result<ImportReport, ImportError> {
@@ -24,21 +26,21 @@ pub fn import(dump: &Path, dataset: &Dataset, out: &Path) -> Result<ImportReport
         let (path, what, expected) = (annotations.clone(), "SHA-256".into(), manifest.dataset.sha256);
         return Err(ImportError::OtherData { path, what, expected, found });
     }
+    let (question, context) = sentences::question_and_context(&manifest.prompt, manifest.grid)
+        .map_err(|RecordFault { what, expected, found }| layout(&dump.join(MANIFEST), &what, expected, found))?;
     let header = DumpHeader {
-        teacher: TeacherDescription {
-            name: manifest.teacher.name,
-            licence: manifest.teacher.licence,
-            digest: manifest.teacher.digest,
-        },
-        preprocessing: manifest.preprocessing,
-        prompt: manifest.prompt,
+        teacher: TeacherDescription { name: manifest.teacher.name, licence: manifest.teacher.licence },
+        teacher_digest: manifest.teacher.digest,
+        preprocessing: sentences::preprocessing(&manifest.preprocessing),
+        question,
+        context,
+        grid: manifest.grid,
+        logit_step: manifest.logit_step,
         provenance: vec![
             format!("dump for {}, SHA-256 {}", manifest.dataset.annotations, manifest.dataset.sha256),
             format!("teacher files {}", manifest.teacher.files),
             format!("made with {}", manifest.software),
         ],
-        grid: manifest.grid,
-        logit_step: manifest.logit_step,
         n_clipped: Some(manifest.n_clipped),
     };
     let grid = manifest.grid as usize;
@@ -105,7 +107,7 @@ struct DumpShard {
 }
 
 fn read_manifest(dump: &Path) -> Result<DumpManifest, ImportError> {
-    let path = dump.join("manifest.json");
+    let path = dump.join(MANIFEST);
     if !path.exists() {
         return Err(layout(&path, "file", "a manifest".into(), "none: the dump is not finished".into()));
     }
@@ -156,7 +158,8 @@ fn add_shard(
         importer.add(DumpRecord {
             annotation_id: annotation_ids[idx],
             image_id: image_ids[idx],
-            image_sha256: Some(sha256),
+            image_size: None,
+            seen_image: SeenImage::Sha256(sha256),
             rect_in_image: RectInImage { x0: rect[0], y0: rect[1], x1: rect[2], y1: rect[3] },
             predicted_iou: scores[idx],
             truth_iou: has_truth_iou.then_some(truth_ious[idx]),
@@ -208,5 +211,6 @@ fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
+const MANIFEST: &str = "manifest.json";
 const FORMAT: &str = "sensei-teacher-dump 1";
 const MAX_FILE_BYTES: u64 = 4 << 30;

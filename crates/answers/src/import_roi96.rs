@@ -6,9 +6,12 @@ use safetensors::{Dtype, SafeTensors};
 use sensei_data::dataset::Dataset;
 use sensei_data::geometry::RectInImage;
 
-use crate::import::{DumpHeader, DumpRecord, ImportError, ImportReport, Importer};
+use crate::asked::Preprocessing;
+use crate::import::{DumpHeader, DumpRecord, ImportError, ImportReport, Importer, SeenImage};
 use crate::import_dump::{elements, i64s, layout, read, tensor};
 use crate::key::TeacherDescription;
+use crate::record::RecordFault;
+use crate::sentences;
 
 /// Imports the dump in the file `dump`.
 pub fn import(dump: &Path, dataset: &Dataset, out: &Path) -> Result<ImportReport, ImportError> {
@@ -36,17 +39,19 @@ pub fn import(dump: &Path, dataset: &Dataset, out: &Path) -> Result<ImportReport
     let boxes: Vec<f32> = elements(tensor(&tensors, dump, "bbox", Dtype::F32, &[n, 4])?, f32::from_le_bytes);
     let scores: Vec<f32> = elements(tensor(&tensors, dump, "score", Dtype::F32, &[n])?, f32::from_le_bytes);
     let truth_ious: Vec<f32> = elements(tensor(&tensors, dump, "gt_iou", Dtype::F32, &[n])?, f32::from_le_bytes);
+    let grid_u32 = u32::try_from(grid).map_err(|_| layout(dump, "grid", "a small number".into(), grid.to_string()))?;
+    let sentence = format!("{}; {logits_rule}", word("prompt")?);
+    let (question, context) = sentences::question_and_context(&sentence, grid_u32)
+        .map_err(|RecordFault { what, expected, found }| layout(dump, &what, expected, found))?;
     let header = DumpHeader {
-        teacher: TeacherDescription {
-            name: teacher.clone(),
-            licence: "not stated".into(),
-            digest: format!("named: {teacher}"),
-        },
-        preprocessing: "not stated".into(),
-        prompt: format!("{}; {logits_rule}", word("prompt")?),
-        provenance: vec![format!("single-file dump, BLAKE3 {}", blake3::hash(&bytes))],
-        grid: u32::try_from(grid).map_err(|_| layout(dump, "grid", "a small number".into(), grid.to_string()))?,
+        teacher_digest: format!("named: {teacher}"),
+        teacher: TeacherDescription { name: teacher, licence: "not stated".into() },
+        preprocessing: Preprocessing::NotStated,
+        question,
+        context,
+        grid: grid_u32,
         logit_step: LOGIT_STEP,
+        provenance: vec![format!("single-file dump, BLAKE3 {}", blake3::hash(&bytes))],
         n_clipped: None,
     };
     let mut importer = Importer::new(dataset, out, header)?;
@@ -56,7 +61,8 @@ pub fn import(dump: &Path, dataset: &Dataset, out: &Path) -> Result<ImportReport
         importer.add(DumpRecord {
             annotation_id: annotation_ids[idx],
             image_id: image_ids[idx],
-            image_sha256: None,
+            image_size: None,
+            seen_image: SeenImage::NotStated,
             rect_in_image: RectInImage { x0: roi[0], y0: roi[1], x1: roi[2], y1: roi[3] },
             predicted_iou: scores[idx],
             truth_iou: Some(truth_ious[idx]),

@@ -1,18 +1,26 @@
-//! The cache of teacher outputs: format, writer, strict reader, verification, and the import of raw dumps.
+//! The store of a teacher's answers: typed key, records, shards, strict reader, verification, and the import of raw dumps.
 //!
-//! It never runs a teacher, never trains, and never answers for an instance that is not in the cache. The file format is
-//! `docs/formats/teacher-cache.md`, the dump that the Python exporters write `docs/formats/teacher-dump.md`.
+//! It never runs a teacher, never trains, and never answers for an object or image that is not in the store. The file format
+//! is `docs/formats/teacher-cache.md`, the dump that the Python exporters write `docs/formats/teacher-dump.md`.
 
-pub mod cache;
+pub mod asked;
 pub mod error;
+mod feature_bytes;
+pub mod features;
+pub mod folder_store;
+mod format1;
 pub mod import;
 mod import_dump;
 mod import_roi96;
+pub mod kept;
 pub mod key;
 pub mod manifest;
+mod mask_bytes;
 pub mod record;
 mod record_bytes;
 pub mod resample;
+mod sentences;
 mod shard;
+pub mod store;
 pub mod verify;
 pub mod writer;

@@ -9,21 +9,22 @@ use sensei_files::whole::write_synced;
 use serde::{Deserialize, Serialize};
 
 use crate::error::CacheError;
-use crate::key::{CacheKey, FORMAT_VERSION, TeacherDescription};
+use crate::format1;
+use crate::key::{AnswerKey, InvalidKey, TeacherDescription};
 
 /// What a cache holds and where it comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// Everything that decides the numbers.
-    pub key: CacheKey,
+    pub key: AnswerKey,
     /// Who answered.
     pub teacher: TeacherDescription,
     /// Where the answers come from: dump, software, in words.
     pub provenance: Vec<String>,
     /// Number of records in all shards.
     pub n_records: u64,
-    /// Logits at the end of the int8 range, see [`crate::record::TeacherRecord::n_saturated`].
+    /// Logits at the end of the int8 range, see [`crate::record::MaskAnswer::n_saturated`]; 0 where features are kept.
     pub n_saturated: u64,
     /// The index over all shards.
     pub index: FileEntry,
@@ -66,33 +67,43 @@ pub fn read_manifest(cache: &Path) -> Result<Manifest, CacheError> {
     };
     let file: ManifestFile = match serde_json::from_slice(&bytes) {
         Ok(file) => file,
+        Err(_) if format1::is_manifest(&bytes) => {
+            return Err(CacheError::OldFormat { path: cache.into(), expected: FORMAT_VERSION, found: 1 });
+        }
         Err(error) => return damaged("JSON", format!("a manifest of format {FORMAT_VERSION}"), error.to_string()),
     };
-    if file.format != FORMAT_NAME {
-        return damaged("format", FORMAT_NAME.into(), file.format);
-    }
-    if file.manifest.key.format != FORMAT_VERSION {
-        return damaged("format version", FORMAT_VERSION.to_string(), file.manifest.key.format.to_string());
+    let (expected, found) = (format!("{FORMAT_NAME} {FORMAT_VERSION}"), format!("{} {}", file.format, file.version));
+    if found != expected {
+        return damaged("format", expected, found);
     }
     let computed = checksum(&file.manifest, cache)?;
     if computed != file.blake3 {
         return damaged("checksum", file.blake3, computed);
     }
-    // Shards are opened by these names: none may lead out of the folder.
-    let names = file.manifest.shards.iter().map(|shard| (&shard.file, "shard-", ".stc"));
-    for (name, start, end) in names.chain([(&file.manifest.index.file, "index", ".sti")]) {
-        let middle = name.strip_prefix(start).and_then(|rest| rest.strip_suffix(end));
-        if !middle.is_some_and(|middle| middle.bytes().all(|byte| byte.is_ascii_digit())) {
-            return damaged("file name", format!("{start}*{end}"), name.clone());
-        }
+    check_file_names(&path, &file.manifest.index, &file.manifest.shards)?;
+    if let Err(InvalidKey { part, expected, found }) = file.manifest.key.check() {
+        return damaged(part, expected, found);
     }
     Ok(file.manifest)
+}
+
+/// Refuses names that would lead out of the cache's folder: its files are opened by them. A shard's is a number or a digest.
+pub(crate) fn check_file_names(manifest: &Path, index: &FileEntry, shards: &[FileEntry]) -> Result<(), CacheError> {
+    let names = shards.iter().map(|shard| (&shard.file, "shard-", ".stc"));
+    for (name, start, end) in names.chain([(&index.file, "index", ".sti")]) {
+        let middle = name.strip_prefix(start).and_then(|rest| rest.strip_suffix(end));
+        if !middle.is_some_and(|middle| middle.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))) {
+            let (what, expected) = ("file name".into(), format!("{start}*{end}"));
+            return Err(CacheError::Damaged { path: manifest.into(), what, expected, found: name.clone() });
+        }
+    }
+    Ok(())
 }
 
 /// Writes the manifest into the folder `cache` and waits until it is on disk.
 pub(crate) fn write_manifest(cache: &Path, manifest: Manifest) -> Result<(), CacheError> {
     let blake3 = checksum(&manifest, cache)?;
-    let file = ManifestFile { format: FORMAT_NAME.into(), manifest, blake3 };
+    let file = ManifestFile { format: FORMAT_NAME.into(), version: FORMAT_VERSION, manifest, blake3 };
     let json = serde_json::to_string_pretty(&file).map_err(|error| json_error(cache, error))?;
     Ok(write_synced(&cache.join(FILE_NAME), json.as_bytes())?)
 }
@@ -101,6 +112,7 @@ pub(crate) fn write_manifest(cache: &Path, manifest: Manifest) -> Result<(), Cac
 #[serde(deny_unknown_fields)]
 struct ManifestFile {
     format: String,
+    version: u32,
     manifest: Manifest,
     /// Over the manifest as compact JSON with its fields in the order above.
     blake3: String,
@@ -115,7 +127,9 @@ fn json_error(cache: &Path, error: serde_json::Error) -> CacheError {
     FileError::io(cache.join(FILE_NAME), "make the JSON of")(error.into()).into()
 }
 
-const FILE_NAME: &str = "manifest.json";
-const FORMAT_NAME: &str = "sensei-teacher-cache";
+/// Version of the cache's file format that this crate writes, and reads in a run.
+pub const FORMAT_VERSION: u32 = 2;
+pub(crate) const FILE_NAME: &str = "manifest.json";
+pub(crate) const FORMAT_NAME: &str = "sensei-teacher-cache";
 /// A shard's entry takes about 150 bytes: room for 400,000 shards.
-const MAX_BYTES: u64 = 64 << 20;
+pub(crate) const MAX_BYTES: u64 = 64 << 20;

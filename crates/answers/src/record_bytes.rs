@@ -1,151 +1,118 @@
-//! A record as bytes. Layout: `docs/formats/teacher-cache.md`.
+//! What both kinds of records have in common as bytes: checksum, kind, image. Layout: `docs/formats/teacher-cache.md`.
 
-use sensei_data::geometry::{RectInImage, Size};
+use sensei_data::geometry::Size;
+use sensei_files::digest::hex;
 
-use crate::record::{MAX_GRID, TeacherRecord};
+use crate::kept::RecordKind;
+use crate::record::{ImageIdentity, RecordFault};
 
-/// Appends a record to a shard's bytes. The record has passed [`TeacherRecord::check`].
-pub fn append(record: &TeacherRecord, shard: &mut Vec<u8>) {
-    let body: Vec<u8> = record.logits.iter().map(|&logit| logit.cast_unsigned()).collect();
-    let body = lz4_flex::block::compress(&body);
+/// Starts a record at the end of `shard` and returns where; [`seal`] ends it. `shape` is a number that depends on the kind.
+pub fn begin(shard: &mut Vec<u8>, kind: RecordKind, shape: u32, id: u64, image: &ImageIdentity) -> usize {
     let start = shard.len();
-    shard.extend([0; 8]);
-    shard.extend((body.len() as u32).to_le_bytes());
-    shard.extend(record.grid.to_le_bytes());
-    shard.extend(record.annotation_id.to_le_bytes());
-    shard.extend(record.image_id.to_le_bytes());
-    shard.extend(record.image_digest);
-    shard.extend(record.image_size.width.to_le_bytes());
-    shard.extend(record.image_size.height.to_le_bytes());
-    let rect = record.rect_in_image;
-    [rect.x0, rect.y0, rect.x1, rect.y1].iter().for_each(|edge| shard.extend(edge.to_le_bytes()));
-    shard.extend(record.logit_step.to_le_bytes());
-    shard.extend(record.predicted_iou.to_le_bytes());
-    shard.extend(body);
-    let checksum = checksum(&shard[start + 8..]);
-    shard[start..start + 8].copy_from_slice(&checksum);
+    shard.extend([0; CHECKSUM_BYTES]);
+    shard.extend(kind.code().to_le_bytes());
+    shard.extend(shape.to_le_bytes());
+    shard.extend(id.to_le_bytes());
+    shard.extend(image.id.to_le_bytes());
+    shard.extend(image.file_digest);
+    shard.extend(image.size.width.to_le_bytes());
+    shard.extend(image.size.height.to_le_bytes());
+    shard.extend(image.pixel_digest.unwrap_or_default());
+    start
 }
 
-/// Reads the record that fills `bytes` exactly.
+/// Writes the checksum of the record that starts at `start` and ends with the shard.
+pub fn seal(shard: &mut [u8], start: usize) {
+    let checksum = checksum(&shard[start + CHECKSUM_BYTES..]);
+    shard[start..start + CHECKSUM_BYTES].copy_from_slice(&checksum);
+}
+
+/// The beginning of a record.
+pub struct Start<'a> {
+    pub shape: u32,
+    pub id: u64,
+    pub image: ImageIdentity,
+    /// What follows.
+    pub fields: Fields<'a>,
+}
+
+/// Reads the beginning of the record that fills `bytes`, after its checksum.
 ///
 /// # Errors
-/// What is wrong, what was expected there, what was found.
-pub fn parse(bytes: &[u8]) -> Result<TeacherRecord, (String, String, String)> {
-    let wrong = |what: &str, expected: String, found: String| Err((what.to_string(), expected, found));
-    let Some((header, body)) = bytes.split_at_checked(RECORD_HEADER_BYTES) else {
-        return wrong("record", format!("at least {RECORD_HEADER_BYTES} bytes"), format!("{} bytes", bytes.len()));
-    };
-    let (stored, computed) = (&header[..8], checksum(&bytes[8..]));
+/// If the record is cut or damaged, or of another kind.
+pub fn parse_start(bytes: &[u8], kind: RecordKind) -> Result<Start<'_>, RecordFault> {
+    if bytes.len() < START_BYTES {
+        let expected = format!("at least {START_BYTES} bytes");
+        return Err(RecordFault::new("record", expected, format!("{} bytes", bytes.len())));
+    }
+    let (stored, body) = bytes.split_at(CHECKSUM_BYTES);
+    let computed = checksum(body);
     if stored != computed {
-        return wrong("record checksum", sensei_files::digest::hex(stored), sensei_files::digest::hex(&computed));
+        return Err(RecordFault::new("record checksum", hex(stored), hex(&computed)));
     }
-    let mut fields = Fields(&header[8..]);
-    let body_length = fields.u32();
-    if body_length as usize != body.len() {
-        return wrong("compressed length", body.len().to_string(), body_length.to_string());
+    let mut fields = Fields(body);
+    let found = fields.u32()?;
+    if found != kind.code() {
+        return Err(RecordFault::new("kind of record", kind.code().to_string(), found.to_string()));
     }
-    let grid = fields.u32();
-    if !(1..=MAX_GRID).contains(&grid) {
-        return wrong("grid", format!("1 to {MAX_GRID}"), grid.to_string());
+    let (shape, id, image_id) = (fields.u32()?, fields.u64()?, fields.u64()?);
+    let file_digest = fields.take()?;
+    let size = Size { width: fields.u32()?, height: fields.u32()? };
+    let pixel_digest = Some(fields.take()?).filter(|digest| *digest != [0; 32]);
+    Ok(Start { shape, id, image: ImageIdentity { id: image_id, file_digest, pixel_digest, size }, fields })
+}
+
+/// Little-endian fields, of which a record may have fewer than it should.
+pub struct Fields<'a>(pub &'a [u8]);
+
+impl<'a> Fields<'a> {
+    pub fn bytes(&mut self, n: usize) -> Result<&'a [u8], RecordFault> {
+        let Some((head, tail)) = self.0.split_at_checked(n) else {
+            let found = format!("{} bytes before the record's end", self.0.len());
+            return Err(RecordFault::new("record", format!("{n} bytes more"), found));
+        };
+        self.0 = tail;
+        Ok(head)
     }
-    let mut logits = vec![0; (grid * grid) as usize];
-    match lz4_flex::block::decompress_into(body, &mut logits) {
-        Ok(n) if n == logits.len() => {}
-        Ok(n) => return wrong("logits", format!("{} values", logits.len()), format!("{n} values")),
-        Err(error) => return wrong("logits", format!("{} values in LZ4", logits.len()), error.to_string()),
+
+    pub fn take<const N: usize>(&mut self) -> Result<[u8; N], RecordFault> {
+        let bytes = self.bytes(N)?;
+        Ok(*bytes.as_array().expect("as many bytes as were asked for"))
     }
-    let record = TeacherRecord {
-        annotation_id: fields.u64(),
-        image_id: fields.u64(),
-        image_digest: fields.take(),
-        image_size: Size { width: fields.u32(), height: fields.u32() },
-        rect_in_image: RectInImage { x0: fields.f64(), y0: fields.f64(), x1: fields.f64(), y1: fields.f64() },
-        grid,
-        logits: logits.into_iter().map(u8::cast_signed).collect(),
-        logit_step: fields.f32(),
-        predicted_iou: fields.f32(),
-    };
-    match record.check() {
-        Ok(()) => Ok(record),
-        Err(error) => wrong("record", "values that the writer allows".into(), error.to_string()),
+
+    pub fn u32(&mut self) -> Result<u32, RecordFault> {
+        Ok(u32::from_le_bytes(self.take()?))
+    }
+
+    pub fn u64(&mut self) -> Result<u64, RecordFault> {
+        Ok(u64::from_le_bytes(self.take()?))
+    }
+
+    pub fn f32(&mut self) -> Result<f32, RecordFault> {
+        Ok(f32::from_le_bytes(self.take()?))
+    }
+
+    pub fn f64(&mut self) -> Result<f64, RecordFault> {
+        Ok(f64::from_le_bytes(self.take()?))
+    }
+
+    /// # Errors
+    /// If bytes are left over.
+    pub fn end(&self) -> Result<(), RecordFault> {
+        match self.0.len() {
+            0 => Ok(()),
+            n => Err(RecordFault::new("record", "its end", format!("{n} bytes more"))),
+        }
     }
 }
 
-fn checksum(bytes: &[u8]) -> [u8; 8] {
-    let mut checksum = [0; 8];
-    checksum.copy_from_slice(&blake3::hash(bytes).as_bytes()[..8]);
+pub fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    let mut checksum = [0; CHECKSUM_BYTES];
+    checksum.copy_from_slice(&blake3::hash(bytes).as_bytes()[..CHECKSUM_BYTES]);
     checksum
 }
 
-/// Little-endian fields of a header whose length was checked.
-struct Fields<'a>(&'a [u8]);
-
-impl Fields<'_> {
-    fn take<const N: usize>(&mut self) -> [u8; N] {
-        let (head, tail) = self.0.split_first_chunk().expect("RECORD_HEADER_BYTES is the sum of the fields");
-        self.0 = tail;
-        *head
-    }
-
-    fn u32(&mut self) -> u32 {
-        u32::from_le_bytes(self.take())
-    }
-
-    fn u64(&mut self) -> u64 {
-        u64::from_le_bytes(self.take())
-    }
-
-    fn f32(&mut self) -> f32 {
-        f32::from_le_bytes(self.take())
-    }
-
-    fn f64(&mut self) -> f64 {
-        f64::from_le_bytes(self.take())
-    }
-}
-
-/// Length of a record before its compressed logits.
-pub const RECORD_HEADER_BYTES: usize = 8 + 4 + 4 + 8 + 8 + 32 + 4 + 4 + 32 + 4 + 4;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// With a right checksum over wrong bytes (a writer's bug, or malice), parsing still refuses or stays in bounds.
-    #[test]
-    fn resealed_damage_never_panics() {
-        let record = TeacherRecord {
-            annotation_id: 5,
-            image_id: 6,
-            image_digest: [7; 32],
-            image_size: Size { width: 50, height: 40 },
-            rect_in_image: RectInImage { x0: 1.0, y0: 2.0, x1: 30.0, y1: 31.0 },
-            grid: 12,
-            logits: (0..144).map(|n| (n / 5) as i8).collect(),
-            logit_step: 0.125,
-            predicted_iou: 0.9,
-        };
-        let mut intact = Vec::new();
-        append(&record, &mut intact);
-        assert_eq!(parse(&intact).unwrap(), record);
-        let (mut n_refused, mut state) = (0, 1u64);
-        for _ in 0..20_000 {
-            let mut bytes = intact.clone();
-            for _ in 0..3 {
-                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-                let at = 8 + (state >> 33) as usize % (bytes.len() - 8);
-                bytes[at] = (state >> 20) as u8;
-            }
-            if state >> 60 == 0 {
-                bytes.truncate(9 + (state >> 33) as usize % (bytes.len() - 9));
-            }
-            let checksum = checksum(&bytes[8..]);
-            bytes[..8].copy_from_slice(&checksum);
-            match parse(&bytes) {
-                Ok(parsed) => parsed.check().unwrap(),
-                Err(_) => n_refused += 1,
-            }
-        }
-        assert!((1000..20_000).contains(&n_refused), "{n_refused}");
-    }
-}
+pub const CHECKSUM_BYTES: usize = 8;
+/// Bytes that every record begins with.
+pub const START_BYTES: usize = CHECKSUM_BYTES + 4 + 4 + 8 + IMAGE_BYTES;
+const IMAGE_BYTES: usize = 8 + 32 + 4 + 4 + 32;

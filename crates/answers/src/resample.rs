@@ -5,9 +5,39 @@ use sensei_data::geometry::RectInImage;
 use sensei_data::mask::Mask;
 
 use crate::error::CacheError;
-use crate::record::TeacherRecord;
+use crate::record::{MaskAnswer, MaskRecord, PromptAnswer};
 
-impl TeacherRecord {
+/// One mask of a record, with what is needed to place it in the image.
+#[derive(Debug, Clone, Copy)]
+pub struct PlacedMask<'a> {
+    record: &'a MaskRecord,
+    prompt: &'a PromptAnswer,
+    mask: &'a MaskAnswer,
+}
+
+impl MaskRecord {
+    /// A mask of the answer to a prompt.
+    ///
+    /// # Panics
+    /// If the record has no such prompt or mask: a bug in the caller.
+    pub fn mask(&self, prompt_idx: usize, mask_idx: usize) -> PlacedMask<'_> {
+        let prompt = &self.prompts[prompt_idx];
+        PlacedMask { record: self, prompt, mask: &prompt.masks[mask_idx] }
+    }
+
+    /// Whether the answer to a prompt holds what [`PlacedMask::logits_in_crop`] needs for a crop.
+    ///
+    /// # Errors
+    /// `NotCovered`, as there.
+    ///
+    /// # Panics
+    /// If the record has no such prompt: a bug in the caller.
+    pub fn check_coverage(&self, prompt_idx: usize, crop: &RectInImage) -> Result<(), CacheError> {
+        check_coverage(self, &self.prompts[prompt_idx], crop)
+    }
+}
+
+impl PlacedMask<'_> {
     /// The mask logits at the pixel centres of a student's crop, row by row, `g.grid * g.grid` values.
     ///
     /// Bilinear between the stored samples inside of the image; beyond the outermost of them their value goes on. A
@@ -17,25 +47,25 @@ impl TeacherRecord {
     /// `NotCovered`, if the part of the crop inside of the image exceeds the record's area by more than
     /// [`COVERAGE_TOLERANCE`] pixels.
     pub fn logits_in_crop(&self, g: &CropGeometry) -> Result<Vec<f32>, CacheError> {
-        self.check_coverage(&g.rect_in_image)?;
-        let logit = |stored: i8| f32::from(stored) * self.logit_step;
-        if g.grid == self.grid && g.rect_in_image == self.rect_in_image {
-            return Ok(self.logits.iter().map(|&stored| logit(stored)).collect());
+        let (crop, stored, grid) = (g.rect_in_image, self.prompt.rect_in_image, self.record.grid);
+        check_coverage(self.record, self.prompt, &crop)?;
+        if g.grid == grid && crop == stored {
+            return Ok(self.mask.logits.iter().map(|&stored| f32::from(stored) * self.record.logit_step).collect());
         }
-        let (crop, stored) = (g.rect_in_image, self.rect_in_image);
-        let columns = taps((crop.x0, crop.x1, g.grid), (stored.x0, stored.x1, self.grid), self.image_size.width);
-        let rows = taps((crop.y0, crop.y1, g.grid), (stored.y0, stored.y1, self.grid), self.image_size.height);
+        let image = self.record.image.size;
+        let columns = taps((crop.x0, crop.x1, g.grid), (stored.x0, stored.x1, grid), image.width);
+        let rows = taps((crop.y0, crop.y1, g.grid), (stored.y0, stored.y1, grid), image.height);
         Ok(self.blend(&rows, &columns))
     }
 
     /// The teacher's mask at the image's own pixels: logits above 0 inside of the record's area, nothing outside of it.
     pub fn mask_in_image(&self) -> Mask {
-        let (image, stored) = (self.image_size, self.rect_in_image);
+        let (image, stored, grid) = (self.record.image.size, self.prompt.rect_in_image, self.record.grid);
         let (x0, n_columns) = pixels_inside(stored.x0, stored.x1, image.width);
         let (y0, n_rows) = pixels_inside(stored.y0, stored.y1, image.height);
         let edges = |first: u32, n: u32| (f64::from(first), f64::from(first + n), n);
-        let columns = taps(edges(x0, n_columns), (stored.x0, stored.x1, self.grid), image.width);
-        let rows = taps(edges(y0, n_rows), (stored.y0, stored.y1, self.grid), image.height);
+        let columns = taps(edges(x0, n_columns), (stored.x0, stored.x1, grid), image.width);
+        let rows = taps(edges(y0, n_rows), (stored.y0, stored.y1, grid), image.height);
         let logits = self.blend(&rows, &columns);
         let mut mask = Mask::empty(image);
         for row in 0..n_rows as usize {
@@ -48,39 +78,36 @@ impl TeacherRecord {
     }
 
     fn blend(&self, rows: &[Option<Tap>], columns: &[Option<Tap>]) -> Vec<f32> {
+        let (grid, logit_step) = (self.record.grid as usize, self.record.logit_step);
         let mut logits = Vec::with_capacity(rows.len() * columns.len());
-        let mut blended = vec![0.0; self.grid as usize];
+        let mut blended = vec![0.0; grid];
         for row in rows {
             let Some(row) = row else {
                 logits.extend(columns.iter().map(|_| OUTSIDE_LOGIT));
                 continue;
             };
-            let line = |idx: usize| &self.logits[idx * self.grid as usize..][..self.grid as usize];
+            let line = |idx: usize| &self.mask.logits[idx * grid..][..grid];
             for (blended, (&low, &high)) in blended.iter_mut().zip(line(row.low).iter().zip(line(row.high))) {
-                *blended = row.blend(f32::from(low), f32::from(high)) * self.logit_step;
+                *blended = row.blend(f32::from(low), f32::from(high)) * logit_step;
             }
             let value = |tap: &Tap| tap.blend(blended[tap.low], blended[tap.high]);
             logits.extend(columns.iter().map(|tap| tap.as_ref().map_or(OUTSIDE_LOGIT, value)));
         }
         logits
     }
+}
 
-    /// Whether the record holds what [`TeacherRecord::logits_in_crop`] needs for a crop.
-    ///
-    /// # Errors
-    /// `NotCovered`, as there.
-    pub fn check_coverage(&self, crop: &RectInImage) -> Result<(), CacheError> {
-        let (needed, stored) = (crop.intersection(&self.image_size.rect()), self.rect_in_image);
-        let is_finite = [crop.x0, crop.y0, crop.x1, crop.y1].iter().all(|edge| edge.is_finite());
-        let is_outside_image = needed.width() <= 0.0 || needed.height() <= 0.0;
-        let missing = [stored.x0 - needed.x0, stored.y0 - needed.y0, needed.x1 - stored.x1, needed.y1 - stored.y1];
-        if is_finite && (is_outside_image || missing.iter().all(|&pixels| pixels <= COVERAGE_TOLERANCE)) {
-            return Ok(());
-        }
-        let text = |r: RectInImage| format!("{:.1},{:.1}..{:.1},{:.1}", r.x0, r.y0, r.x1, r.y1);
-        let (needed, stored) = (text(needed), text(stored));
-        Err(CacheError::NotCovered { annotation_id: self.annotation_id, needed, stored })
+fn check_coverage(record: &MaskRecord, prompt: &PromptAnswer, crop: &RectInImage) -> Result<(), CacheError> {
+    let (needed, stored) = (crop.intersection(&record.image.size.rect()), prompt.rect_in_image);
+    let is_finite = [crop.x0, crop.y0, crop.x1, crop.y1].iter().all(|edge| edge.is_finite());
+    let is_outside_image = needed.width() <= 0.0 || needed.height() <= 0.0;
+    let missing = [stored.x0 - needed.x0, stored.y0 - needed.y0, needed.x1 - stored.x1, needed.y1 - stored.y1];
+    if is_finite && (is_outside_image || missing.iter().all(|&pixels| pixels <= COVERAGE_TOLERANCE)) {
+        return Ok(());
     }
+    let text = |r: RectInImage| format!("{:.1},{:.1}..{:.1},{:.1}", r.x0, r.y0, r.x1, r.y1);
+    let (needed, stored) = (text(needed), text(stored));
+    Err(CacheError::NotCovered { annotation_id: record.annotation_id, needed, stored })
 }
 
 /// Between which two stored samples a point lies, and how far it is from the first: 0 to 1.

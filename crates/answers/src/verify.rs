@@ -1,15 +1,19 @@
 //! Reading a whole cache: is it as it was written, and what does it hold?
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use rayon::prelude::*;
 use sensei_data::dataset::{Dataset, DatasetError};
 use sensei_data::rle::Rle;
 
-use crate::cache::Cache;
 use crate::error::CacheError;
+use crate::folder_store::FolderStore;
+use crate::kept::RecordKind;
 use crate::key::KeyDifference;
+use crate::record::MaskAnswer;
 use crate::shard::HEADER_BYTES;
+use crate::store::Store;
 use sensei_files::digest::hex;
 
 /// Counts over all records of a cache.
@@ -23,21 +27,24 @@ pub struct CacheStats {
     pub n_shards: u64,
     /// Bytes of shards and index.
     pub bytes: u64,
-    /// Bytes that the logits take when not compressed.
-    pub logit_bytes: u64,
+    /// Bytes that logits or features take when not compressed.
+    pub uncompressed_bytes: u64,
+    /// Masks; 0 where features are kept, as in the rest of these counts.
+    pub n_masks: u64,
     /// Logits at the end of the int8 range.
     pub n_saturated: u64,
-    /// Records by predicted IoU: ten bins of 0.1 from 0; values below 0 are in the first, values of 1 and above in the last.
+    /// Masks by predicted IoU: ten bins of 0.1 from 0; values below 0 are in the first, values of 1 and above in the last.
     pub predicted_iou_histogram: [u64; 10],
-    /// Records whose predicted IoU is outside of `[0, 1]` and will be clamped as a weight.
-    pub n_clamped_weights: u64,
+    /// Masks whose predicted IoU is outside of `[0, 1]` and will be clamped where it is a share of a loss.
+    pub n_clamped_predicted_ious: u64,
 }
 
 /// How well the cached masks agree with a data set's.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TruthReport {
-    /// Per record: annotation id and the IoU of the teacher's mask with the annotated one at image resolution. What the
-    /// teacher answered outside of the record's area is not in the cache and counts as background.
+    /// Per record: annotation id and the IoU of the teacher's mask (the first prompt's, of the highest predicted IoU) with
+    /// the annotated one at image resolution. What the teacher answered outside of the record's area is not in the cache and
+    /// counts as background.
     pub ious: Vec<(u64, f64)>,
     /// Mean over `ious`; 0 if there is none.
     pub mean_iou: f64,
@@ -62,15 +69,15 @@ pub enum TruthError {
 /// # Errors
 /// The first damage found, by file and record.
 pub fn verify(path: &Path) -> Result<CacheStats, CacheError> {
-    let cache = Cache::open_any(path)?;
+    let cache = FolderStore::open_any(path)?;
     let entries = &cache.manifest().shards;
-    // Records first: their message names the annotation.
-    let stats = stats_of(&cache)?;
+    // Records first: their message names the annotation or image.
+    let stats = stats(&cache)?;
     let damaged = |file: &str, what: &str, expected: String, found: String| {
         Err(CacheError::Damaged { path: path.join(file), what: what.into(), expected, found })
     };
-    for (idx, entry) in entries.iter().enumerate() {
-        let digest = hex(blake3::hash(cache.shard(idx)).as_bytes());
+    for (entry, (_, shard)) in entries.iter().zip(cache.shards()) {
+        let digest = hex(blake3::hash(shard).as_bytes());
         if digest != entry.blake3 {
             return damaged(&entry.file, "digest", entry.blake3.clone(), digest);
         }
@@ -97,32 +104,25 @@ pub fn verify(path: &Path) -> Result<CacheStats, CacheError> {
     Ok(stats)
 }
 
-/// Counts over all records of the cache in folder `path`.
-///
-/// # Errors
-/// If there is no cache, or a record is damaged.
-pub fn stats(path: &Path) -> Result<CacheStats, CacheError> {
-    stats_of(&Cache::open_any(path)?)
-}
-
 /// Compares every cached mask with the data set's.
 ///
 /// # Errors
-/// `KeyMismatch`, if the cache was made for another annotation file; a damaged record; a mask that cannot be made.
-pub fn compare_with_truth(cache: &Cache, dataset: &Dataset) -> Result<TruthReport, TruthError> {
+/// `KeyMismatch`, if the cache was made for another annotation file; `OtherKind`, if it holds no masks; a damaged record; a mask
+/// that cannot be made.
+pub fn compare_with_truth(cache: &dyn Store, dataset: &Dataset) -> Result<TruthReport, TruthError> {
     let (expected, found) = (hex(&dataset.digest), cache.manifest().key.dataset.clone());
     if expected != found {
         let differences = vec![KeyDifference { part: "dataset", expected, found }];
-        return Err(CacheError::KeyMismatch { path: cache.path().into(), differences }.into());
+        return Err(CacheError::KeyMismatch { path: cache.location().into(), differences }.into());
     }
     let mut instances: Vec<_> = dataset.instances.iter().enumerate().map(|(idx, i)| (i.id, idx, i.is_crowd)).collect();
     instances.sort_unstable();
-    let ids: Vec<u64> = cache.annotation_ids().collect();
+    let ids = cache.ids();
     let compare = |&id: &u64| -> Result<(u64, f64), TruthError> {
-        let record = cache.get(id)?;
+        let record = cache.masks(id)?;
         let Ok(at) = instances.binary_search_by_key(&id, |instance| instance.0) else {
             return Err(CacheError::Damaged {
-                path: cache.path().into(),
+                path: cache.location().into(),
                 what: format!("annotation {id}"),
                 expected: "an instance of the data set".into(),
                 found: "none".into(),
@@ -130,10 +130,11 @@ pub fn compare_with_truth(cache: &Cache, dataset: &Dataset) -> Result<TruthRepor
             .into());
         };
         let truth = dataset.mask(instances[at].1)?;
-        let mask = record.mask_in_image();
+        let mask = record.mask(0, record.prompts[0].best_mask_idx()).mask_in_image();
         if mask.size != truth.size() {
+            let what = format!("image size of annotation {id}");
             let (expected, found) = (truth.size().to_string(), mask.size.to_string());
-            return Err(CacheError::InvalidRecord { annotation_id: id, what: "image size", expected, found }.into());
+            return Err(CacheError::Damaged { path: cache.location().into(), what, expected, found }.into());
         }
         Ok((id, Rle::from_mask(&mask).iou(&truth, false)))
     };
@@ -144,29 +145,51 @@ pub fn compare_with_truth(cache: &Cache, dataset: &Dataset) -> Result<TruthRepor
     Ok(TruthReport { ious, mean_iou, n_without_record })
 }
 
-fn stats_of(cache: &Cache) -> Result<CacheStats, CacheError> {
-    let manifest = cache.manifest();
+/// Counts over all records.
+///
+/// # Errors
+/// If a record is damaged or cannot be fetched.
+pub fn stats(store: &dyn Store) -> Result<CacheStats, CacheError> {
+    let manifest = store.manifest();
     let mut stats = CacheStats {
         n_records: 0,
         n_images: 0,
         n_shards: manifest.shards.len() as u64,
         bytes: manifest.shards.iter().map(|shard| shard.bytes).sum::<u64>() + manifest.index.bytes,
-        logit_bytes: 0,
+        uncompressed_bytes: 0,
+        n_masks: 0,
         n_saturated: 0,
         predicted_iou_histogram: [0; 10],
-        n_clamped_weights: 0,
+        n_clamped_predicted_ious: 0,
     };
-    let mut images = std::collections::BTreeSet::new();
-    for annotation_id in cache.annotation_ids() {
-        let record = cache.get(annotation_id)?;
-        let (weight, is_clamped) = record.weight();
+    let mut images = BTreeSet::new();
+    for id in store.ids() {
         stats.n_records += 1;
-        stats.logit_bytes += record.logits.len() as u64;
-        stats.n_saturated += record.n_saturated();
-        stats.predicted_iou_histogram[((weight * 10.0) as usize).min(9)] += 1;
-        stats.n_clamped_weights += u64::from(is_clamped);
-        images.insert(record.image_id);
+        let image = match manifest.key.kept.kind() {
+            RecordKind::MaskLogits => {
+                let record = store.masks(id)?;
+                record.masks().for_each(|mask| stats.count(mask));
+                record.image
+            }
+            RecordKind::ImageFeatures => {
+                let record = store.features(id)?;
+                stats.uncompressed_bytes += record.values.bytes().len() as u64;
+                record.image
+            }
+        };
+        images.insert(image.id);
     }
     stats.n_images = images.len() as u64;
     Ok(stats)
+}
+
+impl CacheStats {
+    fn count(&mut self, mask: &MaskAnswer) {
+        let (predicted_iou, is_clamped) = mask.clamped_predicted_iou();
+        self.n_masks += 1;
+        self.uncompressed_bytes += mask.logits.len() as u64;
+        self.n_saturated += mask.n_saturated();
+        self.predicted_iou_histogram[((predicted_iou * 10.0) as usize).min(9)] += 1;
+        self.n_clamped_predicted_ious += u64::from(is_clamped);
+    }
 }

@@ -8,11 +8,13 @@ use sensei_files::error::FileError;
 use sensei_files::whole::{sync_folder, sync_folder_of, write_synced};
 
 use crate::error::CacheError;
-use crate::key::{CacheKey, TeacherDescription};
-use crate::manifest::{FileEntry, Manifest, write_manifest};
-use crate::record::TeacherRecord;
-use crate::record_bytes;
-use crate::shard::{HEADER_BYTES, INDEX_MAGIC, IndexEntry, SHARD_MAGIC, header};
+use crate::features::FeatureRecord;
+use crate::kept::RecordKind;
+use crate::key::{AnswerKey, TeacherDescription};
+use crate::manifest::{FORMAT_VERSION, FileEntry, Manifest, write_manifest};
+use crate::record::{MaskAnswer, MaskRecord, RecordFault, RecordId};
+use crate::shard::{HEADER_BYTES, Header, INDEX_MAGIC, IndexEntry, SHARD_MAGIC};
+use crate::{feature_bytes, mask_bytes};
 
 /// A cache that is being written, in the folder `<cache>.partial`.
 ///
@@ -23,7 +25,7 @@ pub struct CacheWriter {
     path: PathBuf,
     partial: PathBuf,
     lock: File,
-    key: CacheKey,
+    key: AnswerKey,
     teacher: TeacherDescription,
     provenance: Vec<String>,
     shard_bytes: usize,
@@ -39,16 +41,21 @@ impl CacheWriter {
     /// Starts a cache that will stand at `path`.
     ///
     /// # Errors
-    /// `Exists`, if something stands there; `Busy`, if another process writes the same cache; `Io`.
+    /// `InvalidKey`; `Exists`, if something stands there; `Busy`, if another process writes the same cache; `File`.
     pub fn create(
         path: &Path,
-        key: CacheKey,
+        key: AnswerKey,
         teacher: TeacherDescription,
         provenance: Vec<String>,
     ) -> Result<Self, CacheError> {
+        key.check().map_err(|source| CacheError::InvalidKey { path: path.into(), source })?;
         if path.symlink_metadata().is_ok() {
             return Err(CacheError::Exists { path: path.into() });
         }
+        let shard_bytes = match key.kept.kind() {
+            RecordKind::MaskLogits => MASK_SHARD_BYTES,
+            RecordKind::ImageFeatures => FEATURE_SHARD_BYTES,
+        };
         // Without a trailing slash, which would put the partial folder inside of the cache's.
         let mut partial = path.components().collect::<PathBuf>().into_os_string();
         partial.push(".partial");
@@ -75,7 +82,7 @@ impl CacheWriter {
             key,
             teacher,
             provenance,
-            shard_bytes: SHARD_BYTES,
+            shard_bytes,
             shard: vec![0; HEADER_BYTES],
             n_shard_records: 0,
             shards: Vec::new(),
@@ -85,46 +92,44 @@ impl CacheWriter {
         })
     }
 
-    /// Starts a new shard at this many bytes instead of at 32 MiB.
+    /// Starts a new shard at this many bytes instead of at 32 MiB, or 128 MiB where features are kept.
     pub fn with_shard_bytes(mut self, shard_bytes: usize) -> Self {
         self.shard_bytes = shard_bytes;
         self
     }
 
-    /// Adds a record. Records keep their order in the shards; readers find them by id.
+    /// Adds what the teacher said about an object. Records keep their order in the shards; readers find them by id.
     ///
     /// # Errors
-    /// `Duplicate`, `InvalidRecord`, or `Io` when a full shard cannot be written.
-    pub fn push(&mut self, record: &TeacherRecord) -> Result<(), CacheError> {
-        record.check()?;
-        let annotation_id = record.annotation_id;
-        if self.index.contains_key(&annotation_id) {
-            return Err(CacheError::Duplicate { path: self.path.clone(), annotation_id });
-        }
-        let offset = self.shard.len();
-        record_bytes::append(record, &mut self.shard);
-        let entry = IndexEntry {
-            annotation_id,
-            shard_idx: self.shards.len() as u32,
-            n_bytes: (self.shard.len() - offset) as u32,
-            offset: offset as u64,
-        };
-        self.index.insert(annotation_id, entry);
-        self.n_shard_records += 1;
-        self.n_saturated += record.n_saturated();
-        if self.shard.len() >= self.shard_bytes { self.write_shard() } else { Ok(()) }
+    /// `Duplicate`, `InvalidRecord`, or `File` when a full shard cannot be written.
+    pub fn push_masks(&mut self, record: &MaskRecord) -> Result<(), CacheError> {
+        let id = RecordId { kind: RecordKind::MaskLogits, id: record.annotation_id };
+        record.check_key(&self.key).and_then(|()| record.check()).map_err(|source| invalid(id, source))?;
+        self.append(id, |shard| mask_bytes::append(record, shard))?;
+        self.n_saturated += record.masks().map(MaskAnswer::n_saturated).sum::<u64>();
+        Ok(())
+    }
+
+    /// Adds the teacher's features of an image.
+    ///
+    /// # Errors
+    /// As [`push_masks`](Self::push_masks).
+    pub fn push_features(&mut self, record: &FeatureRecord) -> Result<(), CacheError> {
+        let id = RecordId { kind: RecordKind::ImageFeatures, id: record.image.id };
+        record.check_key(&self.key).and_then(|()| record.check()).map_err(|source| invalid(id, source))?;
+        self.append(id, |shard| feature_bytes::append(record, shard))
     }
 
     /// Writes index and manifest and moves the cache to its name.
     ///
     /// # Errors
-    /// `Io`, or `Exists` if something was put at its name meanwhile. Nothing stands there then that this writer made.
+    /// `File`, or `Exists` if something was put at its name meanwhile. Nothing stands there then that this writer made.
     pub fn finish(mut self) -> Result<Manifest, CacheError> {
         if self.n_shard_records > 0 {
             self.write_shard()?;
         }
         let n_records = self.index.len() as u64;
-        let mut index = header(INDEX_MAGIC, &self.key.digest(), n_records).to_vec();
+        let mut index = self.header(INDEX_MAGIC, n_records).to_vec();
         index.extend(self.index.values().flat_map(|entry| entry.to_bytes()));
         write_synced(&self.partial.join(INDEX), &index)?;
         let manifest = Manifest {
@@ -149,9 +154,31 @@ impl CacheWriter {
         Ok(manifest)
     }
 
+    fn append(&mut self, record: RecordId, append: impl FnOnce(&mut Vec<u8>)) -> Result<(), CacheError> {
+        if self.index.contains_key(&record.id) {
+            return Err(CacheError::Duplicate { path: self.path.clone(), record });
+        }
+        let offset = self.shard.len();
+        append(&mut self.shard);
+        let entry = IndexEntry {
+            id: record.id,
+            shard_idx: self.shards.len() as u32,
+            n_bytes: (self.shard.len() - offset) as u32,
+            offset: offset as u64,
+        };
+        self.index.insert(record.id, entry);
+        self.n_shard_records += 1;
+        if self.shard.len() >= self.shard_bytes { self.write_shard() } else { Ok(()) }
+    }
+
+    fn header(&self, magic: &'static [u8; 8], n_records: u64) -> [u8; HEADER_BYTES] {
+        Header { magic, version: FORMAT_VERSION, key_digest: self.key.digest(), n_records }.to_bytes()
+    }
+
     fn write_shard(&mut self) -> Result<(), CacheError> {
         let file = format!("shard-{:05}.stc", self.shards.len());
-        self.shard[..HEADER_BYTES].copy_from_slice(&header(SHARD_MAGIC, &self.key.digest(), self.n_shard_records));
+        let header = self.header(SHARD_MAGIC, self.n_shard_records);
+        self.shard[..HEADER_BYTES].copy_from_slice(&header);
         write_synced(&self.partial.join(&file), &self.shard)?;
         self.shards.push(FileEntry::new(file, &self.shard, self.n_shard_records));
         self.shard.truncate(HEADER_BYTES);
@@ -170,6 +197,11 @@ impl Drop for CacheWriter {
     }
 }
 
-const SHARD_BYTES: usize = 32 << 20;
+fn invalid(record: RecordId, source: RecordFault) -> CacheError {
+    CacheError::InvalidRecord { record, source }
+}
+
+const MASK_SHARD_BYTES: usize = 32 << 20;
+const FEATURE_SHARD_BYTES: usize = 128 << 20;
 const INDEX: &str = "index.sti";
 const LOCK: &str = "writer.lock";

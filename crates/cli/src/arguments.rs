@@ -339,9 +339,9 @@ pub enum Compared {
 /// Teacher cache tools.
 #[derive(Debug, Subcommand)]
 pub enum TeacherCommand {
-    /// Make a cache from a dump, see docs/formats/teacher-dump.md
+    /// Make a cache from a dump (see docs/formats/teacher-dump.md), or from a cache of format 1
     Import {
-        /// The dump: a folder of scripts/teacher/export.py, or a single file
+        /// The dump (a folder of scripts/teacher/export.py, or a single file), or the old cache
         dump: PathBuf,
         /// The annotation file the teacher was asked about
         annotations: PathBuf,

@@ -245,7 +245,7 @@ mod tests {
             let size = size([sizes[idx * 2], sizes[idx * 2 + 1]]);
             let mask = Mask { size, bits: bits[at..][..size.n_pixels()].to_vec() };
             at += size.n_pixels();
-            let prompt = match WINDOW.source().prompt(1, [0.0; 4], &mask) {
+            let prompt = match WINDOW.source().prompt(1, [0.0; 4], &crate::rle::Rle::from_mask(&mask)) {
                 Ok(prompt) => prompt,
                 // The rules of a selection say what an empty mask is prompted with: crates/samples/tests/golden_crops.rs.
                 Err(PromptError::EmptyMask) => {

@@ -1,5 +1,8 @@
 //! What a user gives for an object: a box or a point, derived from its annotation.
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use crate::geometry::PointInImage;
 use crate::object_pixels::{central_pixel, innermost_pixel, nth_pixel};
 use crate::rle::Rle;
@@ -34,7 +37,8 @@ pub enum PromptError {
 }
 
 /// How a prompt is derived from an annotation.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum PromptSource {
     /// The annotation's own box.
     Box,

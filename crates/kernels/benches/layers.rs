@@ -1,7 +1,7 @@
 //! GFLOP/s of the layers of PicoSAM2 at batch 8, forward and both gradients: `layers [threads] [repeats]`.
 //!
-//! Each time is the least of several runs, CPU time of all threads, so that other programs on the machine disturb
-//! little. Operators without products are given in GB/s of what they read and write.
+//! Each time is the minimum of several runs, in CPU time of all threads, which other programs on the machine disturb little.
+//! Operators without products are given in GB/s of what they read and write.
 #![expect(clippy::disallowed_methods, reason = "a program that measures")]
 #![allow(clippy::print_stdout, reason = "a program")]
 
@@ -24,7 +24,7 @@ fn main() {
     let arguments: Vec<usize> = std::env::args().skip(1).filter_map(|text| text.parse().ok()).collect();
     let (threads, repeats) = (*arguments.first().unwrap_or(&1), *arguments.get(1).unwrap_or(&7));
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().expect("the first pool of the process");
-    println!("{threads} threads, batch {BATCH}, least CPU time of {repeats} runs");
+    println!("{threads} threads, batch {BATCH}, minimum CPU time of {repeats} runs");
     let mut total = [0.0; 3];
     let mut all = |name: String, giga: f64, ms: [f64; 3]| {
         let rate = ms.map(|ms| giga / ms * 1e3);
@@ -49,9 +49,9 @@ fn main() {
         let (input, weight) = (values(shape.input_len()), values(shape.weight_len()));
         let grad = values(shape.output_len());
         let ms = [
-            least(repeats, || conv::forward(&shape, &input, &weight, None, false)),
-            least(repeats, || conv::backward_input(&shape, &weight, &grad)),
-            least(repeats, || conv::backward_weight(&shape, &input, &grad)),
+            min_ms(repeats, || conv::forward(&shape, &input, &weight, None, false)),
+            min_ms(repeats, || conv::backward_input(&shape, &weight, &grad)),
+            min_ms(repeats, || conv::backward_weight(&shape, &input, &grad)),
         ];
         let giga = 2.0 * (shape.output_len() * ins * kernel * kernel) as f64 / 1e9;
         all(format!("{kernel}x{kernel} {ins} -> {outs} @ {side}"), giga, ms);
@@ -61,9 +61,9 @@ fn main() {
             DepthwiseShape { batch: BATCH, height: side, width: side, channels, kernel: 3, dilation: 1, padding: 1 };
         let (input, weight) = (values(shape.input_len()), values(shape.weight_len()));
         let ms = [
-            least(repeats, || depthwise::forward(&shape, &input, &weight, None, false)),
-            least(repeats, || depthwise::backward_input(&shape, &weight, &input)),
-            least(repeats, || depthwise::backward_weight(&shape, &input, &input)),
+            min_ms(repeats, || depthwise::forward(&shape, &input, &weight, None, false)),
+            min_ms(repeats, || depthwise::backward_input(&shape, &weight, &input)),
+            min_ms(repeats, || depthwise::backward_weight(&shape, &input, &input)),
         ];
         all(format!("depthwise 3x3 {channels} @ {side}"), 18.0 * input.len() as f64 / 1e9, ms);
     }
@@ -73,8 +73,8 @@ fn main() {
         let norm = Norm { scale: &scale, shift: &shift, epsilon: 1e-5, relu: true };
         let forward = norm::forward(&norm, &input);
         let ms = [
-            least(repeats, || norm::forward(&norm, &input)),
-            least(repeats, || norm::backward(&norm, &input, forward.statistics.as_slices(), &grad)),
+            min_ms(repeats, || norm::forward(&norm, &input)),
+            min_ms(repeats, || norm::backward(&norm, &input, forward.statistics.as_slices(), &grad)),
             0.0,
         ];
         all(format!("batch norm {channels} @ {side}"), 12.0 * input.len() as f64 / 1e9, ms);
@@ -83,8 +83,8 @@ fn main() {
         let small = MapShape { batch: BATCH, height: side, width: side, channels };
         let (input, grad) = (values(small.len()), values(4 * small.len()));
         let ms = [
-            least(repeats, || pixelwise::upsample_2x(&small, &input)),
-            least(repeats, || pixelwise::upsample_2x_backward(&small, &grad)),
+            min_ms(repeats, || pixelwise::upsample_2x(&small, &input)),
+            min_ms(repeats, || pixelwise::upsample_2x_backward(&small, &grad)),
             0.0,
         ];
         all(format!("upsample {channels} @ {side}"), 20.0 * small.len() as f64 / 1e9, ms);
@@ -92,13 +92,13 @@ fn main() {
     let (mut parameters, gradients) = (values(1_262_818), values(1_262_818));
     let (mut first, mut second) = (vec![0.0; 1_262_818], vec![0.0; 1_262_818]);
     let config = AdamW { learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
-    let ms = least(repeats, || adamw_step(&config, 1, &mut parameters, &gradients, &mut first, &mut second));
+    let ms = min_ms(repeats, || adamw_step(&config, 1, &mut parameters, &gradients, &mut first, &mut second));
     all("AdamW".into(), 28.0 * 1.262_818e-3, [ms, 0.0, 0.0]);
     println!("total {:.1} + {:.1} + {:.1} = {:.1} ms", total[0], total[1], total[2], total.iter().sum::<f64>());
 }
 
-/// Least time of `repeats` runs, in milliseconds.
-fn least<T>(repeats: usize, mut run: impl FnMut() -> T) -> f64 {
+/// Minimum time of `repeats` runs, in milliseconds.
+fn min_ms<T>(repeats: usize, mut run: impl FnMut() -> T) -> f64 {
     let times = (0..repeats).map(|_| {
         let start = cpu_secs();
         black_box(run());

@@ -1,7 +1,7 @@
 //! PicoSAM2's decoder blocks at batch 8 with nearest and with bilinear upsampling, in the block and before it:
 //! `upsampling [threads] [repeats]`.
 //!
-//! Each time is the least wall time of several runs, the four ways by turns.
+//! Each time is the minimum wall time of several runs; the four variants alternate.
 #![expect(clippy::disallowed_methods, reason = "a program that measures")]
 #![allow(clippy::print_stdout, reason = "a program")]
 
@@ -21,7 +21,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const BATCH: usize = 8;
 /// Channels read and written, side before upsampling.
 const BLOCKS: [(usize, usize, usize); 4] = [(320, 192, 6), (192, 128, 12), (128, 80, 24), (80, 40, 48)];
-const WAYS: [(&str, Upsampling, bool); 4] = [
+const VARIANTS: [(&str, Upsampling, bool); 4] = [
     ("nearest in the block", Upsampling::Nearest, true),
     ("nearest before it", Upsampling::Nearest, false),
     ("bilinear in the block", Upsampling::Bilinear, true),
@@ -33,23 +33,23 @@ fn main() {
     let arguments: Vec<usize> = std::env::args().skip(1).filter_map(|text| text.parse().ok()).collect();
     let (threads, repeats) = (*arguments.first().unwrap_or(&1), *arguments.get(1).unwrap_or(&9));
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().expect("the first pool of the process");
-    println!("{threads} threads, batch {BATCH}, least of {repeats} runs, ms");
+    println!("{threads} threads, batch {BATCH}, minimum of {repeats} runs, ms");
     println!("{:40} {:>9} {:>9} {:>9}", "", "forward", "backward", "inference");
     let mut totals = [[0.0; 3]; 4];
     for (ins, outs, side) in BLOCKS {
-        let ways = WAYS.map(|(_, upsampling, fused)| Block::new(ins, outs, side, upsampling, fused));
-        let mut least = [[f64::INFINITY; 3]; 4];
+        let variants = VARIANTS.map(|(_, upsampling, fused)| Block::new(ins, outs, side, upsampling, fused));
+        let mut minimum = [[f64::INFINITY; 3]; 4];
         for _ in 0..repeats {
-            for (way, least) in ways.iter().zip(&mut least) {
-                least.iter_mut().zip(way.times()).for_each(|(least, ms)| *least = least.min(ms));
+            for (variant, minimum) in variants.iter().zip(&mut minimum) {
+                minimum.iter_mut().zip(variant.times()).for_each(|(minimum, ms)| *minimum = minimum.min(ms));
             }
         }
-        for (((name, ..), ms), total) in WAYS.iter().zip(least).zip(&mut totals) {
+        for (((name, ..), ms), total) in VARIANTS.iter().zip(minimum).zip(&mut totals) {
             print_row(&format!("{ins} -> {outs} @ {side}: {name}"), ms);
             total.iter_mut().zip(ms).for_each(|(total, ms)| *total += ms);
         }
     }
-    for ((name, ..), total) in WAYS.iter().zip(totals) {
+    for ((name, ..), total) in VARIANTS.iter().zip(totals) {
         print_row(&format!("all: {name}"), total);
     }
 }
@@ -124,7 +124,7 @@ impl Block {
         [forward, backward, start.elapsed()].map(|time| time.as_secs_f64() * 1e3)
     }
 
-    /// What the block reads, if it does not upsample itself.
+    /// What the block reads, if it does not upsample by itself.
     fn upsampled(&self) -> Option<Vec<f32>> {
         self.shape.upsampling.is_none().then(|| match self.upsampling {
             Upsampling::Nearest => pixelwise::upsample_2x(&self.small, &self.input),

@@ -21,7 +21,7 @@ use crate::buffer::filled;
 use crate::instruction_set::{InstructionSet, for_each_instruction_set, multiply_add};
 use crate::lanes::{lane_blocks, load_lanes};
 use crate::pixelwise::MapShape;
-use crate::tiling::chunk_len;
+use crate::tiling::{TASKS_PER_THREAD, chunk_len};
 
 /// 2x bilinear upsampling of a feature map of the shape `small`: `[batch, 2 * height, 2 * width, channels]`.
 ///
@@ -42,7 +42,7 @@ pub fn upsample_2x_backward(small: &MapShape, grad_output: &[f32]) -> Vec<f32> {
 fn upsample_on(isa: InstructionSet, small: &MapShape, input: &[f32]) -> Vec<f32> {
     assert_eq!(input.len(), small.len(), "bilinear: input, {small:?}");
     let row_len = small.width * small.channels;
-    let rows = chunk_len(2 * small.batch * small.height, 2, 1);
+    let rows = chunk_len(2 * small.batch * small.height, TASKS_PER_THREAD, 1);
     let run = |out: &mut [MaybeUninit<f32>]| {
         out.par_chunks_mut(rows * 2 * row_len).enumerate().for_each(|(chunk, out)| {
             for (row, out) in (chunk * rows..).zip(out.chunks_exact_mut(2 * row_len)) {
@@ -58,7 +58,7 @@ fn upsample_on(isa: InstructionSet, small: &MapShape, input: &[f32]) -> Vec<f32>
 fn backward_on(isa: InstructionSet, small: &MapShape, grad_output: &[f32]) -> Vec<f32> {
     assert_eq!(grad_output.len(), 4 * small.len(), "bilinear: output gradient, {small:?}");
     let row_len = small.width * small.channels;
-    let rows = chunk_len(small.batch * small.height, 2, 1);
+    let rows = chunk_len(small.batch * small.height, TASKS_PER_THREAD, 1);
     let run = |out: &mut [MaybeUninit<f32>]| {
         out.par_chunks_mut(rows * row_len).enumerate().for_each(|(chunk, out)| {
             for (row, out) in (chunk * rows..).zip(out.chunks_exact_mut(row_len)) {
@@ -231,12 +231,12 @@ mod tests {
     use super::*;
     use crate::reference::{assert_near, noise};
 
-    /// Position `(at + 0.5) / 2 - 0.5` between pixels, not beyond the first and the last: pixels and their weights.
-    fn definition(at: usize, len: usize) -> [(usize, f64); 2] {
-        let start = ((at as f64 + 0.5) / 2.0 - 0.5).clamp(0.0, (len - 1) as f64);
-        let first = start.floor();
-        let share = start - first;
-        [(first as usize, 1.0 - share), ((first as usize + 1).min(len - 1), share)]
+    /// The pixels around `(position + 0.5) / 2 - 0.5`, which is not beyond the first and the last, and their weights.
+    fn definition(position: usize, len: usize) -> [(usize, f64); 2] {
+        let source = ((position as f64 + 0.5) / 2.0 - 0.5).clamp(0.0, (len - 1) as f64);
+        let first = source.floor();
+        let fraction = source - first;
+        [(first as usize, 1.0 - fraction), ((first as usize + 1).min(len - 1), fraction)]
     }
 
     fn check(small: MapShape) {

@@ -1,4 +1,15 @@
-//! Sums over the pixels of masks that losses are made of, and the gradient of whatever is made of them.
+//! Sums over the pixels of masks, of which all mask losses are made, and the gradient of any loss that is made of them.
+//!
+//! Dice, IoU, mean squared error and cross-entropy are functions of a few sums per sample. So one pass over the pixels makes
+//! all of them, and another turns the gradients of the sums into that of the logits:
+//!
+//! ```text
+//! p = sigmoid(sharpness * x), t of the teacher, y the true mask
+//! sums         p, t, y, p y, p t, (p - t)^2, cross-entropy
+//! d loss / dx  sharpness * (d loss / dp * p (1 - p) + d loss / d cross-entropy * (p - y))
+//! ```
+//!
+//! Exponential and logarithm are polynomials here, which the compiler vectorises.
 
 use std::mem::MaybeUninit;
 
@@ -7,7 +18,7 @@ use rayon::prelude::*;
 use crate::buffer::filled;
 use crate::instruction_set::{InstructionSet, for_each_instruction_set, multiply_add};
 
-/// Mask logits of a batch, `[samples, pixels]` each, and the true masks.
+/// Mask logits of a batch and the true masks, `[samples, pixels]` each.
 #[derive(Debug, Clone, Copy)]
 pub struct Masks<'a> {
     /// Pixels of a sample.
@@ -22,7 +33,7 @@ pub struct Masks<'a> {
     pub truth: &'a [f32],
 }
 
-/// One value for each sum over a sample's pixels: the sums, or the gradients of them. `p` and `t` are the probabilities of
+/// A value for each sum over a sample's pixels: the sums, or a loss's gradients of them. `p` and `t` are the probabilities of
 /// student and teacher, `y` is the true mask.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct PixelSums {
@@ -42,25 +53,31 @@ pub struct PixelSums {
     pub cross_entropy: f32,
 }
 
-/// What [`sums`] makes.
-pub struct ForwardSums {
+/// Result of [`sums`].
+pub struct MaskForward {
     /// Of each sample.
     pub sums: Vec<PixelSums>,
     /// The student's probabilities, `[samples, pixels]`.
-    pub student: Vec<f32>,
-    /// The teacher's, empty if there is none.
-    pub teacher: Vec<f32>,
+    pub student_probs: Vec<f32>,
+    /// The teacher's probabilities; empty if there is no teacher.
+    pub teacher_probs: Vec<f32>,
 }
 
 /// The sums of each sample; those of the teacher are 0 if there is none.
-pub fn sums(masks: &Masks) -> ForwardSums {
+///
+/// # Panics
+/// If the maps differ in length or are not whole samples.
+pub fn sums(masks: &Masks) -> MaskForward {
     sums_on(InstructionSet::detect(), masks)
 }
 
-/// The gradient of the student's logits from those of each sample's sums; `student` and `teacher` are the probabilities that
-/// [`sums`] made of the masks.
+/// The gradient of the student's logits, `[samples, pixels]`, from those of each sample's sums; `student` and `teacher` are
+/// the probabilities that [`sums`] made of the masks.
 ///
 /// Gradients of the sums without `p` are not read. A teacher whose sums have gradients 0 is not read.
+///
+/// # Panics
+/// If the probabilities are not those of `masks` or there is not one gradient per sample.
 pub fn backward(masks: &Masks, [student, teacher]: [&[f32]; 2], gradients: &[PixelSums]) -> Vec<f32> {
     let Masks { pixels, sharpness, truth, .. } = *masks;
     assert_eq!(gradients.len() * pixels, student.len(), "mask sums: gradients and samples");
@@ -68,11 +85,11 @@ pub fn backward(masks: &Masks, [student, teacher]: [&[f32]; 2], gradients: &[Pix
     let isa = InstructionSet::detect();
     let run = |out: &mut [MaybeUninit<f32>]| {
         out.par_chunks_mut(pixels).zip(gradients).enumerate().for_each(|(sample, (out, gradients))| {
-            let of_sample = sample * pixels..(sample + 1) * pixels;
+            let range = sample * pixels..(sample + 1) * pixels;
             let has_teacher = (gradients.student_teacher, gradients.squared_difference) != (0.0, 0.0);
             // Its products with 0 are 0, unless it is not a number.
             let teacher = if has_teacher { teacher } else { student };
-            let maps = [&student[of_sample.clone()], &teacher[of_sample.clone()], &truth[of_sample]];
+            let maps = [&student[range.clone()], &teacher[range.clone()], &truth[range]];
             gradient(isa, sharpness, gradients, maps, out);
         });
     };
@@ -80,7 +97,7 @@ pub fn backward(masks: &Masks, [student, teacher]: [&[f32]; 2], gradients: &[Pix
     unsafe { filled(student.len(), run) }
 }
 
-fn sums_on(isa: InstructionSet, masks: &Masks) -> ForwardSums {
+fn sums_on(isa: InstructionSet, masks: &Masks) -> MaskForward {
     let Masks { pixels, sharpness, student, teacher, truth } = *masks;
     assert!(pixels > 0 && student.len().is_multiple_of(pixels), "mask sums: student's logits and pixels");
     assert_eq!(truth.len(), student.len(), "mask sums: true masks and student's logits");
@@ -90,9 +107,9 @@ fn sums_on(isa: InstructionSet, masks: &Masks) -> ForwardSums {
     let run = |out: &mut [MaybeUninit<f32>]| {
         let maps = out.par_chunks_mut(pixels).zip(student.par_chunks(pixels)).zip(truth.par_chunks(pixels));
         maps.zip(&mut sums).for_each(|(((out, logits), truth), sums)| {
-            let mut found = [0.0; 4];
-            student_sums(isa, sharpness, [logits, truth], out, &mut found);
-            [sums.student, sums.truth, sums.student_truth, sums.cross_entropy] = found.map(|sum| sum as f32);
+            let mut wide = [0.0; 4];
+            student_sums(isa, sharpness, [logits, truth], out, &mut wide);
+            [sums.student, sums.truth, sums.student_truth, sums.cross_entropy] = wide.map(|sum| sum as f32);
         });
     };
     // SAFETY: the chunks cover the output, and `student_sums` writes all of each.
@@ -101,15 +118,15 @@ fn sums_on(isa: InstructionSet, masks: &Masks) -> ForwardSums {
         let run = |out: &mut [MaybeUninit<f32>]| {
             let maps = out.par_chunks_mut(pixels).zip(teacher.par_chunks(pixels)).zip(student_probs.par_chunks(pixels));
             maps.zip(&mut sums).for_each(|(((out, logits), student), sums)| {
-                let mut found = [0.0; 3];
-                teacher_sums(isa, sharpness, [logits, student], out, &mut found);
-                [sums.teacher, sums.student_teacher, sums.squared_difference] = found.map(|sum| sum as f32);
+                let mut wide = [0.0; 3];
+                teacher_sums(isa, sharpness, [logits, student], out, &mut wide);
+                [sums.teacher, sums.student_teacher, sums.squared_difference] = wide.map(|sum| sum as f32);
             });
         };
         // SAFETY: as above, by `teacher_sums`.
         teacher_probs = unsafe { filled(teacher.len(), run) };
     }
-    ForwardSums { sums, student: student_probs, teacher: teacher_probs }
+    MaskForward { sums, student_probs, teacher_probs }
 }
 
 for_each_instruction_set! {
@@ -134,10 +151,10 @@ fn student_body<const FUSED: bool, const LANES: usize>(
 ) {
     pixel_sums::<LANES, 4>(maps, out, sums, |logit, truth| {
         let logit = logit * sharpness;
-        let (prob, small) = logistic::<FUSED>(logit);
+        let (prob, exp) = logistic::<FUSED>(logit);
         // ln p = min(x, 0) - ln(1 + e^-|x|), and ln(1 - p) = ln p - x.
         let below = if logit > 0.0 { 0.0 } else { logit };
-        let cross_entropy = (1.0 - truth) * logit - below + ln_1p::<FUSED>(small);
+        let cross_entropy = (1.0 - truth) * logit - below + ln_1p::<FUSED>(exp);
         (prob, [prob, truth, prob * truth, cross_entropy])
     });
 }
@@ -163,11 +180,11 @@ fn gradient_body<const FUSED: bool, const LANES: usize>(
     [student, teacher, truth]: [&[f32]; 3],
     out: &mut [MaybeUninit<f32>],
 ) {
-    let of = gradients;
-    let twice = 2.0 * of.squared_difference;
+    let d = gradients;
+    let twice = 2.0 * d.squared_difference;
     for (((out, p), t), y) in out.iter_mut().zip(student).zip(teacher).zip(truth) {
-        let of_prob = of.student + of.student_teacher * t + of.student_truth * y + twice * (p - t);
-        out.write(sharpness * (of_prob * p * (1.0 - p) + of.cross_entropy * (p - y)));
+        let d_prob = d.student + d.student_teacher * t + d.student_truth * y + twice * (p - t);
+        out.write(sharpness * (d_prob * p * (1.0 - p) + d.cross_entropy * (p - y)));
     }
 }
 
@@ -179,9 +196,9 @@ fn pixel_sums<const LANES: usize, const N: usize>(
     sums: &mut [f64; N],
     pixel: impl Fn(f32, f32) -> (f32, [f32; N]),
 ) {
-    let blocks = first.chunks(PIXELS_IN_SINGLE).zip(second.chunks(PIXELS_IN_SINGLE));
-    for (out, (first, second)) in out.chunks_mut(PIXELS_IN_SINGLE).zip(blocks) {
-        let mut short = [[0.0f32; LANES]; N];
+    let blocks = first.chunks(PIXELS_PER_SINGLE_SUM).zip(second.chunks(PIXELS_PER_SINGLE_SUM));
+    for (out, (first, second)) in out.chunks_mut(PIXELS_PER_SINGLE_SUM).zip(blocks) {
+        let mut single = [[0.0f32; LANES]; N];
         let (first, first_rest) = first.as_chunks::<LANES>();
         let (second, second_rest) = second.as_chunks::<LANES>();
         let (out, out_rest) = out.as_chunks_mut::<LANES>();
@@ -190,12 +207,12 @@ fn pixel_sums<const LANES: usize, const N: usize>(
                 let (value, terms) = pixel(first[lane], second[lane]);
                 out[lane].write(value);
                 for idx in 0..N {
-                    short[idx][lane] += terms[idx];
+                    single[idx][lane] += terms[idx];
                 }
             }
         }
-        for (sum, short) in sums.iter_mut().zip(&short) {
-            *sum += short.iter().map(|value| f64::from(*value)).sum::<f64>();
+        for (sum, single) in sums.iter_mut().zip(&single) {
+            *sum += single.iter().map(|value| f64::from(*value)).sum::<f64>();
         }
         for (out, (first, second)) in out_rest.iter_mut().zip(first_rest.iter().zip(second_rest)) {
             let (value, terms) = pixel(*first, *second);
@@ -208,9 +225,9 @@ fn pixel_sums<const LANES: usize, const N: usize>(
 /// `1 / (1 + e^-x)` and `e^-|x|`.
 #[inline(always)]
 fn logistic<const FUSED: bool>(x: f32) -> (f32, f32) {
-    let small = exp_negative::<FUSED>(-x.abs());
-    let above = 1.0 / (1.0 + small);
-    (if x < 0.0 { small * above } else { above }, small)
+    let exp = exp_negative::<FUSED>(-x.abs());
+    let upper = 1.0 / (1.0 + exp);
+    (if x < 0.0 { exp * upper } else { upper }, exp)
 }
 
 /// `e^x` of `x` at most 0, to two units in the last place; below -87, that of -87. NaN stays NaN.
@@ -248,12 +265,14 @@ fn ln_1p<const FUSED: bool>(x: f32) -> f32 {
     2.0 * s * sum
 }
 
+/// `1.5 * 2^23`.
 const ROUNDER: f32 = 12_582_912.0;
+/// The first nine bits of `ln 2`.
 const LN_2_HIGH: f32 = 355.0 / 512.0;
 /// `ln 2 - 355 / 512`.
 const LN_2_LOW: f32 = -2.121_944_4e-4;
 /// Pixels summed in single precision before they are added to a double.
-const PIXELS_IN_SINGLE: usize = 1024;
+const PIXELS_PER_SINGLE_SUM: usize = 1024;
 
 #[cfg(test)]
 mod tests {
@@ -273,9 +292,9 @@ mod tests {
         sums
     }
 
-    fn in_order(of: &PixelSums) -> [f32; 7] {
+    fn in_order(sums: &PixelSums) -> [f32; 7] {
         let PixelSums { student, teacher, truth, student_truth, student_teacher, squared_difference, cross_entropy } =
-            *of;
+            *sums;
         [student, teacher, truth, student_truth, student_teacher, squared_difference, cross_entropy]
     }
 
@@ -307,20 +326,20 @@ mod tests {
                 let name = format!("{isa:?}, {samples} x {pixels}");
                 let made = sums_on(isa, &masks);
                 for (sample, sums) in made.sums.iter().enumerate() {
-                    let of = sample * pixels..(sample + 1) * pixels;
-                    let [logits, teacher] = [&student, &teacher].map(|map| doubles(&map[of.clone()], sharpness));
-                    assert_near(&name, &in_order(sums), &expected(&logits, &teacher, &doubles(&truth[of], 1.0)));
+                    let range = sample * pixels..(sample + 1) * pixels;
+                    let [logits, teacher] = [&student, &teacher].map(|map| doubles(&map[range.clone()], sharpness));
+                    assert_near(&name, &in_order(sums), &expected(&logits, &teacher, &doubles(&truth[range], 1.0)));
                 }
             }
             let made = sums(&masks);
-            let got = backward(&masks, [&made.student, &made.teacher], &vec![slopes; samples]);
+            let got = backward(&masks, [&made.student_probs, &made.teacher_probs], &vec![slopes; samples]);
             let step = 1e-4;
             let differences = student.iter().zip(&teacher).zip(&truth).map(|((x, z), y)| {
-                let at = |offset: f64| {
+                let loss = |offset: f64| {
                     let x = f64::from(*x) + offset;
                     weighted(expected(&[x * f64::from(sharpness)], &doubles(&[*z], sharpness), &doubles(&[*y], 1.0)))
                 };
-                (at(step) - at(-step)) / (2.0 * step)
+                (loss(step) - loss(-step)) / (2.0 * step)
             });
             assert_near(&format!("gradient, {samples} x {pixels}"), &got, &differences.collect::<Vec<f64>>());
         }
@@ -348,8 +367,12 @@ mod tests {
         let is_nan: Vec<bool> = made.sums.iter().map(|sums| sums.squared_difference.is_nan()).collect();
         assert_eq!(is_nan, [false, true, false]);
         assert!(made.sums.iter().all(|sums| sums.cross_entropy.is_finite()));
-        let of_truth = PixelSums { cross_entropy: 1.0, ..PixelSums::default() };
-        assert!(backward(&masks, [&made.student, &made.teacher], &[of_truth; 3]).iter().all(|value| value.is_finite()));
+        let truth_only = PixelSums { cross_entropy: 1.0, ..PixelSums::default() };
+        assert!(
+            backward(&masks, [&made.student_probs, &made.teacher_probs], &[truth_only; 3])
+                .iter()
+                .all(|value| value.is_finite())
+        );
         let mut broken = student.clone();
         broken[70] = f32::NAN;
         let sums = sums(&Masks { student: &broken, teacher: None, ..masks }).sums;

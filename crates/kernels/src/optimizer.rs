@@ -1,26 +1,35 @@
-//! One pass of AdamW over flat parameters, and the norm of gradients.
+//! One pass of AdamW over flat parameters, their moving average, and the norm of gradients.
 
 use rayon::prelude::*;
 
 use crate::instruction_set::{InstructionSet, for_each_instruction_set};
-use crate::tiling::chunk_len;
+use crate::tiling::{TASKS_PER_THREAD, chunk_len};
 
 /// Constants of [`adamw_step`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamW {
-    /// Step size.
+    /// Learning rate.
     pub learning_rate: f64,
-    /// Share of the old mean of gradients.
+    /// Weight of the old first moment, the mean of gradients.
     pub beta1: f64,
-    /// Share of the old mean of squared gradients.
+    /// Weight of the old second moment, the mean of squared gradients.
     pub beta2: f64,
-    /// Added to the root of the mean of squares.
+    /// Added to the root of the second moment.
     pub epsilon: f64,
-    /// Share of the parameter, times the step size, taken off it.
+    /// Weight decay, as a share of the parameter per unit of learning rate.
     pub weight_decay: f64,
 }
 
-/// Updates `parameters` and both moments in place. `step` counts from 1.
+/// Updates `parameters` and both moments in place. `step` counts from 1. With gradient `g` and learning rate `r`:
+///
+/// ```text
+/// m = beta1 * m + (1 - beta1) * g              m^ = m / (1 - beta1^step)
+/// v = beta2 * v + (1 - beta2) * g^2            v^ = v / (1 - beta2^step)
+/// p = (1 - r * weight_decay) * p - r * m^ / (sqrt(v^) + epsilon)
+/// ```
+///
+/// # Panics
+/// If the lengths differ or `step` is 0.
 ///
 /// # Source
 /// Decoupled weight decay, arXiv 1711.05101, as `torch.optim.AdamW`: the epsilon is added after the bias correction.
@@ -47,28 +56,31 @@ pub fn adamw_step(
         new2: (1.0 - config.beta2) as f32,
         epsilon: config.epsilon as f32,
     };
-    let (isa, part) = (InstructionSet::detect(), chunk_len(len, 2, 16384));
-    let moments = first_moments.par_chunks_mut(part).zip(second_moments.par_chunks_mut(part));
-    parameters.par_chunks_mut(part).zip(gradients.par_chunks(part)).zip(moments).for_each(
+    let (isa, chunk) = (InstructionSet::detect(), chunk_len(len, TASKS_PER_THREAD, MIN_CHUNK));
+    let moments = first_moments.par_chunks_mut(chunk).zip(second_moments.par_chunks_mut(chunk));
+    parameters.par_chunks_mut(chunk).zip(gradients.par_chunks(chunk)).zip(moments).for_each(
         |((parameters, gradients), (first, second))| update(isa, &constants, parameters, gradients, first, second),
     );
 }
 
 /// Replaces `average` by `decay * average + (1 - decay) * values`.
+///
+/// # Panics
+/// If the lengths differ.
 pub fn moving_average(average: &mut [f32], values: &[f32], decay: f64) {
     assert_eq!(average.len(), values.len(), "moving_average: lengths");
-    let (decay, share) = (decay as f32, (1.0 - decay) as f32);
-    let part = chunk_len(average.len(), 2, 16384);
-    average.par_chunks_mut(part).zip(values.par_chunks(part)).for_each(|(average, values)| {
-        average.iter_mut().zip(values).for_each(|(average, value)| *average = *average * decay + value * share);
+    let (decay, new) = (decay as f32, (1.0 - decay) as f32);
+    let chunk = chunk_len(average.len(), TASKS_PER_THREAD, MIN_CHUNK);
+    average.par_chunks_mut(chunk).zip(values.par_chunks(chunk)).for_each(|(average, values)| {
+        average.iter_mut().zip(values).for_each(|(average, value)| *average = *average * decay + value * new);
     });
 }
 
-/// Sum of the squares: its root is the norm to clip by.
+/// Sum of the squares: the root of this is the norm that gradients are clipped by.
 pub fn sum_of_squares(values: &[f32]) -> f64 {
-    let part = chunk_len(values.len(), 2, 16384);
+    let chunk = chunk_len(values.len(), TASKS_PER_THREAD, MIN_CHUNK);
     let sums: Vec<f64> = values
-        .par_chunks(part)
+        .par_chunks(chunk)
         .map(|values| {
             let mut lanes = [0.0f64; 8];
             for values in values.chunks(8) {
@@ -117,3 +129,6 @@ fn update_body<const FUSED: bool, const LANES: usize>(
         *parameter = *parameter * c.decay - c.step_size * *first / denominator;
     }
 }
+
+/// Values below which a task costs more than it saves.
+const MIN_CHUNK: usize = 16384;

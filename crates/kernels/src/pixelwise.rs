@@ -1,11 +1,13 @@
-//! Operators without weights: upsampling, sums, pooling, gates, and the change of layout.
+//! Operators without weights: 2x nearest upsampling, sums, ReLU, sigmoid, pooling, channel gates, and the change of layout.
+//!
+//! All are bound by memory: each reads its inputs once and writes its output once.
 
 use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
 use crate::buffer::filled;
-use crate::tiling::chunk_len;
+use crate::tiling::{TASKS_PER_THREAD, chunk_len};
 
 /// Batch, rows, columns and channels of a feature map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,22 +41,25 @@ impl MapShape {
 /// How a feature map gets twice the height and width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Upsampling {
-    /// Each pixel in a square of four: [`upsample_2x`].
+    /// Each pixel repeated in a square of four: [`upsample_2x`].
     Nearest,
     /// Between neighbouring pixels: [`crate::bilinear::upsample_2x`].
     Bilinear,
 }
 
-/// Nearest upsampling by two of a feature map of the shape `small`.
+/// 2x nearest upsampling of a feature map of the shape `small`: `[batch, 2 * height, 2 * width, channels]`.
+///
+/// # Panics
+/// If the input has not the length of `small`.
 pub fn upsample_2x(small: &MapShape, input: &[f32]) -> Vec<f32> {
     assert_eq!(input.len(), small.len(), "upsample_2x: input, {small:?}");
-    let (line_len, channels) = (small.width * small.channels, small.channels);
-    let lines = chunk_len(small.batch * small.height, 2, 1);
+    let (row_len, channels) = (small.width * small.channels, small.channels);
+    let rows = chunk_len(small.batch * small.height, TASKS_PER_THREAD, 1);
     let run = |out: &mut [MaybeUninit<f32>]| {
-        out.par_chunks_mut(lines * 4 * line_len).zip(input.par_chunks(lines * line_len)).for_each(|(out, input)| {
-            for (pair, line) in out.chunks_exact_mut(4 * line_len).zip(input.chunks_exact(line_len)) {
-                for line_out in pair.chunks_exact_mut(2 * line_len) {
-                    for (two, pixel) in line_out.chunks_exact_mut(2 * channels).zip(line.chunks_exact(channels)) {
+        out.par_chunks_mut(rows * 4 * row_len).zip(input.par_chunks(rows * row_len)).for_each(|(out, input)| {
+            for (pair, row) in out.chunks_exact_mut(4 * row_len).zip(input.chunks_exact(row_len)) {
+                for row_out in pair.chunks_exact_mut(2 * row_len) {
+                    for (two, pixel) in row_out.chunks_exact_mut(2 * channels).zip(row.chunks_exact(channels)) {
                         let (left, right) = two.split_at_mut(channels);
                         left.write_copy_of_slice(pixel);
                         right.write_copy_of_slice(pixel);
@@ -63,21 +68,24 @@ pub fn upsample_2x(small: &MapShape, input: &[f32]) -> Vec<f32> {
             }
         });
     };
-    // SAFETY: each input line writes both pixels of both lines of its pair, and the pairs cover the output.
+    // SAFETY: each input row writes both pixels of both rows of its pair, and the pairs cover the output.
     unsafe { filled(4 * small.len(), run) }
 }
 
-/// Gradient of the input of [`upsample_2x`]: the sum of the four output pixels.
+/// Gradient of the input of [`upsample_2x`], of the shape `small`: the sum over each square of four output pixels.
+///
+/// # Panics
+/// If the gradient has not four times the length of `small`.
 pub fn upsample_2x_backward(small: &MapShape, grad_output: &[f32]) -> Vec<f32> {
     assert_eq!(grad_output.len(), 4 * small.len(), "upsample_2x: output gradient, {small:?}");
-    let (line_len, channels) = (small.width * small.channels, small.channels);
-    let lines = chunk_len(small.batch * small.height, 2, 1);
+    let (row_len, channels) = (small.width * small.channels, small.channels);
+    let rows = chunk_len(small.batch * small.height, TASKS_PER_THREAD, 1);
     let run = |out: &mut [MaybeUninit<f32>]| {
-        let grads = grad_output.par_chunks(lines * 4 * line_len);
-        out.par_chunks_mut(lines * line_len).zip(grads).for_each(|(out, grads)| {
-            for (line, pair) in out.chunks_exact_mut(line_len).zip(grads.chunks_exact(4 * line_len)) {
-                let (above, below) = pair.split_at(2 * line_len);
-                sum_squares(channels, above, below, line);
+        let grads = grad_output.par_chunks(rows * 4 * row_len);
+        out.par_chunks_mut(rows * row_len).zip(grads).for_each(|(out, grads)| {
+            for (row, pair) in out.chunks_exact_mut(row_len).zip(grads.chunks_exact(4 * row_len)) {
+                let (above, below) = pair.split_at(2 * row_len);
+                sum_2x2(channels, above, below, row);
             }
         });
     };
@@ -85,9 +93,9 @@ pub fn upsample_2x_backward(small: &MapShape, grad_output: &[f32]) -> Vec<f32> {
     unsafe { filled(small.len(), run) }
 }
 
-/// Writes the sums over the squares of four pixels that two neighbouring lines are made of.
-fn sum_squares(channels: usize, above: &[f32], below: &[f32], out: &mut [MaybeUninit<f32>]) {
-    assert_eq!((above.len(), below.len()), (2 * out.len(), 2 * out.len()), "sum_squares: lines");
+/// Writes the sums over the squares of four pixels that two neighbouring rows are made of.
+fn sum_2x2(channels: usize, above: &[f32], below: &[f32], out: &mut [MaybeUninit<f32>]) {
+    assert_eq!((above.len(), below.len()), (2 * out.len(), 2 * out.len()), "sum_2x2: rows");
     let blocks = above.chunks_exact(2 * channels).zip(below.chunks_exact(2 * channels));
     for (pixel, (above, below)) in out.chunks_exact_mut(channels).zip(blocks) {
         let ((a, b), (c, d)) = (above.split_at(channels), below.split_at(channels));
@@ -98,40 +106,55 @@ fn sum_squares(channels: usize, above: &[f32], below: &[f32], out: &mut [MaybeUn
 }
 
 /// Sum of two feature maps.
+///
+/// # Panics
+/// If they differ in length.
 pub fn add(a: &[f32], b: &[f32]) -> Vec<f32> {
-    both(a, b, |a, b| a + b)
+    zip_values(a, b, |a, b| a + b)
 }
 
 /// Adds `b` to `a`.
+///
+/// # Panics
+/// If they differ in length.
 pub fn add_assign(a: &mut [f32], b: &[f32]) {
     assert_eq!(a.len(), b.len(), "add: lengths");
-    let part = chunk_len(a.len(), 2, MIN_PART);
-    a.par_chunks_mut(part).zip(b.par_chunks(part)).for_each(|(a, b)| {
+    let chunk = chunk_len(a.len(), TASKS_PER_THREAD, MIN_CHUNK);
+    a.par_chunks_mut(chunk).zip(b.par_chunks(chunk)).for_each(|(a, b)| {
         a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
     });
 }
 
-/// The greater of each value and 0.
+/// `max(value, 0)` of each value; NaN stays NaN.
 pub fn relu(input: &[f32]) -> Vec<f32> {
-    each(input, |value| if value < 0.0 { 0.0 } else { value })
+    map_values(input, |value| if value < 0.0 { 0.0 } else { value })
 }
 
 /// Gradient of the input of [`relu`], from its input.
+///
+/// # Panics
+/// If input and gradient differ in length.
 pub fn relu_backward(input: &[f32], grad_output: &[f32]) -> Vec<f32> {
-    both(input, grad_output, |value, grad| if value > 0.0 { grad } else { 0.0 })
+    zip_values(input, grad_output, |value, grad| if value > 0.0 { grad } else { 0.0 })
 }
 
-/// Logistic function.
+/// Logistic function of each value, in `(0, 1)`.
 pub fn sigmoid(input: &[f32]) -> Vec<f32> {
-    each(input, |value| 1.0 / (1.0 + (-value).exp()))
+    map_values(input, |value| 1.0 / (1.0 + (-value).exp()))
 }
 
 /// Gradient of the input of [`sigmoid`], from its output.
+///
+/// # Panics
+/// If output and gradient differ in length.
 pub fn sigmoid_backward(output: &[f32], grad_output: &[f32]) -> Vec<f32> {
-    both(output, grad_output, |output, grad| grad * output * (1.0 - output))
+    zip_values(output, grad_output, |output, grad| grad * output * (1.0 - output))
 }
 
 /// Mean of each channel of each image, `[batch, channels]`.
+///
+/// # Panics
+/// If the input has not the length of `shape`.
 pub fn global_average_pool(shape: &MapShape, input: &[f32]) -> Vec<f32> {
     assert_eq!(input.len(), shape.len(), "global_average_pool: input, {shape:?}");
     let pixels = (shape.height * shape.width) as f64;
@@ -144,7 +167,10 @@ pub fn global_average_pool(shape: &MapShape, input: &[f32]) -> Vec<f32> {
     means.concat()
 }
 
-/// Gradient of the input of [`global_average_pool`].
+/// Gradient of the input of [`global_average_pool`], of the shape `shape`, from that of its output, `[batch, channels]`.
+///
+/// # Panics
+/// If the gradient has not one value per channel of each image.
 pub fn global_average_pool_backward(shape: &MapShape, grad_output: &[f32]) -> Vec<f32> {
     assert_eq!(grad_output.len(), shape.batch * shape.channels, "global_average_pool: output gradient, {shape:?}");
     let share = 1.0 / (shape.height * shape.width) as f32;
@@ -162,7 +188,10 @@ pub fn global_average_pool_backward(shape: &MapShape, grad_output: &[f32]) -> Ve
     unsafe { filled(shape.len(), run) }
 }
 
-/// Each channel of each image times its value in `scale`, `[batch, channels]`.
+/// Each channel of each image times its value in `scale`, `[batch, channels]`; the output is of the shape `shape`.
+///
+/// # Panics
+/// If a length is not that of `shape`.
 pub fn scale_channels(shape: &MapShape, input: &[f32], scale: &[f32]) -> Vec<f32> {
     assert_eq!(input.len(), shape.len(), "scale_channels: input, {shape:?}");
     assert_eq!(scale.len(), shape.batch * shape.channels, "scale_channels: scale, {shape:?}");
@@ -180,7 +209,11 @@ pub fn scale_channels(shape: &MapShape, input: &[f32], scale: &[f32]) -> Vec<f32
     unsafe { filled(shape.len(), run) }
 }
 
-/// Gradient of the scale of [`scale_channels`]; that of its input is [`scale_channels`] of the output gradient.
+/// Gradient of the scale of [`scale_channels`], `[batch, channels]`; that of its input is [`scale_channels`] of the output
+/// gradient.
+///
+/// # Panics
+/// If a length is not that of `shape`.
 pub fn scale_channels_backward_scale(shape: &MapShape, input: &[f32], grad_output: &[f32]) -> Vec<f32> {
     assert_eq!(input.len(), shape.len(), "scale_channels: input, {shape:?}");
     assert_eq!(grad_output.len(), shape.len(), "scale_channels: output gradient, {shape:?}");
@@ -193,12 +226,18 @@ pub fn scale_channels_backward_scale(shape: &MapShape, input: &[f32], grad_outpu
 }
 
 /// `[batch, channels, height, width]` to `[batch, height, width, channels]`; `shape` names the sizes.
+///
+/// # Panics
+/// If the input has not the length of `shape`.
 pub fn nhwc_from_nchw(shape: &MapShape, input: &[f32]) -> Vec<f32> {
     assert_eq!(input.len(), shape.len(), "nhwc_from_nchw: input, {shape:?}");
     transposed_images(shape.image_len(), shape.channels, shape.height * shape.width, input)
 }
 
 /// `[batch, height, width, channels]` to `[batch, channels, height, width]`; `shape` names the sizes.
+///
+/// # Panics
+/// If the input has not the length of `shape`.
 pub fn nchw_from_nhwc(shape: &MapShape, input: &[f32]) -> Vec<f32> {
     assert_eq!(input.len(), shape.len(), "nchw_from_nhwc: input, {shape:?}");
     transposed_images(shape.image_len(), shape.height * shape.width, shape.channels, input)
@@ -238,10 +277,10 @@ fn image_sums(
     sums.into_iter()
 }
 
-fn each(input: &[f32], value: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
-    let part = chunk_len(input.len(), 2, MIN_PART);
+fn map_values(input: &[f32], value: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
+    let chunk = chunk_len(input.len(), TASKS_PER_THREAD, MIN_CHUNK);
     let run = |out: &mut [MaybeUninit<f32>]| {
-        out.par_chunks_mut(part).zip(input.par_chunks(part)).for_each(|(out, input)| {
+        out.par_chunks_mut(chunk).zip(input.par_chunks(chunk)).for_each(|(out, input)| {
             out.iter_mut().zip(input).for_each(|(out, input)| {
                 out.write(value(*input));
             });
@@ -251,11 +290,11 @@ fn each(input: &[f32], value: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
     unsafe { filled(input.len(), run) }
 }
 
-fn both(a: &[f32], b: &[f32], value: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32> {
+fn zip_values(a: &[f32], b: &[f32], value: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32> {
     assert_eq!(a.len(), b.len(), "operator on two feature maps: lengths");
-    let part = chunk_len(a.len(), 2, MIN_PART);
+    let chunk = chunk_len(a.len(), TASKS_PER_THREAD, MIN_CHUNK);
     let run = |out: &mut [MaybeUninit<f32>]| {
-        out.par_chunks_mut(part).zip(a.par_chunks(part)).zip(b.par_chunks(part)).for_each(|((out, a), b)| {
+        out.par_chunks_mut(chunk).zip(a.par_chunks(chunk)).zip(b.par_chunks(chunk)).for_each(|((out, a), b)| {
             out.iter_mut().zip(a).zip(b).for_each(|((out, a), b)| {
                 out.write(value(*a, *b));
             });
@@ -266,4 +305,4 @@ fn both(a: &[f32], b: &[f32], value: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32
 }
 
 /// Values per task below which a task costs more than it saves.
-const MIN_PART: usize = 8192;
+const MIN_CHUNK: usize = 8192;

@@ -1,4 +1,4 @@
-//! What the kernels are held to: the operators' definitions, in double precision, one value at a time.
+//! The reference that the kernels are tested against: the operators' definitions, in double precision, one value at a time.
 
 use proptest::prelude::*;
 
@@ -8,10 +8,10 @@ use crate::norm::{self, Norm};
 use crate::optimizer::{AdamW, adamw_step, sum_of_squares};
 use crate::pixelwise::{self, MapShape};
 
-/// Largest difference to the reference, relative to the largest value of the reference.
+/// Maximum difference from the reference, relative to the reference's largest value.
 const TOLERANCE: f64 = 2e-6;
 
-/// Values in -1..1 without a pattern, from a counter.
+/// Pseudorandom values in -1..1 (xorshift).
 pub(crate) fn noise(len: usize, seed: u32) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9) | 1;
     let mut next = || {
@@ -37,9 +37,9 @@ pub(crate) fn for_each_product(shape: &ConvShape, groups: usize, mut product: im
     let (ins, outs) = (shape.in_channels / groups, shape.out_channels / groups);
     let (out_height, out_width, kernel) = (shape.out_height(), shape.out_width(), shape.kernel);
     for idx in 0..shape.batch * out_height * out_width * shape.out_channels {
-        let (place, out) = (idx / shape.out_channels, idx % shape.out_channels);
-        let (line, x) = (place / out_width, place % out_width);
-        let (image, y) = (line / out_height, line % out_height);
+        let (pixel, out) = (idx / shape.out_channels, idx % shape.out_channels);
+        let (row, x) = (pixel / out_width, pixel % out_width);
+        let (image, y) = (row / out_height, row % out_height);
         for input in 0..ins {
             for tap in 0..kernel * kernel {
                 let source_y = (y * shape.stride + tap / kernel * shape.dilation).wrapping_sub(shape.padding);
@@ -73,11 +73,11 @@ fn conv_case(shape: &ConvShape, groups: usize) -> ConvCase {
     let grad = noise(shape.output_len(), 4);
     let mut output = vec![0.0; grad.len()];
     let (mut grad_input, mut grad_weight) = (vec![0.0; input.len()], vec![0.0; weight.len()]);
-    for_each_product(shape, groups, |at_input, at_weight, at_output| {
-        let (x, w, g) = (f64::from(input[at_input]), f64::from(weight[at_weight]), f64::from(grad[at_output]));
-        output[at_output] += x * w;
-        grad_input[at_input] += g * w;
-        grad_weight[at_weight] += g * x;
+    for_each_product(shape, groups, |input_idx, weight_idx, output_idx| {
+        let (x, w, g) = (f64::from(input[input_idx]), f64::from(weight[weight_idx]), f64::from(grad[output_idx]));
+        output[output_idx] += x * w;
+        grad_input[input_idx] += g * w;
+        grad_weight[weight_idx] += g * x;
     });
     let biased = output.iter().enumerate().map(|(idx, value)| value + f64::from(bias[idx % shape.out_channels]));
     let biased_relu = biased.map(|value| value.max(0.0)).collect();
@@ -149,7 +149,7 @@ fn check_norm(pixels: usize, channels: usize, relu: bool, offset: f32) {
     }
 }
 
-fn in_pools(check: impl Fn() + Send + Sync) {
+fn on_several_pools(check: impl Fn() + Send + Sync) {
     for threads in [1, 2, 5] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
         pool.install(&check);
@@ -193,7 +193,7 @@ proptest! {
 
 #[test]
 fn layers_of_the_student_follow_their_definition() {
-    in_pools(|| {
+    on_several_pools(|| {
         let shape = ConvShape {
             batch: 8,
             height: 12,
@@ -266,8 +266,8 @@ fn upsampling_repeats_pixels_and_its_gradient_sums_them() {
         let mut grad_input = vec![0.0; input.len()];
         for (idx, grad) in grad.iter().enumerate() {
             let (pixel, channel) = (idx / channels, idx % channels);
-            let (line, x) = (pixel / (2 * width), pixel % (2 * width));
-            let (image, y) = (line / (2 * height), line % (2 * height));
+            let (row, x) = (pixel / (2 * width), pixel % (2 * width));
+            let (image, y) = (row / (2 * height), row % (2 * height));
             let source = ((image * height + y / 2) * width + x / 2) * channels + channel;
             output[idx] = f64::from(input[source]);
             grad_input[source] += f64::from(*grad);
@@ -317,7 +317,7 @@ fn pointwise_functions_follow_their_definition() {
 }
 
 #[test]
-fn layouts_turn_into_each_other() {
+fn layouts_are_each_others_inverse() {
     let shape = MapShape { batch: 2, height: 3, width: 5, channels: 4 };
     let nchw = noise(shape.len(), 1);
     let nhwc = pixelwise::nhwc_from_nchw(&shape, &nchw);

@@ -1,4 +1,12 @@
-//! Rounding to a uniform grid, and what it passes on to the gradient of its input and of its step.
+//! Fake quantization: rounding to a uniform grid, with straight-through gradients of the values and of the grid's step.
+//!
+//! ```text
+//! q(x) = clamp(round(x / step), low, high)       output = q(x) * step
+//!
+//!              inside the grid       beyond an end
+//! d input      grad                  0
+//! d step       grad * (q - x/step)   grad * end
+//! ```
 
 use std::mem::MaybeUninit;
 
@@ -7,14 +15,14 @@ use rayon::prelude::*;
 use crate::buffer::filled;
 use crate::instruction_set::{InstructionSet, for_each_instruction_set};
 
-/// A grid `q * step` with integers `q` from `low` to `high`; each of equally long rows of values has a step of its own.
+/// A grid `q * step` with integers `q` from `low` to `high`. Values are cut into rows of one length, each with its own step.
 #[derive(Debug, Clone, Copy)]
 pub struct Grid<'a> {
     /// One for each row, above 0.
     pub steps: &'a [f32],
-    /// Smallest integer, above -2^21.
+    /// Minimum integer, above -2^21.
     pub low: f32,
-    /// Largest integer, below 2^21.
+    /// Maximum integer, below 2^21.
     pub high: f32,
 }
 
@@ -23,7 +31,7 @@ pub struct Grid<'a> {
 pub struct RoundGradients {
     /// Of the input.
     pub input: Vec<f32>,
-    /// Of each row's step.
+    /// Of each row's step, summed over the row.
     pub steps: Vec<f32>,
 }
 
@@ -35,7 +43,10 @@ impl Grid<'_> {
     }
 }
 
-/// Each value's nearest one on its row's grid, ties to even integers; beyond the grid's ends, the end.
+/// Each value's nearest one on its row's grid, ties to even integers; beyond the grid's ends, the end. NaN stays NaN.
+///
+/// # Panics
+/// If the values cannot be cut into as many rows of one length as there are steps.
 pub fn round(grid: &Grid, input: &[f32]) -> Vec<f32> {
     let (isa, row_len) = (InstructionSet::detect(), grid.row_len(input.len()));
     if row_len == 0 {
@@ -44,16 +55,21 @@ pub fn round(grid: &Grid, input: &[f32]) -> Vec<f32> {
     let run = |out: &mut [MaybeUninit<f32>]| {
         let rows = out.par_chunks_mut(row_len).zip(input.par_chunks(row_len)).zip(grid.steps);
         rows.for_each(|((out, input), &step)| {
-            let parts = out.par_chunks_mut(PART).zip(input.par_chunks(PART));
-            parts.for_each(|(out, input)| round_part(isa, step, grid.low, grid.high, input, out));
+            let chunks = out.par_chunks_mut(CHUNK).zip(input.par_chunks(CHUNK));
+            chunks.for_each(|(out, input)| round_chunk(isa, step, grid.low, grid.high, input, out));
         });
     };
-    // SAFETY: rows and parts cover the output, and `round_part` writes all of its part.
+    // SAFETY: rows and chunks cover the output, and `round_chunk` writes all of its chunk.
     unsafe { filled(input.len(), run) }
 }
 
-/// Gradients of [`round`]: the input's passes straight through where the nearest integer is on the grid and is 0 elsewhere;
-/// the step's is `q - input / step` inside and the end's integer outside.
+/// Gradients of [`round`] from that of its output.
+///
+/// The input's passes straight through where the nearest integer is on the grid, and is 0 elsewhere. The step's is
+/// `q - input / step` inside the grid and the end's integer outside.
+///
+/// # Panics
+/// As [`round`], and if input and gradient differ in length.
 ///
 /// # Source
 /// Esser et al. 2020, "Learned Step Size Quantization", equation 3; for steps of powers of two Jain et al. 2020, "Trained
@@ -69,30 +85,31 @@ pub fn round_backward(grid: &Grid, input: &[f32], grad_output: &[f32]) -> RoundG
         let values = input.par_chunks(row_len).zip(grad_output.par_chunks(row_len));
         let rows = out.par_chunks_mut(row_len).zip(values).zip(grid.steps.par_iter().zip(&mut steps));
         rows.for_each(|((out, (input, grad)), (&step, sum))| {
-            // RowElements of a fixed length, added in order: the sum does not depend on the threads.
-            let parts = out.par_chunks_mut(PART).zip(input.par_chunks(PART).zip(grad.par_chunks(PART)));
-            let sums = parts.map(|(out, (input, grad))| {
+            // Chunks of a fixed length, added in order: the sum does not depend on the threads.
+            let chunks = out.par_chunks_mut(CHUNK).zip(input.par_chunks(CHUNK).zip(grad.par_chunks(CHUNK)));
+            let sums = chunks.map(|(out, (input, grad))| {
                 let mut sum = [0.0; SUMS];
-                backward_part(isa, step, grid.low, grid.high, input, grad, out, &mut sum);
+                backward_chunk(isa, step, grid.low, grid.high, input, grad, out, &mut sum);
                 sum.iter().map(|&lane| f64::from(lane)).sum::<f64>()
             });
             *sum = sums.collect::<Vec<f64>>().iter().sum::<f64>() as f32;
         });
     };
-    // SAFETY: rows and parts cover the output, and `backward_part` writes all of its part.
+    // SAFETY: rows and chunks cover the output, and `backward_chunk` writes all of its chunk.
     let input = unsafe { filled(input.len(), run) };
     RoundGradients { input, steps }
 }
 
 /// Values of a task; also the longest sum that is taken in 32 bits, over [`SUMS`] lanes.
-const PART: usize = 16384;
+const CHUNK: usize = 16384;
+/// Sums of a step's gradient that are taken side by side, in vectors.
 const SUMS: usize = 32;
 
 /// Adding and subtracting 1.5 * 2^23 rounds half to even at the units.
 const ROUND: f32 = 12_582_912.0;
 
 for_each_instruction_set! {
-    fn round_part(step: f32, low: f32, high: f32, input: &[f32], out: &mut [MaybeUninit<f32>]) = round_body
+    fn round_chunk(step: f32, low: f32, high: f32, input: &[f32], out: &mut [MaybeUninit<f32>]) = round_body
 }
 
 #[inline(always)]
@@ -109,7 +126,7 @@ fn round_body<const FUSED: bool, const LANES: usize>(
 }
 
 for_each_instruction_set! {
-    fn backward_part(
+    fn backward_chunk(
         step: f32, low: f32, high: f32, input: &[f32], grad: &[f32], out: &mut [MaybeUninit<f32>], sums: &mut [f32; SUMS],
     ) = backward_body
 }
@@ -153,7 +170,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rounds_and_passes_on_what_the_formulas_say(
+        fn values_and_gradients_follow_the_formulas(
             rows in 1usize..5,
             row_len in 1usize..200,
             signed in any::<bool>(),
@@ -188,8 +205,8 @@ mod tests {
     }
 
     #[test]
-    fn long_rows_are_cut_into_parts_and_ties_go_to_even() {
-        let input: Vec<f32> = (0..3 * PART + 5).map(|at| (at % 9) as f32 * 0.25 - 1.0).collect();
+    fn long_rows_are_cut_into_chunks_and_ties_go_to_even() {
+        let input: Vec<f32> = (0..3 * CHUNK + 5).map(|at| (at % 9) as f32 * 0.25 - 1.0).collect();
         let grid = Grid { steps: &[0.5], low: -2.0, high: 1.0 };
         // -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2 steps; 1.5 rounds to 2, which is beyond the grid.
         let rounded = [-1.0, -1.0, -0.5, 0.0, 0.0, 0.0, 0.5, 0.5, 0.5];

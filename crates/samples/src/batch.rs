@@ -10,10 +10,10 @@ pub struct HostBatch {
     pub input: Vec<f32>,
     /// Annotated masks, 0 or 1, `[batch, 1, grid, grid]`.
     pub truth: Vec<f32>,
-    /// Teacher's mask logits `[batch, 1, grid, grid]` and weights `[batch]`, if there is a teacher.
+    /// Teacher's mask logits `[batch, 1, grid, grid]` and predicted IoUs `[batch]`, clamped to `[0, 1]`, if there is a teacher.
     pub teacher: Option<(Vec<f32>, Vec<f32>)>,
-    /// Teacher scores that were clamped to become weights.
-    pub clamped_teacher_scores: usize,
+    /// Predicted IoUs that had to be clamped into that range.
+    pub clamped_predicted_ious: usize,
     /// Side of every picture.
     pub grid: usize,
 }
@@ -28,15 +28,15 @@ impl HostBatch {
         }
         let mut truth = Vec::with_capacity(samples.len() * grid * grid);
         samples.iter().for_each(|sample| truth.extend(sample.truth.iter().map(|&bit| f32::from(bit))));
-        let targets: Option<Vec<_>> = samples.iter().map(|sample| sample.teacher.as_ref()).collect();
-        let clamped = targets.iter().flatten().filter(|target| target.weight_clamped).count();
-        let teacher = targets.map(|targets| {
+        let answers: Option<Vec<_>> = samples.iter().map(|sample| sample.teacher.as_ref()).collect();
+        let clamped_predicted_ious = answers.iter().flatten().filter(|answer| answer.is_clamped).count();
+        let teacher = answers.map(|answers| {
             let mut logits = Vec::with_capacity(samples.len() * grid * grid);
-            targets.iter().for_each(|target| logits.extend_from_slice(&target.logits));
-            (logits, targets.iter().map(|target| target.weight).collect())
+            answers.iter().for_each(|answer| logits.extend_from_slice(&answer.logits));
+            (logits, answers.iter().map(|answer| answer.predicted_iou).collect())
         });
         let annotation_ids = samples.iter().map(|sample| sample.annotation_id).collect();
-        Self { annotation_ids, input, truth, teacher, clamped_teacher_scores: clamped, grid }
+        Self { annotation_ids, input, truth, teacher, clamped_predicted_ious, grid }
     }
 }
 

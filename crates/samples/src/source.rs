@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
-use sensei_answers::cache::Cache;
-use sensei_answers::record::TeacherRecord;
+use sensei_answers::store::Store;
 use sensei_data::augment::{Augmentation, Draw, draw, sample_rng};
 use sensei_data::crop::{CropGeometry, crop_rle, crop_upper_rows, rows_needed};
 use sensei_data::crop_rule::CropRule;
@@ -23,8 +22,9 @@ use crate::selection::{LeftOut, LeftOutReason, SelectionRules};
 pub struct SampleSource {
     /// Annotations and where the images lie.
     pub dataset: Dataset,
-    /// Answers of the teacher, by annotation.
-    pub teacher: Option<Cache>,
+    /// Answers of the teacher, by annotation. Where it was asked by several prompts, the answer to the one of `rules` counts
+    /// (the first, if that was not asked); where it gave several masks, the one of the highest predicted IoU.
+    pub teacher: Option<Box<dyn Store>>,
     /// Which instances are used, and what is given for them.
     pub rules: SelectionRules,
     /// How a prompt becomes what the student sees.
@@ -65,17 +65,17 @@ pub struct Sample {
     /// The annotated mask in the image.
     pub truth_in_image: Rle,
     /// The teacher's mask logits, `[grid, grid]`, if there is a teacher.
-    pub teacher: Option<TeacherTarget>,
+    pub teacher: Option<TeacherAnswer>,
 }
 
 /// The teacher's answer, cut to a sample's crop.
-pub struct TeacherTarget {
+pub struct TeacherAnswer {
     /// Mask logits, `[grid, grid]`.
     pub logits: Vec<f32>,
-    /// Its predicted IoU, in `[0, 1]`.
-    pub weight: f32,
-    /// Whether the predicted IoU had to be clamped into that range.
-    pub weight_clamped: bool,
+    /// Its predicted IoU, clamped to `[0, 1]`.
+    pub predicted_iou: f32,
+    /// Whether it had to be clamped into that range.
+    pub is_clamped: bool,
 }
 
 impl SampleSource {
@@ -85,7 +85,7 @@ impl SampleSource {
     /// If a mask cannot be read, the data set lacks the rules' subset, or nothing is left.
     pub fn new(
         dataset: Dataset,
-        teacher: Option<Cache>,
+        teacher: Option<Box<dyn Store>>,
         rules: SelectionRules,
         crop: CropRule,
         limits: ImageLimits,
@@ -239,15 +239,16 @@ impl SampleSource {
     /// # Errors
     /// For the first instance one of whose crops is not covered, or whose record cannot be read.
     pub fn check_coverage(&self, epochs: &[&Augmentation], seed: u64) -> Result<(), SampleError> {
-        let Some(cache) = &self.teacher else { return Ok(()) };
+        let Some(store) = &self.teacher else { return Ok(()) };
+        let prompt_idx = self.teacher_prompt_idx(store.as_ref());
         let check = |&idx: &usize| {
             let annotation_id = self.annotation_id(idx);
             let cannot = |source| SampleError::Teacher { annotation_id, source };
-            let record: TeacherRecord = cache.get(annotation_id).map_err(cannot)?;
+            let record = store.masks(annotation_id).map_err(cannot)?;
             let (geometry, _) = self.prompted(idx, &self.mask(idx)?)?;
             (0..).zip(epochs).try_for_each(|(epoch, augmentation)| {
                 let draw = self.draw(idx, augmentation, seed, epoch);
-                record.check_coverage(&draw.jittered(&geometry).rect_in_image).map_err(cannot)
+                record.check_coverage(prompt_idx, &draw.jittered(&geometry).rect_in_image).map_err(cannot)
             })
         };
         self.instances.par_iter().map(check).find_first(Result::is_err).unwrap_or(Ok(()))
@@ -342,7 +343,7 @@ impl SampleSource {
         let Framed { instance_idx, truth_in_image, geometry, bbox, draw } = framed;
         let instance = &self.dataset.instances[instance_idx];
         let mut teacher = match &self.teacher {
-            Some(cache) => Some(self.target(cache, instance, image.digest, &geometry)?),
+            Some(store) => Some(self.answer(store.as_ref(), instance, image.digest, &geometry)?),
             None => None,
         };
         let (mut truth, mut pixels) = (crop_rle(&truth_in_image, &geometry), crop_upper_rows(&image.rows, &geometry));
@@ -354,23 +355,30 @@ impl SampleSource {
         Ok(Sample { annotation_id: instance.id, geometry, bbox, pixels, truth, truth_in_image, teacher })
     }
 
-    fn target(
+    fn teacher_prompt_idx(&self, store: &dyn Store) -> usize {
+        store.manifest().key.question.prompt_idx(&self.rules.prompt)
+    }
+
+    fn answer(
         &self,
-        cache: &Cache,
+        store: &dyn Store,
         instance: &Instance,
         image_digest: [u8; 32],
         geometry: &CropGeometry,
-    ) -> Result<TeacherTarget, SampleError> {
+    ) -> Result<TeacherAnswer, SampleError> {
         let annotation_id = instance.id;
         let cannot = |source| SampleError::Teacher { annotation_id, source };
-        let record: TeacherRecord = cache.get(annotation_id).map_err(cannot)?;
-        if record.image_digest != image_digest {
-            let (expected, found) = (hex(&record.image_digest), hex(&image_digest));
+        let record = store.masks(annotation_id).map_err(cannot)?;
+        if record.image.file_digest != image_digest {
+            let (expected, found) = (hex(&record.image.file_digest), hex(&image_digest));
             let path = self.dataset.image_path(instance.image_idx);
             return Err(SampleError::OtherImage { path, expected, found });
         }
-        let (weight, weight_clamped) = record.weight();
-        Ok(TeacherTarget { logits: record.logits_in_crop(geometry).map_err(cannot)?, weight, weight_clamped })
+        let prompt_idx = self.teacher_prompt_idx(store);
+        let mask_idx = record.prompts[prompt_idx].best_mask_idx();
+        let (predicted_iou, is_clamped) = record.prompts[prompt_idx].masks[mask_idx].clamped_predicted_iou();
+        let logits = record.mask(prompt_idx, mask_idx).logits_in_crop(geometry).map_err(cannot)?;
+        Ok(TeacherAnswer { logits, predicted_iou, is_clamped })
     }
 }
 

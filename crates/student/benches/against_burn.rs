@@ -1,6 +1,8 @@
 //! Time of a training step of PicoSAM2 by our kernels and by burn's own operators, in one run:
-//! `against_burn [threads] [batch] [repeats]`. Forward and backward, without the optimiser; alternating; CPU time of all
-//! threads beside wall time, since other programs disturb it less.
+//! `against_burn [threads] [batch] [repeats]`.
+//!
+//! Forward and backward, without the optimiser; both alternate. CPU time of all threads is printed beside wall time, since
+//! other programs disturb it less.
 #![expect(clippy::disallowed_methods, reason = "a program that measures")]
 #![allow(clippy::print_stdout, reason = "a program")]
 
@@ -29,26 +31,26 @@ fn main() {
     let image = Tensor::<4>::random([batch, 3, 96, 96], Distribution::Uniform(-1.0, 1.0), &device.inner());
     type Forward = fn(&Student, Tensor<4>) -> Tensor<4>;
     let fast: Forward = |student, image| student.forward_train(image).masks.0;
-    let mut least = [[f64::INFINITY; 4]; 2];
+    let mut minimum = [[f64::INFINITY; 4]; 2];
     for _ in 0..repeats {
-        for (least, forward) in least.iter_mut().zip([fast, paths::portable_forward_train as Forward]) {
+        for (minimum, forward) in minimum.iter_mut().zip([fast, paths::portable_forward_train as Forward]) {
             let (wall, cpu) = (Instant::now(), cpu_secs());
             let loss = black_box(forward(&student, image.clone())).square().mean();
             let (wall_forward, cpu_forward) = (wall.elapsed().as_secs_f64(), cpu_secs() - cpu);
             drop(black_box(loss.backward()));
             let times = [wall_forward, wall.elapsed().as_secs_f64(), cpu_forward, cpu_secs() - cpu];
-            least.iter_mut().zip(times).for_each(|(least, time)| *least = least.min(time));
+            minimum.iter_mut().zip(times).for_each(|(minimum, time)| *minimum = minimum.min(time));
         }
     }
-    println!("PicoSAM2, batch {batch}, {threads} threads, least of {repeats} alternating runs, ms");
+    println!("PicoSAM2, batch {batch}, {threads} threads, minimum of {repeats} alternating runs, ms");
     for (name, [wall_forward, wall, cpu_forward, cpu]) in
-        ["kernels", "burn's own"].into_iter().zip(least.map(|row| row.map(|secs| secs * 1e3)))
+        ["kernels", "burn's own"].into_iter().zip(minimum.map(|row| row.map(|secs| secs * 1e3)))
     {
         println!(
             "{name:10}  wall: forward {wall_forward:7.1}, both {wall:7.1}   CPU: forward {cpu_forward:7.1}, both {cpu:7.1}"
         );
     }
-    println!("ratio       wall {:.2}   CPU {:.2}", least[1][1] / least[0][1], least[1][3] / least[0][3]);
+    println!("ratio       wall {:.2}   CPU {:.2}", minimum[1][1] / minimum[0][1], minimum[1][3] / minimum[0][3]);
 }
 
 /// Seconds that the threads of this process have run.

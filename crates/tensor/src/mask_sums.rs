@@ -1,14 +1,15 @@
-//! Sums over each sample's pixels, of which all distances are made: by our CPU kernel in one pass, elsewhere by tensors.
+//! Sums over each sample's pixels, of which all mask distances are made: by our CPU kernel in one pass, elsewhere by tensors.
 
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::NoCheckpointing};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::backend::{Autodiff, BackendTypes, DispatchDevice, Flex, TensorMetadata};
+use burn::backend::{Autodiff, DispatchDevice, Flex};
 use burn::tensor::{DType, Tensor, TensorData};
 use burn_flex::FlexTensor;
-use sensei_kernels::mask::{self, Masks, PixelSums};
+use sensei_kernels::mask::{self, MaskForward, Masks, PixelSums};
 
 use crate::masks::{MaskLogits, MaskProbs, cross_entropy, pixel_sum, same_shape};
+use crate::ops::flex_tensor::{contiguous, dims, flex, tensor, tracked, values};
 
 /// Sums over the pixels of each sample, `[batch]`; `p` and `y` are the student's probabilities and the true mask.
 pub struct MaskSums {
@@ -95,22 +96,22 @@ fn by_kernel(sharpness: f64, student: MaskLogits, teacher: Option<MaskLogits>, t
     let (sums, constant) = if is_tracked {
         track(student.0, targets)
     } else {
-        let made = mask::sums(&targets.masks(&flex(student.0)));
-        (Tensor::from_primitive::<Flex>(rows(&made.sums)), made.sums)
+        let sums = mask::sums(&targets.masks(&flex(student.0))).sums;
+        (Tensor::from_primitive::<Flex>(rows_of_sums(&sums)), sums)
     };
     let row = |idx: usize| sums.clone().narrow(0, idx, 1).reshape([batch]);
-    let of = |value: fn(&PixelSums) -> f32| {
+    let column = |value: fn(&PixelSums) -> f32| {
         let values: Vec<f32> = constant.iter().map(value).collect();
         Tensor::from_data(TensorData::new(values, [batch]), &device)
     };
     MaskSums {
         pixels: pixels as f64,
         student: row(0),
-        truth: of(|sums| sums.truth),
+        truth: column(|sums| sums.truth),
         student_truth: row(1),
         cross_entropy: row(2),
         teacher: has_teacher.then(|| TeacherSums {
-            teacher: of(|sums| sums.teacher),
+            teacher: column(|sums| sums.teacher),
             student_teacher: row(3),
             squared_difference: row(4),
         }),
@@ -136,7 +137,6 @@ impl Targets {
 
 /// The sums that depend on the student as one tracked tensor, `[5, batch]`, and all of them.
 fn track(student: Tensor<4>, targets: Targets) -> (Tensor<2>, Vec<PixelSums>) {
-    type Tracked = <Autodiff<Flex> as BackendTypes>::FloatTensorPrimitive;
     #[derive(Debug)]
     struct Step;
     impl Backward<Flex, 1> for Step {
@@ -146,65 +146,51 @@ fn track(student: Tensor<4>, targets: Targets) -> (Tensor<2>, Vec<PixelSums>) {
             let grad = contiguous(grads.consume::<Flex>(&ops.node));
             let ((targets, student, [probs, teacher]), [node]) = (ops.state, ops.parents);
             let Some(node) = node else { return };
-            let gradients = of_rows(values(&grad));
-            let made = mask::backward(&targets.masks(&student), [values(&probs), values(&teacher)], &gradients);
-            let shape: Vec<usize> = student.shape().to_vec();
-            grads.register::<Flex>(node.id, FlexTensor::from_data(TensorData::new(made, shape)));
+            let gradients = sums_of_rows(values(&grad));
+            let gradient = mask::backward(&targets.masks(&student), [values(&probs), values(&teacher)], &gradients);
+            grads.register::<Flex>(node.id, tensor(gradient, dims(&student)));
         }
     }
-    let student: Tracked =
-        student.try_into_primitive::<Autodiff<Flex>>().expect("a tensor of the device that was asked");
+    let student = tracked(student);
     let prepared = Step.prepare::<NoCheckpointing>([student.node()]).compute_bound().stateful();
     let student = contiguous(student.into_primitive());
-    let made = mask::sums(&targets.masks(&student));
-    let output = rows(&made.sums);
+    let MaskForward { sums, student_probs, teacher_probs } = mask::sums(&targets.masks(&student));
+    let output = rows_of_sums(&sums);
     let output = match prepared {
         OpsKind::Tracked(prep) => {
             let flat = |values: Vec<f32>| {
                 let len = values.len();
-                FlexTensor::from_data(TensorData::new(values, [len]))
+                tensor(values, [len])
             };
-            prep.finish((targets, student, [flat(made.student), flat(made.teacher)]), output)
+            prep.finish((targets, student, [flat(student_probs), flat(teacher_probs)]), output)
         }
         OpsKind::UnTracked(prep) => prep.finish(output),
     };
-    (Tensor::from_primitive::<Autodiff<Flex>>(output), made.sums)
+    (Tensor::from_primitive::<Autodiff<Flex>>(output), sums)
 }
 
 /// The sums that depend on the student, `[5, batch]`.
-fn rows(sums: &[PixelSums]) -> FlexTensor {
-    let of: [fn(&PixelSums) -> f32; 5] = [
+fn rows_of_sums(sums: &[PixelSums]) -> FlexTensor {
+    let rows: [fn(&PixelSums) -> f32; 5] = [
         |sums| sums.student,
         |sums| sums.student_truth,
         |sums| sums.cross_entropy,
         |sums| sums.student_teacher,
         |sums| sums.squared_difference,
     ];
-    let values: Vec<f32> = of.iter().flat_map(|of| sums.iter().map(of)).collect();
-    FlexTensor::from_data(TensorData::new(values, [of.len(), sums.len()]))
+    let values: Vec<f32> = rows.iter().flat_map(|row| sums.iter().map(row)).collect();
+    tensor(values, [rows.len(), sums.len()])
 }
 
-/// The inverse of [`rows`].
-fn of_rows(values: &[f32]) -> Vec<PixelSums> {
+/// The inverse of [`rows_of_sums`].
+fn sums_of_rows(values: &[f32]) -> Vec<PixelSums> {
     let batch = values.len() / 5;
-    let of = |sample: usize| {
+    let sample_sums = |sample: usize| {
         let [student, student_truth, cross_entropy, student_teacher, squared_difference] =
             std::array::from_fn(|row| values[row * batch + sample]);
         PixelSums { student, student_truth, cross_entropy, student_teacher, squared_difference, ..PixelSums::default() }
     };
-    (0..batch).map(of).collect()
-}
-
-fn flex(tensor: Tensor<4>) -> FlexTensor {
-    contiguous(tensor.try_into_primitive::<Flex>().expect("a tensor of the device that was asked"))
-}
-
-fn contiguous(tensor: FlexTensor) -> FlexTensor {
-    if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() }
-}
-
-fn values(tensor: &FlexTensor) -> &[f32] {
-    tensor.as_slice().expect("single-precision tensors, made contiguous above")
+    (0..batch).map(sample_sums).collect()
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
-//! What `scripts/bench/*.sh` measure: `picosam2 step THREADS BATCH REPEATS [NETWORK]` times whole training steps,
-//! `picosam2 parts BATCH REPEATS [NETWORK]` their layers on one thread and on two,
-//! `picosam2 infer THREADS BATCH REPEATS WEIGHTS [NETWORK]` the packed form of `picosam2`, or of `bilinear`, PicoSAM2 with bilinear
-//! upsampling;
-//! `picosam2 data ANNOTATIONS IMAGES DUMP N` the way from an image file to a training sample, on one thread.
+//! PicoSAM2 at 96 x 96, as `scripts/bench/*.sh` and people measure it. NETWORK is `picosam2`, or `bilinear` for PicoSAM2 with
+//! bilinear upsampling:
+//!
+//! - `picosam2 step THREADS BATCH REPEATS [NETWORK]`: whole training steps; without any arguments, `step 1 8 5`
+//! - `picosam2 parts BATCH REPEATS [NETWORK]`: their layers, on one thread and on two
+//! - `picosam2 infer THREADS BATCH REPEATS WEIGHTS [NETWORK]`: the packed form for inference
+//! - `picosam2 data ANNOTATIONS IMAGES DUMP N`: from an image file to a training sample, on one thread
 #![expect(clippy::disallowed_methods, reason = "a program that measures")]
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program that measures")]
 
@@ -11,8 +13,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Distribution, Tensor};
-use sensei_answers::cache::Cache;
-use sensei_answers::import::import_dump;
+use sensei_answers::folder_store::FolderStore;
+use sensei_answers::import::import_answers;
 use sensei_data::augment::Augmentation;
 use sensei_data::crop_rule::{Border, CropRule};
 use sensei_data::dataset::Dataset;
@@ -47,6 +49,7 @@ fn main() {
         UnetConfig { bilinear_upsampling, ..UnetConfig::picosam2() }.graph().unwrap()
     };
     match arguments.first().map(String::as_str) {
+        None => step(1, 8, 5, network(1)),
         Some("step") => step(number(1), number(2), number(3), network(4)),
         Some("parts") => parts(number(1), number(2), network(3)),
         Some("infer") => infer(number(1), number(2), number(3), &arguments[4], network(5)),
@@ -116,10 +119,10 @@ fn step(threads: usize, batch: usize, repeats: usize, network: LayerGraph) {
         seconds.push(start.elapsed().as_secs_f64());
     }
     let seconds = seconds.split_off(2);
-    let least = seconds.iter().copied().fold(f64::INFINITY, f64::min);
+    let minimum = seconds.iter().copied().fold(f64::INFINITY, f64::min);
     // Twice the forward products again for each of the two gradients.
     let gflop = 6e-9 * (training.student.graph().macs() * batch as u64) as f64;
-    println!("median_ms {:.1} min_ms {:.1} gflop {gflop:.2}", 1e3 * median(seconds), 1e3 * least);
+    println!("median_ms {:.1} min_ms {:.1} gflop {gflop:.2}", 1e3 * median(seconds), 1e3 * minimum);
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -200,12 +203,13 @@ fn infer(threads: usize, batch: usize, repeats: usize, weights: &str, network: L
 fn data(annotations: &str, images: &str, dump: &str, n_samples: usize) {
     let dataset = Dataset::load_coco(Path::new(annotations), Path::new(images)).unwrap();
     let folder = std::env::temp_dir().join(format!("sensei-bench-{}", std::process::id()));
-    let report = import_dump(Path::new(dump), &dataset, &folder).unwrap();
-    let cache = Cache::open(&folder, &report.manifest.key).unwrap();
+    let report = import_answers(Path::new(dump), &dataset, &folder).unwrap();
+    let cache = FolderStore::open(&folder, &report.manifest.key).unwrap();
     let prompt = CropRule::Roi { padding: 0.1, grid: 96, border: Border::Reference };
     let limits = ImageLimits::default();
     let rules = SelectionRules::of_student(prompt);
-    let source = SampleSource::new(dataset, Some(cache), rules, prompt, limits, InstanceChoice::Cached).unwrap();
+    let source =
+        SampleSource::new(dataset, Some(Box::new(cache)), rules, prompt, limits, InstanceChoice::Cached).unwrap();
     let augmentation =
         Augmentation { flip_probability: 0.5, brightness: 0.2, contrast: 0.2, saturation: 0.2, ..Augmentation::NONE };
     let start = Instant::now();

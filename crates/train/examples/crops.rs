@@ -13,8 +13,8 @@ use std::path::Path;
 use burn::tensor::Device;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
-use sensei_answers::cache::Cache;
-use sensei_answers::import::import_dump;
+use sensei_answers::folder_store::FolderStore;
+use sensei_answers::import::import_answers;
 use sensei_data::crop_rule::{Border, CropRule};
 use sensei_data::dataset::Dataset;
 use sensei_data::image_file::ImageLimits;
@@ -33,12 +33,19 @@ fn main() {
     let dataset = Dataset::load_coco(Path::new(annotations), Path::new(images)).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("cache");
-    let report = import_dump(Path::new(dump), &dataset, &path).unwrap();
-    let cache = Cache::open(&path, &report.manifest.key).unwrap();
+    let report = import_answers(Path::new(dump), &dataset, &path).unwrap();
+    let cache = FolderStore::open(&path, &report.manifest.key).unwrap();
     let prompt = CropRule::Roi { padding: 0.1, grid: 96, border: Border::Reference };
     let rules = SelectionRules::of_student(prompt);
-    let source =
-        SampleSource::new(dataset, Some(cache), rules, prompt, ImageLimits::default(), InstanceChoice::Cached).unwrap();
+    let source = SampleSource::new(
+        dataset,
+        Some(Box::new(cache)),
+        rules,
+        prompt,
+        ImageLimits::default(),
+        InstanceChoice::Cached,
+    )
+    .unwrap();
 
     let (mut inputs, mut truth, mut ids, mut logits) = (vec![], vec![], vec![], vec![]);
     let mut push = |batch: burn::tensor::Tensor<4>| inputs.extend(batch.into_data().try_to_vec::<f32>().unwrap());

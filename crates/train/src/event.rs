@@ -46,8 +46,8 @@ pub enum Event {
         skipped_steps: Option<u64>,
         /// Samples in this step.
         n_samples: usize,
-        /// Teacher scores above 1 that were clamped to 1 in this step.
-        clamped_teacher_scores: usize,
+        /// Teacher's predicted IoUs that were clamped to `[0, 1]` in this step.
+        clamped_predicted_ious: usize,
     },
     /// An epoch ended.
     Epoch {

@@ -193,7 +193,7 @@ impl Run<'_> {
             loss_scale: report.loss_scale,
             skipped_steps: self.state.loss_scale.map(|scale| scale.skipped_steps),
             n_samples: batches.iter().map(|batch| batch.annotation_ids.len()).sum(),
-            clamped_teacher_scores: batches.iter().map(|batch| batch.clamped_teacher_scores).sum(),
+            clamped_predicted_ious: batches.iter().map(|batch| batch.clamped_predicted_ious).sum(),
         });
         Ok(())
     }

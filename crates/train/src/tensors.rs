@@ -20,8 +20,8 @@ pub fn truth_tensor(batch: &HostBatch, device: &Device) -> Tensor<4> {
 
 /// The teacher's answers on a device.
 pub fn teacher_target(batch: &HostBatch, device: &Device) -> Option<TeacherTarget> {
-    let (logits, weights) = batch.teacher.as_ref()?;
-    let predicted_iou = Tensor::from_data(TensorData::new(weights.clone(), [weights.len()]), device);
+    let (logits, predicted_iou) = batch.teacher.as_ref()?;
+    let predicted_iou = Tensor::from_data(TensorData::new(predicted_iou.clone(), [predicted_iou.len()]), device);
     Some(TeacherTarget { logits: MaskLogits(picture(batch, logits, 1, device)), predicted_iou })
 }
 

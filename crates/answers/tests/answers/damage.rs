@@ -1,42 +1,21 @@
 //! No changed byte of a cache is ever taken for an answer, and nothing panics.
 
 use std::fs;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use sensei_answers::cache::Cache;
 use sensei_answers::error::CacheError;
-use sensei_answers::key::CacheKey;
+use sensei_answers::features::{FeatureRecord, FeatureValues};
+use sensei_answers::folder_store::FolderStore;
+use sensei_answers::key::AnswerKey;
+use sensei_answers::record::MaskRecord;
+use sensei_answers::store::Store;
 use sensei_answers::verify::verify;
+use sensei_data::geometry::Size;
 
-use crate::{key, record, text, write};
+use crate::{key, put, record, rich_record, text, write};
 
 const IDS: [u64; 5] = [2, 3, 5, 1000, 77];
 const GRID: u32 = 6;
-
-#[test]
-fn stale_cache_is_an_error_that_names_the_part() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("cache");
-    write(&path, key(), &IDS, GRID, 300);
-    let check = |change: fn(&mut CacheKey), part: &str, expected: &str, found: &str| {
-        let mut wanted = key();
-        change(&mut wanted);
-        let error = Cache::open(&path, &wanted).unwrap_err();
-        assert!(matches!(error, CacheError::KeyMismatch { .. }), "{error}");
-        let line = format!("{}: stale teacher cache: {part}: expected `{expected}`, found `{found}`", path.display());
-        assert_eq!(error.to_string(), line);
-        assert_ne!(wanted.digest(), key().digest());
-    };
-    check(|k| k.teacher = "another".into(), "teacher", "another", "7ea");
-    check(|k| k.preprocessing = "stretch".into(), "preprocessing", "stretch", "letterbox");
-    check(|k| k.prompt = "point".into(), "prompt", "point", "box");
-    check(|k| k.dataset = "beef".into(), "dataset", "beef", "da7a");
-    check(|k| k.format = 2, "format", "2", "1");
-    let wanted = CacheKey { teacher: "x".into(), dataset: "y".into(), ..key() };
-    let error = Cache::open(&path, &wanted).unwrap_err().to_string();
-    assert!(error.contains("teacher: expected `x`") && error.contains("; dataset: expected `y`"), "{error}");
-}
 
 #[test]
 fn every_cut_file_is_an_error() {
@@ -44,7 +23,7 @@ fn every_cut_file_is_an_error() {
     for (name, bytes) in &cache.files {
         for length in 0..bytes.len() {
             cache.put(name, &bytes[..length]);
-            let error = Cache::open(&cache.path, &key()).expect_err("a cut file");
+            let error = FolderStore::open(&cache.path, &key(GRID)).expect_err("a cut file");
             assert!(text(&error).contains(name.as_str()), "{name} cut to {length}: {}", text(&error));
         }
         cache.put(name, bytes);
@@ -57,7 +36,7 @@ fn longer_file_is_an_error() {
     let cache = Fixture::new();
     for (name, bytes) in &cache.files {
         cache.put(name, &[bytes.as_slice(), b"x"].concat());
-        assert!(text(&Cache::open(&cache.path, &key()).unwrap_err()).contains(name.as_str()));
+        assert!(text(&FolderStore::open(&cache.path, &key(GRID)).unwrap_err()).contains(name.as_str()));
         cache.put(name, bytes);
     }
 }
@@ -86,7 +65,7 @@ fn lost_file_is_an_error() {
     let cache = Fixture::new();
     for (name, bytes) in &cache.files {
         fs::remove_file(cache.path.join(name)).unwrap();
-        assert!(text(&Cache::open(&cache.path, &key()).unwrap_err()).contains(name.as_str()));
+        assert!(text(&FolderStore::open(&cache.path, &key(GRID)).unwrap_err()).contains(name.as_str()));
         cache.put(name, bytes);
     }
 }
@@ -96,10 +75,10 @@ fn shard_of_another_cache_is_an_error() {
     let cache = Fixture::new();
     let dir = tempfile::tempdir().unwrap();
     let other = dir.path().join("other");
-    write(&other, CacheKey { teacher: "an0ther".into(), ..key() }, &IDS, GRID, 300);
+    write(&other, AnswerKey { teacher: "an0ther".into(), ..key(GRID) }, &IDS, GRID, 300);
     let shard = fs::read(other.join("shard-00000.stc")).unwrap();
     cache.put("shard-00000.stc", &shard);
-    let error = text(&Cache::open(&cache.path, &key()).unwrap_err());
+    let error = text(&FolderStore::open(&cache.path, &key(GRID)).unwrap_err());
     assert!(error.contains("shard-00000.stc") && error.contains("key digest"), "{error}");
 }
 
@@ -108,13 +87,13 @@ fn swapped_shards_are_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("cache");
     // Equal sizes: one record each of the same grid and content.
-    write(&path, key(), &[2, 3], 1, 1);
+    write(&path, key(1), &[2, 3], 1, 1);
     let [a, b] = ["shard-00000.stc", "shard-00001.stc"].map(|name| path.join(name));
     let (first, second) = (fs::read(&a).unwrap(), fs::read(&b).unwrap());
     assert_eq!(first.len(), second.len());
     fs::write(a, second).unwrap();
     fs::write(b, first).unwrap();
-    let error = text(&Cache::open(&path, &key()).unwrap().get(2).unwrap_err());
+    let error = text(&FolderStore::open(&path, &key(1)).unwrap().masks(2).unwrap_err());
     assert!(error.contains("annotation 2: id in the record: expected 2, found 3"), "{error}");
     assert!(verify(&path).is_err());
 }
@@ -123,7 +102,7 @@ fn swapped_shards_are_an_error() {
 fn folder_without_a_cache_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     for place in [dir.path().to_path_buf(), dir.path().join("nothing")] {
-        let error = Cache::open(&place, &key()).unwrap_err();
+        let error = FolderStore::open(&place, &key(GRID)).unwrap_err();
         assert!(matches!(error, CacheError::Missing { .. }) && text(&error).contains("no teacher cache"), "{error}");
     }
 }
@@ -168,7 +147,7 @@ impl Fixture {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("cache");
-        write(&path, key(), &IDS, GRID, 300);
+        write(&path, key(GRID), &IDS, GRID, 300);
         let read = |path: &Path| (path.file_name().unwrap().to_str().unwrap().to_string(), fs::read(path).unwrap());
         let mut files: Vec<_> = fs::read_dir(&path).unwrap().map(|entry| read(&entry.unwrap().path())).collect();
         files.sort();
@@ -177,18 +156,86 @@ impl Fixture {
     }
 
     fn put(&self, name: &str, bytes: &[u8]) {
-        // Not fs::write: some file systems flush a file that was truncated to nothing, which takes milliseconds.
-        let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(self.path.join(name)).unwrap();
-        file.write_all_at(bytes, 0).unwrap();
-        file.set_len(bytes.len() as u64).unwrap();
+        put(&self.path.join(name), bytes);
     }
 
     /// Number of records that can be read; each must be as it was written.
     fn read_all(&self, what: &str) -> usize {
-        let Ok(cache) = Cache::open(&self.path, &key()) else {
+        let Ok(cache) = FolderStore::open(&self.path, &key(GRID)) else {
             return 0;
         };
-        let read = |id: &u64| cache.get(*id).map(|found| assert_eq!(found, record(*id, GRID), "{what}")).is_ok();
+        let read = |id: &u64| cache.masks(*id).map(|found| assert_eq!(found, record(*id, GRID), "{what}")).is_ok();
         IDS.iter().filter(|id| read(id)).count()
     }
+}
+
+/// Records with a right checksum over wrong bytes (a writer's bug, or malice): parsing refuses them or reads what a writer could
+/// have written.
+#[test]
+fn resealed_damage_never_panics() {
+    let masks = rich_record(5, 12);
+    let intact = masks.to_bytes().unwrap();
+    assert_eq!(MaskRecord::from_bytes(&intact).unwrap(), masks);
+    resealed(&intact, |bytes| MaskRecord::from_bytes(bytes).map(|read| drop(read.to_bytes().unwrap())).is_ok());
+
+    let features = FeatureRecord {
+        image: masks.image,
+        resized: Size { width: 1024, height: 768 },
+        used: Size { width: 5, height: 4 },
+        grid: 5,
+        channels: 2,
+        values: FeatureValues::int4(&[0.25; 50], vec![0.5, 0.25]),
+    };
+    let intact = features.to_bytes().unwrap();
+    resealed(&intact, |bytes| {
+        FeatureRecord::from_bytes(bytes.into()).map(|read| drop(read.to_bytes().unwrap())).is_ok()
+    });
+}
+
+/// Damages a record in 20,000 ways and counts the readings.
+fn resealed(intact: &[u8], reads: impl Fn(&[u8]) -> bool) {
+    let (mut n_read, mut state) = (0, 1u64);
+    for _ in 0..20_000 {
+        let mut bytes = intact.to_vec();
+        for _ in 0..3 {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let at = 8 + (state >> 33) as usize % (bytes.len() - 8);
+            bytes[at] = (state >> 20) as u8;
+        }
+        if state >> 60 == 0 {
+            bytes.truncate(9 + (state >> 33) as usize % (bytes.len() - 9));
+        }
+        let checksum = blake3::hash(&bytes[8..]);
+        bytes[..8].copy_from_slice(&checksum.as_bytes()[..8]);
+        n_read += usize::from(reads(&bytes));
+    }
+    assert!((1000..19_000).contains(&n_read), "{n_read}");
+}
+
+/// What a record of a few bytes says it holds is not allocated.
+#[test]
+fn claims_beyond_the_limits_are_refused_before_anything_is_allocated() {
+    let check = |at: usize, value: u32, words: &str| {
+        let mut bytes = rich_record(5, 12).to_bytes().unwrap();
+        bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        let checksum = blake3::hash(&bytes[8..]);
+        bytes[..8].copy_from_slice(&checksum.as_bytes()[..8]);
+        let fault = MaskRecord::from_bytes(&bytes).unwrap_err().to_string();
+        assert!(fault.starts_with(words), "{fault}");
+    };
+    // The layout of docs/formats/teacher-cache.md.
+    check(8, 2, "kind of record: expected 1, found 2");
+    check(12, 65, "prompts: expected 1 to 64, found 65");
+    check(104, 17, "masks of a prompt: expected 1 to 16, found 17");
+    check(108, 1025, "grid: expected 1 to 1024, found 1025");
+    check(108, 0, "grid: expected 1 to 1024, found 0");
+    check(148, 257, "points: expected at most 256, found 257");
+    let mut bytes = rich_record(5, 12).to_bytes().unwrap();
+    bytes[12..16].copy_from_slice(&64_u32.to_le_bytes());
+    bytes[104..108].copy_from_slice(&16_u32.to_le_bytes());
+    bytes[108..112].copy_from_slice(&1024_u32.to_le_bytes());
+    let checksum = blake3::hash(&bytes[8..]);
+    bytes[..8].copy_from_slice(&checksum.as_bytes()[..8]);
+    let fault = MaskRecord::from_bytes(&bytes).unwrap_err().to_string();
+    assert_eq!(fault, "samples of all masks: expected at most 67108864, found 1073741824");
 }

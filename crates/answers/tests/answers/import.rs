@@ -4,8 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
-use sensei_answers::cache::Cache;
-use sensei_answers::import::{ImportError, import_dump};
+use sensei_answers::asked::{Preprocessing, Question};
+use sensei_answers::folder_store::FolderStore;
+use sensei_answers::import::{ImportError, import_answers};
+use sensei_answers::kept::{Context, Kept, KeptMasks};
+use sensei_answers::record::PromptPoint;
+use sensei_answers::store::Store;
 use sensei_answers::verify::{compare_with_truth, verify};
 use sensei_data::dataset::Dataset;
 use sensei_files::digest::hex;
@@ -52,7 +56,7 @@ impl Fixture {
     /// Imports and expects an error with all these words, and no cache.
     fn refuses(&self, words: &[&str]) {
         let out = self.path("cache");
-        let error = text(&import_dump(&self.path("dump"), &self.dataset(), &out).unwrap_err());
+        let error = text(&import_answers(&self.path("dump"), &self.dataset(), &out).unwrap_err());
         assert!(words.iter().all(|word| error.contains(word)), "{words:?}: {error}");
         assert!(!out.exists() && !self.path("cache.partial").exists(), "{error}");
     }
@@ -62,31 +66,38 @@ impl Fixture {
 fn exporters_dump_becomes_a_cache() {
     let fixture = Fixture::new();
     let (dataset, out) = (fixture.dataset(), fixture.path("cache"));
-    let report = import_dump(&fixture.path("dump"), &dataset, &out).unwrap();
+    let report = import_answers(&fixture.path("dump"), &dataset, &out).unwrap();
     assert_eq!((&report.missing, &report.missing_crowd), (&vec![6], &vec![5]), "an empty box and a crowd region");
     assert_eq!((report.n_images_verified, report.n_images_unverified), (2, 0));
     // Scores .5, .76, 1.02 for the three boxes of one image, .5 for the other's.
-    assert_eq!((report.manifest.n_records, report.n_clamped_weights), (4, 1));
+    assert_eq!((report.manifest.n_records, report.n_clamped_predicted_ious), (4, 1));
     assert_eq!(report.exporters_mean_iou, None);
     assert_eq!((report.manifest.teacher.name.as_str(), report.manifest.teacher.licence.as_str()), ("linear", "MIT"));
     assert_eq!(report.manifest.key.dataset, hex(&dataset.digest));
-    assert!(report.manifest.key.prompt.ends_with("grid 16"), "{}", report.manifest.key.prompt);
+    // The sentences are "none" and "box; context 2.0 x 1.2 x longer side, grid 16": only the end of the second is known.
+    assert_eq!(report.manifest.key.preprocessing, Preprocessing::Foreign("none".into()));
+    assert_eq!(report.manifest.key.question, Question::Foreign("box".into()));
+    let context = Context::AroundBox { region_scale: 1.2, context_scale: 2.0, min_side: 0.0 };
+    let kept = Kept::MaskLogits { context, grid: 16, logit_step: 0.125, masks: KeptMasks::Single };
+    assert_eq!(report.manifest.key.kept, kept);
     verify(&out).unwrap();
-    let cache = Cache::open(&out, &report.manifest.key).unwrap();
-    assert_eq!(cache.annotation_ids().collect::<Vec<_>>(), [2, 12, 13, 40]);
+    let cache = FolderStore::open(&out, &report.manifest.key).unwrap();
+    assert_eq!(cache.ids(), [2, 12, 13, 40]);
     let mut n_clipped = 0;
     for instance in dataset.instances.iter().filter(|i| ![5, 6].contains(&i.id)) {
-        let record = cache.get(instance.id).unwrap();
+        let record = cache.masks(instance.id).unwrap();
         let image = &dataset.images[instance.image_idx];
-        assert_eq!((record.image_id, record.image_size), (image.id, image.size));
+        assert_eq!((record.image.id, record.image.size), (image.id, image.size));
         let image_bytes = fs::read(dataset.image_path(instance.image_idx)).unwrap();
-        assert_eq!(record.image_digest, *blake3::hash(&image_bytes).as_bytes());
-        let ([x, y, w, h], rect) = (instance.bbox, record.rect_in_image);
+        assert_eq!(record.image.file_digest, *blake3::hash(&image_bytes).as_bytes());
+        let [prompt] = record.prompts.as_slice() else { panic!("one prompt") };
+        assert!(prompt.points.is_empty(), "words do not say where the prompt was");
+        let ([x, y, w, h], rect) = (instance.bbox, prompt.rect_in_image);
         let side = 2.0 * 1.2 * w.max(h);
         let expected = [x + w / 2.0 - side / 2.0, y + h / 2.0 - side / 2.0, side, side];
         let got = [rect.x0, rect.y0, rect.width(), rect.height()];
         assert!(expected.iter().zip(got).all(|(e, g)| (e - g).abs() < 1e-9), "{expected:?} {got:?}");
-        for (idx, &logit) in record.logits.iter().enumerate() {
+        for (idx, &logit) in prompt.masks[0].logits.iter().enumerate() {
             let x = rect.x0 + (f64::from(idx as u32 % 16) + 0.5) * side / 16.0;
             let y = rect.y0 + (f64::from(idx as u32 / 16) + 0.5) * side / 16.0;
             let is_inside =
@@ -138,20 +149,29 @@ fn damaged_or_unfinished_dump_is_refused() {
         fixture.refuses(words);
     };
     manifest("\"version\": 1", "\"version\": 2", &["manifest.json", "sensei-teacher-dump 1", "sensei-teacher-dump 2"]);
-    manifest("\"grid\": 16", "\"grid\": 17", &["shard-00000.safetensors", "logits", "17, 17", "16, 16"]);
+    manifest("\"grid\": 16", "\"grid\": 17", &["manifest.json", "prompt: expected grid 17, found grid 16"]);
+    manifest(
+        "16\",\n \"grid\": 16",
+        "17\",\n \"grid\": 17",
+        &["shard-00000.safetensors", "logits", "17, 17", "16, 16"],
+    );
     manifest("\"grid\": 16", "\"grid\": 100000", &["manifest.json", "grid", "1024"]);
     manifest("\"records\": 4", "\"records\": 5", &["manifest.json", "records", "expected 5"]);
     manifest("\"shard-00000", "\"../shard-00000", &["manifest.json", "shard name"]);
     manifest("\"prompt\"", "\"promt\"", &["manifest.json", "promt"]);
-    manifest("\"logit_step\": 0.125", "\"logit_step\": -1", &["logit step", "-1"]);
+    manifest(
+        "\"logit_step\": 0.125",
+        "\"logit_step\": -1",
+        &["no teacher cache can have this key", "kept logit_step", "-1"],
+    );
 }
 
 #[test]
 fn import_refuses_an_existing_cache() {
     let fixture = Fixture::new();
     let out = fixture.path("cache");
-    import_dump(&fixture.path("dump"), &fixture.dataset(), &out).unwrap();
-    let error = import_dump(&fixture.path("dump"), &fixture.dataset(), &out).unwrap_err();
+    import_answers(&fixture.path("dump"), &fixture.dataset(), &out).unwrap();
+    let error = import_answers(&fixture.path("dump"), &fixture.dataset(), &out).unwrap_err();
     assert!(matches!(error, ImportError::Cache(_)) && text(&error).contains("already exists"), "{error}");
 }
 
@@ -166,14 +186,16 @@ fn real_regions_of_interest_agree_with_their_measured_ious() {
     let dataset = Dataset::load_coco(&annotations, &data.join("coco/images/val")).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("cache");
-    let report = import_dump(&dump, &dataset, &out).unwrap();
+    let report = import_answers(&dump, &dataset, &out).unwrap();
     assert_eq!(report.manifest.n_records, 444);
+    assert_eq!(report.manifest.key.preprocessing, Preprocessing::NotStated);
+    assert!(matches!(report.manifest.key.question, Question::Object { padding_points: 1, .. }));
     assert_eq!((report.missing.len(), report.missing_crowd.len()), (916 - 444, 11));
     assert_eq!((report.n_images_verified, report.n_images_unverified), (0, 99));
     assert!((report.exporters_mean_iou.unwrap() - 0.71499).abs() < 1e-5, "{report:?}");
     verify(&out).unwrap();
 
-    let cache = Cache::open(&out, &report.manifest.key).unwrap();
+    let cache = FolderStore::open(&out, &report.manifest.key).unwrap();
     let bytes = fs::read(&dump).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let column = |name: &str| tensors.tensor(name).unwrap().data().to_vec();
@@ -182,7 +204,10 @@ fn real_regions_of_interest_agree_with_their_measured_ious() {
     let ids: Vec<u64> = ids.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
     let mut differences = Vec::new();
     for (idx, &id) in ids.iter().enumerate() {
-        let stored: Vec<u8> = cache.get(id).unwrap().logits.iter().map(|logit| logit.cast_unsigned()).collect();
+        let record = cache.masks(id).unwrap();
+        let instance = dataset.instances.iter().find(|instance| instance.id == id).unwrap();
+        assert_eq!(record.prompts[0].points, PromptPoint::of_box(instance.bbox));
+        let stored: Vec<u8> = record.prompts[0].masks[0].logits.iter().map(|logit| logit.cast_unsigned()).collect();
         assert_eq!(stored, logits[idx * 96 * 96..][..96 * 96], "annotation {id}");
         let at = truth.ious.binary_search_by_key(&id, |(id, _)| *id).unwrap();
         let measured = f32::from_le_bytes(measured[idx * 4..][..4].try_into().unwrap());
@@ -199,8 +224,8 @@ fn real_regions_of_interest_agree_with_their_measured_ious() {
 fn other_data_set_has_no_truth_for_a_cache() {
     let fixture = Fixture::new();
     let out = fixture.path("cache");
-    import_dump(&fixture.path("dump"), &fixture.dataset(), &out).unwrap();
-    let cache = Cache::open_any(&out).unwrap();
+    import_answers(&fixture.path("dump"), &fixture.dataset(), &out).unwrap();
+    let cache = FolderStore::open_any(&out).unwrap();
     assert_eq!(compare_with_truth(&cache, &fixture.dataset()).unwrap().n_without_record, 1);
     fixture.edit("annotations.json", |json| json.replace("thing", "thong"));
     let error = compare_with_truth(&cache, &fixture.dataset()).unwrap_err();
@@ -211,7 +236,7 @@ fn other_data_set_has_no_truth_for_a_cache() {
 fn file_that_is_no_dump_is_refused() {
     let fixture = Fixture::new();
     let check = |path: &Path, words: &[&str]| {
-        let error = text(&import_dump(path, &fixture.dataset(), &fixture.path("cache")).unwrap_err());
+        let error = text(&import_answers(path, &fixture.dataset(), &fixture.path("cache")).unwrap_err());
         assert!(words.iter().all(|word| error.contains(word)), "{error}");
     };
     check(&fixture.path("a.png"), &["a.png", "safetensors"]);

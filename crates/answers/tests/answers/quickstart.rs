@@ -2,13 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use sensei_answers::cache::Cache;
-use sensei_answers::key::CacheKey;
+use sensei_answers::asked::Question;
+use sensei_answers::folder_store::FolderStore;
+use sensei_answers::key::AnswerKey;
 use sensei_answers::manifest::read_manifest;
+use sensei_answers::record::PromptPoint;
+use sensei_answers::store::Store;
 use sensei_answers::verify::{compare_with_truth, verify};
 use sensei_data::dataset::Dataset;
 use sensei_data::synth::{SynthConfig, write_synth};
 use sensei_testing::workspace_root;
+
+use crate::format1::shipped_answers_are_the_old_ones;
 
 #[test]
 fn quickstart_answers_fit_the_rendered_scenes() {
@@ -23,8 +28,8 @@ fn quickstart_answers_fit_the_rendered_scenes() {
         assert_eq!(manifest.teacher.licence, "Apache-2.0");
         let annotations = scenes.join(format!("annotations/instances_{split}.json"));
         let dataset = Dataset::load_coco(&annotations, &scenes.join("images")).unwrap();
-        let rendered = CacheKey { dataset: sensei_files::digest::hex(&dataset.digest), ..manifest.key };
-        let cache = Cache::open(&path, &rendered).unwrap();
+        let rendered = AnswerKey { dataset: sensei_files::digest::hex(&dataset.digest), ..manifest.key };
+        let cache = FolderStore::open(&path, &rendered).unwrap();
         let truth = compare_with_truth(&cache, &dataset).unwrap();
         assert_eq!((truth.n_without_record, truth.ious.len()), (0, dataset.instances.len()));
         // MobileSAM answers .936 on these scenes (val); real COCO masks give .70.
@@ -33,10 +38,17 @@ fn quickstart_answers_fit_the_rendered_scenes() {
         for image in (0..dataset.images.len()).map(|idx| (dataset.images[idx].id, dataset.image_path(idx))) {
             images.insert(image.0, *blake3::hash(&std::fs::read(image.1).unwrap()).as_bytes());
         }
-        for id in cache.annotation_ids() {
-            let record = cache.get(id).unwrap();
-            assert_eq!(record.image_digest, images[&record.image_id], "{split}: image of annotation {id}");
+        assert!(matches!(cache.manifest().key.question, Question::Object { padding_points: 1, .. }));
+        for instance in &dataset.instances {
+            let record = cache.masks(instance.id).unwrap();
+            assert_eq!(
+                record.image.file_digest, images[&record.image.id],
+                "{split}: image of annotation {}",
+                instance.id
+            );
+            assert_eq!(record.prompts[0].points, PromptPoint::of_box(instance.bbox));
         }
+        shipped_answers_are_the_old_ones(split, &dataset);
     }
     assert!(n_bytes < 6 << 20, "{n_bytes} bytes in the repository");
 }

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use sensei_answers::folder_store::FolderStore;
 use sensei_answers::verify::stats;
 use sensei_eval::report::EvalReport;
 use sensei_graph::op::Upsampling;
@@ -27,7 +28,7 @@ pub fn inspect(path: &Path) -> anyhow::Result<()> {
     if path.is_dir() {
         if path.join("index.sti").is_file() {
             describe(path)?;
-            let stats = stats(path)?;
+            let stats = stats(&FolderStore::open_any(path)?)?;
             say(&format!("teacher cache of {} records on {} images", stats.n_records, stats.n_images));
             return Ok(());
         }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, ensure};
-use sensei_answers::key::CacheKey;
+use sensei_answers::key::AnswerKey;
 use sensei_eval::protocol::ProtocolRules;
 use sensei_int8::model::Int8Model;
 use sensei_samples::source::SampleSource;
@@ -258,11 +258,11 @@ fn splits(plan: &RunPlan, runs: &Path) -> anyhow::Result<(SampleSource, SampleSo
 
 fn origin(train: &SampleSource, val: &SampleSource, weights: &NamedWeights) -> Origin {
     let data = |source: &SampleSource| blake3::Hash::from_bytes(source.dataset.digest).to_hex().to_string();
-    let key = |key: &CacheKey| blake3::Hash::from_bytes(key.digest()).to_hex().to_string();
+    let key = |key: &AnswerKey| blake3::Hash::from_bytes(key.digest()).to_hex().to_string();
     Origin {
         train_data: data(train),
         val_data: data(val),
-        teacher: train.teacher.as_ref().map(|cache| key(&cache.manifest().key)),
+        teacher: train.teacher.as_ref().map(|store| key(&store.manifest().key)),
         weights: weights_digest(weights),
     }
 }

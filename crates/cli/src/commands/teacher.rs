@@ -2,9 +2,14 @@
 
 use std::path::Path;
 
-use sensei_answers::import::import_dump;
-use sensei_answers::manifest::read_manifest;
+use anyhow::Context;
+use sensei_answers::folder_store::FolderStore;
+use sensei_answers::import::import_answers;
+use sensei_answers::kept::RecordKind;
+use sensei_answers::manifest::{Manifest, read_manifest};
+use sensei_answers::store::Store;
 use sensei_answers::verify::{CacheStats, stats, verify};
+use serde::Serialize;
 
 use crate::arguments::TeacherCommand;
 use crate::phases::data::load;
@@ -14,7 +19,7 @@ use crate::progress::say;
 pub fn execute(command: TeacherCommand) -> anyhow::Result<()> {
     match command {
         TeacherCommand::Import { dump, annotations, images, out, format } => {
-            let report = import_dump(&dump, &load(&annotations, &images, format)?, &out)?;
+            let report = import_answers(&dump, &load(&annotations, &images, format)?, &out)?;
             say(&format!("{}: {} records", out.display(), report.manifest.n_records));
             say(&format!(
                 "without an answer: {} instances, {} crowd regions",
@@ -25,7 +30,7 @@ pub fn execute(command: TeacherCommand) -> anyhow::Result<()> {
                 "image files: {} are the teacher's, {} could not be compared",
                 report.n_images_verified, report.n_images_unverified
             ));
-            say(&format!("predicted IoUs outside of [0, 1], to be clamped: {}", report.n_clamped_weights));
+            say(&format!("predicted IoUs outside of [0, 1], to be clamped: {}", report.n_clamped_predicted_ious));
             if let Some(n_clipped) = report.n_clipped_by_exporter {
                 say(&format!("logits that the exporter cut to the int8 range: {n_clipped}"));
             }
@@ -41,28 +46,41 @@ pub fn execute(command: TeacherCommand) -> anyhow::Result<()> {
         }
         TeacherCommand::Stats { cache } => {
             describe(&cache)?;
-            say_stats(&stats(&cache)?);
+            let store = FolderStore::open_any(&cache)?;
+            say_stats(&stats(&store)?, store.manifest().key.kept.kind());
             Ok(())
         }
     }
 }
 
-/// Prints whose answers a cache holds, in the words that a configuration has to use.
+/// Prints whose answers a cache holds, as a configuration says it.
 pub fn describe(cache: &Path) -> anyhow::Result<()> {
-    let manifest = read_manifest(cache)?;
-    say(&format!("teacher: {} ({})", manifest.teacher.name, manifest.teacher.licence));
-    say(&format!("digest = {:?}", manifest.key.teacher));
-    say(&format!("preprocessing = {:?}", manifest.key.preprocessing));
-    say(&format!("prompt = {:?}", manifest.key.prompt));
-    say(&format!("data set {}", manifest.key.dataset));
+    let Manifest { teacher, key, .. } = read_manifest(cache)?;
+    say(&format!("teacher: {} ({})", teacher.name, teacher.licence));
+    say(&format!("digest = {}", in_toml(&key.teacher)?));
+    say(&format!("preprocessing = {}", in_toml(&key.preprocessing)?));
+    say(&format!("question = {}", in_toml(&key.question)?));
+    say(&format!("kept = {}", in_toml(&key.kept)?));
+    say(&format!("data set {}", key.dataset));
     Ok(())
 }
 
-fn say_stats(stats: &CacheStats) {
+/// A value as it is written behind a key.
+fn in_toml(value: &impl Serialize) -> anyhow::Result<String> {
+    Ok(toml::Value::try_from(value).context("a part of the key has no TOML form")?.to_string())
+}
+
+fn say_stats(stats: &CacheStats, kind: RecordKind) {
     say(&format!(
         "{} records of {} images in {} shards, {} bytes ({} uncompressed)",
-        stats.n_records, stats.n_images, stats.n_shards, stats.bytes, stats.logit_bytes
+        stats.n_records, stats.n_images, stats.n_shards, stats.bytes, stats.uncompressed_bytes
     ));
-    say(&format!("logits at the end of the int8 range: {}", stats.n_saturated));
-    say(&format!("predicted IoU by tenths: {:?}; clamped: {}", stats.predicted_iou_histogram, stats.n_clamped_weights));
+    if kind == RecordKind::ImageFeatures {
+        return;
+    }
+    say(&format!("masks: {}; logits at the end of the int8 range: {}", stats.n_masks, stats.n_saturated));
+    say(&format!(
+        "predicted IoU by tenths: {:?}; clamped: {}",
+        stats.predicted_iou_histogram, stats.n_clamped_predicted_ious
+    ));
 }

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use sensei_files::whole::write_whole;
 use serde_json::Value as Schema;
 
 use super::check::{expectation, kind, options, properties, range, required, tag};
@@ -16,7 +17,7 @@ use super::schema::{of, protocol_schema, run_schema};
 fn check(file: &str, expected: &str) {
     let path = root().join(file);
     if std::env::var_os("SENSEI_WRITE").is_some() {
-        std::fs::write(&path, expected).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        write_whole(&path, expected.as_bytes()).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
     let found = std::fs::read_to_string(&path).unwrap_or_default();
     let line = found.lines().zip(expected.lines()).take_while(|(found, expected)| found == expected).count() + 1;

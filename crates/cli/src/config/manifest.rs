@@ -54,6 +54,8 @@ pub fn load_manifest(path: &Path) -> anyhow::Result<Manifest> {
 
 #[cfg(test)]
 mod tests {
+    use sensei_files::whole::write_whole;
+
     use super::*;
 
     #[test]
@@ -71,7 +73,7 @@ mod tests {
     fn a_misspelt_key_is_refused_with_its_line() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("wrong.toml");
-        fs::write(&path, "name = \"one\"\n[[archives]]\nsize = 3\n").unwrap();
+        write_whole(&path, b"name = \"one\"\n[[archives]]\nsize = 3\n").unwrap();
         let error = format!("{:#}", load_manifest(&path).unwrap_err());
         let keys = "wrong.toml:3: archives.0.size: unknown key; the keys here are `file_name`, `folders`, ";
         assert!(error.contains(keys) && error.contains("archives.0: missing keys `url`, `file_name`"), "{error}");

@@ -164,7 +164,7 @@ fn resolve(file: RunToml, name: String, overrides: &[Override]) -> anyhow::Resul
     let quantize = deployment.as_ref().map(|deployment| &deployment.quantize);
     let (train, initial_weights) = file.train.resolve(file.seed, quantize)?;
     let (data, instances) = file.data.resolve();
-    let teacher = file.teacher.map(TeacherToml::resolve);
+    let teacher = file.teacher.map(TeacherToml::resolve).transpose()?;
     check_teacher(teacher.as_ref(), instances, &train)?;
     Ok(RunPlan {
         name,
@@ -218,6 +218,8 @@ fn check_teacher(teacher: Option<&TeacherPlan>, instances: InstanceChoice, train
 
 #[cfg(test)]
 mod tests {
+    use sensei_files::whole::write_whole;
+
     use super::*;
 
     fn shipped(name: &str) -> PathBuf {
@@ -247,7 +249,7 @@ mod tests {
         let load = |from: &str, to: &str, appended: &str| {
             assert!(text.contains(from), "{from}");
             let path = folder.path().join("changed.toml");
-            fs::write(&path, text.replace(from, to) + appended).expect("a writable folder");
+            write_whole(&path, (text.replace(from, to) + appended).as_bytes()).expect("a writable folder");
             let plan = load_plan(&path, &[])?;
             crate::commands::plan::check_budget(&plan).map(|_| plan)
         };
@@ -282,7 +284,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let plan = load_plan(&shipped("coco-sample-picosam3.toml"), &[]).unwrap_or_else(|error| panic!("{error:#}"));
         let path = folder.path().join("plan.toml");
-        fs::write(&path, &plan.resolved_toml).expect("a writable folder");
+        write_whole(&path, plan.resolved_toml.as_bytes()).expect("a writable folder");
         let again = load_plan(&path, &[]).unwrap_or_else(|error| panic!("{error:#}"));
         assert_eq!((&again.train_digest, &again.resolved_toml), (&plan.train_digest, &plan.resolved_toml));
         assert_eq!(Some(again.name.as_str()), folder.path().file_name().and_then(|name| name.to_str()));

@@ -5,9 +5,10 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
-use sensei_answers::cache::Cache;
-use sensei_answers::import::import_dump;
-use sensei_answers::key::{CacheKey, FORMAT_VERSION};
+use sensei_answers::folder_store::FolderStore;
+use sensei_answers::import::import_answers;
+use sensei_answers::key::AnswerKey;
+use sensei_answers::store::Store;
 use sensei_data::crop_rule::CropRule;
 use sensei_data::dataset::Dataset;
 use sensei_data::image_file::ImageLimits;
@@ -151,20 +152,20 @@ fn check_student(plan: &RunPlan, rules: &ProtocolRules) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn teacher(plan: &RunPlan, split: Split, dataset: &Dataset, runs: &Path) -> anyhow::Result<Option<Cache>> {
+fn teacher(plan: &RunPlan, split: Split, dataset: &Dataset, runs: &Path) -> anyhow::Result<Option<Box<dyn Store>>> {
     let Some(teacher) = &plan.teacher else { return Ok(None) };
     let answers = match split {
         Split::Train => &teacher.train,
         Split::Val => &teacher.val,
     };
-    let key = CacheKey {
+    let key = AnswerKey {
         teacher: teacher.digest.clone(),
         preprocessing: teacher.preprocessing.clone(),
-        prompt: teacher.prompt.clone(),
+        question: teacher.question.clone(),
+        kept: teacher.kept.clone(),
         dataset: blake3::Hash::from_bytes(dataset.digest).to_hex().to_string(),
-        format: FORMAT_VERSION,
     };
-    cache(answers, &key, dataset, runs).map(Some)
+    Ok(Some(Box::new(cache(answers, &key, dataset, runs)?)))
 }
 
 /// Refuses splits that share an image: the same file, or the same id and file name in two folders, as LVIS's validation
@@ -230,23 +231,23 @@ fn scenes(config: &SynthConfig, runs: &Path) -> anyhow::Result<PathBuf> {
     Ok(folder)
 }
 
-fn cache(answers: &TeacherAnswers, key: &CacheKey, dataset: &Dataset, runs: &Path) -> anyhow::Result<Cache> {
+fn cache(answers: &TeacherAnswers, key: &AnswerKey, dataset: &Dataset, runs: &Path) -> anyhow::Result<FolderStore> {
     match answers {
-        TeacherAnswers::Cache(folder) => Ok(Cache::open(folder, key)?),
+        TeacherAnswers::Cache(folder) => Ok(FolderStore::open(folder, key)?),
         TeacherAnswers::Dump(dump) => {
             let digest = blake3::Hash::from_bytes(key.digest()).to_hex();
             let folder = runs.join("teacher-cache").join(&digest[..16]);
             if !folder.exists() {
                 std::fs::create_dir_all(runs.join("teacher-cache"))
                     .with_context(|| format!("{}: cannot make the folder", runs.display()))?;
-                let report = import_dump(dump, dataset, &folder)?;
+                let report = import_answers(dump, dataset, &folder)?;
                 say(&format!("imported {} teacher answers into {}", report.manifest.n_records, folder.display()));
                 if !report.missing.is_empty() {
                     warn(&format!("{}: no answer for {} instances", dump.display(), report.missing.len()));
                 }
             }
             // The dump's own key is compared with the configuration's here.
-            Ok(Cache::open(&folder, key)?)
+            Ok(FolderStore::open(&folder, key)?)
         }
     }
 }

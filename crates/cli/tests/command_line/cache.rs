@@ -1,13 +1,16 @@
 //! Teacher caches that cannot be trusted: exit code 1, the file and what is wrong with it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use sensei_answers::key::{CacheKey, FORMAT_VERSION, TeacherDescription};
-use sensei_answers::record::TeacherRecord;
+use sensei_answers::asked::{Preprocessing, Question};
+use sensei_answers::kept::{Context, Kept, KeptMasks};
+use sensei_answers::key::{AnswerKey, TeacherDescription};
+use sensei_answers::record::{ImageIdentity, MaskAnswer, MaskRecord, PromptAnswer, PromptPoint};
 use sensei_answers::writer::CacheWriter;
 use sensei_data::dataset::Dataset;
 use sensei_data::geometry::RectInImage;
+use sensei_data::prompt_source::PromptSource;
 use sensei_files::digest::hex;
 
 use crate::{Place, weights_digest};
@@ -37,33 +40,37 @@ fn write_cache_reaching(
 ) {
     let annotations = place.path(&format!("scenes/annotations/instances_{split}.json"));
     let dataset = Dataset::load_coco(&annotations, &place.path("scenes/images")).unwrap();
-    let key = CacheKey {
+    let key = AnswerKey {
         teacher: teacher.into(),
-        preprocessing: "none".into(),
-        prompt: "box".into(),
+        preprocessing: Preprocessing::Foreign("none".into()),
+        question: Question::Object { prompts: vec![PromptSource::Box], padding_points: 0 },
+        kept: Kept::MaskLogits { context: Context::NotStated, grid: 32, logit_step: 0.125, masks: KeptMasks::Single },
         dataset: hex(&dataset.digest),
-        format: FORMAT_VERSION,
     };
-    let teacher = TeacherDescription { name: "Disc".into(), licence: "MIT".into(), digest: teacher.into() };
+    let teacher = TeacherDescription { name: "Disc".into(), licence: "MIT".into() };
     let mut writer = CacheWriter::create(&place.path(name), key, teacher, vec!["a test".into()]).unwrap();
     for instance in dataset.instances.iter().filter(|instance| keep(instance.id)) {
+        let points = PromptPoint::of_box(instance.bbox);
         let [x, y, width, height] = instance.bbox;
         let (x, y, reach) = (x + width / 2.0, y + height / 2.0, reach(width.max(height)));
         let image = &dataset.images[instance.image_idx];
         let bytes = fs::read(dataset.image_path(instance.image_idx)).unwrap();
         let from_centre = |idx: i32| (idx % 32 - 16).pow(2) + (idx / 32 - 16).pow(2);
-        let record = TeacherRecord {
-            annotation_id: instance.id,
-            image_id: image.id,
-            image_digest: *blake3::hash(&bytes).as_bytes(),
-            image_size: image.size,
-            rect_in_image: RectInImage { x0: x - reach, y0: y - reach, x1: x + reach, y1: y + reach },
-            grid: 32,
+        let mask = MaskAnswer {
             logits: (0..32 * 32).map(|idx| (40 - 4 * from_centre(idx)).clamp(-127, 127) as i8).collect(),
-            logit_step: 0.125,
             predicted_iou: 0.9,
+            stability: None,
         };
-        writer.push(&record).unwrap();
+        let rect_in_image = RectInImage { x0: x - reach, y0: y - reach, x1: x + reach, y1: y + reach };
+        let file_digest = *blake3::hash(&bytes).as_bytes();
+        let record = MaskRecord {
+            annotation_id: instance.id,
+            image: ImageIdentity { id: image.id, file_digest, pixel_digest: None, size: image.size },
+            grid: 32,
+            logit_step: 0.125,
+            prompts: vec![PromptAnswer { points, rect_in_image, masks: vec![mask] }],
+        };
+        writer.push_masks(&record).unwrap();
     }
     writer.finish().unwrap();
 }
@@ -98,6 +105,93 @@ fn cache_of_another_teacher() {
     place.refuses(&["train", "tiny.toml"], 1, &words);
     place.refuses(&["plan", "tiny.toml"], 1, &words);
     assert!(!place.path("runs").exists());
+}
+
+#[test]
+fn cache_of_another_question() {
+    let place = place();
+    let edits = |from: &'static str, to: &'static str| [WITH_TEACHER, &[(from, to)]].concat();
+    for (from, to, words) in [
+        ("grid = 32", "grid = 64", "kept grid: expected `64`, found `32`"),
+        (
+            "padding_points = 0",
+            "padding_points = 1",
+            "expected `box with 1 padding points`, found `box with 0 padding points`",
+        ),
+        ("{ foreign = \"none\" }", "\"not_stated\"", "preprocessing: expected `not stated`, found `in words: none`"),
+    ] {
+        place.config("other.toml", &edits(from, to));
+        place.refuses(&["train", "other.toml"], 1, &["cache-train: stale teacher cache: ", words]);
+    }
+    // What no cache can hold, or no loss reads, is an error of the configuration.
+    for (from, to, words) in [
+        ("grid = 32", "grid = 2000", "[teacher]: kept grid: expected 1 to 1024, found 2000"),
+        ("grid = 32", "gird = 32", "teacher.kept.mask_logits.gird: unknown key"),
+        ("prompts = [\"box\"]", "prompts = [\"bax\"]", "unknown variant `bax`"),
+        ("prompts = [\"box\"]", "prompts = []", "[teacher]: question prompts: expected 1 to 64, found 0"),
+        ("\"single\"", "\"one\"", "unknown variant `one`"),
+        (
+            "kept = { mask_logits = { context = \"not_stated\", grid = 32, logit_step = 0.125, masks = \"single\" } }",
+            "kept = { image_features = { tap = \"embedding\", grid = 64, channels = 256, dtype = \"f16\" } }",
+            "[teacher]: question: expected the question \"image\" where image features are kept",
+        ),
+        (
+            "question = { object = { prompts = [\"box\"], padding_points = 0 } }\nkept = { mask_logits = { context = \
+             \"not_stated\", grid = 32, logit_step = 0.125, masks = \"single\" } }",
+            "question = \"image\"\nkept = { image_features = { tap = \"embedding\", grid = 64, channels = 256, dtype = { int8 = \
+             { scales = \"image\" } } } }",
+            "[teacher] kept: expected mask_logits, which the losses compare with, found image features",
+        ),
+    ] {
+        place.config("wrong.toml", &edits(from, to));
+        place.refuses(&["train", "wrong.toml"], 2, &["wrong.toml", words]);
+    }
+    assert!(!place.path("runs").exists());
+}
+
+/// What `teacher stats` prints is what a configuration says.
+#[test]
+fn stats_print_the_lines_of_a_configuration() {
+    let place = place();
+    let out = place.does(&["teacher", "stats", "cache-train"]);
+    let lines: Vec<&str> =
+        ["digest", "preprocessing", "question", "kept"].map(|key| line_of(&out, key)).into_iter().collect();
+    let (edit, _) = WITH_TEACHER[0].1.split_once("digest").unwrap();
+    let section = format!(
+        "{edit}{}\ntrain = {{ cache = \"cache-train\" }}\nval = {{ cache = \"cache-val\" }}\n\n[student]",
+        lines.join("\n")
+    );
+    place.config("copied.toml", &[&[("[student]", section.as_str())], &WITH_TEACHER[1..]].concat());
+    place.does(&["train", "copied.toml"]);
+}
+
+fn line_of<'a>(out: &'a str, key: &str) -> &'a str {
+    out.lines().find(|line| line.starts_with(&format!("{key} = "))).unwrap_or_else(|| panic!("no {key} in {out}"))
+}
+
+#[test]
+fn cache_of_format_1() {
+    let place = place();
+    fs::rename(place.path("cache-train"), place.path("cache-aside")).unwrap();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/teacher/format1/cache");
+    fs::create_dir(place.path("cache-train")).unwrap();
+    for file in ["manifest.json", "index.sti", "shard-00000.stc"] {
+        fs::copy(golden.join(file), place.path("cache-train").join(file)).unwrap();
+    }
+    let words = ["cache-train: expected a teacher cache of format 2, found format 1; `sensei teacher import "];
+    place.refuses(&["train", "tiny.toml"], 1, &words);
+    let data = golden.join("../../dump");
+    let [annotations, images] = [data.join("annotations.json"), data].map(|path| path.to_str().unwrap().to_string());
+    place.does(&["teacher", "import", "cache-train", &annotations, &images, "converted"]);
+    let out = place.does(&["teacher", "stats", "converted"]);
+    assert!(out.contains("4 records of 2 images") && out.contains("question = { foreign = \"box\" }"), "{out}");
+    fs::remove_dir_all(place.path("cache-train")).unwrap();
+    fs::rename(place.path("converted"), place.path("cache-train")).unwrap();
+    place.refuses(
+        &["teacher", "import", "cache-train", &annotations, &images, "again"],
+        1,
+        &["format: expected 1, found 2"],
+    );
 }
 
 #[test]
@@ -178,8 +272,15 @@ fn image_that_the_teacher_did_not_see() {
 const WITH_TEACHER: &[(&str, &str)] = &[
     (
         "[student]",
-        "[teacher]\ndigest = \"disc-1\"\npreprocessing = \"none\"\nprompt = \"box\"\ntrain = { cache = \"cache-train\" }\n\
-         val = { cache = \"cache-val\" }\n\n[student]",
+        r#"[teacher]
+digest = "disc-1"
+preprocessing = { foreign = "none" }
+question = { object = { prompts = ["box"], padding_points = 0 } }
+kept = { mask_logits = { context = "not_stated", grid = 32, logit_step = 0.125, masks = "single" } }
+train = { cache = "cache-train" }
+val = { cache = "cache-val" }
+
+[student]"#,
     ),
     ("weighting = \"truth_only\"", "weighting = \"teacher_score_per_sample\""),
     ("terms = [", "terms = [\n    { kind = \"teacher_mse\", weight = 1.0 },"),

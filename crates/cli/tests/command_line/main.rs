@@ -8,6 +8,7 @@
 mod cache;
 mod configuration;
 mod data;
+mod deployment;
 mod device;
 mod disk;
 mod eval_coco;

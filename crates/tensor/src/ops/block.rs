@@ -7,7 +7,7 @@
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::NoCheckpointing};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::backend::{Autodiff, BackendTypes, Flex};
+use burn::backend::{Autodiff, Flex};
 use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use sensei_kernels::depthwise::DepthwiseShape;
@@ -15,11 +15,9 @@ use sensei_kernels::norm::{ChannelStatistics, Norm};
 use sensei_kernels::pixelwise::MapShape;
 use sensei_kernels::separable::{self, FoldedSeparable, SavedForBackward, SeparableShape, SeparableWeights};
 
-use super::fast::{contiguous, dims, map_shape, tensor, values};
+use super::flex_tensor::{Tracked, contiguous, dims, flex, map_shape, tensor, tracked, values};
 use super::{BATCH_NORM_EPSILON, Block, BlockWeights, FoldedBlock, Skip, Statistics, kernel_upsampling};
 use crate::profile::{self, Layer};
-
-type Tracked = <Autodiff<Flex> as BackendTypes>::FloatTensorPrimitive;
 
 /// See [`super::block_train`].
 pub(super) fn train(
@@ -218,12 +216,4 @@ fn batch_statistics(saved: &SavedForBackward<FlexTensor>, count: usize) -> [Stat
         variance: Tensor::from_primitive::<Flex>(statistics.variance.clone()),
         count,
     })
-}
-
-pub(super) fn flex<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
-    contiguous(tensor.try_into_primitive::<Flex>().expect("a tensor of the device that was asked"))
-}
-
-pub(super) fn tracked<const D: usize>(tensor: Tensor<D>) -> Tracked {
-    tensor.try_into_primitive::<Autodiff<Flex>>().expect("a tensor of the device that was asked")
 }

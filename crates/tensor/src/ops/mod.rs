@@ -1,7 +1,10 @@
 //! The operators of the student family on burn tensors.
 //!
-//! Between [`to_internal`] and [`to_nchw`] a feature map is in whatever layout the device computes fastest in, so
-//! only these functions may look at its dimensions. This file is the one place that chooses an implementation.
+//! Each has two implementations: our kernels on burn's Flex backend (`fast.rs`, `block.rs`), burn's own operators elsewhere
+//! ([`portable`]). This file is the one place that chooses between them.
+//!
+//! Between [`to_internal`] and [`to_nchw`] a feature map is in the layout that the device computes fastest in, NHWC for our
+//! kernels and NCHW for burn's. So only these functions may look at its dimensions.
 
 use burn::tensor::{Device, Tensor};
 
@@ -9,6 +12,7 @@ use sensei_graph::op::{ConvShape, Upsampling};
 
 mod block;
 mod fast;
+pub(crate) mod flex_tensor;
 mod optimizer;
 pub mod portable;
 mod round;
@@ -18,20 +22,20 @@ pub use sensei_kernels::memory::keep_freed_memory;
 /// Added to the variance by every batch norm, as PyTorch does.
 pub const BATCH_NORM_EPSILON: f64 = 1e-5;
 
-/// What a batch norm saw of a batch.
+/// Statistics that a batch norm took over a batch.
 pub struct Statistics {
     /// Mean of each channel over the batch, `[channels]`, without autodiff.
     pub mean: Tensor<1>,
     /// Biased variance of each channel over the batch, `[channels]`, without autodiff.
     pub variance: Tensor<1>,
-    /// Values per channel that both were taken over: batch x height x width.
+    /// Values per channel that both were taken over: batch * height * width.
     pub count: usize,
 }
 
 /// Geometry of a block: a depthwise convolution that keeps the size, batch norm, ReLU, a 1x1 convolution, batch norm, ReLU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Block {
-    /// How the input is upsampled first, as by [`upsample_2x`], if it is; then the kernel is 3x3 without dilation.
+    /// How the input is upsampled first, as by [`upsample_2x`], if it is; then the depthwise kernel is 3x3 without dilation.
     pub upsampling: Option<Upsampling>,
     /// Side of the depthwise kernel; odd.
     pub kernel: usize,
@@ -69,7 +73,7 @@ pub struct FoldedBlock {
     pub pointwise_bias: Tensor<1>,
 }
 
-/// A 1x1 convolution of another feature map that is added to a block's output.
+/// A skip connection: a 1x1 convolution of another feature map that is added to a block's output.
 pub struct Skip {
     /// The other feature map, of the output's height and width.
     pub x: Tensor<4>,
@@ -186,16 +190,16 @@ pub fn batch_norm_train(x: Tensor<4>, scale: Tensor<1>, shift: Tensor<1>, relu: 
     portable::batch_norm_train(x, scale, shift, relu)
 }
 
-/// The greater of each value and 0.
+/// `max(value, 0)` of each value.
 pub fn relu(x: Tensor<4>) -> Tensor<4> {
     portable::relu(x)
 }
 
-/// Each value's nearest one on the grid `q * step`, `q` an integer in `range`, ties to even; beyond its ends, the end. `x` in memory order
-/// is cut into as many equal rows as there are steps, a step for each.
+/// Fake quantization: each value's nearest one on the grid `q * step`, `q` an integer in `range`, ties to even; beyond its
+/// ends, the end. `x` in memory order is cut into as many rows of one length as there are steps, a step for each.
 ///
-/// The gradient of `x` passes straight through where the nearest integer is on the grid and is 0 elsewhere; the step's is
-/// `q - x / step` inside and the end's `q` outside.
+/// The gradient of `x` passes straight through where the nearest integer is on the grid and is 0 elsewhere. The step's is
+/// `q - x / step` inside the grid and the end's `q` outside.
 ///
 /// # Source
 /// Esser et al. 2020, "Learned Step Size Quantization", equations 2 and 3.
@@ -214,12 +218,12 @@ pub fn add(a: Tensor<4>, b: Tensor<4>) -> Tensor<4> {
     if fast::runs_on(&a.device()) { fast::add(a, b) } else { portable::add(a, b) }
 }
 
-/// Upsampling by two.
+/// 2x upsampling, nearest or bilinear with half-pixel centres.
 pub fn upsample_2x(x: Tensor<4>, upsampling: Upsampling) -> Tensor<4> {
     if fast::runs_on(&x.device()) { fast::upsample_2x(x, upsampling) } else { portable::upsample_2x(x, upsampling) }
 }
 
-/// The kernels' word for a way of upsampling.
+/// The kernels' type for a kind of upsampling.
 pub fn kernel_upsampling(upsampling: Upsampling) -> sensei_kernels::pixelwise::Upsampling {
     match upsampling {
         Upsampling::Nearest => sensei_kernels::pixelwise::Upsampling::Nearest,
@@ -232,7 +236,7 @@ pub fn global_average_pool(x: Tensor<4>) -> Tensor<4> {
     if fast::runs_on(&x.device()) { fast::global_average_pool(x) } else { portable::global_average_pool(x) }
 }
 
-/// Logistic function of each value.
+/// Logistic function of each value, in `(0, 1)`.
 pub fn sigmoid(x: Tensor<4>) -> Tensor<4> {
     portable::sigmoid(x)
 }

@@ -1,12 +1,11 @@
-//! What an optimiser does to flat values, by our CPU kernels on burn's Flex backend, in place where nobody else has them.
+//! What an optimiser does to flat values, by our CPU kernels on burn's Flex backend: in place where no other tensor shares them.
 
 use burn::backend::Flex;
 use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use sensei_kernels::optimizer::{self, AdamW};
 
-use super::block::flex;
-use super::fast::{dims, own_values, tensor, values};
+use super::flex_tensor::{dims, flex, owned_values, tensor, values};
 
 /// See [`super::adamw_step`].
 pub(super) fn adamw_step(
@@ -18,7 +17,7 @@ pub(super) fn adamw_step(
 ) -> (Tensor<1>, [Tensor<1>; 2]) {
     let gradient = flex(gradient);
     let [mut parameter, mut first, mut second] = [parameter, first, second].map(owned);
-    let [p, m, v] = [&mut parameter, &mut first, &mut second].map(|owned| own_values(owned).expect("owned"));
+    let [p, m, v] = [&mut parameter, &mut first, &mut second].map(|owned| owned_values(owned).expect("owned"));
     optimizer::adamw_step(constants, step, p, values(&gradient), m, v);
     let [parameter, first, second] = [parameter, first, second].map(Tensor::from_primitive::<Flex>);
     (parameter, [first, second])
@@ -30,17 +29,17 @@ pub(super) fn sum_of_squares(tensors: &[Tensor<1>]) -> f64 {
 }
 
 /// See [`super::moving_average`].
-pub(super) fn moving_average(average: Tensor<1>, of: Tensor<1>, decay: f64) -> Tensor<1> {
+pub(super) fn moving_average(average: Tensor<1>, new: Tensor<1>, decay: f64) -> Tensor<1> {
     let mut average = owned(average);
-    let into = own_values(&mut average).expect("owned");
-    optimizer::moving_average(into, values(&flex(of)), decay);
+    let into = owned_values(&mut average).expect("owned");
+    optimizer::moving_average(into, values(&flex(new)), decay);
     Tensor::from_primitive::<Flex>(average)
 }
 
 /// The tensor, or a copy if its values are shared.
-fn owned(tensor_or_shared: Tensor<1>) -> FlexTensor {
-    let mut primitive = flex(tensor_or_shared);
-    if own_values(&mut primitive).is_none() {
+fn owned(maybe_shared: Tensor<1>) -> FlexTensor {
+    let mut primitive = flex(maybe_shared);
+    if owned_values(&mut primitive).is_none() {
         primitive = tensor(values(&primitive).to_vec(), dims(&primitive));
     }
     primitive

@@ -1,4 +1,5 @@
-//! Every operator by burn's own ones, NCHW: runs on all of burn's devices and is what the faster path is held to.
+//! Every operator by burn's own ones, NCHW: runs on all of burn's devices, and is the reference that our kernels are tested
+//! against.
 
 use burn::tensor::ops::{ConvOptions, InterpolateMode, InterpolateOptions};
 use burn::tensor::{Tensor, activation, module};
@@ -22,7 +23,7 @@ pub fn batch_norm_train(x: Tensor<4>, scale: Tensor<1>, shift: Tensor<1>, with_r
     (output, Statistics { mean, variance, count: batch * height * width })
 }
 
-/// The greater of each value and 0.
+/// `max(value, 0)` of each value.
 pub fn relu(x: Tensor<4>) -> Tensor<4> {
     activation::relu(x)
 }
@@ -46,7 +47,7 @@ pub fn add(a: Tensor<4>, b: Tensor<4>) -> Tensor<4> {
     a + b
 }
 
-/// Upsampling by two.
+/// 2x upsampling.
 pub fn upsample_2x(x: Tensor<4>, upsampling: Upsampling) -> Tensor<4> {
     let [_, _, height, width] = x.dims();
     match upsampling {
@@ -59,21 +60,21 @@ pub fn upsample_2x(x: Tensor<4>, upsampling: Upsampling) -> Tensor<4> {
     }
 }
 
-/// Twice as many values along an axis: three parts of each and one part of its neighbour on either side, at an end of itself.
+/// Twice as many values along an axis: 3/4 of each plus 1/4 of its neighbour on either side, at an end of itself.
 fn bilinear_axis(x: Tensor<4>, axis: usize) -> Tensor<4> {
     let mut dims = x.dims();
     let len = dims[axis];
-    let part = |start: usize, len: usize| x.clone().narrow(axis, start, len);
-    let (before, behind) = match len {
+    let slice = |start: usize, len: usize| x.clone().narrow(axis, start, len);
+    let (before, after) = match len {
         1 => (x.clone(), x.clone()),
         _ => (
-            Tensor::cat(vec![part(0, 1), part(0, len - 1)], axis),
-            Tensor::cat(vec![part(1, len - 1), part(len - 1, 1)], axis),
+            Tensor::cat(vec![slice(0, 1), slice(0, len - 1)], axis),
+            Tensor::cat(vec![slice(1, len - 1), slice(len - 1, 1)], axis),
         ),
     };
-    let beside = |neighbour: Tensor<4>| (x.clone() * 0.75 + neighbour * 0.25).unsqueeze_dim::<5>(axis + 1);
+    let interpolated = |neighbour: Tensor<4>| (x.clone() * 0.75 + neighbour * 0.25).unsqueeze_dim::<5>(axis + 1);
     dims[axis] = 2 * len;
-    Tensor::cat(vec![beside(before), beside(behind)], axis + 1).reshape(dims)
+    Tensor::cat(vec![interpolated(before), interpolated(after)], axis + 1).reshape(dims)
 }
 
 /// Mean over height and width.

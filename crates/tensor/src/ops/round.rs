@@ -1,4 +1,4 @@
-//! Rounding to a grid whose step is trained: one kernel and one autodiff node on burn's Flex backend.
+//! Fake quantization to a grid whose step is trained: one kernel and one autodiff node on burn's Flex backend.
 
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::NoCheckpointing};
 use burn::backend::autodiff::grads::Gradients;
@@ -8,8 +8,7 @@ use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use sensei_kernels::round::{self, Grid};
 
-use super::block::{flex, tracked};
-use super::fast::{contiguous, dims, tensor, values};
+use super::flex_tensor::{contiguous, dims, flex, tensor, tracked, values};
 
 /// See [`super::round_to_grid`].
 pub(super) fn round_to_grid<const D: usize>(x: Tensor<D>, steps: Tensor<1>, [low, high]: [f32; 2]) -> Tensor<D> {
@@ -34,12 +33,12 @@ fn track<const D: usize>(x: Tensor<D>, steps: Tensor<1>, range: [f32; 2]) -> Ten
             let ([x, steps], [x_node, steps_node]) = (ops.state, ops.parents);
             let [low, high] = self.0;
             let grid = Grid { steps: values(&steps), low, high };
-            let made = round::round_backward(&grid, values(&x), values(&grad));
+            let gradients = round::round_backward(&grid, values(&x), values(&grad));
             if let Some(node) = x_node {
-                grads.register::<Flex>(node.id, tensor(made.input, dims(&x)));
+                grads.register::<Flex>(node.id, tensor(gradients.input, dims(&x)));
             }
             if let Some(node) = steps_node {
-                grads.register::<Flex>(node.id, tensor(made.steps, dims(&steps)));
+                grads.register::<Flex>(node.id, tensor(gradients.steps, dims(&steps)));
             }
         }
     }

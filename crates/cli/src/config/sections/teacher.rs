@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
+use anyhow::{Context, ensure};
 use schemars::JsonSchema;
+use sensei_answers::asked::{Preprocessing, Question};
+use sensei_answers::kept::{Kept, RecordKind};
+use sensei_answers::key::check_parts;
 use serde::{Deserialize, Serialize};
 
 use crate::config::file_path::FilePath;
@@ -11,12 +15,14 @@ use crate::config::file_path::FilePath;
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TeacherToml {
-    /// Digest of the teacher's weights, word for word as in the cache; `sensei teacher stats CACHE` prints it.
+    /// Digest of the teacher's weights; `sensei teacher stats CACHE` prints this and the next three.
     pub digest: String,
-    /// How an image became its input, word for word as in the cache.
-    pub preprocessing: String,
-    /// What it was asked and what was kept, word for word as in the cache.
-    pub prompt: String,
+    /// How an image became its input.
+    pub preprocessing: Preprocessing,
+    /// What it was asked.
+    pub question: Question,
+    /// Which part of its answer is kept.
+    pub kept: Kept,
     /// Answers for the training split.
     pub train: AnswersToml,
     /// Answers for the validation split.
@@ -37,10 +43,12 @@ pub enum AnswersToml {
 pub struct TeacherPlan {
     /// Digest of its weights; a cache of another teacher is refused.
     pub digest: String,
-    /// How an image became its input, in the words of the cache.
-    pub preprocessing: String,
-    /// What it was asked, in the words of the cache.
-    pub prompt: String,
+    /// How an image became its input.
+    pub preprocessing: Preprocessing,
+    /// What it was asked.
+    pub question: Question,
+    /// Which part of its answer is kept.
+    pub kept: Kept,
     /// Answers for the training split.
     pub train: TeacherAnswers,
     /// Answers for the validation split.
@@ -57,17 +65,21 @@ pub enum TeacherAnswers {
 
 impl TeacherToml {
     /// The plan's teacher.
-    pub fn resolve(self) -> TeacherPlan {
+    ///
+    /// # Errors
+    /// If a number is out of range, or what is kept is not what the losses compare with.
+    pub fn resolve(self) -> anyhow::Result<TeacherPlan> {
+        let Self { digest, preprocessing, question, kept, train, val } = self;
+        check_parts(&preprocessing, &question, &kept).context("[teacher]")?;
+        ensure!(
+            kept.kind() == RecordKind::MaskLogits,
+            "[teacher] kept: expected mask_logits, which the losses compare with, found {}",
+            kept.kind()
+        );
         let answers = |answers: AnswersToml| match answers {
             AnswersToml::Cache(path) => TeacherAnswers::Cache(path.0),
             AnswersToml::Dump(path) => TeacherAnswers::Dump(path.0),
         };
-        TeacherPlan {
-            digest: self.digest,
-            preprocessing: self.preprocessing,
-            prompt: self.prompt,
-            train: answers(self.train),
-            val: answers(self.val),
-        }
+        Ok(TeacherPlan { digest, preprocessing, question, kept, train: answers(train), val: answers(val) })
     }
 }
