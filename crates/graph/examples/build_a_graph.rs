@@ -5,14 +5,15 @@
 #![expect(clippy::print_stdout, reason = "a program")]
 
 use sensei_graph::layer_graph::{Conv, GraphBuilder};
-use sensei_graph::op::Upsampling;
+use sensei_graph::op::{Activation, Upsampling};
 use sensei_graph::steps::{StepKind, block_steps};
 use sensei_graph::summary::summary;
 
 fn main() {
     let mut g = GraphBuilder::new(3, 32);
-    let depthwise = g.conv("encoder.depthwise", 0, Conv::new(3, 3, 3).depthwise().norm_relu("encoder.norm1"));
-    let encoder = g.conv("encoder.pointwise", depthwise, Conv::new(3, 8, 1).norm_relu("encoder.norm2"));
+    let depthwise =
+        g.conv("encoder.depthwise", 0, Conv::new(3, 3, 3).depthwise().norm("encoder.norm1", Activation::Relu));
+    let encoder = g.conv("encoder.pointwise", depthwise, Conv::new(3, 8, 1).norm("encoder.norm2", Activation::Relu));
     let down = g.conv("down", encoder, Conv::new(8, 8, 3).stride(2).with_bias());
     let up = g.upsample_2x("up", down, Upsampling::Nearest);
     let sum = g.add("skip", up, encoder);

@@ -2,12 +2,12 @@
 
 use serde::Serialize;
 
-use crate::op::{ConvShape, GraphOp, Upsampling};
+use crate::op::{Activation, ConvShape, GraphOp, Upsampling};
 
 /// A feed-forward network: nodes in an order in which every input comes before its reader.
 ///
 /// Node 0 is the input, the last node the output. Every node's output is one tensor that the chip stores, so a
-/// convolution with its batch norm and ReLU is one node.
+/// convolution with its batch norm and activation is one node.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LayerGraph {
     nodes: Vec<Node>,
@@ -38,16 +38,24 @@ pub struct Conv {
     pub bias: bool,
     /// PyTorch module path of the batch norm that follows, if any.
     pub batch_norm: Option<String>,
-    /// Whether a ReLU ends the node.
-    pub relu: bool,
+    /// What ends the node.
+    #[serde(rename = "relu")]
+    pub activation: Activation,
+}
+
+impl Op {
+    /// What ends the node.
+    pub fn activation(&self) -> Activation {
+        self.conv().map_or(Activation::None, |conv| conv.activation)
+    }
 }
 
 impl Conv {
-    /// A convolution that keeps the size, without bias, batch norm and ReLU.
+    /// A convolution that keeps the size, without bias, batch norm and activation.
     pub fn new(in_channels: usize, out_channels: usize, kernel: usize) -> Self {
         let (stride, padding, dilation, groups) = (1, kernel / 2, 1, 1);
         let shape = ConvShape { in_channels, out_channels, kernel, stride, padding, dilation, groups };
-        Self { shape, bias: false, batch_norm: None, relu: false }
+        Self { shape, bias: false, batch_norm: None, activation: Activation::None }
     }
 
     /// The same with another step between output pixels.
@@ -74,10 +82,10 @@ impl Conv {
         Self { bias: true, ..self }
     }
 
-    /// The same, followed by the batch norm of this name and ReLU.
+    /// The same, followed by the batch norm of this name and an activation.
     #[must_use]
-    pub fn norm_relu(self, name: &str) -> Self {
-        Self { batch_norm: Some(name.into()), relu: true, ..self }
+    pub fn norm(self, name: &str, activation: Activation) -> Self {
+        Self { batch_norm: Some(name.into()), activation, ..self }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// An operator. `C` is what is known of a convolution: float networks, integer networks and the memory estimate know
 /// different things of it and the same of all others.
@@ -10,7 +10,7 @@ use serde::Serialize;
 pub enum GraphOp<C> {
     /// The image, `[3, size, size]`; `(pixel - 128) / 128` in float networks.
     Input,
-    /// Convolution, then batch norm and ReLU where the node has them.
+    /// Convolution, then batch norm and activation where the node has them.
     Conv(C),
     /// Upsampling by two.
     Upsample2x(Upsampling),
@@ -32,6 +32,48 @@ pub enum Upsampling {
     /// Half-pixel centres: output pixel `(y, x)` is 3/4 of input pixel `(y / 2, x / 2)` and 1/4 of the neighbour on its
     /// side along each axis; beyond the border, the border's pixel.
     Bilinear,
+}
+
+/// What ends a convolution, value by value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// Nothing.
+    None,
+    /// The greater of each value and 0.
+    Relu,
+    /// [`Relu`](Self::Relu), and the smaller of that and 6.
+    Relu6,
+}
+
+impl Activation {
+    /// What it is called in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Relu => "ReLU",
+            Self::Relu6 => "ReLU6",
+        }
+    }
+
+    /// Where values are cut off below and above; infinite where they are not.
+    pub fn range(self) -> [f64; 2] {
+        match self {
+            Self::None => [f64::NEG_INFINITY, f64::INFINITY],
+            Self::Relu => [0.0, f64::INFINITY],
+            Self::Relu6 => [0.0, 6.0],
+        }
+    }
+}
+
+/// As the flag that was there before ReLU6, so that a network without it keeps its digest.
+impl Serialize for Activation {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::None => serializer.serialize_bool(false),
+            Self::Relu => serializer.serialize_bool(true),
+            Self::Relu6 => serializer.serialize_u8(6),
+        }
+    }
 }
 
 /// Geometry of a square convolution with symmetric zero padding.

@@ -1,7 +1,7 @@
 //! The one interpreter of a [`LayerGraph`].
 
 use crate::layer_graph::{Conv, LayerGraph, Node, Op};
-use crate::op::{ConvShape, Upsampling};
+use crate::op::{Activation, ConvShape, Upsampling};
 
 /// Nodes that are computed together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct Step {
 pub enum StepKind {
     /// The output node alone.
     Node,
-    /// A depthwise convolution that keeps the size and a 1x1 convolution, both with batch norm and ReLU.
+    /// A depthwise convolution that keeps the size and a 1x1 convolution, both with batch norm and the same activation.
     Block {
         /// How the input is upsampled first, if it is.
         upsampling: Option<Upsampling>,
@@ -53,8 +53,10 @@ pub fn block_steps(graph: &LayerGraph, stored: &[usize]) -> Vec<Step> {
         let upsampling = nodes[idx].op.upsampling().filter(|_| is_taken);
         let depthwise = idx + usize::from(upsampling.is_some());
         let pointwise = depthwise + 1;
-        let is_block =
-            is_depthwise(&nodes[depthwise]) && is_only_read_by(depthwise, pointwise) && is_pointwise(&nodes[pointwise]);
+        let is_block = is_depthwise(&nodes[depthwise])
+            && is_only_read_by(depthwise, pointwise)
+            && is_pointwise(&nodes[pointwise])
+            && activation(&nodes[depthwise]) == activation(&nodes[pointwise]);
         if !is_block {
             steps.push(Step { kind: StepKind::Node, inputs: nodes[idx].inputs.clone(), output: idx });
             idx += 1;
@@ -92,7 +94,7 @@ pub fn merge_head(graph: &LayerGraph, steps: &mut Vec<Step>) -> Option<usize> {
 fn is_depthwise(node: &Node) -> bool {
     let Some(conv) = node.op.conv() else { return false };
     let ConvShape { kernel, stride, padding, dilation, .. } = conv.shape;
-    conv.shape.is_depthwise() && stride == 1 && 2 * padding == dilation * (kernel - 1) && ends_in_relu(conv)
+    conv.shape.is_depthwise() && stride == 1 && 2 * padding == dilation * (kernel - 1) && has_norm_and_activation(conv)
 }
 
 /// What the depthwise convolution of a block that upsamples has to be.
@@ -101,12 +103,13 @@ fn has_3x3_taps(node: &Node) -> bool {
 }
 
 fn is_pointwise(node: &Node) -> bool {
-    node.op.conv().is_some_and(|conv| is_dense_1x1(conv) && ends_in_relu(conv))
+    node.op.conv().is_some_and(|conv| is_dense_1x1(conv) && has_norm_and_activation(conv))
 }
 
-/// With a bias, and neither batch norm nor ReLU: a skip connection's, or the last of a network.
+/// With a bias, and neither batch norm nor activation: a skip connection's, or the last of a network.
 fn is_plain_1x1(node: &Node) -> bool {
-    let is_plain = |conv: &Conv| is_dense_1x1(conv) && conv.bias && conv.batch_norm.is_none() && !conv.relu;
+    let ends_plainly = |conv: &Conv| conv.batch_norm.is_none() && conv.activation == Activation::None;
+    let is_plain = |conv: &Conv| is_dense_1x1(conv) && conv.bias && ends_plainly(conv);
     node.op.conv().is_some_and(is_plain)
 }
 
@@ -115,8 +118,12 @@ fn is_dense_1x1(conv: &Conv) -> bool {
     (kernel, stride, padding, groups) == (1, 1, 0, 1)
 }
 
-fn ends_in_relu(conv: &Conv) -> bool {
-    conv.batch_norm.is_some() && conv.relu && !conv.bias
+fn has_norm_and_activation(conv: &Conv) -> bool {
+    conv.batch_norm.is_some() && conv.activation != Activation::None && !conv.bias
+}
+
+fn activation(node: &Node) -> Option<Activation> {
+    node.op.conv().map(|conv| conv.activation)
 }
 
 /// Computes every node in order and returns the output of the last.

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::layer_graph::{LayerGraph, Op};
-use crate::op::Upsampling;
+use crate::op::{Activation, Upsampling};
 
 /// One line per node: name, operator, output shape, trained values, multiply-accumulates; then the sums.
 pub fn summary(graph: &LayerGraph) -> String {
@@ -55,7 +55,7 @@ fn operator(op: &Op) -> String {
                 (conv.shape.dilation > 1, format!(" dilation {}", conv.shape.dilation)),
                 (conv.bias, " + bias".into()),
                 (conv.batch_norm.is_some(), " + BN".into()),
-                (conv.relu, " + ReLU".into()),
+                (conv.activation != Activation::None, format!(" + {}", conv.activation.name())),
             ] {
                 text.push_str(if shown { &part } else { "" });
             }

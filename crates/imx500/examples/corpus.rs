@@ -12,7 +12,7 @@ use sensei_int8::model_file;
 #[path = "../tests/sample/mod.rs"]
 mod sample;
 use sample::package::{CASES, Case};
-use sample::{BILINEAR, SMALL2, SMALL3};
+use sample::{BILINEAR, RELU6, SMALL2, SMALL3};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = std::env::args().nth(1).map(PathBuf::from).ok_or("usage: corpus FOLDER")?;
@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "Model Memory Physical Size": "1.26MB", "Reserved Memory": "1.00KB", "Memory Usage": "3.55MB",
         "Total Memory Available On Chip": "8.00MB", "Memory Utilization": "45%", "Fit In Chip": true}}"#;
     save(&folder, "memory_report", "fits", report)?;
-    for sample in [SMALL2, SMALL3, BILINEAR] {
+    for sample in [SMALL2, SMALL3, BILINEAR, RELU6] {
         let model = sample.model();
         let bytes = model_file::to_bytes(&model);
         save(&folder, "onnx", sample.name, &onnx::write_onnx(&model, &[].into()))?;

@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, reason = "a program")]
 
 use sensei_graph::layer_graph::{Conv, GraphBuilder, LayerGraph};
+use sensei_graph::op::Activation;
 use sensei_imx500::memory::{NetworkShape, memory_estimate};
 
 fn main() {
@@ -30,8 +31,12 @@ fn encoder(widths: &[usize]) -> LayerGraph {
     let (mut x, mut channels) = (0, 3);
     for (stage, &width) in widths.iter().enumerate() {
         let name = |part: &str| format!("{part}{stage}");
-        x = g.conv(&name("depthwise"), x, Conv::new(channels, channels, 3).depthwise().norm_relu(&name("norm_a")));
-        x = g.conv(&name("pointwise"), x, Conv::new(channels, width, 1).norm_relu(&name("norm_b")));
+        x = g.conv(
+            &name("depthwise"),
+            x,
+            Conv::new(channels, channels, 3).depthwise().norm(&name("norm_a"), Activation::Relu),
+        );
+        x = g.conv(&name("pointwise"), x, Conv::new(channels, width, 1).norm(&name("norm_b"), Activation::Relu));
         x = g.conv(&name("down"), x, Conv::new(width, width, 3).stride(2).with_bias());
         channels = width;
     }

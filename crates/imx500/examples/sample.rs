@@ -1,5 +1,5 @@
-//! `sample FOLDER [picosam2|picosam2-bilinear|picosam3|small2|small3|bilinear]`: writes a network with random weights as ONNX and int8 model, its
-//! input pixels, and prints its memory estimate. Input of the golden case's `make.py`.
+//! `sample FOLDER [NAME]`: writes a network of `tests/sample` with random weights as ONNX and int8
+//! model, its input pixels, and prints its memory estimate. Input of the golden case's `make.py`.
 //! `sample FOLDER NAME REPEATS`: the time of the interpreter on what that wrote, from pixels to integers, on as many
 //! threads as `RAYON_NUM_THREADS` says.
 #![expect(clippy::disallowed_methods, reason = "a program")]
@@ -20,18 +20,9 @@ mod sample;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let folder = PathBuf::from(args.next().ok_or("usage: sample FOLDER [NAME [REPEATS]]")?);
-    let sample = match args.next().as_deref() {
-        None | Some("picosam2") => sample::PICOSAM2,
-        Some("picosam2-bilinear") => sample::PICOSAM2_BILINEAR,
-        Some("picosam3") => sample::PICOSAM3,
-        Some("small2") => sample::SMALL2,
-        Some("small3") => sample::SMALL3,
-        Some("bilinear") => sample::BILINEAR,
-        Some(other) => {
-            return Err(
-                format!("{other}: expected picosam2, picosam2-bilinear, picosam3, small2, small3 or bilinear").into()
-            );
-        }
+    let name = args.next().unwrap_or_else(|| sample::PICOSAM2.name.into());
+    let Some(sample) = sample::ALL.iter().find(|sample| sample.name == name) else {
+        return Err(format!("{name}: expected {}", sample::ALL.map(|sample| sample.name).join(", ")).into());
     };
     if let Some(repeats) = args.next() {
         return time(&folder, sample.name, repeats.parse()?);

@@ -1,7 +1,7 @@
 //! Where the weights of a convolution lie in the chip's memory.
 
 use crate::refusal::Refusal;
-use sensei_graph::op::ConvShape;
+use sensei_graph::op::{Activation, ConvShape};
 use sensei_int8::model::Int8Conv;
 
 /// In which order.
@@ -25,7 +25,7 @@ pub(crate) struct Layout {
     /// Filled up to 32.
     pub(crate) padded_outputs: usize,
     pub(crate) weight_bits: u8,
-    /// Without ReLU, rescales follow the weights.
+    /// Without activation, rescales follow the weights.
     pub(crate) weights_first: bool,
     /// Bytes after it that are 0 in every file seen.
     pub(crate) zeros_after: usize,
@@ -66,7 +66,7 @@ impl Layout {
             n_outputs: shape.out_channels,
             padded_outputs: shape.out_channels.next_multiple_of(32),
             weight_bits: conv.weight_bits(),
-            weights_first: !conv.relu(),
+            weights_first: conv.activation() == Activation::None,
             zeros_after,
             shape,
         }

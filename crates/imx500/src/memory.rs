@@ -1,7 +1,7 @@
 //! What a network takes of the chip's memory, from its shapes alone.
 
 use sensei_graph::layer_graph::{LayerGraph, Node};
-use sensei_graph::op::{ConvShape, GraphOp};
+use sensei_graph::op::{Activation, ConvShape, GraphOp};
 use sensei_int8::model::{Int8Conv, Int8Model};
 
 /// The shapes of a network: what the budget depends on, known before any training.
@@ -34,8 +34,8 @@ pub type OpShape = GraphOp<ConvKind>;
 pub struct ConvKind {
     /// Its geometry.
     pub shape: ConvShape,
-    /// Whether a ReLU follows.
-    pub relu: bool,
+    /// What follows; the chip computes it within the convolution, so it costs nothing.
+    pub activation: Activation,
     /// 8, 4 or 2.
     pub weight_bits: u8,
 }
@@ -70,8 +70,11 @@ pub const MEMORY_LIMIT: u64 = 8_388_480;
 
 impl From<&Int8Model> for NetworkShape {
     fn from(model: &Int8Model) -> Self {
-        let kind =
-            |conv: &Int8Conv| ConvKind { shape: *conv.shape(), relu: conv.relu(), weight_bits: conv.weight_bits() };
+        let kind = |conv: &Int8Conv| ConvKind {
+            shape: *conv.shape(),
+            activation: conv.activation(),
+            weight_bits: conv.weight_bits(),
+        };
         let nodes = model.nodes().iter().map(|node| NodeShape {
             name: node.name.clone(),
             op: node.op.map_conv(kind),
@@ -91,7 +94,7 @@ impl NetworkShape {
             name: node.name.clone(),
             op: node.op.map_conv(|conv| ConvKind {
                 shape: conv.shape,
-                relu: conv.relu,
+                activation: conv.activation,
                 weight_bits: weight_bits(&node.name),
             }),
             inputs: node.inputs.clone(),
@@ -197,7 +200,8 @@ pub(crate) fn fused_into(network: &NetworkShape) -> Vec<Option<usize>> {
     let (nodes, readers) = (&network.nodes, readers(network));
     let mut fused_into: Vec<Option<usize>> = vec![None; nodes.len()];
     for (idx, node) in nodes.iter().enumerate().filter(|(_, node)| node.op == OpShape::Add) {
-        let fits = |&input: &usize| nodes[input].op.conv().is_some_and(|conv| !conv.relu) && readers[input] == [idx];
+        let is_linear = |conv: &ConvKind| conv.activation == Activation::None;
+        let fits = |&input: &usize| nodes[input].op.conv().is_some_and(is_linear) && readers[input] == [idx];
         if let Some(input) = node.inputs.iter().copied().filter(fits).max() {
             fused_into[input] = Some(idx);
         }

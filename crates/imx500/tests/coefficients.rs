@@ -14,7 +14,7 @@ use sensei_int8::model::{Int8Model, Int8Op};
 use sha2::{Digest, Sha256};
 
 mod sample;
-use sample::{BILINEAR, PICOSAM2, PICOSAM3, QUICKSTART_W4, Random, SMALL2, SMALL3, Sample};
+use sample::{BILINEAR, PICOSAM2, PICOSAM3, QUICKSTART_W4, RELU6, Random, SMALL2, SMALL3, Sample};
 
 /// What a network should be compiled to.
 fn expected(model: &Int8Model) -> Vec<CompiledConv> {
@@ -70,7 +70,7 @@ fn the_converter_compiles_the_integer_model() {
         Err(error) if explicit.is_none() => return sensei_testing::skipped(test, &error.to_string()),
         Err(error) => panic!("IMXCONV_PT: {error}"),
     };
-    for sample in [SMALL2, SMALL3, BILINEAR, QUICKSTART_W4] {
+    for sample in [SMALL2, SMALL3, BILINEAR, RELU6, QUICKSTART_W4] {
         let (model, bytes) = convert(&converter, &sample);
         let compiled = read_coefficients(&model, &bytes).unwrap_or_else(|refusal| panic!("{}: {refusal}", sample.name));
         for (found, expected) in compiled.convs.iter().zip(expected(&model)) {

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use sensei_graph::op::Activation;
 use sensei_imx500::onnx::{from_bytes, write_onnx};
 use sensei_int8::interpreter::{IntTensor, Interpreter};
 
 mod sample;
-use sample::{BILINEAR, SMALL2, SMALL3, Sample};
+use sample::{BILINEAR, RELU6, SMALL2, SMALL3, Sample};
 
 fn check(sample: &Sample) {
     let model = sample.model();
@@ -68,6 +69,36 @@ fn picosam3_layers_with_gate_4_bit_weights_and_16_bit_output_equal_onnxruntimes(
 #[test]
 fn layers_upsampled_between_pixels_equal_onnxruntimes() {
     check(&BILINEAR);
+}
+
+#[test]
+fn layers_with_relu6_equal_onnxruntimes() {
+    check(&RELU6);
+    // Grids that end before 6, at 8 and at 16 all have values that were cut off: at their end, at 192 and at 96.
+    let (model, case) = (RELU6.model(), sensei_testing::golden("imx500/relu6"));
+    let mut cut_off = BTreeMap::new();
+    for (idx, node) in model.nodes().iter().enumerate() {
+        if node.op.conv().is_some_and(|conv| conv.activation() == Activation::Relu6) {
+            let end = case.u8s(&format!("{idx:03}")).into_iter().max().expect("not empty");
+            *cut_off.entry((node.grid.threshold() as u32, end)).or_insert(0) += 1;
+        }
+    }
+    assert_eq!(cut_off, BTreeMap::from([((4, 255), 2), ((8, 183), 1), ((8, 192), 7), ((16, 96), 8)]));
+}
+
+#[test]
+fn only_a_clip_from_0_to_6_is_relu6() {
+    let bytes = write_onnx(&RELU6.model(), &BTreeMap::new());
+    let read = |bytes: &[u8]| from_bytes(Path::new("relu6.onnx"), bytes).map(|_| ()).map_err(|error| error.to_string());
+    assert_eq!(read(&bytes), Ok(()));
+    // The first constant of 6 behind the name of the clip's end.
+    let name = b"encoder_stage1.0/max";
+    let at = bytes.windows(name.len()).position(|window| window == name).expect("a constant of that name");
+    let six = bytes[..at + 200].windows(4).rposition(|window| window == 6.0_f32.to_le_bytes()).expect("its value");
+    let mut other = bytes.clone();
+    other[six..six + 4].copy_from_slice(&5.0_f32.to_le_bytes());
+    let error = "relu6.onnx: encoder_stage1.0.relu6: limits: expected [0.0, 6.0], found [0.0, 5.0]";
+    assert_eq!(read(&other), Err(error.into()));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Models that must be refused, and what the interpreter does with inputs and ends of grids.
 
-use sensei_graph::op::{ConvShape, Upsampling};
+use sensei_graph::op::{Activation, ConvShape, Upsampling};
 use sensei_int8::grid::{ActivationGrid, WeightThreshold};
 use sensei_int8::interpreter::Interpreter;
 use sensei_int8::model::{FloatConv, Int8Conv, Int8Model, Int8Node, Int8Op, ModelError};
@@ -28,7 +28,8 @@ fn rounding_ties_go_to_even_and_ends_clamp() {
     let threshold = WeightThreshold::new(128, 0).expect("on the grid");
     let shape = ConvShape { in_channels: 1, out_channels: 1, kernel: 1, padding: 0, ..SHAPE };
     // Weight 64/128 and equal steps: every output is half its input.
-    let conv = Int8Conv::from_integers("conv", shape, false, vec![64], vec![0], vec![threshold], 8).expect("fits");
+    let conv =
+        Int8Conv::from_integers("conv", shape, Activation::None, vec![64], vec![0], vec![threshold], 8).expect("fits");
     let output = node("conv", Int8Op::Conv(conv), &[0], [1, 1, 6], ActivationGrid::SIGNED_PIXELS);
     let model = Int8Model::new("half", vec![image([1, 1, 6]), output]).expect("a valid network");
     let got = Interpreter::new(&model).run(&[1, 3, 5, -1, -3, -128]).expect("the right input");
@@ -65,7 +66,8 @@ fn floats_are_quantized_as_the_onnx_operator_does() {
     let weights = [0.5 / 128.0, 1.5 / 128.0, 0.999, -1.02];
     let floats = FloatConv { weights: &weights, bias: &[0.3] };
     let input = ActivationGrid::SIGNED_PIXELS;
-    let (conv, clipped) = Int8Conv::quantize("conv", shape, false, floats, threshold, 8, input).expect("fits");
+    let (conv, clipped) =
+        Int8Conv::quantize("conv", shape, Activation::None, floats, threshold, 8, input).expect("fits");
     assert_eq!(conv.weights(), [0, 2, 127, -128]);
     assert_eq!(clipped.weights, 1, "0.999 is within half a step of the end, -1.02 is not");
     assert_eq!(conv.bias(), [4915], "0.3 * 2^14 = 4915.2");
@@ -79,9 +81,17 @@ fn floats_that_are_no_numbers_or_too_large_are_refused_by_place() {
     let thresholds = vec![WeightThreshold::at_least(0.0).expect("the smallest"); 2];
     let quantize = |weights: [f32; 2], bias: [f32; 2]| {
         let floats = FloatConv { weights: &weights, bias: &bias };
-        Int8Conv::quantize("head", shape, false, floats, thresholds.clone(), 8, ActivationGrid::SIGNED_PIXELS)
-            .map(|_| ())
-            .map_err(|error| error.to_string())
+        Int8Conv::quantize(
+            "head",
+            shape,
+            Activation::None,
+            floats,
+            thresholds.clone(),
+            8,
+            ActivationGrid::SIGNED_PIXELS,
+        )
+        .map(|_| ())
+        .map_err(|error| error.to_string())
     };
     assert_eq!(quantize([0.0, f32::NAN], [0.0; 2]), Err("head: weights[1] is NaN, expected a finite number".into()));
     assert_eq!(quantize([0.0; 2], [f32::INFINITY, 0.0]), Err("head: bias[0] is inf, expected a finite number".into()));
@@ -96,7 +106,8 @@ fn networks_that_cannot_run_exactly_are_refused() {
         assert!(error.contains(words), "expected {words:?} in {error:?}");
     };
     let threshold = WeightThreshold::new(128, 0).expect("on the grid");
-    let conv = Int8Conv::from_integers("conv", SHAPE, false, vec![1; 135], vec![0; 5], vec![threshold; 5], 8);
+    let conv =
+        Int8Conv::from_integers("conv", SHAPE, Activation::None, vec![1; 135], vec![0; 5], vec![threshold; 5], 8);
     let conv = conv.expect("fits");
     let out = grid(8, true, 1);
     let conv_node = |shape, grid| node("conv", Int8Op::Conv(conv.clone()), &[0], shape, grid);
@@ -127,7 +138,8 @@ fn networks_that_cannot_run_exactly_are_refused() {
     let shape = ConvShape { in_channels: 3, out_channels: 1, kernel: 1, padding: 0, ..SHAPE };
     let threshold = vec![WeightThreshold::new(128, 0).expect("on the grid")];
     let bias = vec![i32::MAX - 100];
-    let conv = Int8Conv::from_integers("top", shape, false, vec![1, 0, 0], bias, threshold, 8).expect("fits");
+    let conv =
+        Int8Conv::from_integers("top", shape, Activation::None, vec![1, 0, 0], bias, threshold, 8).expect("fits");
     let top = node("top", Int8Op::Conv(conv), &[0], [1, 4, 4], out);
     refuse(vec![image([3, 4, 4]), top], "top: channel 0 can reach 2147483675 in its accumulator");
     assert!(Int8Model::new("a name", vec![image([3, 4, 4]), add(&[0, 0], out)]).is_err());
@@ -139,7 +151,8 @@ fn convolutions_the_chip_does_not_have_are_refused() {
     let refuse = |shape: ConvShape, bits: u8, words: &str| {
         let (n, channels) = (shape.n_weights(), shape.out_channels);
         let thresholds = vec![WeightThreshold::new(128, 0).expect("on the grid"); channels];
-        let result = Int8Conv::from_integers("conv", shape, false, vec![0; n], vec![0; channels], thresholds, bits);
+        let result =
+            Int8Conv::from_integers("conv", shape, Activation::None, vec![0; n], vec![0; channels], thresholds, bits);
         let error = result.expect_err(words).to_string();
         assert!(error.contains(words), "expected {words:?} in {error:?}");
     };
@@ -148,9 +161,10 @@ fn convolutions_the_chip_does_not_have_are_refused() {
     refuse(ConvShape { stride: 0, ..SHAPE }, 8, "stride: expected 1 to 31, found 0");
     refuse(ConvShape { groups: 2, ..SHAPE }, 8, "groups: expected a divisor of 3 and 5, found 2");
     let thresholds = vec![WeightThreshold::new(128, 0).expect("on the grid"); 5];
-    let result = Int8Conv::from_integers("conv", SHAPE, false, vec![8; 135], vec![0; 5], thresholds.clone(), 4);
+    let result =
+        Int8Conv::from_integers("conv", SHAPE, Activation::None, vec![8; 135], vec![0; 5], thresholds.clone(), 4);
     let error = result.expect_err("8 needs five bits").to_string();
     assert_eq!(error, "conv: weight: expected -8 to 7, found 8");
-    let result = Int8Conv::from_integers("conv", SHAPE, false, vec![0; 134], vec![0; 5], thresholds, 8);
+    let result = Int8Conv::from_integers("conv", SHAPE, Activation::None, vec![0; 134], vec![0; 5], thresholds, 8);
     assert_eq!(result.expect_err("one short").to_string(), "conv: number of weights: expected 135, found 134");
 }

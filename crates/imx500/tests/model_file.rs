@@ -6,7 +6,7 @@ use sensei_int8::model::Int8Model;
 use sensei_int8::model_file::{ModelFileError, from_bytes, read_model, to_bytes, write_model};
 
 mod sample;
-use sample::{BILINEAR, Random, SMALL2, SMALL3, Sample};
+use sample::{BILINEAR, RELU6, Random, SMALL2, SMALL3, Sample};
 
 fn parse(bytes: &[u8]) -> Result<Int8Model, ModelFileError> {
     from_bytes(Path::new("model.s8m"), bytes)
@@ -15,7 +15,7 @@ fn parse(bytes: &[u8]) -> Result<Int8Model, ModelFileError> {
 #[test]
 fn a_written_model_reads_back_equal() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    for sample in [SMALL2, SMALL3, BILINEAR] {
+    for sample in [SMALL2, SMALL3, BILINEAR, RELU6] {
         let (model, path) = (sample.model(), folder.path().join("model.s8m"));
         write_model(&path, &model).expect("writable");
         let again = read_model(&path).expect("our own file");
@@ -71,12 +71,32 @@ fn a_hostile_file_with_a_right_checksum_is_refused_or_a_valid_model() {
     assert!(accepted > 0 && accepted < 2900, "{accepted} of 3000");
 }
 
+/// A model has one file: readers of version 1 read all that they know, and refuse the rest by its version.
+#[test]
+fn the_version_is_the_lowest_that_has_what_the_model_needs() {
+    let with_version = |sample: &Sample, version: u8| {
+        let mut bytes = to_bytes(&sample.model());
+        let body = bytes.len() - 32;
+        let written = std::mem::replace(&mut bytes[8], version);
+        let checksum = blake3::hash(&bytes[..body]);
+        bytes[body..].copy_from_slice(checksum.as_bytes());
+        (written, parse(&bytes).map(|_| ()).map_err(|error| error.to_string()))
+    };
+    assert_eq!(with_version(&SMALL2, 1), (1, Ok(())));
+    assert_eq!(with_version(&RELU6, 2), (2, Ok(())));
+    for (sample, version) in [(&SMALL2, 2), (&RELU6, 1)] {
+        let (needed, error) = with_version(sample, version);
+        let expected = format!("model.s8m: at byte 8: expected version {needed} for these nodes, found {version}");
+        assert_eq!(error, Err(expected));
+    }
+}
+
 #[test]
 fn errors_name_the_file_the_place_and_both_sides() {
     let mut bytes = to_bytes(&SMALL2.model());
-    bytes[8] = 2;
+    bytes[8] = 3;
     let error = parse(&bytes).expect_err("another version").to_string();
-    assert_eq!(error, "model.s8m: at byte 8: expected version 1, [01, 00, 00, 00], found [02, 00, 00, 00]");
+    assert_eq!(error, "model.s8m: at byte 8: expected version 1 or 2, found 3");
     let error = read_model(Path::new("/nowhere/model.s8m")).expect_err("no such file").to_string();
     assert!(error.starts_with("/nowhere/model.s8m: cannot read"), "{error}");
     let error = write_model(Path::new("/nowhere/model.s8m"), &SMALL2.model()).expect_err("no such folder").to_string();

@@ -5,7 +5,7 @@
 
 #![expect(clippy::print_stdout, reason = "a program")]
 
-use sensei_graph::op::ConvShape;
+use sensei_graph::op::{Activation, ConvShape};
 use sensei_int8::grid::{ActivationGrid, WeightThreshold};
 use sensei_int8::interpreter::Interpreter;
 use sensei_int8::model::{FloatConv, Int8Conv, Int8Model, Int8Node, Int8Op};
@@ -33,7 +33,7 @@ fn redder_than_the_rest() -> Result<Int8Model, Box<dyn std::error::Error>> {
     let input = ActivationGrid::SIGNED_PIXELS;
     let floats = FloatConv { weights: &[1.0, -0.5, -0.5], bias: &[-0.25] };
     let thresholds = vec![WeightThreshold::at_least(1.0)?];
-    let (conv, _) = Int8Conv::quantize("red", shape, false, floats, thresholds, 8, input)?;
+    let (conv, _) = Int8Conv::quantize("red", shape, Activation::None, floats, thresholds, 8, input)?;
     let node = |name: &str, op, inputs, channels, grid| Int8Node {
         name: name.into(),
         op,

@@ -113,7 +113,7 @@ pub(crate) struct Requantization {
     /// Whether [`Simd::requantize`] is exact for every sum that can occur.
     floats_are_exact: bool,
     range: ByteRange,
-    /// Ends of the output's grid; ReLU raises the lower one to 0.
+    /// Ends of the output's grid, or the activation's where they are nearer.
     clamp: (f64, f64),
 }
 
@@ -157,11 +157,11 @@ impl PackedConv {
         let floats_are_exact =
             conv.worst_accumulators(input).zip(&scale).all(|(sum, &scale)| rounds_exactly(sum, scale, output));
         scale.resize(out_stride, 0.0);
-        let low = if conv.relu() { output.qmin().max(0) } else { output.qmin() };
+        let [low, high] = output.range_after(conv.activation());
         let finish = Requantization {
             floats_are_exact,
-            range: ByteRange { offset: -output.qmin(), low: low - output.qmin() },
-            clamp: (f64::from(low), f64::from(output.qmax())),
+            range: ByteRange { offset: -output.qmin(), low: low - output.qmin(), high: high - output.qmin() },
+            clamp: (f64::from(low), f64::from(high)),
         };
         Self {
             kernel: shape.kernel,

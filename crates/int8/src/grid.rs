@@ -1,5 +1,7 @@
 //! The two number grids of the chip: powers of two for activations, eight-bit mantissas for weight thresholds.
 
+use sensei_graph::op::Activation;
+
 /// A threshold or bit width that the chip's grid does not have.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -124,6 +126,12 @@ impl ActivationGrid {
         (value / self.step()).round_ties_even().clamp(f64::from(self.qmin()), f64::from(self.qmax())) as i32
     }
 
+    /// Smallest and largest integer that an activation leaves: its limits, rounded to the grid. To clamp there after rounding
+    /// is to clamp to the limits before, because rounding keeps the order of values.
+    pub fn range_after(self, activation: Activation) -> [i32; 2] {
+        activation.range().map(|limit| self.quantize(limit))
+    }
+
     /// The value of an integer of the grid.
     pub fn dequantize(self, q: i32) -> f64 {
         f64::from(q) * self.step()
@@ -244,6 +252,26 @@ mod tests {
         let steps = |value: f64| grid.quantize(value / 128.0);
         assert_eq!([0.5, 1.5, 2.5, -0.5, -1.5].map(steps), [0, 2, 2, 0, -2]);
         assert_eq!([500.0, -500.0, f64::NAN, f64::INFINITY].map(steps), [127, -128, 0, 127]);
+    }
+
+    #[test]
+    fn an_activation_clamps_where_rounding_its_limits_ends() {
+        let range = |signed, exponent, activation| {
+            ActivationGrid::new(8, signed, exponent).expect("a grid").range_after(activation)
+        };
+        assert_eq!(range(true, 3, Activation::None), [-128, 127]);
+        assert_eq!(range(true, 3, Activation::Relu), [0, 127]);
+        assert_eq!(range(false, 3, Activation::Relu), [0, 255]);
+        // 6 lies beyond a grid that ends at 4, is 192 steps of 1/32, 96 of 1/16, and a tie between 1 and 2 steps of 4.
+        assert_eq!([2, 3, 4, 10].map(|exponent| range(false, exponent, Activation::Relu6)[1]), [255, 192, 96, 2]);
+        // Rounding first and clamping then is clamping first and rounding then.
+        for exponent in -2..=12 {
+            let grid = ActivationGrid::new(8, false, exponent).expect("a grid");
+            let [low, high] = grid.range_after(Activation::Relu6);
+            for value in (-2000..2000).map(|idx| f64::from(idx) * 0.007) {
+                assert_eq!(grid.quantize(value).clamp(low, high), grid.quantize(value.clamp(0.0, 6.0)), "{value}");
+            }
+        }
     }
 
     #[test]

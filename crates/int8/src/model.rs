@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use sensei_graph::op::{ConvShape, GraphOp};
+use sensei_graph::op::{Activation, ConvShape, GraphOp};
 
 use crate::grid::{ActivationGrid, GridError, WeightThreshold};
 
@@ -29,7 +29,7 @@ pub struct Int8Node {
 }
 
 /// An operator of an integer network. Each ends in one rounding to the node's grid (half to even) and a clamp to its ends;
-/// a convolution sums in 32 bits and rescales by eight-bit mantissa and shift, its ReLU is in the clamp; upsampling keeps its
+/// a convolution sums in 32 bits and rescales by eight-bit mantissa and shift, its activation is in the clamp; upsampling keeps its
 /// input's grid.
 pub type Int8Op = GraphOp<Int8Conv>;
 
@@ -37,7 +37,7 @@ pub type Int8Op = GraphOp<Int8Conv>;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Int8Conv {
     shape: ConvShape,
-    relu: bool,
+    activation: Activation,
     weight_bits: u8,
     weights: Vec<i8>,
     thresholds: Vec<WeightThreshold>,
@@ -137,7 +137,7 @@ impl Int8Conv {
     pub fn quantize(
         node: &str,
         shape: ConvShape,
-        relu: bool,
+        activation: Activation,
         floats: FloatConv<'_>,
         thresholds: Vec<WeightThreshold>,
         weight_bits: u8,
@@ -168,7 +168,7 @@ impl Int8Conv {
             return Err(ModelError::Accumulator { node: node.into(), channel, found: bias[channel] as i64 });
         }
         let bias = bias.into_iter().map(|steps| steps as i32).collect();
-        Ok((Self { shape, relu, weight_bits, weights, thresholds, bias }, clipped))
+        Ok((Self { shape, activation, weight_bits, weights, thresholds, bias }, clipped))
     }
 
     /// Takes integers as they are: weights `[out, in / groups, kernel, kernel]`, bias in accumulator steps.
@@ -178,7 +178,7 @@ impl Int8Conv {
     pub fn from_integers(
         node: &str,
         shape: ConvShape,
-        relu: bool,
+        activation: Activation,
         weights: Vec<i8>,
         bias: Vec<i32>,
         thresholds: Vec<WeightThreshold>,
@@ -190,7 +190,7 @@ impl Int8Conv {
             let expected = format!("{} to {}", -limit, limit - 1);
             return Err(ModelError::Node { node: node.into(), what: "weight", expected, found: weight.to_string() });
         }
-        Ok(Self { shape, relu, weight_bits, weights, thresholds, bias })
+        Ok(Self { shape, activation, weight_bits, weights, thresholds, bias })
     }
 
     /// The geometry.
@@ -198,14 +198,15 @@ impl Int8Conv {
         &self.shape
     }
 
-    /// Whether the output is clamped at 0 from below.
-    pub fn relu(&self) -> bool {
-        self.relu
+    /// What ends it.
+    pub fn activation(&self) -> Activation {
+        self.activation
     }
 
-    /// The same convolution, clamped at 0 from below.
-    pub fn with_relu(self) -> Self {
-        Self { relu: true, ..self }
+    /// The same convolution with another end.
+    #[must_use]
+    pub fn with_activation(self, activation: Activation) -> Self {
+        Self { activation, ..self }
     }
 
     /// 8, 4 or 2.

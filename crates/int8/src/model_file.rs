@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use sensei_files::bounded::read_bounded;
 use sensei_files::error::FileError;
 use sensei_files::whole::write_whole;
-use sensei_graph::op::{ConvShape, Upsampling};
+use sensei_graph::op::{Activation, ConvShape, Upsampling};
 
 use crate::grid::{ActivationGrid, GridError, WeightThreshold};
 use crate::model::{Int8Conv, Int8Model, Int8Node, Int8Op, MAX_NODES, ModelError, check_shape};
@@ -73,20 +73,24 @@ pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Int8Model, ModelFileError
     let (body, checksum) = bytes.split_last_chunk::<32>().ok_or_else(|| {
         format((0, "a magic number, a version and a checksum".into(), format!("{} bytes", bytes.len())))
     })?;
-    let mut reader = Reader { bytes: body, offset: 0 };
+    let mut reader = Reader { bytes: body, offset: 0, version: 0 };
     reader.expect("the magic number", MAGIC).map_err(format)?;
-    reader.expect("version 1", VERSION).map_err(format)?;
+    reader.read_version().map_err(format)?;
     if blake3::hash(body) != *checksum {
         let expected = "the checksum of the bytes before".into();
         return Err(format((body.len(), expected, "another: the file is damaged".into())));
     }
     let (name, nodes) = reader.model().map_err(format)?;
-    Int8Model::new(name, nodes).map_err(|source| ModelFileError::Model { path: path.into(), source })
+    let model = Int8Model::new(name, nodes).map_err(|source| ModelFileError::Model { path: path.into(), source })?;
+    match version(&model) {
+        needed if needed == reader.version => Ok(model),
+        needed => Err(format((MAGIC.len(), format!("version {needed} for these nodes"), reader.version.to_string()))),
+    }
 }
 
 /// Everything before the checksum.
 pub(crate) fn body(model: &Int8Model) -> Vec<u8> {
-    let mut out = [MAGIC.as_slice(), VERSION].concat();
+    let mut out = [MAGIC.as_slice(), &version(model).to_le_bytes()].concat();
     let u32s = |out: &mut Vec<u8>, values: &[usize]| {
         values.iter().for_each(|&value| out.extend_from_slice(&(value as u32).to_le_bytes()));
     };
@@ -105,7 +109,7 @@ pub(crate) fn body(model: &Int8Model) -> Vec<u8> {
         let Some(conv) = node.op.conv() else { continue };
         let ConvShape { in_channels, out_channels, kernel, stride, padding, dilation, groups } = *conv.shape();
         u32s(&mut out, &[in_channels, out_channels, kernel, stride, padding, dilation, groups]);
-        out.extend([u8::from(conv.relu()), conv.weight_bits()]);
+        out.extend([activation_code(conv.activation()), conv.weight_bits()]);
         conv.thresholds()
             .iter()
             .for_each(|threshold| out.extend([threshold.mantissa(), threshold.exponent() as i8 as u8]));
@@ -121,9 +125,20 @@ type Refusal = (usize, String, String);
 struct Reader<'a> {
     bytes: &'a [u8],
     offset: usize,
+    version: u32,
 }
 
 impl<'a> Reader<'a> {
+    fn read_version(&mut self) -> Result<(), Refusal> {
+        let offset = self.offset;
+        self.version = u32::from_le_bytes(self.array("the version")?);
+        if !VERSIONS.contains(&self.version) {
+            let (first, last) = (VERSIONS.start(), VERSIONS.end());
+            return Err((offset, format!("version {first} or {last}"), self.version.to_string()));
+        }
+        Ok(())
+    }
+
     fn model(&mut self) -> Result<(String, Vec<Int8Node>), Refusal> {
         let name = self.text("the model's name")?;
         let n_nodes = self.u32("the number of nodes", MAX_NODES)?;
@@ -170,8 +185,8 @@ impl<'a> Reader<'a> {
         let shape = ConvShape { in_channels, out_channels, kernel, stride, padding, dilation, groups };
         let refused = |error: ModelError| (start, "a convolution".to_string(), error.to_string());
         check_shape(&shape, node).map_err(refused)?;
-        let relu_offset = self.offset;
-        let [relu, weight_bits] = self.array("relu and bits of the weights")?;
+        let activation_offset = self.offset;
+        let [activation, weight_bits] = self.array("activation and bits of the weights")?;
         let thresholds_offset = self.offset;
         let thresholds = self.take("thresholds", 2 * out_channels)?.as_chunks::<2>().0.iter();
         let thresholds =
@@ -180,8 +195,13 @@ impl<'a> Reader<'a> {
         let bias = self.take("biases", 4 * out_channels)?.as_chunks::<4>().0.iter();
         let bias = bias.map(|bytes| i32::from_le_bytes(*bytes)).collect();
         let weights = self.take("weights", shape.n_weights())?.iter().map(|&byte| byte as i8).collect();
-        let relu = flag(relu_offset, relu)?;
-        Int8Conv::from_integers(node, shape, relu, weights, bias, thresholds, weight_bits).map_err(refused)
+        let activation = match activation {
+            0 => Activation::None,
+            1 => Activation::Relu,
+            2 => Activation::Relu6,
+            _ => return Err((activation_offset, "an activation, 0 to 2".into(), activation.to_string())),
+        };
+        Int8Conv::from_integers(node, shape, activation, weights, bias, thresholds, weight_bits).map_err(refused)
     }
 
     fn take(&mut self, what: &str, len: usize) -> Result<&'a [u8], Refusal> {
@@ -252,6 +272,25 @@ fn op_code(op: &Int8Op) -> u8 {
 }
 
 const MAGIC: &[u8; 8] = b"SENSEI8\n";
-const VERSION: &[u8; 4] = &1_u32.to_le_bytes();
+/// The lowest that has all that a model needs, so that a model has one file and readers of version 1 read what they can.
+fn version(model: &Int8Model) -> u32 {
+    let convs = model.nodes().iter().filter_map(|node| node.op.conv());
+    let needed = convs.map(|conv| match conv.activation() {
+        Activation::None | Activation::Relu => 1,
+        Activation::Relu6 => 2,
+    });
+    needed.max().unwrap_or(1)
+}
+
+fn activation_code(activation: Activation) -> u8 {
+    match activation {
+        Activation::None => 0,
+        Activation::Relu => 1,
+        Activation::Relu6 => 2,
+    }
+}
+
+/// Version 2 has ReLU6.
+const VERSIONS: std::ops::RangeInclusive<u32> = 1..=2;
 /// Eight times the chip's memory.
 const MAX_FILE: u64 = 64 << 20;

@@ -2,7 +2,7 @@
 //! interpreter against them, bit for bit.
 
 use proptest::prelude::*;
-use sensei_graph::op::{ConvShape, Upsampling};
+use sensei_graph::op::{Activation, ConvShape, Upsampling};
 
 use crate::grid::{ActivationGrid, WeightThreshold};
 use crate::interpreter::{IntTensor, Interpreter};
@@ -48,8 +48,12 @@ fn plain_conv(conv: &Int8Conv, input: &IntTensor, output: ActivationGrid) -> Vec
                     sum += i64::from(q) * i64::from(weight);
                 }
             }
-            let low = if conv.relu() { 0 } else { output.qmin() };
-            values.push(on_grid(i128::from(sum) * i128::from(mantissa), shift, low, output.qmax()));
+            let (low, high) = match conv.activation() {
+                Activation::None => (output.qmin(), output.qmax()),
+                Activation::Relu => (0, output.qmax()),
+                Activation::Relu6 => (0, i32::from(on_grid(6, output.log2_step(), 0, output.qmax()))),
+            };
+            values.push(on_grid(i128::from(sum) * i128::from(mantissa), shift, low, high));
         }
     }
     values
@@ -103,7 +107,7 @@ fn on_grid(value: i128, shift: i32, low: i32, high: i32) -> i16 {
 
 fn random_conv(
     shape: ConvShape,
-    relu: bool,
+    activation: Activation,
     bits: u8,
     exponent: i32,
     largest_bias: i64,
@@ -114,7 +118,7 @@ fn random_conv(
     let bias = (0..shape.out_channels).map(|_| random.up_to(-largest_bias, largest_bias) as i32).collect();
     let threshold = |random: &mut Random| WeightThreshold::new(random.up_to(128, 255) as u8, exponent);
     let thresholds = (0..shape.out_channels).map(|_| threshold(random).expect("on the grid")).collect();
-    Int8Conv::from_integers("conv", shape, relu, weights, bias, thresholds, bits).expect("fitting lengths")
+    Int8Conv::from_integers("conv", shape, activation, weights, bias, thresholds, bits).expect("fitting lengths")
 }
 
 fn node(name: &str, op: Int8Op, inputs: &[usize], shape: [usize; 3], grid: ActivationGrid) -> Int8Node {
@@ -175,6 +179,10 @@ fn outputs() -> impl Strategy<Value = ActivationGrid> {
     prop_oneof![4 => grids(), 1 => any, 1 => wide]
 }
 
+fn activations() -> impl Strategy<Value = Activation> {
+    prop_oneof![Just(Activation::None), Just(Activation::Relu), Just(Activation::Relu6)]
+}
+
 fn shapes() -> impl Strategy<Value = ConvShape> {
     let groups = prop_oneof![
         (1_usize..70, 1_usize..150).prop_map(|(inputs, outputs)| (inputs, outputs, 1)),
@@ -202,7 +210,7 @@ proptest! {
     fn every_level_convolves_as_plain_sums_do(
         shape in shapes(),
         size in (1_usize..12, 1_usize..30),
-        (relu, bits) in (any::<bool>(), prop_oneof![4 => Just(8_u8), 1 => Just(4), 1 => Just(2)]),
+        (activation, bits) in (activations(), prop_oneof![4 => Just(8_u8), 1 => Just(4), 1 => Just(2)]),
         (input, output) in (grids(), outputs()),
         exponent in -6..3,
         largest_bias in prop_oneof![Just(0_i64), Just(20_000), Just(1 << 30)],
@@ -211,7 +219,7 @@ proptest! {
         let extent = shape.dilation * (shape.kernel - 1) + 1;
         let (height, width) = (size.0.max(extent), size.1.max(extent));
         let mut random = Random(seed);
-        let conv = random_conv(shape, relu, bits, exponent, largest_bias, &mut random);
+        let conv = random_conv(shape, activation, bits, exponent, largest_bias, &mut random);
         let input = random_tensor([shape.in_channels, height, width], input, &mut random);
         check_conv(conv, &input, output);
     }
@@ -232,7 +240,7 @@ proptest! {
             in_channels: shape[0], out_channels: shape[0], kernel: 1, stride: 1, padding: 0, dilation: 1,
             groups: shape[0],
         };
-        let conv = random_conv(one, false, 8, 0, 100, &mut random);
+        let conv = random_conv(one, Activation::None, 8, 0, 100, &mut random);
         let second = IntTensor { shape, grid: b, values: plain_conv(&conv, &input, b) };
         let nodes = vec![
             node("input", Int8Op::Input, &[], shape, a),
@@ -266,7 +274,7 @@ proptest! {
             in_channels: shape[0], out_channels: shape[0], kernel: 3, stride: 1, padding: 1, dilation: 1,
             groups: shape[0],
         };
-        let conv = random_conv(one, true, 8, 0, 100, &mut Random(seed));
+        let conv = random_conv(one, Activation::Relu, 8, 0, 100, &mut Random(seed));
         let upsampled = IntTensor { shape: doubled, values: expected, grid };
         let expected = plain_conv(&conv, &upsampled, grid);
         let last = node("conv", Int8Op::Conv(conv), &[1], doubled, grid);
@@ -282,7 +290,14 @@ fn extreme_sums_and_scales_are_exact() {
     let mut random = Random(5);
     for (signed, exponent) in [(true, -24), (true, 24), (false, 3), (false, -24)] {
         for output in [-24, 0, 24].map(|exponent| ActivationGrid::new(8, signed, exponent).expect("a grid")) {
-            let conv = random_conv(shape, false, 8, exponent, i64::from(i32::MAX) - 300 * 9 * 256 * 128, &mut random);
+            let conv = random_conv(
+                shape,
+                Activation::None,
+                8,
+                exponent,
+                i64::from(i32::MAX) - 300 * 9 * 256 * 128,
+                &mut random,
+            );
             let grid = ActivationGrid::new(8, signed, -exponent).expect("a grid");
             let mut input = random_tensor([300, 3, 3], grid, &mut random);
             input.values.iter_mut().step_by(3).for_each(|q| *q = grid.qmax() as i16);

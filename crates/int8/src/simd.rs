@@ -75,9 +75,9 @@ impl InstructionSet {
     }
 }
 
-/// How 32-bit sums become bytes: `max(round(sum * scale) + offset, low)`, cut off at 255.
+/// How 32-bit sums become bytes: `round(sum * scale) + offset`, cut off below `low` and above `high`.
 ///
-/// ByteRange is half to even by one fused multiply-add, `sum * scale + (1.5 * 2^23 + offset)`: floats of that size are
+/// Rounding is half to even by one fused multiply-add, `sum * scale + (1.5 * 2^23 + offset)`: floats of that size are
 /// the integers, and the addition rounds once. Exact where the sum is a float and the product is far below 2^22, which
 /// `PackedConv` proves of a convolution before it comes here.
 #[derive(Debug, Clone, Copy)]
@@ -86,6 +86,8 @@ pub(crate) struct ByteRange {
     pub offset: i32,
     /// Lower end of the bytes: `offset` with ReLU, else 0.
     pub low: i32,
+    /// Upper end of the bytes: 255, or less with ReLU6.
+    pub high: i32,
 }
 
 /// `1.5 * 2^23`.
@@ -169,7 +171,7 @@ impl Simd for Baseline {
     /// In `f64`, as a fused multiply-add is a library call where there is no instruction.
     #[inline(always)]
     fn requantize(self, sums: [i32; 16], scale: &[f32; 16], range: ByteRange) -> [u8; 16] {
-        let clamp = (f64::from(range.low - range.offset), f64::from(255 - range.offset));
+        let clamp = (f64::from(range.low - range.offset), f64::from(range.high - range.offset));
         std::array::from_fn(|lane| {
             (i32::from(round_clamped(f64::from(sums[lane]) * f64::from(scale[lane]), clamp)) + range.offset) as u8
         })
@@ -272,7 +274,8 @@ impl Simd for Avx2 {
                 let units = _mm256_set1_ps(UNITS + range.offset as f32);
                 let rounded = _mm256_castps_si256(_mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), scale, units));
                 let byte = _mm256_sub_epi32(rounded, _mm256_set1_epi32(UNITS.to_bits() as i32));
-                _mm256_max_epi32(byte, _mm256_set1_epi32(range.low))
+                let byte = _mm256_max_epi32(byte, _mm256_set1_epi32(range.low));
+                _mm256_min_epi32(byte, _mm256_set1_epi32(range.high))
             };
             let [a, b] = self.halves(sums);
             let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(part(0, a), part(1, b)));
@@ -382,6 +385,7 @@ impl Simd for Vnni {
             let rounded = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), _mm512_loadu_ps(scale.as_ptr()), units);
             let byte = _mm512_sub_epi32(_mm512_castps_si512(rounded), _mm512_set1_epi32(UNITS.to_bits() as i32));
             let byte = _mm512_max_epi32(byte, _mm512_set1_epi32(range.low));
+            let byte = _mm512_min_epi32(byte, _mm512_set1_epi32(range.high));
             _mm_storeu_si128(bytes.as_mut_ptr().cast(), _mm512_cvtusepi32_epi8(byte));
         }
         bytes

@@ -7,6 +7,7 @@
 
 use std::hint::black_box;
 
+use sensei_kernels::activation::Activation;
 use sensei_kernels::conv::{self, ConvShape};
 use sensei_kernels::depthwise::{self, DepthwiseShape};
 use sensei_kernels::norm::{self, Norm};
@@ -49,7 +50,7 @@ fn main() {
         let (input, weight) = (values(shape.input_len()), values(shape.weight_len()));
         let grad = values(shape.output_len());
         let ms = [
-            min_ms(repeats, || conv::forward(&shape, &input, &weight, None, false)),
+            min_ms(repeats, || conv::forward(&shape, &input, &weight, None, Activation::None)),
             min_ms(repeats, || conv::backward_input(&shape, &weight, &grad)),
             min_ms(repeats, || conv::backward_weight(&shape, &input, &grad)),
         ];
@@ -61,7 +62,7 @@ fn main() {
             DepthwiseShape { batch: BATCH, height: side, width: side, channels, kernel: 3, dilation: 1, padding: 1 };
         let (input, weight) = (values(shape.input_len()), values(shape.weight_len()));
         let ms = [
-            min_ms(repeats, || depthwise::forward(&shape, &input, &weight, None, false)),
+            min_ms(repeats, || depthwise::forward(&shape, &input, &weight, None, Activation::None)),
             min_ms(repeats, || depthwise::backward_input(&shape, &weight, &input)),
             min_ms(repeats, || depthwise::backward_weight(&shape, &input, &input)),
         ];
@@ -70,7 +71,7 @@ fn main() {
     for (channels, side) in NORMS {
         let input = values(BATCH * side * side * channels);
         let (scale, shift, grad) = (values(channels), values(channels), input.clone());
-        let norm = Norm { scale: &scale, shift: &shift, epsilon: 1e-5, relu: true };
+        let norm = Norm { scale: &scale, shift: &shift, epsilon: 1e-5, activation: Activation::Relu };
         let forward = norm::forward(&norm, &input);
         let ms = [
             min_ms(repeats, || norm::forward(&norm, &input)),

@@ -8,6 +8,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use sensei_kernels::activation::Activation;
 use sensei_kernels::depthwise::DepthwiseShape;
 use sensei_kernels::norm::Norm;
 use sensei_kernels::pixelwise::{self, MapShape, Upsampling};
@@ -83,6 +84,7 @@ impl Block {
             depthwise_bias: &bias[..ins],
             pointwise: &pointwise,
             pointwise_bias: &bias[..outs],
+            activation: Activation::Relu,
         };
         let packed = PackedSeparable::new(&shape, &folded, None, None);
         let ones = vec![1.0; ins.max(outs)];
@@ -92,8 +94,12 @@ impl Block {
     /// Milliseconds of training's forward pass, its backward pass, and inference.
     fn times(&self) -> [f64; 3] {
         let (ins, outs) = (self.small.channels, self.shape.out_channels);
-        let norm =
-            |channels| Norm { scale: &self.ones[..channels], shift: &self.ones[..channels], epsilon: 1e-5, relu: true };
+        let norm = |channels| Norm {
+            scale: &self.ones[..channels],
+            shift: &self.ones[..channels],
+            epsilon: 1e-5,
+            activation: Activation::Relu,
+        };
         let weights = SeparableWeights {
             depthwise: &self.depthwise,
             norm1: norm(ins),

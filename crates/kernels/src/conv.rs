@@ -14,6 +14,7 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
+use crate::activation::Activation;
 use crate::buffer::{Scratch, filled};
 use crate::implicit_im2col::{PatchGrid, TapOffsets};
 use crate::instruction_set::InstructionSet;
@@ -124,12 +125,18 @@ impl ConvShape {
     }
 }
 
-/// Convolution, plus `bias` (`[out_channels]`), then ReLU if `relu`; shapes as in [`ConvShape`].
+/// Convolution, plus `bias` (`[out_channels]`), then the activation; shapes as in [`ConvShape`].
 ///
 /// # Panics
 /// If a length is not that of `shape`.
-pub fn forward(shape: &ConvShape, input: &[f32], weight: &[f32], bias: Option<&[f32]>, relu: bool) -> Vec<f32> {
-    PackedConv::new(shape, weight, bias, relu).forward(shape.batch, input)
+pub fn forward(
+    shape: &ConvShape,
+    input: &[f32],
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    activation: Activation,
+) -> Vec<f32> {
+    PackedConv::new(shape, weight, bias, activation).forward(shape.batch, input)
 }
 
 /// A convolution whose weight is packed for the CPU, to be run many times.
@@ -137,7 +144,7 @@ pub struct PackedConv {
     shape: ConvShape,
     weight: Panels,
     bias: Option<Vec<f32>>,
-    relu: bool,
+    activation: Activation,
 }
 
 impl PackedConv {
@@ -145,23 +152,23 @@ impl PackedConv {
     ///
     /// # Panics
     /// If the weight's or the bias's length is not that of `shape`.
-    pub fn new(shape: &ConvShape, weight: &[f32], bias: Option<&[f32]>, relu: bool) -> Self {
+    pub fn new(shape: &ConvShape, weight: &[f32], bias: Option<&[f32]>, activation: Activation) -> Self {
         shape.check(None, Some(weight), None);
         let (taps, ins) = (shape.kernel * shape.kernel, shape.in_channels);
         let start = |k: usize| k % ins * taps + k / ins;
         let weight =
             Panels::pack(InstructionSet::detect(), [taps * ins, shape.out_channels], weight, start, ins * taps);
-        Self { shape: *shape, bias: bias.map(|bias| weight.padded(bias)), weight, relu }
+        Self { shape: *shape, bias: bias.map(|bias| weight.padded(bias)), weight, activation }
     }
 
-    /// Convolution, plus bias, then ReLU, as given; the output as in [`ConvShape`].
+    /// Convolution, plus bias, then activation, as given; the output as in [`ConvShape`].
     ///
     /// # Panics
     /// If the input is not `batch` images.
     pub fn forward(&self, batch: usize, input: &[f32]) -> Vec<f32> {
         let shape = ConvShape { batch, ..self.shape };
         shape.check(Some(input), None, None);
-        let epilogue = Epilogue { bias: self.bias.as_deref(), relu: self.relu };
+        let epilogue = Epilogue { bias: self.bias.as_deref(), activation: self.activation };
         if shape.is_pointwise() {
             return multiply_pixels(&shape, input, &self.weight, epilogue);
         }

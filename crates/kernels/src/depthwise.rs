@@ -16,6 +16,7 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
+use crate::activation::{Activation, Limits};
 use crate::buffer::filled;
 use crate::instruction_set::InstructionSet;
 use crate::tiling::{band_rows, map_bands};
@@ -101,12 +102,18 @@ impl DepthwiseShape {
     }
 }
 
-/// Depthwise convolution, plus `bias` (`[channels]`), then ReLU if `relu`; shapes as in [`DepthwiseShape`].
+/// Depthwise convolution, plus `bias` (`[channels]`), then the activation; shapes as in [`DepthwiseShape`].
 ///
 /// # Panics
 /// If a length is not that of `shape`, the padding reaches past the taps or the taps past the padded input.
-pub fn forward(shape: &DepthwiseShape, input: &[f32], weight: &[f32], bias: Option<&[f32]>, relu: bool) -> Vec<f32> {
-    forward_on(InstructionSet::detect(), shape, input, weight, bias, relu)
+pub fn forward(
+    shape: &DepthwiseShape,
+    input: &[f32],
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    activation: Activation,
+) -> Vec<f32> {
+    forward_on(InstructionSet::detect(), shape, input, weight, bias, activation)
 }
 
 /// Gradient of the input from the gradient of the output.
@@ -137,12 +144,12 @@ impl PackedDepthwise {
     ///
     /// # Panics
     /// As [`forward`].
-    pub fn new(shape: &DepthwiseShape, weight: &[f32], bias: Option<&[f32]>, relu: bool) -> Self {
-        let kernel = DepthwiseKernel::new(shape, weight, bias, relu);
+    pub fn new(shape: &DepthwiseShape, weight: &[f32], bias: Option<&[f32]>, activation: Activation) -> Self {
+        let kernel = DepthwiseKernel::new(shape, weight, bias, activation);
         Self { isa: InstructionSet::detect(), shape: *shape, kernel }
     }
 
-    /// Convolution, plus bias, then ReLU, as given.
+    /// Convolution, plus bias, then activation, as given.
     ///
     /// # Panics
     /// If the input is not `batch` images.
@@ -172,16 +179,16 @@ fn forward_on(
     input: &[f32],
     weight: &[f32],
     bias: Option<&[f32]>,
-    relu: bool,
+    activation: Activation,
 ) -> Vec<f32> {
-    let kernel = DepthwiseKernel::new(shape, weight, bias, relu);
+    let kernel = DepthwiseKernel::new(shape, weight, bias, activation);
     PackedDepthwise { isa, shape: *shape, kernel }.forward(shape.batch, input)
 }
 
 fn backward_input_on(isa: InstructionSet, shape: &DepthwiseShape, weight: &[f32], grad_output: &[f32]) -> Vec<f32> {
     shape.check();
     assert_eq!(grad_output.len(), shape.output_len(), "depthwise: output gradient, {shape:?}");
-    forward_on(isa, &shape.transposed(), grad_output, &rotated_taps(shape, weight), None, false)
+    forward_on(isa, &shape.transposed(), grad_output, &rotated_taps(shape, weight), None, Activation::None)
 }
 
 fn backward_weight_on(isa: InstructionSet, shape: &DepthwiseShape, input: &[f32], grad_output: &[f32]) -> Vec<f32> {
@@ -221,12 +228,12 @@ pub(crate) struct DepthwiseKernel {
     /// `[taps, width of the layout]`
     weight: Vec<f32>,
     bias: Vec<f32>,
-    relu: bool,
+    limits: Limits,
     out_row_len: usize,
 }
 
 impl DepthwiseKernel {
-    pub(crate) fn new(shape: &DepthwiseShape, weight: &[f32], bias: Option<&[f32]>, relu: bool) -> Self {
+    pub(crate) fn new(shape: &DepthwiseShape, weight: &[f32], bias: Option<&[f32]>, activation: Activation) -> Self {
         shape.check();
         assert_eq!(weight.len(), shape.weight_len(), "depthwise: weight, {shape:?}");
         let layout = RowLayout::new(shape);
@@ -238,7 +245,7 @@ impl DepthwiseKernel {
             }
             None => vec![0.0; layout.width],
         };
-        Self { layout, weight, bias, relu, out_row_len: shape.out_row_len() }
+        Self { layout, weight, bias, limits: activation.limits(), out_row_len: shape.out_row_len() }
     }
 
     /// Writes the output row that the ring was advanced to.
@@ -328,7 +335,7 @@ mod tests {
             let (input, weight) = (noise(shape.input_len(), 1), noise(shape.weight_len(), 2));
             let grad = noise(shape.output_len(), 3);
             let run = |isa| {
-                let output = forward_on(isa, &shape, &input, &weight, None, false);
+                let output = forward_on(isa, &shape, &input, &weight, None, Activation::None);
                 let grad_input = backward_input_on(isa, &shape, &weight, &grad);
                 [output, grad_input, backward_weight_on(isa, &shape, &input, &grad)]
             };

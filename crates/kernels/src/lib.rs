@@ -7,6 +7,7 @@
 //! pool and sums are taken in a fixed order: results are the same bits for the same number of threads and CPU.
 //! Every function panics if a slice has not the length that its shape says: a bug in the caller, not bad input.
 
+pub mod activation;
 pub mod bilinear;
 mod buffer;
 pub mod conv;

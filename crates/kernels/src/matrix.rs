@@ -17,6 +17,7 @@
 //! times one panel is summed in registers (`microkernel.rs`). Every element is summed in the order of the inner dimension,
 //! so a result does not depend on how rows are split into tasks.
 
+use crate::activation::{Activation, Limits};
 use crate::instruction_set::InstructionSet;
 
 mod microkernel;
@@ -65,11 +66,16 @@ pub(crate) struct RhsRows<'a> {
 pub(crate) struct Epilogue<'a> {
     /// Added to each column; padded by [`Panels::padded`].
     pub bias: Option<&'a [f32]>,
-    pub relu: bool,
+    pub activation: Activation,
 }
 
 impl Epilogue<'_> {
-    pub(crate) const NONE: Epilogue<'static> = Epilogue { bias: None, relu: false };
+    pub(crate) const NONE: Epilogue<'static> = Epilogue { bias: None, activation: Activation::None };
+
+    /// The activation's, if there is one.
+    fn limits(&self) -> Option<Limits> {
+        (self.activation != Activation::None).then(|| self.activation.limits())
+    }
 }
 
 impl<'a> LhsRows<'a> {
@@ -164,9 +170,13 @@ mod tests {
                     unsafe { filled(rows * columns, |out| panels.multiply(lhs, epilogue, out)) }
                 };
                 assert_near(&name, &multiply(Epilogue::NONE), &expected);
-                let biased_relu = multiply(Epilogue { bias: Some(&panels.padded(&bias)), relu: true });
+                let padded = panels.padded(&bias);
                 let with_bias = expected.iter().enumerate().map(|(idx, sum)| sum + f64::from(bias[idx % columns]));
-                assert_near(&name, &biased_relu, &with_bias.map(|sum| sum.max(0.0)).collect::<Vec<f64>>());
+                for (activation, high) in [(Activation::Relu, f64::INFINITY), (Activation::Relu6, 6.0)] {
+                    let finished = multiply(Epilogue { bias: Some(&padded), activation });
+                    let expected = with_bias.clone().map(|sum| sum.clamp(0.0, high));
+                    assert_near(&name, &finished, &expected.collect::<Vec<f64>>());
+                }
 
                 let a_transposed: Vec<f32> = (0..rows * inner).map(|idx| a[idx % rows * inner + idx / rows]).collect();
                 let lhs = LhsRows::transposed(&a_transposed, rows);

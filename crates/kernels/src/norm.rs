@@ -1,7 +1,7 @@
-//! Batch norm with the statistics of the batch, with or without ReLU, and its gradients.
+//! Batch norm with the statistics of the batch, an activation or none, and its gradients.
 //!
 //! With `x^ = (x - mean) / sqrt(variance + epsilon)`, the output is `y = scale * x^ + shift`. From the gradient `g` of the
-//! output, where the ReLU let it through, and with means over all pixels of a channel:
+//! output, where the activation let it through, and with means over all pixels of a channel:
 //!
 //! ```text
 //! d shift = sum(g)          d scale = sum(g * x^)
@@ -16,6 +16,7 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
+use crate::activation::Activation;
 use crate::buffer::filled;
 use crate::instruction_set::InstructionSet;
 
@@ -35,8 +36,8 @@ pub struct Norm<'a> {
     pub shift: &'a [f32],
     /// Added to the variance.
     pub epsilon: f32,
-    /// Whether a ReLU follows.
-    pub relu: bool,
+    /// What follows.
+    pub activation: Activation,
 }
 
 /// Mean and biased variance of each channel; `T` is owned values or a slice of them.
@@ -73,7 +74,7 @@ impl ChannelStatistics<Vec<f32>> {
     }
 }
 
-/// `(input - mean) / sqrt(variance + epsilon) * scale + shift` over `[pixels, channels]`, then ReLU if asked for.
+/// `(input - mean) / sqrt(variance + epsilon) * scale + shift` over `[pixels, channels]`, then the activation.
 ///
 /// # Panics
 /// If the input is empty or not a whole number of pixels, or scale and shift differ in length.
@@ -83,7 +84,7 @@ pub fn forward(norm: &Norm, input: &[f32]) -> BatchNorm {
 
 /// The gradient of the input of [`forward`], `[pixels, channels]`, from that of the output, and those of scale and shift.
 ///
-/// The mask of the ReLU is recomputed from `input`, so the output need not be saved for the backward pass.
+/// Where the activation lets the gradient through is recomputed from `input`, so the output need not be saved for the backward pass.
 ///
 /// # Panics
 /// If input and gradient differ in length, or the statistics have not one value per channel.
@@ -96,12 +97,12 @@ pub fn backward(
     backward_on(InstructionSet::detect(), norm, input, statistics, grad_output)
 }
 
-/// `input * scale + shift` per channel over `[pixels, channels]`, then ReLU if asked for: batch norm with fixed statistics.
+/// `input * scale + shift` per channel over `[pixels, channels]`, then the activation: batch norm with fixed statistics.
 ///
 /// # Panics
 /// If the input is not a whole number of pixels, or scale and shift differ in length.
-pub fn affine(input: &[f32], scale: &[f32], shift: &[f32], relu: bool) -> Vec<f32> {
-    affine_on(InstructionSet::detect(), input, scale, shift, relu)
+pub fn affine(input: &[f32], scale: &[f32], shift: &[f32], activation: Activation) -> Vec<f32> {
+    affine_on(InstructionSet::detect(), input, scale, shift, activation)
 }
 
 /// Sum of each channel over all pixels of `[pixels, channels]`: the gradient of a bias.
@@ -132,7 +133,7 @@ fn forward_on(isa: InstructionSet, norm: &Norm, input: &[f32]) -> BatchNorm {
     let sums = moments.groups.sums(input.len(), |range, sums| moments.add(isa, &input[range], sums));
     let statistics = moments.statistics(&sums, input.len() / channels);
     let (scale, shift) = norm.folded(statistics.as_slices());
-    BatchNorm { output: affine_on(isa, input, &scale, &shift, norm.relu), statistics }
+    BatchNorm { output: affine_on(isa, input, &scale, &shift, norm.activation), statistics }
 }
 
 fn backward_on(
@@ -159,8 +160,8 @@ fn backward_on(
     (unsafe { filled(input.len(), run) }, gradients)
 }
 
-fn affine_on(isa: InstructionSet, input: &[f32], scale: &[f32], shift: &[f32], relu: bool) -> Vec<f32> {
-    let affine = Affine::new(scale, shift, relu);
+fn affine_on(isa: InstructionSet, input: &[f32], scale: &[f32], shift: &[f32], activation: Activation) -> Vec<f32> {
+    let affine = Affine::new(scale, shift, activation);
     assert!(input.len().is_multiple_of(scale.len()), "affine: input and channels");
     let chunk = affine.chunk_len(input.len());
     let run = |out: &mut [MaybeUninit<f32>]| {
@@ -181,7 +182,7 @@ mod tests {
         for channels in [1, 3, 40, 51] {
             let (input, grad) = (noise(channels * 301, 1), noise(channels * 301, 2));
             let (scale, shift) = (noise(channels, 3), noise(channels, 4));
-            let norm = Norm { scale: &scale, shift: &shift, epsilon: 1e-5, relu: false };
+            let norm = Norm { scale: &scale, shift: &shift, epsilon: 1e-5, activation: Activation::None };
             let run = |isa| {
                 let BatchNorm { output, statistics } = forward_on(isa, &norm, &input);
                 let (grad, gradients) = backward_on(isa, &norm, &input, statistics.as_slices(), &grad);

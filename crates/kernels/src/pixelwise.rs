@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
+use crate::activation::Activation;
 use crate::buffer::filled;
 use crate::tiling::{TASKS_PER_THREAD, chunk_len};
 
@@ -125,17 +126,19 @@ pub fn add_assign(a: &mut [f32], b: &[f32]) {
     });
 }
 
-/// `max(value, 0)` of each value; NaN stays NaN.
-pub fn relu(input: &[f32]) -> Vec<f32> {
-    map_values(input, |value| if value < 0.0 { 0.0 } else { value })
+/// The activation of each value.
+pub fn activate(input: &[f32], activation: Activation) -> Vec<f32> {
+    let limits = activation.limits();
+    map_values(input, |value| limits.clamp(value))
 }
 
-/// Gradient of the input of [`relu`], from its input.
+/// Gradient of the input of [`activate`], from its input or its output.
 ///
 /// # Panics
-/// If input and gradient differ in length.
-pub fn relu_backward(input: &[f32], grad_output: &[f32]) -> Vec<f32> {
-    zip_values(input, grad_output, |value, grad| if value > 0.0 { grad } else { 0.0 })
+/// If values and gradient differ in length.
+pub fn activate_backward(values: &[f32], grad_output: &[f32], activation: Activation) -> Vec<f32> {
+    let limits = activation.limits();
+    zip_values(values, grad_output, |value, grad| limits.gradient(value, grad))
 }
 
 /// Logistic function of each value, in `(0, 1)`.

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use crate::activation::Activation;
 use crate::conv::{self, ConvShape};
 use crate::depthwise::{self, DepthwiseShape};
 use crate::norm::{self, Norm};
@@ -9,7 +10,7 @@ use crate::optimizer::{AdamW, adamw_step, sum_of_squares};
 use crate::pixelwise::{self, MapShape};
 
 /// Maximum difference from the reference, relative to the reference's largest value.
-const TOLERANCE: f64 = 2e-6;
+pub(crate) const TOLERANCE: f64 = 2e-6;
 
 /// Pseudorandom values in -1..1 (xorshift).
 pub(crate) fn noise(len: usize, seed: u32) -> Vec<f32> {
@@ -24,11 +25,16 @@ pub(crate) fn noise(len: usize, seed: u32) -> Vec<f32> {
 }
 
 pub(crate) fn assert_near(name: &str, got: &[f32], expected: &[f64]) {
+    assert_within(TOLERANCE, name, got, expected);
+}
+
+/// [`assert_near`] with another tolerance.
+pub(crate) fn assert_within(tolerance: f64, name: &str, got: &[f32], expected: &[f64]) {
     assert_eq!(got.len(), expected.len(), "{name}: length");
     let largest = expected.iter().fold(1.0f64, |largest, value| largest.max(value.abs()));
     for (idx, (got, expected)) in got.iter().zip(expected).enumerate() {
         let difference = (f64::from(*got) - expected).abs() / largest;
-        assert!(difference <= TOLERANCE, "{name}[{idx}]: {got}, expected {expected}");
+        assert!(difference <= tolerance, "{name}[{idx}]: {got}, expected {expected}");
     }
 }
 
@@ -61,7 +67,7 @@ struct ConvCase {
     bias: Vec<f32>,
     grad: Vec<f32>,
     output: Vec<f64>,
-    biased_relu: Vec<f64>,
+    biased: Vec<f64>,
     grad_input: Vec<f64>,
     grad_weight: Vec<f64>,
 }
@@ -69,7 +75,8 @@ struct ConvCase {
 fn conv_case(shape: &ConvShape, groups: usize) -> ConvCase {
     let input = noise(shape.input_len(), 1);
     let weight = noise(shape.weight_len() / groups, 2);
-    let bias = noise(shape.out_channels, 3);
+    // Far enough from 0 that ReLU6 has something to cut off.
+    let bias: Vec<f32> = noise(shape.out_channels, 3).into_iter().map(|value| 8.0 * value).collect();
     let grad = noise(shape.output_len(), 4);
     let mut output = vec![0.0; grad.len()];
     let (mut grad_input, mut grad_weight) = (vec![0.0; input.len()], vec![0.0; weight.len()]);
@@ -80,15 +87,32 @@ fn conv_case(shape: &ConvShape, groups: usize) -> ConvCase {
         grad_weight[weight_idx] += g * x;
     });
     let biased = output.iter().enumerate().map(|(idx, value)| value + f64::from(bias[idx % shape.out_channels]));
-    let biased_relu = biased.map(|value| value.max(0.0)).collect();
-    ConvCase { input, weight, bias, grad, output, biased_relu, grad_input, grad_weight }
+    ConvCase { input, weight, biased: biased.collect(), bias, grad, output, grad_input, grad_weight }
 }
+
+impl ConvCase {
+    fn activated(&self, activation: Activation) -> Vec<f64> {
+        self.biased.iter().map(|value| activated(*value, activation)).collect()
+    }
+}
+
+fn activated(value: f64, activation: Activation) -> f64 {
+    match activation {
+        Activation::None => value,
+        Activation::Relu => value.max(0.0),
+        Activation::Relu6 => value.clamp(0.0, 6.0),
+    }
+}
+
+const ACTIVATIONS: [Activation; 3] = [Activation::None, Activation::Relu, Activation::Relu6];
 
 fn check_conv(shape: ConvShape) {
     let case = conv_case(&shape, 1);
-    assert_near("output", &conv::forward(&shape, &case.input, &case.weight, None, false), &case.output);
-    let fused = conv::forward(&shape, &case.input, &case.weight, Some(&case.bias), true);
-    assert_near("output with bias and ReLU", &fused, &case.biased_relu);
+    assert_near("output", &conv::forward(&shape, &case.input, &case.weight, None, Activation::None), &case.output);
+    for activation in ACTIVATIONS {
+        let fused = conv::forward(&shape, &case.input, &case.weight, Some(&case.bias), activation);
+        assert_near(&format!("output with bias and {activation:?}"), &fused, &case.activated(activation));
+    }
     assert_near("input gradient", &conv::backward_input(&shape, &case.weight, &case.grad), &case.grad_input);
     assert_near("weight gradient", &conv::backward_weight(&shape, &case.input, &case.grad), &case.grad_weight);
 }
@@ -98,19 +122,24 @@ fn check_depthwise(shape: DepthwiseShape) {
     let (in_channels, out_channels, stride) = (channels, channels, 1);
     let full = ConvShape { batch, height, width, in_channels, out_channels, kernel, stride, padding, dilation };
     let case = conv_case(&full, channels);
-    assert_near("output", &depthwise::forward(&shape, &case.input, &case.weight, None, false), &case.output);
-    let fused = depthwise::forward(&shape, &case.input, &case.weight, Some(&case.bias), true);
-    assert_near("output with bias and ReLU", &fused, &case.biased_relu);
+    assert_near("output", &depthwise::forward(&shape, &case.input, &case.weight, None, Activation::None), &case.output);
+    for activation in ACTIVATIONS {
+        let fused = depthwise::forward(&shape, &case.input, &case.weight, Some(&case.bias), activation);
+        assert_near(&format!("output with bias and {activation:?}"), &fused, &case.activated(activation));
+    }
     assert_near("input gradient", &depthwise::backward_input(&shape, &case.weight, &case.grad), &case.grad_input);
     assert_near("weight gradient", &depthwise::backward_weight(&shape, &case.input, &case.grad), &case.grad_weight);
 }
 
-fn check_norm(pixels: usize, channels: usize, relu: bool, offset: f32) {
+fn check_norm(pixels: usize, channels: usize, activation: Activation, offset: f32) {
     let input: Vec<f32> = noise(pixels * channels, 5).into_iter().map(|value| value + offset).collect();
-    let (scale, shift) = (noise(channels, 6), noise(channels, 7));
-    let grad = noise(input.len(), 8);
+    // So large for ReLU6 that values go beyond 6.
+    let factor = if activation == Activation::Relu6 { 8.0 } else { 1.0 };
+    let scale: Vec<f32> = noise(channels, 6).into_iter().map(|value| factor * value).collect();
+    let (shift, grad) = (noise(channels, 7), noise(input.len(), 8));
     let epsilon = 1e-5;
-    let got = norm::forward(&Norm { scale: &scale, shift: &shift, epsilon, relu }, &input);
+    let norm = Norm { scale: &scale, shift: &shift, epsilon, activation };
+    let got = norm::forward(&norm, &input);
     let (count, mut mean, mut variance) = (pixels as f64, vec![0.0; channels], vec![0.0; channels]);
     for (idx, value) in input.iter().enumerate() {
         mean[idx % channels] += f64::from(*value) / count;
@@ -124,11 +153,16 @@ fn check_norm(pixels: usize, channels: usize, relu: bool, offset: f32) {
     let normalised = |idx: usize| (f64::from(input[idx]) - mean[idx % channels]) / deviation[idx % channels];
     let value = |idx: usize| normalised(idx) * f64::from(scale[idx % channels]) + f64::from(shift[idx % channels]);
     let output: Vec<f64> = (0..input.len()).map(value).collect();
-    let expected: Vec<f64> = output.iter().map(|value| if relu { value.max(0.0) } else { *value }).collect();
+    let expected: Vec<f64> = output.iter().map(|value| activated(*value, activation)).collect();
     assert_near("output", &got.output, &expected);
 
-    // The kink of the ReLU is where single precision may decide otherwise: take the kernel's side.
-    let passed = |idx: usize| if !relu || got.output[idx] > 0.0 { f64::from(grad[idx]) } else { 0.0 };
+    // An activation's kink is where single precision may decide otherwise: take the kernel's side.
+    let passes = |output: f32| match activation {
+        Activation::None => true,
+        Activation::Relu => output > 0.0,
+        Activation::Relu6 => output > 0.0 && output < 6.0,
+    };
+    let passed = |idx: usize| if passes(got.output[idx]) { f64::from(grad[idx]) } else { 0.0 };
     let (mut grad_scale, mut grad_shift) = (vec![0.0; channels], vec![0.0; channels]);
     for idx in 0..input.len() {
         grad_shift[idx % channels] += passed(idx);
@@ -140,7 +174,6 @@ fn check_norm(pixels: usize, channels: usize, relu: bool, offset: f32) {
         f64::from(scale[channel]) / deviation[channel] * centred
     };
     let expected: Vec<f64> = (0..input.len()).map(grad_input).collect();
-    let norm = Norm { scale: &scale, shift: &shift, epsilon, relu };
     let (got_input, got) = norm::backward(&norm, &input, got.statistics.as_slices(), &grad);
     assert_near("scale gradient", &got.scale, &grad_scale);
     assert_near("shift gradient", &got.shift, &grad_shift);
@@ -184,10 +217,11 @@ proptest! {
 
     #[test]
     fn batch_norm_follows_its_definition(
-        (pixels, channels, relu) in (2usize..700, 1usize..70, any::<bool>()),
+        (pixels, channels) in (2usize..700, 1usize..70),
+        activation in prop::sample::select(&ACTIVATIONS),
         offset in -3.0f32..3.0,
     ) {
-        check_norm(pixels, channels, relu, offset);
+        check_norm(pixels, channels, activation, offset);
     }
 }
 
@@ -214,8 +248,8 @@ fn layers_of_the_student_follow_their_definition() {
         check_depthwise(shape);
         check_depthwise(DepthwiseShape { batch: 1, channels: 3, ..shape });
         check_depthwise(DepthwiseShape { batch: 2, channels: 80, dilation: 2, padding: 2, ..shape });
-        check_norm(5000, 48, true, 0.3);
-        check_norm(20_000, 3, true, 0.0);
+        check_norm(5000, 48, Activation::Relu, 0.3);
+        check_norm(20_000, 3, Activation::Relu6, 0.0);
     });
 }
 
@@ -246,7 +280,7 @@ fn variance_survives_a_mean_far_from_zero() {
     let channels = 4;
     let input: Vec<f32> = noise(4000 * channels, 9).into_iter().map(|value| value * 1e-2 + 100.0).collect();
     let ones = vec![1.0; channels];
-    let norm = Norm { scale: &ones, shift: &vec![0.0; channels], epsilon: 1e-5, relu: false };
+    let norm = Norm { scale: &ones, shift: &vec![0.0; channels], epsilon: 1e-5, activation: Activation::None };
     let got = norm::forward(&norm, &input).statistics.variance;
     for (channel, got) in got.into_iter().enumerate() {
         let values: Vec<f64> = input.iter().skip(channel).step_by(channels).map(|value| f64::from(*value)).collect();
@@ -309,8 +343,22 @@ fn pointwise_functions_follow_their_definition() {
     let mut sum = a.clone();
     pixelwise::add_assign(&mut sum, &b);
     check("add_assign", sum, &|a, b| a + b);
-    check("relu", pixelwise::relu(&a), &|a, _| a.max(0.0));
-    check("relu gradient", pixelwise::relu_backward(&a, &b), &|a, b| if a > 0.0 { b } else { 0.0 });
+    let large: Vec<f32> = a.iter().map(|value| 9.0 * value).collect();
+    for activation in ACTIVATIONS {
+        let output = pixelwise::activate(&large, activation);
+        check(&format!("{activation:?}"), output.clone(), &|a, _| activated(f64::from(9.0 * a as f32), activation));
+        let gradient = |a: f64, b: f64| {
+            let is_inside = activated(9.0 * a, activation) == 9.0 * a;
+            if is_inside { b } else { 0.0 }
+        };
+        for values in [&large, &output] {
+            let got = pixelwise::activate_backward(values, &b, activation);
+            check(&format!("{activation:?} gradient"), got, &gradient);
+        }
+    }
+    // As PyTorch has it: no gradient at the ends themselves.
+    let ends = pixelwise::activate_backward(&[0.0, 6.0, 3.0, -1.0, 7.0], &[1.0; 5], Activation::Relu6);
+    assert_eq!(ends, [0.0, 0.0, 1.0, 0.0, 0.0]);
     check("sigmoid", pixelwise::sigmoid(&a), &|a, _| sigmoid(a));
     let gradient = pixelwise::sigmoid_backward(&pixelwise::sigmoid(&a), &b);
     check("sigmoid gradient", gradient, &|a, b| b * sigmoid(a) * (1.0 - sigmoid(a)));

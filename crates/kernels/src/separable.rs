@@ -1,4 +1,5 @@
-//! The block that the students repeat: depthwise convolution, batch norm, ReLU, 1x1 convolution, batch norm, ReLU; before it
+//! The block that the students repeat: depthwise convolution, batch norm, activation, 1x1 convolution, batch norm,
+//! activation; before it
 //! 2x upsampling and after it a skip connection, if there are any.
 //!
 //! Such a block is bound by memory: its maps are large and take few products each. So it is one operator, in which a map
@@ -6,7 +7,7 @@
 //! cache, and normalised values are computed where they are read:
 //!
 //! ```text
-//! input -> [upsample] -> depthwise -> norm, ReLU -> 1x1 -> norm, ReLU -> [+ skip] -> output
+//! input -> [upsample] -> depthwise -> norm, activation -> 1x1 -> norm, activation -> [+ skip] -> output
 //!                            |                       |
 //!                        depthwise               pointwise     maps that the backward pass reads,
 //!                          output                  output      stored or recomputed: Strategy
@@ -16,6 +17,7 @@
 //! passes over the map: [`forward`] makes both convolutions' outputs and statistics, [`output`] the rest. An upsampled input
 //! exists a few rows at a time (bilinear) or not at all (nearest).
 
+use crate::activation::Activation;
 use crate::buffer::filled;
 use crate::depthwise::DepthwiseShape;
 use crate::instruction_set::InstructionSet;
@@ -122,6 +124,8 @@ pub struct FoldedSeparable<'a> {
     pub pointwise: &'a [f32],
     /// `[out]`
     pub pointwise_bias: &'a [f32],
+    /// After each of the two convolutions.
+    pub activation: Activation,
 }
 
 /// Both convolutions, with the statistics of the batch; [`output`] makes the block's output of them.
@@ -132,7 +136,7 @@ pub fn forward(shape: &SeparableShape, weights: &SeparableWeights, input: &[f32]
     forward_on(InstructionSet::detect(), shape, weights, input)
 }
 
-/// The second batch norm and ReLU, plus the skip connection if there is one: `[batch, height, width, out]`.
+/// The second batch norm and activation, plus the skip connection if there is one: `[batch, height, width, out]`.
 ///
 /// # Panics
 /// If a length is not that of `shape`.
@@ -296,7 +300,7 @@ impl<'a> Block<'a> {
         input: &'a [f32],
     ) -> Self {
         shape.check(input, weights.pointwise);
-        Self { isa, shape, weights, taps: DepthwiseTaps::new(shape, weights.depthwise, None, false), input }
+        Self { isa, shape, weights, taps: DepthwiseTaps::new(shape, weights.depthwise, None, Activation::None), input }
     }
 
     /// Rows of the depthwise output of an image, from `first` on.
@@ -349,7 +353,7 @@ fn backward_on(
 mod tests {
     use super::*;
     use crate::conv::{self, ConvShape};
-    use crate::reference::{assert_near, noise};
+    use crate::reference::{TOLERANCE, assert_near, assert_within, noise};
     use crate::{bilinear, depthwise, norm, pixelwise};
 
     const NEAREST: Option<Upsampling> = Some(Upsampling::Nearest);
@@ -374,6 +378,10 @@ mod tests {
         (2, 30, 22, 40, BILINEAR, 1),
     ];
 
+    fn cases() -> impl Iterator<Item = (CaseSizes, Activation)> {
+        CASES.into_iter().flat_map(|case| [Activation::Relu, Activation::Relu6].map(|activation| (case, activation)))
+    }
+
     struct Case {
         shape: SeparableShape,
         input: Vec<f32>,
@@ -383,29 +391,39 @@ mod tests {
         shifts: [Vec<f32>; 2],
         skip: [Vec<f32>; 3],
         grad: Vec<f32>,
+        activation: Activation,
     }
 
     impl Case {
-        fn new((batch, height, width, channels, upsampling, dilation): CaseSizes) -> Self {
+        fn new((batch, height, width, channels, upsampling, dilation): CaseSizes, activation: Activation) -> Self {
             let depthwise = DepthwiseShape { batch, height, width, channels, kernel: 3, dilation, padding: dilation };
             let (outs, skips) = (channels + 3, 5);
             let shape = SeparableShape { depthwise, upsampling, out_channels: outs };
             let above_half = |len, seed| noise(len, seed).iter().map(|value| 1.0 + value / 2.0).collect();
+            // So large for ReLU6 that many values go beyond 6.
+            let offset = if activation == Activation::Relu6 { 3.0 } else { 0.0 };
+            let shift = |len, seed| noise(len, seed).iter().map(|value| value + offset).collect();
             Self {
                 shape,
                 input: noise(shape.input_len(), 1),
                 depthwise: noise(depthwise.weight_len(), 2),
-                pointwise: noise(outs * channels, 3),
+                // None so small that the batch norm behind it multiplies by thousands what rounding left.
+                pointwise: noise(outs * channels, 3).into_iter().map(|value| value + value.signum() / 2.0).collect(),
                 scales: [above_half(channels, 4), above_half(outs, 5)],
-                shifts: [noise(channels, 6), noise(outs, 7)],
+                shifts: [shift(channels, 6), shift(outs, 7)],
                 skip: [noise(shape.out_pixels() * skips, 8), noise(outs * skips, 9), noise(outs, 10)],
                 grad: noise(shape.output_len(), 11),
+                activation,
             }
         }
 
         fn weights(&self) -> SeparableWeights<'_> {
-            let norm =
-                |idx: usize| Norm { scale: &self.scales[idx], shift: &self.shifts[idx], epsilon: 1e-5, relu: true };
+            let norm = |idx: usize| Norm {
+                scale: &self.scales[idx],
+                shift: &self.shifts[idx],
+                epsilon: 1e-5,
+                activation: self.activation,
+            };
             let (norm1, norm2) = (norm(0), norm(1));
             SeparableWeights { depthwise: &self.depthwise, norm1, pointwise: &self.pointwise, norm2 }
         }
@@ -439,11 +457,12 @@ mod tests {
         fn separately(&self) -> Vec<Vec<f32>> {
             let (shape, weights) = (&self.shape.depthwise, self.weights());
             let (upsampled, conv) = (self.upsampled(), self.conv(shape.channels));
-            let d = depthwise::forward(shape, &upsampled, weights.depthwise, None, false);
+            let d = depthwise::forward(shape, &upsampled, weights.depthwise, None, Activation::None);
             let n = norm::forward(&weights.norm1, &d);
-            let p = conv::forward(&conv, &n.output, weights.pointwise, None, false);
+            let p = conv::forward(&conv, &n.output, weights.pointwise, None, Activation::None);
             let o = norm::forward(&weights.norm2, &p);
-            let skip = conv::forward(&self.conv(5), &self.skip[0], &self.skip[1], Some(&self.skip[2]), false);
+            let skip =
+                conv::forward(&self.conv(5), &self.skip[0], &self.skip[1], Some(&self.skip[2]), Activation::None);
             let (grad, norm2) = norm::backward(&weights.norm2, &p, o.statistics.as_slices(), &self.grad);
             let pointwise = conv::backward_weight(&conv, &n.output, &grad);
             let grad = conv::backward_input(&conv, weights.pointwise, &grad);
@@ -487,13 +506,15 @@ mod tests {
     fn block_is_its_operators_one_after_the_other() {
         const NAMES: [&str; 8] = ["output", "input", "depthwise", "scale 1", "shift 1", "1x1", "scale 2", "shift 2"];
         const SKIP: [&str; 3] = ["skip input", "skip weight", "skip bias"];
-        for case in CASES {
-            let case = Case::new(case);
+        for (case, activation) in cases() {
+            // Values up to 6 instead of about 1 are summed.
+            let tolerance = if activation == Activation::Relu6 { 6.0 * TOLERANCE } else { TOLERANCE };
+            let case = Case::new(case, activation);
             let expected = case.separately();
             for isa in InstructionSet::available() {
                 for ((got, expected), name) in case.as_one(isa).iter().zip(&expected).zip([&NAMES[..], &SKIP].concat())
                 {
-                    assert_near(&format!("{isa:?}, {:?}, {name}", case.shape), got, &doubles(expected));
+                    assert_within(tolerance, &format!("{isa:?}, {:?}, {name}", case.shape), got, &doubles(expected));
                 }
             }
         }
@@ -501,17 +522,19 @@ mod tests {
 
     #[test]
     fn folded_block_is_its_operators_one_after_the_other() {
-        for case in CASES {
-            let case = Case::new(case);
+        for (case, activation) in cases() {
+            let case = Case::new(case, activation);
             let (shape, [bias1, bias2]) = (&case.shape.depthwise, &case.shifts);
-            let d = depthwise::forward(shape, &case.upsampled(), &case.depthwise, Some(bias1), true);
-            let p = conv::forward(&case.conv(shape.channels), &d, &case.pointwise, Some(bias2), true);
-            let skip = conv::forward(&case.conv(5), &case.skip[0], &case.skip[1], Some(&case.skip[2]), false);
+            let d = depthwise::forward(shape, &case.upsampled(), &case.depthwise, Some(bias1), activation);
+            let p = conv::forward(&case.conv(shape.channels), &d, &case.pointwise, Some(bias2), activation);
+            let skip =
+                conv::forward(&case.conv(5), &case.skip[0], &case.skip[1], Some(&case.skip[2]), Activation::None);
             let folded = FoldedSeparable {
                 depthwise: &case.depthwise,
                 depthwise_bias: bias1,
                 pointwise: &case.pointwise,
                 pointwise_bias: bias2,
+                activation,
             };
             for isa in InstructionSet::available() {
                 let name = format!("{isa:?}, {:?}", case.shape);

@@ -14,6 +14,7 @@
 
 use std::mem::MaybeUninit;
 
+use crate::activation::{Activation, Limits};
 use crate::depthwise::{DepthwiseShape, RowRing};
 use crate::instruction_set::{InstructionSet, for_each_instruction_set, multiply_add};
 use crate::lanes::{lane_blocks, load_lanes};
@@ -28,17 +29,17 @@ pub(crate) struct UpsampledKernel {
     /// `[phase y, phase x, row, column, channels]`, two of each but the channels.
     weight: Vec<f32>,
     bias: Vec<f32>,
-    minimum: f32,
+    limits: Limits,
 }
 
 impl UpsampledKernel {
     /// `weight`: `[channels, 1, 3, 3]`
-    pub(crate) fn new(channels: usize, weight: &[f32], bias: Option<&[f32]>, relu: bool) -> Self {
+    pub(crate) fn new(channels: usize, weight: &[f32], bias: Option<&[f32]>, activation: Activation) -> Self {
         let phases = (0..4).map(|idx| (&TAPS_BY_PHASE[idx / 2], &TAPS_BY_PHASE[idx % 2]));
         let weight = phases.flat_map(|(rows, columns)| summed_taps(channels, weight, rows, columns)).collect();
         let bias = bias.map_or_else(|| vec![0.0; channels], <[f32]>::to_vec);
         assert_eq!(bias.len(), channels, "upsampled depthwise: bias");
-        Self { weight, bias, minimum: if relu { 0.0 } else { f32::NEG_INFINITY } }
+        Self { weight, bias, limits: activation.limits() }
     }
 
     /// Writes the output row of `phase`, 0 or 1, over the small row that the ring was advanced to.
@@ -226,7 +227,7 @@ fn write_output_lanes<const FUSED: bool, const LANES: usize>(
         }
         for phase in 0..2 {
             for value in &mut sums[phase] {
-                *value = if *value < kernel.minimum { kernel.minimum } else { *value };
+                *value = kernel.limits.clamp(*value);
             }
             out[(2 * pixel + phase) * channels + lane..][..LANES].write_copy_of_slice(&sums[phase]);
         }

@@ -6,6 +6,7 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
+use crate::activation::Limits;
 use crate::instruction_set::{BASELINE_FUSED, multiply_add};
 
 /// A register of values.
@@ -25,9 +26,9 @@ pub(crate) trait Vector: Copy {
     /// `self * factor + sum`.
     unsafe fn multiply_add(self, factor: Self, sum: Self) -> Self;
     /// `max(value, 0)` of each value; NaN stays NaN.
-    unsafe fn relu(self) -> Self;
-    /// Each value where `condition` is positive, else 0.
-    unsafe fn where_positive(self, condition: Self) -> Self;
+    unsafe fn clamp(self, limits: Limits) -> Self;
+    /// Each value where `condition` is between the limits, else 0.
+    unsafe fn where_between(self, condition: Self, limits: Limits) -> Self;
     /// The sum of all values, half by half.
     unsafe fn reduce_sum(self) -> f32;
 }
@@ -80,13 +81,13 @@ impl Vector for BaselineVector {
     }
 
     #[inline(always)]
-    unsafe fn relu(self) -> Self {
-        Self(self.0.map(|value| if value < 0.0 { 0.0 } else { value }))
+    unsafe fn clamp(self, limits: Limits) -> Self {
+        Self(self.0.map(|value| limits.clamp(value)))
     }
 
     #[inline(always)]
-    unsafe fn where_positive(self, condition: Self) -> Self {
-        Self(std::array::from_fn(|lane| if condition.0[lane] > 0.0 { self.0[lane] } else { 0.0 }))
+    unsafe fn where_between(self, condition: Self, limits: Limits) -> Self {
+        Self(std::array::from_fn(|lane| limits.gradient(condition.0[lane], self.0[lane])))
     }
 
     #[inline(always)]
@@ -101,7 +102,7 @@ impl Vector for BaselineVector {
 macro_rules! x86_vector {
     (
         $register:ty, $lanes:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $fma:ident, $max:ident,
-        $mask:ident, $load_masked:expr, $store_masked:expr, $where_positive:expr, $reduce_sum:ident
+        $min:ident, $mask:ident, $load_masked:expr, $store_masked:expr, $where_between:expr, $reduce_sum:ident
     ) => {
         // SAFETY of all: the trait's contract is the intrinsics': the CPU's instructions, and valid pointers.
         impl Vector for $register {
@@ -143,14 +144,14 @@ macro_rules! x86_vector {
             }
 
             #[inline(always)]
-            unsafe fn relu(self) -> Self {
-                // The instruction returns its second operand if either is NaN.
-                unsafe { $max($splat(0.0), self) }
+            unsafe fn clamp(self, limits: Limits) -> Self {
+                // The instructions return their second operand if either is NaN.
+                unsafe { $min($splat(limits.high), $max($splat(limits.low), self)) }
             }
 
             #[inline(always)]
-            unsafe fn where_positive(self, condition: Self) -> Self {
-                unsafe { $where_positive(self, condition, $splat(0.0)) }
+            unsafe fn where_between(self, condition: Self, limits: Limits) -> Self {
+                unsafe { $where_between(self, condition, $splat(limits.low), $splat(limits.high)) }
             }
 
             #[inline(always)]
@@ -171,10 +172,14 @@ x86_vector!(
     _mm256_add_ps,
     _mm256_fmadd_ps,
     _mm256_max_ps,
+    _mm256_min_ps,
     mask_of_first_8,
     _mm256_maskload_ps,
     _mm256_maskstore_ps,
-    |values, condition, zeros| _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(condition, zeros), values),
+    |values, condition, low, high| {
+        let above = _mm256_cmp_ps::<_CMP_GT_OQ>(condition, low);
+        _mm256_and_ps(_mm256_and_ps(above, _mm256_cmp_ps::<_CMP_LT_OQ>(condition, high)), values)
+    },
     reduce_sum_8
 );
 #[cfg(target_arch = "x86_64")]
@@ -187,10 +192,14 @@ x86_vector!(
     _mm512_add_ps,
     _mm512_fmadd_ps,
     _mm512_max_ps,
+    _mm512_min_ps,
     mask_of_first_16,
     |from, mask| _mm512_maskz_loadu_ps(mask, from),
     |to, mask, value| _mm512_mask_storeu_ps(to, mask, value),
-    |values, condition, zeros| _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(condition, zeros), values),
+    |values, condition, low, high| {
+        let above = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(condition, low);
+        _mm512_maskz_mov_ps(_mm512_mask_cmp_ps_mask::<_CMP_LT_OQ>(above, condition, high), values)
+    },
     reduce_sum_16
 );
 

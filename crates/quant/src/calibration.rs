@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::tensor::Tensor;
 use sensei_graph::layer_graph::{Conv, LayerGraph, Node};
+use sensei_graph::op::Activation;
 use sensei_graph::steps::run_graph;
 use sensei_int8::grid::{ActivationGrid, WeightThreshold};
 use sensei_int8::model::{FloatConv, Int8Conv};
@@ -62,7 +63,7 @@ pub struct NodeCalibration {
     pub grid: ActivationGrid,
     /// The float network's values.
     pub seen: Histogram,
-    /// Values of the quantized network, on the same images, that the grid cuts off (a ReLU's work is not counted).
+    /// Values of the quantized network, on the same images, that the grid cuts off (an activation's work is not counted).
     pub saturated: u64,
 }
 
@@ -86,7 +87,7 @@ pub struct ConvCalibration {
 /// Finds the grids of a network: one pass over the images in floats to see the values, one on the grids to count what
 /// they cut off. Deterministic: the same images in the same batches give the same calibration.
 ///
-/// The rules of the chip: the input is signed with threshold 1, exactly; ReLU makes a tensor unsigned, other
+/// The rules of the chip: the input is signed with threshold 1, exactly; an activation makes a tensor unsigned, other
 /// convolutions and sums are signed; an upsampled tensor shares its input's grid; a mean has its input's sign, a scaled
 /// tensor that of its first input; a sigmoid is unsigned with threshold 1.
 ///
@@ -236,12 +237,14 @@ pub(crate) fn raise_thresholds(
     Ok(())
 }
 
-/// How many of a node's values, before rounding, its grid cuts off by more than half a step; what a ReLU cuts off is
-/// its work and is not counted.
-pub(crate) fn saturated(values: &[f32], grid: ActivationGrid, relu: bool) -> u64 {
-    let low = if relu { f64::NEG_INFINITY } else { (f64::from(grid.qmin()) - 0.5) * grid.step() };
+/// How many of a node's values, before activation and rounding, its grid cuts off by more than half a step; what the
+/// activation cuts off is its work and is not counted.
+pub(crate) fn saturated(values: &[f32], grid: ActivationGrid, activation: Activation) -> u64 {
+    let low = (f64::from(grid.qmin()) - 0.5) * grid.step();
     let high = (f64::from(grid.qmax()) + 0.5) * grid.step();
-    values.iter().filter(|&&value| f64::from(value) < low || f64::from(value) > high).count() as u64
+    let [from, to] = activation.range();
+    let left = values.iter().map(|&value| f64::from(value).clamp(from, to));
+    left.filter(|&value| value < low || value > high).count() as u64
 }
 
 /// What rounding takes from a convolution's weights, and the sum over images and pixels of what that adds to each
@@ -270,7 +273,7 @@ fn calibrate_weights(
     let (int8, clipped) = Int8Conv::quantize(
         &node.name,
         shape,
-        conv.relu,
+        conv.activation,
         FloatConv { weights, bias: &no_bias },
         thresholds.clone(),
         weight_bits,
@@ -334,9 +337,9 @@ fn count_saturated(
     let quantized = FakeQuantStudent::new(graph, model, student.device())?;
     for batch in batches {
         quantized.forward_observed(batch.clone(), |idx, real, _| {
-            let relu = graph.nodes()[idx].op.conv().is_some_and(|conv| conv.relu);
+            let activation = graph.nodes()[idx].op.activation();
             let node = &mut calibration.nodes[idx];
-            node.saturated += saturated(&host_values(real.clone()), node.grid, relu);
+            node.saturated += saturated(&host_values(real.clone()), node.grid, activation);
         });
     }
     Ok(())

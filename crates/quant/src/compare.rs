@@ -132,9 +132,9 @@ pub fn compare_layers(
         let mut integers: Vec<Option<IntTensor>> = vec![None; sums.len()];
         fake.forward_observed(image, |idx, real, rounded| {
             let node = &model.nodes()[idx];
-            let relu = graph.nodes()[idx].op.conv().is_some_and(|conv| conv.relu);
+            let activation = graph.nodes()[idx].op.activation();
             let rounded = host_values(rounded.clone());
-            sums[idx].saturated += saturated(&host_values(real.clone()), node.grid, relu);
+            sums[idx].saturated += saturated(&host_values(real.clone()), node.grid, activation);
             sums[idx].add_floats(&floats[idx], &rounded);
             let values = rounded.iter().map(|&value| (f64::from(value) / node.grid.step()) as i16).collect();
             integers[idx] = Some(IntTensor { shape: node.shape, grid: node.grid, values });

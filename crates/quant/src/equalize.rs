@@ -1,6 +1,7 @@
 //! Moving scale from one convolution to the next across a ReLU, so that shared grids fit all channels.
 
 use sensei_graph::layer_graph::{Conv, LayerGraph};
+use sensei_graph::op::Activation;
 use sensei_student::fold::FoldedWeights;
 
 use burn::tensor::Tensor;
@@ -50,8 +51,12 @@ pub fn pairs(graph: &LayerGraph) -> Vec<Pair> {
         }
         nodes[at].op.conv().map(|_| Pair { first, second: at })
     };
-    let ends_in_relu = |idx: &usize| nodes[*idx].op.conv().is_some_and(|conv| conv.relu);
-    (0..nodes.len()).filter(ends_in_relu).filter_map(second).collect()
+    let is_first = |idx: &usize| match nodes[*idx].op.activation() {
+        Activation::Relu => true,
+        // `relu6(x / s)` is cut off at another value than `relu6(x) / s`.
+        Activation::Relu6 | Activation::None => false,
+    };
+    (0..nodes.len()).filter(is_first).filter_map(second).collect()
 }
 
 /// The same network with other scales between the convolutions of its pairs: `relu(x / s) = relu(x) / s` for positive

@@ -2,6 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use sensei_graph::layer_graph::{Conv, LayerGraph};
+use sensei_graph::op::Activation;
 use sensei_graph::steps::run_graph;
 use sensei_int8::grid::ActivationGrid;
 use sensei_int8::model::{Int8Conv, Int8Model};
@@ -174,11 +175,15 @@ impl IntegerConv {
         }
     }
 
-    /// The ReLU is in the rounding: a node with ReLU has a grid that starts at 0.
+    /// The lower end of an activation is in the rounding: its grid starts at 0.
     pub(crate) fn apply(&self, inputs: Vec<Tensor<4>>, conv: &Conv, batch: usize) -> Tensor<4> {
         let [x] = <[_; 1]>::try_from(inputs).expect("a convolution has one input");
         let sums = ops::conv2d(x, self.weight.clone(), Some(self.bias.clone()), &conv.shape);
         let scale = self.scale.clone().expand([batch, conv.shape.out_channels, 1, 1]);
-        ops::scale_channels(sums, ops::to_internal(scale))
+        let real = ops::scale_channels(sums, ops::to_internal(scale));
+        match conv.activation {
+            Activation::None | Activation::Relu => real,
+            Activation::Relu6 => ops::activate(real, Activation::Relu6),
+        }
     }
 }

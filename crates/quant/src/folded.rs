@@ -76,11 +76,7 @@ impl FoldedStudent {
         let Some(conv) = node.op.conv() else { return without_weights(&node.op, inputs) };
         let [x] = <[_; 1]>::try_from(inputs).expect("a convolution has one input");
         let (weight, bias) = self.tensors[idx].clone().expect("convolution nodes have weights");
-        if conv.relu {
-            ops::conv2d_relu(x, weight, Some(bias), &conv.shape)
-        } else {
-            ops::conv2d(x, weight, Some(bias), &conv.shape)
-        }
+        ops::conv2d_activated(x, weight, Some(bias), &conv.shape, conv.activation)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Where the grid of each tensor comes from: the one place that knows it of every operator.
 
 use sensei_graph::layer_graph::{LayerGraph, Op};
-use sensei_graph::op::Upsampling;
+use sensei_graph::op::{Activation, Upsampling};
 use sensei_int8::grid::{ActivationGrid, GridError};
 
 use crate::error::QuantError;
@@ -29,7 +29,7 @@ impl GridRule {
     pub(crate) fn of(op: &Op, input_signed: bool) -> Self {
         match op {
             Op::Input => Self::Sensor,
-            Op::Conv(conv) => Self::Chosen { signed: !conv.relu },
+            Op::Conv(conv) => Self::Chosen { signed: conv.activation == Activation::None },
             Op::Upsample2x(Upsampling::Nearest) => Self::CopyOfInput,
             Op::Upsample2x(Upsampling::Bilinear) => Self::SameAsInput,
             Op::Add => Self::Chosen { signed: true },

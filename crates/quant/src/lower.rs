@@ -39,15 +39,16 @@ pub(crate) fn integer_conv(
     let ConvCalibration { weights, bias, thresholds, weight_bits, .. } = calibrated;
     let floats = FloatConv { weights, bias };
     let (shape, thresholds) = (conv.shape, thresholds.clone());
-    Int8Conv::quantize(&node.name, shape, conv.relu, floats, thresholds, *weight_bits, input).map(|(int8, _)| int8)
+    let int8 = Int8Conv::quantize(&node.name, shape, conv.activation, floats, thresholds, *weight_bits, input);
+    int8.map(|(int8, _)| int8)
 }
 
 /// Whether a model has this network's nodes, or else the first that differs.
 pub(crate) fn is_lowered_from(model: &Int8Model, graph: &LayerGraph) -> Result<(), usize> {
     let (ours, theirs) = (graph.nodes(), model.nodes());
     let same = |(node, int8): (&Node, &Int8Node)| {
-        let ours = node.op.map_conv(|conv| (conv.shape, conv.relu));
-        let same_op = ours == int8.op.map_conv(|conv| (*conv.shape(), conv.relu()));
+        let ours = node.op.map_conv(|conv| (conv.shape, conv.activation));
+        let same_op = ours == int8.op.map_conv(|conv| (*conv.shape(), conv.activation()));
         same_op && node.name == int8.name && node.inputs == int8.inputs && node.shape == int8.shape
     };
     match ours.iter().zip(theirs).position(|pair| !same(pair)) {

@@ -226,11 +226,7 @@ impl Quantizers {
         let (weight, bias) = student.conv_weights(idx, conv);
         let Some((scale, shift)) = student.norm_weights(idx) else {
             let weight = self.rounded_weight(idx, weight);
-            return if conv.relu {
-                ops::conv2d_relu(x, weight, bias, &conv.shape)
-            } else {
-                ops::conv2d(x, weight, bias, &conv.shape)
-            };
+            return ops::conv2d_activated(x, weight, bias, &conv.shape, conv.activation);
         };
         let running = student.running_stats(idx).expect("a convolution with batch norm");
         let deviation = (running.variance.clone() + BATCH_NORM_EPSILON).sqrt();
@@ -244,11 +240,7 @@ impl Quantizers {
                 let mean = bias.map_or(mean.clone(), |bias| mean - bias);
                 let bias = shift - mean * gain.clone();
                 let weight = self.rounded_weight(idx, weight * per_channel(gain));
-                if conv.relu {
-                    ops::conv2d_relu(x, weight, Some(bias), &conv.shape)
-                } else {
-                    ops::conv2d(x, weight, Some(bias), &conv.shape)
-                }
+                ops::conv2d_activated(x, weight, Some(bias), &conv.shape, conv.activation)
             }
             NormStatistics::Batch => {
                 // Only where the grid lies follows from the gain; a dead channel has no grid to follow.
@@ -257,7 +249,7 @@ impl Quantizers {
                 let gain = per_channel(gain.mask_fill(dead, 1.0));
                 let weight = self.rounded_weight(idx, weight * gain.clone()) / gain;
                 let y = ops::conv2d(x, weight, bias, &conv.shape);
-                let (output, stats) = ops::batch_norm_train(y, scale, shift, conv.relu);
+                let (output, stats) = ops::batch_norm_train(y, scale, shift, conv.activation);
                 batch_stats.push(student.norm_stats(idx, stats));
                 output
             }

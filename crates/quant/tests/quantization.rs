@@ -5,8 +5,9 @@ mod fixture;
 use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use fixture::{MSE, calibrated, folded, images, small_bilinear_graph, small_config, small_graph, weights};
+use fixture::{MSE, calibrated, folded, images, small_config, small_graph, small_graphs, weights};
 use sensei_graph::layer_graph::{Conv, GraphBuilder, LayerGraph, Op};
+use sensei_graph::op::Activation;
 use sensei_imx500::memory::{NetworkShape, memory_estimate};
 use sensei_int8::model::Int8Op;
 use sensei_quant::calibration::{CalibrationConfig, calibrate};
@@ -62,7 +63,7 @@ fn folding_keeps_the_network() {
 
 #[test]
 fn every_integer_layer_is_its_fake_quant_layer() {
-    for graph in [small_graph(), small_bilinear_graph()] {
+    for graph in small_graphs() {
         for method in [ThresholdSearch::MinMax, ThresholdSearch::Mse, ThresholdSearch::Kl] {
             for (weight_bits, output_bits) in [(8, 8), (8, 16), (4, 8)] {
                 let rounding = if weight_bits == 4 { Rounding::Gptq } else { Rounding::Nearest };
@@ -144,6 +145,41 @@ fn bias_correction_removes_the_mean_error_of_a_convolution() {
     assert!(with < 0.02 * without, "mean error with correction {with:e}, without {without:e}");
 }
 
+/// What ReLU6 cuts off is no saturation, and what it leaves fits an unsigned grid that ends at 8 or before.
+#[test]
+fn relu6_is_clamped_in_integers_and_its_work_is_no_saturation() {
+    let [.., graph] = small_graphs();
+    let student = folded(&graph, 8);
+    let config = CalibrationConfig { method: ThresholdSearch::MinMax, ..MSE };
+    let calibration = calibrated(&student, &config);
+    let model = lower(&student, &calibration, "student").expect("a network that the chip holds");
+    let mut ends = BTreeMap::new();
+    for (node, calibrated) in model.nodes().iter().zip(&calibration.nodes) {
+        if node.op.conv().is_some_and(|conv| conv.activation() == Activation::Relu6) {
+            let grid = calibrated.grid;
+            assert!(!grid.signed() && grid.threshold() <= 8.0, "{}: {grid:?}", node.name);
+            assert!(f64::from(calibrated.seen.max()) <= 6.0, "{}", node.name);
+            // The smallest threshold that covers every value cuts none off, whatever ReLU6 did before.
+            assert_eq!(calibrated.saturated, 0, "{}", node.name);
+            *ends.entry(grid.range_after(Activation::Relu6)[1]).or_insert(0) += 1;
+        }
+    }
+    assert!(ends[&192] > 2, "{ends:?}");
+    // With finer steps the grid ends before 6: values in between are saturation, those above 6 are not.
+    let fake = FakeQuantStudent::new(&graph, model, &Device::flex()).expect("a model of this network");
+    let mut above = 0;
+    fake.forward_observed(images(2, 32, 1), |idx, real, rounded| {
+        if graph.nodes()[idx].op.activation() == Activation::Relu6 {
+            let largest = |tensor: &Tensor<4>| values(tensor.clone()).into_iter().fold(0.0_f32, f32::max);
+            assert!(largest(rounded) <= 6.0);
+            above += usize::from(largest(real) >= 6.0);
+        }
+    });
+    assert!(above > 2, "{above} layers reach 6");
+    let pairs = pairs(&graph);
+    assert!(pairs.is_empty(), "no scale can be moved across ReLU6: {pairs:?}");
+}
+
 #[test]
 fn grids_follow_the_rules_of_the_chip() {
     let student = folded(&small_graph(), 8);
@@ -157,7 +193,7 @@ fn grids_follow_the_rules_of_the_chip() {
                 assert_eq!((grid.step(), grid.qmin()), (1.0 / 128.0, -128));
                 true
             }
-            Op::Conv(conv) => !conv.relu,
+            Op::Conv(conv) => conv.activation == Activation::None,
             Op::Add => true,
             Op::Sigmoid => {
                 assert_eq!(grid.threshold(), 1.0);
@@ -399,7 +435,7 @@ fn what_cannot_be_quantized_is_named() {
 
 #[test]
 fn training_on_the_grid_sees_what_the_integers_compute() {
-    for graph in [small_graph(), small_bilinear_graph()] {
+    for graph in small_graphs() {
         check_training_on_the_grid(&graph);
     }
 }
@@ -444,7 +480,7 @@ fn check_training_on_the_grid(graph: &LayerGraph) {
 
 #[test]
 fn statistics_of_the_batch_are_those_of_training_without_a_grid() {
-    for graph in [small_graph(), small_bilinear_graph()] {
+    for graph in small_graphs() {
         check_statistics_of_the_batch(&graph);
     }
 }

@@ -1,5 +1,6 @@
 //! Samples are what the plain way gives, whatever is kept, shared or decoded in part; and how often things are decoded.
 
+#![expect(clippy::disallowed_methods, reason = "tests make the files they read")]
 #![allow(clippy::unwrap_used)] // tests
 
 use std::fs;

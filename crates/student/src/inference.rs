@@ -8,7 +8,7 @@ use sensei_kernels::depthwise::{DepthwiseShape, PackedDepthwise};
 use sensei_kernels::pixelwise::{self, MapShape};
 use sensei_kernels::separable::{FoldedSeparable, PackedSeparable, SeparableShape};
 
-use sensei_tensor::ops::kernel_upsampling;
+use sensei_tensor::ops::{kernel_activation, kernel_upsampling};
 
 use crate::fold::{FoldedConv, FoldedWeights, fold_batch_norm};
 use crate::weights::WeightsError;
@@ -121,6 +121,7 @@ fn layer(graph: &LayerGraph, folded: &FoldedWeights, step: &Step, head: Option<u
                 depthwise_bias: b1,
                 pointwise: &w2.values,
                 pointwise_bias: b2,
+                activation: kernel_activation(conv.activation),
             };
             let pointwise = |node: usize| (&folded[&node].weight.values[..], &folded[&node].bias[..]);
             let head = head.filter(|head| *head == step.output);
@@ -129,9 +130,9 @@ fn layer(graph: &LayerGraph, folded: &FoldedWeights, step: &Step, head: Option<u
         StepKind::Node => {
             let Some(conv) = nodes[step.output].op.conv() else { return Layer::Other };
             let FoldedConv { weight, bias } = &folded[&step.output];
-            let input = nodes[step.inputs[0]].shape;
+            let (input, activation) = (nodes[step.inputs[0]].shape, kernel_activation(conv.activation));
             if conv.shape.groups == 1 {
-                Layer::Conv(PackedConv::new(&conv_shape(conv, input), &weight.values, Some(bias), conv.relu))
+                Layer::Conv(PackedConv::new(&conv_shape(conv, input), &weight.values, Some(bias), activation))
             } else {
                 assert!(
                     conv.shape.is_depthwise() && conv.shape.stride == 1,
@@ -139,7 +140,7 @@ fn layer(graph: &LayerGraph, folded: &FoldedWeights, step: &Step, head: Option<u
                     nodes[step.output].name
                 );
                 let shape = depthwise_shape(conv, input);
-                Layer::Depthwise(PackedDepthwise::new(&shape, &weight.values, Some(bias), conv.relu))
+                Layer::Depthwise(PackedDepthwise::new(&shape, &weight.values, Some(bias), activation))
             }
         }
     }

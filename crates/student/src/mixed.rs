@@ -58,9 +58,9 @@ impl Student {
         let (weight, bias) = self.conv_weights(idx, conv);
         let y = portable::conv2d(x, weight.cast(half), bias.map(|bias| bias.cast(half)), &conv.shape);
         let Some((scale, shift)) = self.norm_weights(idx) else {
-            return if conv.relu { portable::relu(y) } else { y };
+            return portable::activate(y, conv.activation);
         };
-        let (output, stats) = portable::batch_norm_train(y.cast(FloatDType::F32), scale, shift, conv.relu);
+        let (output, stats) = portable::batch_norm_train(y.cast(FloatDType::F32), scale, shift, conv.activation);
         batch_stats.push(self.norm_stats(idx, stats));
         output.cast(half)
     }

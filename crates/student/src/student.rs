@@ -289,7 +289,8 @@ impl Student {
     fn block(&self, upsampling: Option<Upsampling>, depthwise: usize, pointwise: usize) -> Block {
         let (depthwise, pointwise) = (self.conv(depthwise), self.conv(pointwise));
         let ConvShape { kernel, dilation, .. } = depthwise.shape;
-        Block { upsampling, kernel, dilation, out_channels: pointwise.shape.out_channels }
+        let (out_channels, activation) = (pointwise.shape.out_channels, pointwise.activation);
+        Block { upsampling, kernel, dilation, out_channels, activation }
     }
 
     /// The input of a block, and what is added to its output.
@@ -328,24 +329,16 @@ impl Student {
             None => (self.flat(layer.weight).inner(), layer.bias.map(|bias| self.flat(bias).inner())),
         };
         let weight = weight.reshape(conv.shape.weight_shape());
-        if conv.relu {
-            ops::conv2d_relu(x, weight, bias, &conv.shape)
-        } else {
-            ops::conv2d(x, weight, bias, &conv.shape)
-        }
+        ops::conv2d_activated(x, weight, bias, &conv.shape, conv.activation)
     }
 
     fn conv_train(&self, idx: usize, conv: &Conv, x: Tensor<4>, batch_stats: &mut Vec<BatchStats>) -> Tensor<4> {
         let (weight, bias) = self.conv_weights(idx, conv);
         let Some(norm) = self.layer(idx).norm else {
-            return if conv.relu {
-                ops::conv2d_relu(x, weight, bias, &conv.shape)
-            } else {
-                ops::conv2d(x, weight, bias, &conv.shape)
-            };
+            return ops::conv2d_activated(x, weight, bias, &conv.shape, conv.activation);
         };
         let y = ops::conv2d(x, weight, bias, &conv.shape);
-        let (output, stats) = ops::batch_norm_train(y, self.flat(norm.scale), self.flat(norm.shift), conv.relu);
+        let (output, stats) = ops::batch_norm_train(y, self.flat(norm.scale), self.flat(norm.shift), conv.activation);
         batch_stats.push(self.batch_stats(norm, stats));
         output
     }

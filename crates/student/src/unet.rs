@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use sensei_graph::layer_graph::{Conv, GraphBuilder, LayerGraph};
-use sensei_graph::op::Upsampling;
+use sensei_graph::op::{Activation, Upsampling};
 
 /// Widths and options of one student. All sizes in channels unless said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,40 @@ pub struct UnetConfig {
     /// was the choice does not tell it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub bilinear_upsampling: bool,
+    /// What follows each batch norm. A weights file from before there was the choice does not tell it.
+    #[serde(default = "UnetActivation::relu", skip_serializing_if = "UnetActivation::is_relu")]
+    pub activation: UnetActivation,
+}
+
+/// What follows the batch norms of a U-Net.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnetActivation {
+    /// The greater of each value and 0: both published students.
+    Relu,
+    /// The same, cut off at 6.
+    ///
+    /// # Source
+    /// Howard et al. 2017, "MobileNets", and its code: a range that 8 bits hold whatever the training does.
+    Relu6,
+}
+
+impl UnetActivation {
+    /// What a graph calls it.
+    fn of_graph(self) -> Activation {
+        match self {
+            Self::Relu => Activation::Relu,
+            Self::Relu6 => Activation::Relu6,
+        }
+    }
+
+    fn relu() -> Self {
+        Self::Relu
+    }
+
+    fn is_relu(&self) -> bool {
+        *self == Self::Relu
+    }
 }
 
 /// A width or size that no network can have.
@@ -76,6 +110,7 @@ impl UnetConfig {
             channel_gate: false,
             refine_head: false,
             bilinear_upsampling: false,
+            activation: UnetActivation::Relu,
         }
     }
 
@@ -95,31 +130,32 @@ impl UnetConfig {
         self.check()?;
         let mut g = GraphBuilder::new(3, self.input_size);
         let n_stages = self.encoder_channels.len();
+        let activation = self.activation.of_graph();
 
         let mut x = 0;
         let mut skips = Vec::new();
         for (idx, &channels) in self.encoder_channels.iter().enumerate() {
             let stage = idx + 1;
-            let features = depthwise_block(&mut g, &format!("encoder_stage{stage}"), x, channels);
+            let features = depthwise_block(&mut g, &format!("encoder_stage{stage}"), x, channels, activation);
             skips.push(features);
             x = g.conv(&format!("down{stage}"), features, Conv::new(channels, channels, 3).stride(2));
         }
 
         let width = self.bottleneck_channels;
         x = if self.dilated_bottleneck {
-            let x = depthwise_block(&mut g, "bottleneck.0", x, width);
-            let dilated = Conv::new(width, width, 3).depthwise().dilation(2).norm_relu("bottleneck.2");
+            let x = depthwise_block(&mut g, "bottleneck.0", x, width, activation);
+            let dilated = Conv::new(width, width, 3).depthwise().dilation(2).norm("bottleneck.2", activation);
             let x = g.conv("bottleneck.1", x, dilated);
-            g.conv("bottleneck.4", x, Conv::new(width, width, 1).norm_relu("bottleneck.5"))
+            g.conv("bottleneck.4", x, Conv::new(width, width, 1).norm("bottleneck.5", activation))
         } else {
-            depthwise_block(&mut g, "bottleneck", x, width)
+            depthwise_block(&mut g, "bottleneck", x, width, activation)
         };
 
         let upsampling = if self.bilinear_upsampling { Upsampling::Bilinear } else { Upsampling::Nearest };
         for (idx, &channels) in self.decoder_channels.iter().enumerate() {
             let (stage, skip_stage) = (idx + 1, n_stages - idx);
             let up = g.upsample_2x(&format!("up{stage}.0"), x, upsampling);
-            let up = depthwise_block(&mut g, &format!("up{stage}.1"), up, channels);
+            let up = depthwise_block(&mut g, &format!("up{stage}.1"), up, channels, activation);
             let skip = skips[skip_stage - 1];
             let skip_conv = Conv::new(g.channels(skip), channels, 1).with_bias();
             let skip = g.conv(&format!("skip_conn{skip_stage}"), skip, skip_conv);
@@ -134,7 +170,7 @@ impl UnetConfig {
             x = g.scale_channels("eca", x, gate);
         }
         if self.refine_head {
-            let x = g.conv("refine.0", x, Conv::new(width, width, 3).depthwise().norm_relu("refine.1"));
+            let x = g.conv("refine.0", x, Conv::new(width, width, 3).depthwise().norm("refine.1", activation));
             g.conv("refine.3", x, Conv::new(width, 1, 1).with_bias());
         } else {
             g.conv("output_head", x, Conv::new(width, 1, 1).with_bias());
@@ -164,12 +200,19 @@ impl UnetConfig {
     }
 }
 
-/// Depthwise 3x3, batch norm, ReLU, 1x1, batch norm, ReLU; named like the `nn.Sequential` it comes from.
-fn depthwise_block(g: &mut GraphBuilder, name: &str, input: usize, out_channels: usize) -> usize {
+/// Depthwise 3x3, batch norm, activation, 1x1, batch norm, activation; named like the `nn.Sequential` it comes from.
+fn depthwise_block(
+    g: &mut GraphBuilder,
+    name: &str,
+    input: usize,
+    out_channels: usize,
+    activation: Activation,
+) -> usize {
     let channels = g.channels(input);
-    let depthwise = Conv::new(channels, channels, 3).depthwise().norm_relu(&format!("{name}.1"));
+    let depthwise = Conv::new(channels, channels, 3).depthwise().norm(&format!("{name}.1"), activation);
     let x = g.conv(&format!("{name}.0"), input, depthwise);
-    g.conv(&format!("{name}.3"), x, Conv::new(channels, out_channels, 1).norm_relu(&format!("{name}.4")))
+    let pointwise = Conv::new(channels, out_channels, 1).norm(&format!("{name}.4"), activation);
+    g.conv(&format!("{name}.3"), x, pointwise)
 }
 
 #[cfg(test)]
@@ -191,14 +234,26 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_from_before_bilinear_upsampling_is_read_and_written_as_it_was() {
-        let nearest = UnetConfig::picosam3();
-        let json = serde_json::to_string(&nearest).expect("plain data");
-        assert!(!json.contains("bilinear_upsampling"), "{json}");
-        assert_eq!(serde_json::from_str::<UnetConfig>(&json).expect("our own text"), nearest);
-        let bilinear = UnetConfig { bilinear_upsampling: true, ..nearest };
-        let json = serde_json::to_string(&bilinear).expect("plain data");
-        assert_eq!(serde_json::from_str::<UnetConfig>(&json).expect("our own text"), bilinear);
+    fn a_setting_from_before_an_option_is_read_and_written_as_it_was() {
+        let published = UnetConfig::picosam3();
+        let json = serde_json::to_string(&published).expect("plain data");
+        let with_options =
+            UnetConfig { bilinear_upsampling: true, activation: UnetActivation::Relu6, ..published.clone() };
+        let later = serde_json::to_string(&with_options).expect("plain data");
+        for option in ["bilinear_upsampling", "activation"] {
+            assert!(!json.contains(option) && later.contains(option), "{json} {later}");
+        }
+        for (json, config) in [(json, published), (later, with_options)] {
+            assert_eq!(serde_json::from_str::<UnetConfig>(&json).expect("our own text"), config);
+        }
+    }
+
+    #[test]
+    fn a_network_without_relu6_has_the_digest_that_it_had() {
+        let digest = |config: UnetConfig| config.graph().expect("a valid setting").digest();
+        let relu6 = UnetConfig { activation: UnetActivation::Relu6, ..UnetConfig::picosam2() };
+        assert_eq!(digest(UnetConfig::picosam2()), "DIGEST");
+        assert_ne!(digest(relu6), digest(UnetConfig::picosam2()));
     }
 
     #[test]

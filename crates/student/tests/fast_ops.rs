@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use sensei_graph::layer_graph::Conv;
-use sensei_graph::op::{ConvShape, Upsampling};
+use sensei_graph::op::{Activation, ConvShape, Upsampling};
 use sensei_student::student::Student;
 use sensei_student::unet::UnetConfig;
 use sensei_tensor::ops::{self, Block, BlockWeights, Skip, portable};
@@ -80,21 +80,33 @@ fn check(
     }
 }
 
-fn check_conv([batch, height, width]: [usize; 3], conv: ConvShape, bias: bool, relu: bool) {
-    let x = noise([batch, conv.in_channels, height, width]);
+fn check_conv([batch, height, width]: [usize; 3], conv: ConvShape, bias: bool, activation: Activation) {
+    let x = noise([batch, conv.in_channels, height, width]) * beyond_the_end(activation);
     let mut flat = vec![noise([conv.weight_shape().iter().product()])];
     if bias {
         flat.push(noise([conv.out_channels]));
     }
-    type Operator = fn(Tensor<4>, Tensor<4>, Option<Tensor<1>>, &ConvShape) -> Tensor<4>;
+    type Operator = fn(Tensor<4>, Tensor<4>, Option<Tensor<1>>, &ConvShape, Activation) -> Tensor<4>;
     let run = |operator: Operator, mut maps: Maps, flat: Vec<Tensor<1>>| {
         let weight = flat[0].clone().reshape(conv.weight_shape());
-        operator(maps.remove(0), weight, flat.get(1).cloned(), &conv)
+        operator(maps.remove(0), weight, flat.get(1).cloned(), &conv, activation)
     };
-    let with_relu: Operator = |x, weight, bias, conv| portable::relu(portable::conv2d(x, weight, bias, conv));
-    let (fast, portable): (Operator, Operator) =
-        if relu { (ops::conv2d_relu, with_relu) } else { (ops::conv2d, portable::conv2d) };
+    let (fast, portable): (Operator, Operator) = (ops::conv2d_activated, |x, weight, bias, conv, activation| {
+        portable::activate(portable::conv2d(x, weight, bias, conv), activation)
+    });
     check(vec![x], flat, |maps, flat| run(fast, maps, flat), |maps, flat| run(portable, maps, flat));
+}
+
+/// What takes uniform values beyond the end of ReLU6, which is where it differs from ReLU.
+fn beyond_the_end(activation: Activation) -> f32 {
+    match activation {
+        Activation::None | Activation::Relu => 1.0,
+        Activation::Relu6 => 9.0,
+    }
+}
+
+fn activations() -> impl Strategy<Value = Activation> {
+    prop_oneof![Just(Activation::None), Just(Activation::Relu), Just(Activation::Relu6)]
 }
 
 fn conv(in_channels: usize, out_channels: usize, kernel: usize) -> ConvShape {
@@ -109,30 +121,34 @@ proptest! {
         (batch, height, width) in (1usize..4, 4usize..12, 4usize..12),
         (in_channels, out_channels) in (1usize..9, 1usize..9),
         (kernel, stride, padding, dilation) in (1usize..4, 1usize..3, 0usize..3, 1usize..3),
-        (bias, relu) in (any::<bool>(), any::<bool>()),
+        (bias, activation) in (any::<bool>(), activations()),
     ) {
         prop_assume!(height.min(width) + 2 * padding > dilation * (kernel - 1));
         let conv = ConvShape { stride, padding, dilation, ..conv(in_channels, out_channels, kernel) };
-        check_conv([batch, height, width], conv, bias, relu);
+        check_conv([batch, height, width], conv, bias, activation);
     }
 
     #[test]
     fn depthwise_convolutions_agree(
         (batch, height, width, channels) in (1usize..4, 4usize..12, 4usize..12, 1usize..34),
         (kernel, dilation) in (1usize..4, 1usize..3),
-        (bias, relu) in (any::<bool>(), any::<bool>()),
+        (bias, activation) in (any::<bool>(), activations()),
     ) {
         let padding = dilation * (kernel / 2);
         let conv = ConvShape { padding, dilation, groups: channels, ..conv(channels, channels, kernel) };
-        check_conv([batch, height, width], conv, bias, relu);
+        check_conv([batch, height, width], conv, bias, activation);
     }
 
     #[test]
-    fn batch_norms_agree((batch, side, channels, relu) in (1usize..4, 2usize..9, 1usize..34, any::<bool>())) {
-        let (x, flat) = (noise([batch, channels, side, side]), vec![noise([channels]), noise([channels])]);
-        type NormFn = fn(Tensor<4>, Tensor<1>, Tensor<1>, bool) -> (Tensor<4>, ops::Statistics);
+    fn batch_norms_agree(
+        (batch, side, channels) in (1usize..4, 2usize..9, 1usize..34),
+        activation in activations(),
+    ) {
+        let x = noise([batch, channels, side, side]);
+        let flat = vec![noise([channels]) * beyond_the_end(activation), noise([channels])];
+        type NormFn = fn(Tensor<4>, Tensor<1>, Tensor<1>, Activation) -> (Tensor<4>, ops::Statistics);
         let run = |norm: NormFn, mut maps: Maps, flat: &[Tensor<1>]| {
-            norm(maps.remove(0), flat[0].clone(), flat[1].clone(), relu)
+            norm(maps.remove(0), flat[0].clone(), flat[1].clone(), activation)
         };
         let (_, got) = run(ops::batch_norm_train, vec![ops::to_internal(x.clone())], &flat);
         let (_, expected) = run(portable::batch_norm_train, vec![x.clone()], &flat);
@@ -150,28 +166,32 @@ proptest! {
 
 #[test]
 fn convolutions_that_no_student_has_agree() {
-    check_conv([2, 7, 6], ConvShape { groups: 2, ..conv(6, 4, 3) }, true, true);
-    check_conv([2, 7, 6], ConvShape { groups: 5, stride: 2, ..conv(5, 5, 3) }, false, false);
-    check_conv([1, 5, 5], ConvShape { groups: 3, padding: 3, ..conv(3, 3, 3) }, false, false);
+    check_conv([2, 7, 6], ConvShape { groups: 2, ..conv(6, 4, 3) }, true, Activation::Relu);
+    check_conv([2, 7, 6], ConvShape { groups: 5, stride: 2, ..conv(5, 5, 3) }, false, Activation::None);
+    check_conv([1, 5, 5], ConvShape { groups: 3, padding: 3, ..conv(3, 3, 3) }, false, Activation::Relu6);
 }
 
 #[test]
 fn blocks_are_their_operators_one_after_the_other() {
     let [nearest, bilinear] = [Some(Upsampling::Nearest), Some(Upsampling::Bilinear)];
-    for (upsampling, dilation, is_merged) in [
+    for ((upsampling, dilation, is_merged), activation) in [
         (None, 1, false),
         (nearest, 1, true),
         (nearest, 1, false),
         (bilinear, 1, true),
         (bilinear, 1, false),
         (None, 2, true),
-    ] {
+    ]
+    .into_iter()
+    .flat_map(|case| [(case, Activation::Relu), (case, Activation::Relu6)])
+    {
         let [batch, channels, outs, skips, side] = [2, 17, 9, 5, 6];
-        let block = Block { upsampling, kernel: 3, dilation, out_channels: outs };
+        let block = Block { upsampling, kernel: 3, dilation, out_channels: outs, activation };
         let out_side = if upsampling.is_some() { 2 * side } else { side };
         let mut maps = vec![noise([batch, channels, side, side])];
-        let mut flat = vec![noise([channels * 9]), noise([channels]), noise([channels])];
-        flat.extend([noise([outs * channels]), noise([outs]), noise([outs])]);
+        let scale = |channels: usize| noise([channels]) * beyond_the_end(activation);
+        let mut flat = vec![noise([channels * 9]), scale(channels), noise([channels])];
+        flat.extend([noise([outs * channels]), scale(outs), noise([outs])]);
         if is_merged {
             maps.push(noise([batch, skips, out_side, out_side]));
             flat.extend([noise([outs * skips]), noise([outs])]);
@@ -192,10 +212,10 @@ fn blocks_are_their_operators_one_after_the_other() {
             }
             let depthwise = ConvShape { padding: dilation, dilation, groups: channels, ..conv(channels, channels, 3) };
             let x = portable::conv2d(x, flat[0].clone().reshape([channels, 1, 3, 3]), None, &depthwise);
-            let (x, _) = portable::batch_norm_train(x, flat[1].clone(), flat[2].clone(), true);
+            let (x, _) = portable::batch_norm_train(x, flat[1].clone(), flat[2].clone(), activation);
             let pointwise = conv(channels, outs, 1);
             let x = portable::conv2d(x, flat[3].clone().reshape([outs, channels, 1, 1]), None, &pointwise);
-            let (x, _) = portable::batch_norm_train(x, flat[4].clone(), flat[5].clone(), true);
+            let (x, _) = portable::batch_norm_train(x, flat[4].clone(), flat[5].clone(), activation);
             let Some(skip) = maps.pop() else { return x };
             let weight = flat[6].clone().reshape([outs, skips, 1, 1]);
             x + portable::conv2d(skip, weight, Some(flat[7].clone()), &conv(skips, outs, 1))
@@ -221,7 +241,11 @@ fn operators_without_weights_agree() {
         }
         check(vec![noise(dims)], vec![], one(ops::global_average_pool), one(portable::global_average_pool));
         check(vec![noise(dims)], vec![], one(ops::sigmoid), one(portable::sigmoid));
-        check(vec![noise(dims)], vec![], one(ops::relu), one(portable::relu));
+        for activation in [Activation::None, Activation::Relu, Activation::Relu6] {
+            let x = noise(dims) * beyond_the_end(activation);
+            let fast = move |mut maps: Maps, _| ops::activate(maps.remove(0), activation);
+            check(vec![x], vec![], fast, move |mut maps, _| portable::activate(maps.remove(0), activation));
+        }
         let gate = || vec![noise(dims), noise([batch, channels, 1, 1])];
         check(gate(), vec![], swap(ops::scale_channels), swap(portable::scale_channels));
     }

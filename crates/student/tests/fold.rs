@@ -24,11 +24,7 @@ fn folded_convolutions_compute_what_pytorch_computes_in_eval_mode() {
         let bias = Tensor::from_data(TensorData::from(folded[&idx].bias.as_slice()), &Device::flex());
         let x = inputs.remove(0);
         let weight = tensor(&folded[&idx].weight.values, conv.shape.weight_shape());
-        if conv.relu {
-            ops::conv2d_relu(x, weight, Some(bias), &conv.shape)
-        } else {
-            ops::conv2d(x, weight, Some(bias), &conv.shape)
-        }
+        ops::conv2d_activated(x, weight, Some(bias), &conv.shape, conv.activation)
     });
     let tolerance = Tolerance { absolute: 1e-4, relative: 1e-4 };
     assert_close("logits_eval", &values(ops::to_nchw(output)), &case.f32s("logits_eval"), tolerance);

@@ -5,10 +5,10 @@
 //! amplifies, logits and loss, by 1e-4 and 1e-5.
 
 use burn::tensor::{Device, Tensor, TensorData, activation};
-use sensei_graph::layer_graph::LayerGraph;
+use sensei_graph::layer_graph::{LayerGraph, TensorRole};
 use sensei_student::inference::InferenceStudent;
 use sensei_student::student::Student;
-use sensei_student::unet::UnetConfig;
+use sensei_student::unet::{UnetActivation, UnetConfig};
 use sensei_tensor::network::{HostTensor, NamedWeights};
 use sensei_testing::{GoldenCase, Tolerance, assert_close, golden, relative_l2, workspace_root};
 
@@ -29,18 +29,24 @@ fn picosam3_small_computes_what_pytorch_computes() {
 
 #[test]
 fn picosam2_computes_what_pytorch_computes_at_its_published_size() {
-    check_full("student/picosam2_full", UnetConfig::picosam2());
+    check_full("student/picosam2_full", UnetConfig::picosam2(), 1.0);
 }
 
 #[test]
 fn picosam3_computes_what_pytorch_computes_at_its_published_size() {
-    check_full("student/picosam3_full", UnetConfig::picosam3());
+    check_full("student/picosam3_full", UnetConfig::picosam3(), 1.0);
 }
 
 #[test]
 fn a_student_that_upsamples_between_pixels_computes_what_pytorch_computes() {
     let config = UnetConfig { bilinear_upsampling: true, ..UnetConfig::picosam2() };
-    check_full("student/bilinear_full", config);
+    check_full("student/bilinear_full", config, 1.0);
+}
+
+#[test]
+fn a_student_with_relu6_computes_what_pytorch_computes() {
+    let config = UnetConfig { activation: UnetActivation::Relu6, ..UnetConfig::picosam2() };
+    check_full("student/relu6_full", config, 4.0);
 }
 
 #[test]
@@ -86,10 +92,15 @@ fn check_small(case: &str, flavour: UnetConfig) {
     }
 }
 
-fn check_full(case: &str, config: UnetConfig) {
+/// All scales of batch norms are multiplied by `norm_scale`.
+fn check_full(case: &str, config: UnetConfig, norm_scale: f32) {
     let case = golden(case);
     let graph = config.graph().expect("a valid setting");
-    let weights = formula_weights(&graph);
+    let mut weights = formula_weights(&graph);
+    for spec in graph.tensors().iter().filter(|spec| spec.role == TensorRole::NormScale) {
+        let scale = weights.get_mut(&spec.name).expect("every tensor of the graph");
+        scale.values.iter_mut().for_each(|value| *value *= norm_scale);
+    }
     let student = Student::from_weights(graph.clone(), &weights, &device()).expect("the weights of this network");
     let (input, target) = formula_images(2, graph.input_size());
     for (name, gradient) in check_forward(&case, &student, input, target) {

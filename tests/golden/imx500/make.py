@@ -3,7 +3,8 @@
     cargo run --release -p sensei-imx500 --example sample -- /tmp/imx500 small2
     cargo run --release -p sensei-imx500 --example sample -- /tmp/imx500 small3
     cargo run --release -p sensei-imx500 --example sample -- /tmp/imx500 bilinear
-    python3 tests/golden/imx500/make.py /tmp/imx500 small2 small3 bilinear      # writes <case>/data.safetensors here
+    cargo run --release -p sensei-imx500 --example sample -- /tmp/imx500 relu6
+    python3 tests/golden/imx500/make.py /tmp/imx500 small2 small3 bilinear relu6   # writes <case>/data.safetensors here
     python3 tests/golden/imx500/make.py /tmp/imx500 --out /tmp picosam2  # any other sample, to another folder
 
 Weights and pixels come from integers with fixed seeds in that example, so that its network is the same on every

@@ -26,8 +26,10 @@ the ten steps start from batch norms that keep every value KINK_MARGIN away from
 pass and one quarter does not. The shift of a batch norm whose channels all pass or not is then taken out by the next batch
 norm: its gradient is zero but for rounding, AdamW makes steps of any sign of that, and it is left out.
 
-`picosam2_full/data.safetensors`, `picosam3_full/data.safetensors`, `bilinear_full/data.safetensors`: the published sizes
-at 96 x 96, batch 2; the last is picosam2's with bilinear upsampling. Weights and input come from `formula`, which the reader of the case repeats, so they are not stored.
+`picosam2_full/data.safetensors`, `picosam3_full/data.safetensors`, `bilinear_full/data.safetensors`,
+`relu6_full/data.safetensors`: the published sizes
+at 96 x 96, batch 2; the third is picosam2's with bilinear upsampling, the last
+picosam2's with ReLU6 and all scales of batch norms times 4, so that many values go beyond 6. Weights and input come from `formula`, which the reader of the case repeats, so they are not stored.
     logits_eval, logits_train [2,1,96,96]                        f32 (rounded)
     loss [1]                                                     f64
     grad_norm/NAME [1]     Euclidean length of the gradient      f64
@@ -55,14 +57,14 @@ HERE = pathlib.Path(__file__).parent
 KINK_MARGIN = 0.1
 
 
-def block(in_channels, out_channels):
+def block(in_channels, out_channels, activation=nn.ReLU):
     return nn.Sequential(
         nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False),
         nn.BatchNorm2d(in_channels),
-        nn.ReLU(inplace=True),
+        activation(inplace=True),
         nn.Conv2d(in_channels, out_channels, 1, bias=False),
         nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
+        activation(inplace=True),
     )
 
 
@@ -78,15 +80,16 @@ class Gate(nn.Module):
 
 
 class Unet(nn.Module):
-    """Both flavours, after papers' text and tables; module names are the published ones. And "bilinear": picosam2 with the
-    other upsampling."""
+    """Both flavours, after papers' text and tables; module names are the published ones. And picosam2 with one thing changed:
+    "bilinear" the upsampling, "relu6" the activation."""
 
     def __init__(self, flavour, encoder, bottleneck, decoder):
         super().__init__()
         self.flavour, self.n_stages = flavour, len(encoder)
+        activation = nn.ReLU6 if flavour == "relu6" else nn.ReLU
         channels = 3
         for stage, width in enumerate(encoder, 1):
-            self.add_module(f"encoder_stage{stage}", block(channels, width))
+            self.add_module(f"encoder_stage{stage}", block(channels, width, activation))
             self.add_module(f"down{stage}", nn.Conv2d(width, width, 3, stride=2, padding=1, bias=False))
             channels = width
         if flavour == "picosam3":
@@ -100,11 +103,11 @@ class Unet(nn.Module):
                 nn.ReLU(inplace=True),
             )
         else:
-            self.bottleneck = block(channels, bottleneck)
+            self.bottleneck = block(channels, bottleneck, activation)
         channels = bottleneck
         for idx, width in enumerate(decoder):
             mode = "bilinear" if flavour == "bilinear" else "nearest"
-            up = nn.Sequential(nn.Upsample(scale_factor=2, mode=mode), block(channels, width))
+            up = nn.Sequential(nn.Upsample(scale_factor=2, mode=mode), block(channels, width, activation))
             self.add_module(f"up{idx + 1}", up)
             skip = self.n_stages - idx
             self.add_module(f"skip_conn{skip}", nn.Conv2d(encoder[skip - 1], width, 1))
@@ -286,6 +289,10 @@ def take_ten_steps(model, image, target):
 def make_full(flavour):
     model = full(flavour)
     load_formula(model)
+    if flavour == "relu6":
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.data *= 4
     image, target = formula_input(2, 96)
     image, target = torch.from_numpy(image).double(), torch.from_numpy(target).double()
     model = model.double()
@@ -471,4 +478,5 @@ if __name__ == "__main__":
         make_small(name)
         make_full(name)
     make_full("bilinear")
+    make_full("relu6")
     write_hostile()

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use sensei_answers::folder_store::FolderStore;
 use sensei_answers::verify::stats;
 use sensei_eval::report::EvalReport;
-use sensei_graph::op::Upsampling;
+use sensei_graph::op::{Activation, Upsampling};
 use sensei_imx500::dnn_params::{DnnParams, DnnTensor};
 use sensei_imx500::fit_report::FitReport;
 use sensei_imx500::memory::{NetworkShape, memory_estimate};
@@ -81,7 +81,12 @@ fn show_model(model: &Int8Model) {
     say(&format!("memory, estimated: {}", memory_line(&memory_estimate(&NetworkShape::from(model)))));
     for node in model.nodes() {
         let op = match &node.op {
-            Int8Op::Conv(conv) => format!("conv, {}-bit weights", conv.weight_bits()),
+            Int8Op::Conv(conv) => match conv.activation() {
+                Activation::None => format!("conv, {}-bit weights", conv.weight_bits()),
+                end @ (Activation::Relu | Activation::Relu6) => {
+                    format!("conv + {}, {}-bit weights", end.name(), conv.weight_bits())
+                }
+            },
             Int8Op::Input => "input".into(),
             Int8Op::Upsample2x(Upsampling::Nearest) => "upsample".into(),
             Int8Op::Upsample2x(Upsampling::Bilinear) => "upsample bilinear".into(),

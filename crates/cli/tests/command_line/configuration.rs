@@ -76,6 +76,12 @@ fn missing_keys_and_wrong_types() {
         ),
         ("refine_head = true", "refine_head = 1", &["student.refine_head: expected true or false, found 1"]),
         ("bilinear_upsampling = false\n", "", &["student: missing key `bilinear_upsampling`"]),
+        ("activation = \"relu\"\n", "", &["student: missing key `activation`: expected \"relu\" or \"relu6\""]),
+        (
+            "activation = \"relu\"",
+            "activation = \"gelu\"",
+            &["student.activation: expected \"relu\" or \"relu6\", found \"gelu\""],
+        ),
         (
             "encoder_channels = [4, 6]",
             "encoder_channels = 4",

@@ -167,6 +167,7 @@ dilated_bottleneck = true
 channel_gate = true
 refine_head = true
 bilinear_upsampling = false
+activation = "relu"
 
 [train]
 batch_size = 2

@@ -187,7 +187,7 @@ fn test_vectors_replay_as_the_model_and_damage_does_not() {
 }
 
 #[test]
-fn a_student_that_upsamples_between_pixels_goes_the_whole_way() {
+fn a_student_with_every_option_goes_the_whole_way() {
     let place = Place::new();
     let on_the_grid = "[train.stage.quantization]
 threshold_learning_rate = 1e-2
@@ -195,12 +195,18 @@ hold_thresholds_after = 4
 hold_norms_after = 2
 
 [eval]";
-    place
-        .config("tiny.toml", &[("bilinear_upsampling = false", "bilinear_upsampling = true"), ("[eval]", on_the_grid)]);
+    let options = [
+        ("bilinear_upsampling = false", "bilinear_upsampling = true"),
+        ("activation = \"relu\"", "activation = \"relu6\""),
+        ("[eval]", on_the_grid),
+    ];
+    place.config("tiny.toml", &options);
     let out = place.does(&["run", "tiny.toml"]);
     assert!(out.contains("int8: fake-quant and integers agree in every layer"), "{out}");
     let nodes = place.does(&["inspect", "runs/tiny/package/tiny.onnx"]);
     assert_eq!(nodes.matches("upsample bilinear").count(), 2, "{nodes}");
+    let blocks = 2 + 2 + 2; // of encoder, bottleneck and decoder, two convolutions each
+    assert_eq!(nodes.matches("conv + ReLU6").count(), 2 * blocks + 1, "{nodes}");
     let scores = place.does(&["eval", "runs/tiny"]);
     assert!(scores.contains("int8 - float"), "{scores}");
     place.does(&["inspect", "runs/tiny/student.safetensors"]);

@@ -8,6 +8,8 @@ mod write;
 pub use read::{OnnxError, OnnxFile, from_bytes, read_onnx};
 pub use write::write_onnx;
 
+/// Limits of the `Clip` that is ReLU6.
+const RELU6: [f32; 2] = [0.0, 6.0];
 /// Attributes of a `Resize` that repeats pixels.
 const NEAREST_2X: [(&str, &str); 3] =
     [("coordinate_transformation_mode", "asymmetric"), ("mode", "nearest"), ("nearest_mode", "floor")];

@@ -9,8 +9,8 @@ use sensei_files::bounded::read_bounded;
 use sensei_files::error::FileError;
 
 use super::proto::{Attribute, FLOAT, Graph, Model, Node, QUANTIZERS, Tensor, ValueInfo};
-use super::{BILINEAR_2X, NEAREST_2X};
-use sensei_graph::op::{ConvShape, Upsampling};
+use super::{BILINEAR_2X, NEAREST_2X, RELU6};
+use sensei_graph::op::{Activation, ConvShape, Upsampling};
 use sensei_int8::grid::{ActivationGrid, GridError, WeightThreshold};
 use sensei_int8::model::{Clipped, FloatConv, Int8Conv, Int8Model, Int8Node, Int8Op, ModelError, check_shape};
 
@@ -176,7 +176,8 @@ impl<'a> Reader<'a> {
                 _ => Err(self.dialect(name, "attributes", "a tensor", node.attribute.len())),
             },
             ("", "Conv") => self.conv(name, node),
-            ("", "Relu") => self.relu(name, node),
+            ("", "Relu") => self.activation(name, node, Activation::Relu),
+            ("", "Clip") => self.clip(name, node),
             ("", "Resize") => self.resize(name, node),
             ("", "Add") => self.without_weights(name, node, Int8Op::Add, |shape| shape),
             ("", "Mul") => self.without_weights(name, node, Int8Op::ScaleChannels, |shape| shape),
@@ -240,19 +241,34 @@ impl<'a> Reader<'a> {
         };
         let weights = self.floats(name, weights)?;
         let floats = FloatConv { weights: &weights, bias: &bias };
-        let (conv, clipped) = Int8Conv::quantize(name, shape, false, floats, thresholds, bits, grid)
+        let (conv, clipped) = Int8Conv::quantize(name, shape, Activation::None, floats, thresholds, bits, grid)
             .map_err(|source| OnnxError::Model { path: self.path.into(), source })?;
         self.clipped.weights += clipped.weights;
         let shape = [shape.out_channels, shape.output_size(input_shape[1]), shape.output_size(input_shape[2])];
         Ok(Value::Pending { name: name.into(), op: Int8Op::Conv(conv), inputs: vec![input_idx], shape })
     }
 
-    fn relu(&mut self, name: &str, node: &'a Node) -> Result<Value<'a>, OnnxError> {
-        match self.input(name, node, 0)? {
-            Value::Pending { name, op: Int8Op::Conv(conv), inputs, shape } => {
-                Ok(Value::Pending { name, op: Int8Op::Conv(conv.with_relu()), inputs, shape })
+    /// A `Clip` from 0 to 6, which is ReLU6; no other is of the dialect.
+    fn clip(&mut self, name: &str, node: &'a Node) -> Result<Value<'a>, OnnxError> {
+        let mut limits = vec![];
+        for idx in 1..node.input.len() {
+            match self.input(name, node, idx)? {
+                Value::Floats(tensor) => limits.extend(self.floats(name, tensor)?),
+                _ => return Err(self.dialect(name, "limit", "a constant", &node.input[idx])),
             }
-            _ => Err(self.dialect(name, "input", "a convolution without quantizer", &node.input[0])),
+        }
+        if limits != RELU6 || node.input.len() != 3 {
+            return Err(self.dialect(name, "limits", format!("{RELU6:?}"), format!("{limits:?}")));
+        }
+        self.activation(name, node, Activation::Relu6)
+    }
+
+    fn activation(&mut self, name: &str, node: &'a Node, end: Activation) -> Result<Value<'a>, OnnxError> {
+        match self.input(name, node, 0)? {
+            Value::Pending { name, op: Int8Op::Conv(conv), inputs, shape } if conv.activation() == Activation::None => {
+                Ok(Value::Pending { name, op: Int8Op::Conv(conv.with_activation(end)), inputs, shape })
+            }
+            _ => Err(self.dialect(name, "input", "a convolution without quantizer and activation", &node.input[0])),
         }
     }
 

@@ -8,8 +8,8 @@ use super::proto::{
     ATTRIBUTE_FLOAT, ATTRIBUTE_INT, ATTRIBUTE_INTS, ATTRIBUTE_STRING, ATTRIBUTE_TENSOR, Attribute, Dimension, FLOAT,
     Graph, Model, Node, Opset, Property, QUANTIZERS, Shape, Tensor, TensorType, ValueInfo, ValueType,
 };
-use super::{BILINEAR_2X, NEAREST_2X};
-use sensei_graph::op::Upsampling;
+use super::{BILINEAR_2X, NEAREST_2X, RELU6};
+use sensei_graph::op::{Activation, Upsampling};
 use sensei_int8::grid::ActivationGrid;
 use sensei_int8::model::{Int8Conv, Int8Model, Int8Node, Int8Op};
 
@@ -85,7 +85,7 @@ impl Writer {
     }
 
     fn resize(&mut self, name: &str, input: &str, how: &[(&str, &str)]) -> String {
-        let scales = self.constant(&format!("{name}/scales"), &[1.0, 1.0, 2.0, 2.0]);
+        let scales = self.constant(&format!("{name}/scales"), &[4], &[1.0, 1.0, 2.0, 2.0]);
         let attributes = how.iter().map(|(name, value)| text(name, value)).collect();
         self.push("Resize", "", name, vec![input.into(), String::new(), scales], attributes)
     }
@@ -97,7 +97,7 @@ impl Writer {
         let weight = self.initializer(format!("{name}.weight"), &dims, &conv.float_weights());
         let bias = self.initializer(format!("{name}.bias"), &dims[..1], &conv.float_bias(input_grid));
         let thresholds: Vec<f32> = conv.thresholds().iter().map(|threshold| threshold.value() as f32).collect();
-        let thresholds = self.constant(&format!("{name}/thresholds"), &thresholds);
+        let thresholds = self.constant(&format!("{name}/thresholds"), &dims[..1], &thresholds);
         let attributes = vec![
             int("num_bits", i64::from(conv.weight_bits())),
             int("per_channel", 1),
@@ -117,12 +117,20 @@ impl Writer {
             ints("strides", square(shape.stride)),
         ];
         let value = self.push("Conv", "", name, vec![input.into(), weight, bias], attributes);
-        if conv.relu() { self.push("Relu", "", &format!("{name}/relu"), vec![value], vec![]) } else { value }
+        match conv.activation() {
+            Activation::None => value,
+            Activation::Relu => self.push("Relu", "", &format!("{name}/relu"), vec![value], vec![]),
+            Activation::Relu6 => {
+                let [min, max] = RELU6;
+                let min = self.constant(&format!("{name}/min"), &[], &[min]);
+                let max = self.constant(&format!("{name}/max"), &[], &[max]);
+                self.push("Clip", "", &format!("{name}/relu6"), vec![value, min, max], vec![])
+            }
+        }
     }
 
-    fn constant(&mut self, name: &str, values: &[f32]) -> String {
-        let value =
-            Attribute { t: Some(tensor(None, &[values.len()], values)), ..attribute("value", ATTRIBUTE_TENSOR) };
+    fn constant(&mut self, name: &str, dims: &[usize], values: &[f32]) -> String {
+        let value = Attribute { t: Some(tensor(None, dims, values)), ..attribute("value", ATTRIBUTE_TENSOR) };
         self.push("Constant", "", name, vec![], vec![value])
     }
 

@@ -3,7 +3,7 @@
 
 pub mod package;
 
-use sensei_graph::op::{ConvShape, Upsampling};
+use sensei_graph::op::{Activation, ConvShape, Upsampling};
 use sensei_int8::grid::{ActivationGrid, WeightThreshold};
 use sensei_int8::model::{FloatConv, Int8Conv, Int8Model, Int8Node, Int8Op};
 
@@ -17,6 +17,7 @@ pub struct Sample {
     /// Dilated bottleneck block, channel gate and depthwise head.
     pub is_picosam3: bool,
     pub is_bilinear: bool,
+    pub activation: Activation,
     /// Bits of the stride-2 convolutions' weights.
     pub dense_bits: u8,
     pub output_bits: u8,
@@ -31,6 +32,7 @@ pub const PICOSAM2: Sample = Sample {
     decoder: &[192, 128, 80, 40],
     is_picosam3: false,
     is_bilinear: false,
+    activation: Activation::Relu,
     dense_bits: 8,
     output_bits: 8,
     input: ActivationGrid::SIGNED_PIXELS,
@@ -58,6 +60,8 @@ pub const SMALL3: Sample = Sample {
 
 /// The same, upsampled between pixels.
 pub const BILINEAR: Sample = Sample { name: "bilinear", is_bilinear: true, ..SMALL3 };
+/// [`SMALL2`] with ReLU6.
+pub const RELU6: Sample = Sample { name: "relu6", activation: Activation::Relu6, ..SMALL2 };
 pub const PICOSAM2_BILINEAR: Sample = Sample { name: "picosam2-bilinear", is_bilinear: true, ..PICOSAM2 };
 
 /// The network of configs/quickstart-w4.toml.
@@ -69,10 +73,15 @@ pub const QUICKSTART_W4: Sample = Sample {
     decoder: &[96, 64, 32, 32],
     is_picosam3: true,
     is_bilinear: false,
+    activation: Activation::Relu,
     dense_bits: 4,
     output_bits: 16,
     input: ActivationGrid::SIGNED_PIXELS,
 };
+
+/// What `examples/sample.rs` makes by name.
+pub const ALL: [&Sample; 8] =
+    [&PICOSAM2, &PICOSAM2_BILINEAR, &PICOSAM3, &SMALL2, &SMALL3, &BILINEAR, &RELU6, &QUICKSTART_W4];
 
 /// A stream of bits that needs no library and no floating-point function (splitmix64).
 pub struct Random(pub u64);
@@ -94,6 +103,8 @@ impl Random {
 struct Builder {
     nodes: Vec<Int8Node>,
     random: Random,
+    /// What follows the convolutions that have an activation.
+    activation: Activation,
 }
 
 #[derive(Clone, Copy)]
@@ -103,11 +114,12 @@ struct Layer {
     stride: usize,
     dilation: usize,
     depthwise: bool,
-    relu: bool,
+    has_activation: bool,
     bits: u8,
 }
 
-const POINT: Layer = Layer { out: 0, kernel: 1, stride: 1, dilation: 1, depthwise: false, relu: false, bits: 8 };
+const POINT: Layer =
+    Layer { out: 0, kernel: 1, stride: 1, dilation: 1, depthwise: false, has_activation: false, bits: 8 };
 
 impl Builder {
     fn push(&mut self, name: &str, op: Int8Op, inputs: Vec<usize>, shape: [usize; 3], grid: ActivationGrid) -> usize {
@@ -127,8 +139,14 @@ impl Builder {
             dilation: layer.dilation,
             groups,
         };
-        // Uniform on +-a has variance a^2/3; ReLU layers want 2/fan_in, others 1/fan_in.
-        let gain = if layer.relu { 6.0 } else { 3.0 };
+        let activation = if layer.has_activation { self.activation } else { Activation::None };
+        // Uniform on +-a has variance a^2/3; layers before a ReLU want 2/fan_in, others 1/fan_in. Nine times that takes
+        // many values above 6.
+        let gain = match activation {
+            Activation::None => 3.0,
+            Activation::Relu => 6.0,
+            Activation::Relu6 => 54.0,
+        };
         let reach = (gain / shape.weights_per_channel() as f64).sqrt();
         let weights: Vec<f32> = (0..shape.n_weights()).map(|_| (self.random.unit() * reach) as f32).collect();
         let bias: Vec<f32> = (0..out_channels).map(|_| (self.random.unit() * 0.2) as f32).collect();
@@ -139,16 +157,24 @@ impl Builder {
         });
         let thresholds = thresholds.collect();
         let floats = FloatConv { weights: &weights, bias: &bias };
-        let (conv, _) = Int8Conv::quantize(name, shape, layer.relu, floats, thresholds, layer.bits, input_grid)
+        let (conv, _) = Int8Conv::quantize(name, shape, activation, floats, thresholds, layer.bits, input_grid)
             .expect("fitting lengths");
         let out_shape = [out_channels, shape.output_size(height), shape.output_size(width)];
         self.push(name, Int8Op::Conv(conv), vec![input], out_shape, grid)
     }
 
     fn depthwise_block(&mut self, name: &str, input: usize, out: usize, dilation: usize) -> usize {
-        let depthwise = Layer { kernel: 3, dilation, depthwise: true, relu: true, ..POINT };
-        let x = self.conv(&format!("{name}.0"), input, depthwise, grid(8, false, 3));
-        self.conv(&format!("{name}.3"), x, Layer { out, relu: true, ..POINT }, grid(8, false, 3))
+        let depthwise = Layer { kernel: 3, dilation, depthwise: true, has_activation: true, ..POINT };
+        let x = self.conv(&format!("{name}.0"), input, depthwise, self.activation_grid());
+        self.conv(&format!("{name}.3"), x, Layer { out, has_activation: true, ..POINT }, self.activation_grid())
+    }
+
+    /// Of what comes next. ReLU6 gets a grid that ends below 6, one that goes on to 8 and one to 16 in turn.
+    fn activation_grid(&self) -> ActivationGrid {
+        match self.activation {
+            Activation::None | Activation::Relu => grid(8, false, 3),
+            Activation::Relu6 => grid(8, false, 2 + (self.nodes.len() % 3) as i32),
+        }
     }
 }
 
@@ -158,7 +184,7 @@ fn grid(bits: u8, signed: bool, exponent: i32) -> ActivationGrid {
 
 impl Sample {
     pub fn model(&self) -> Int8Model {
-        let mut b = Builder { nodes: vec![], random: Random(self.size as u64) };
+        let mut b = Builder { nodes: vec![], random: Random(self.size as u64), activation: self.activation };
         let mut x = b.push("input", Int8Op::Input, vec![], [3, self.size, self.size], self.input);
         let mut skips = vec![];
         for (idx, &width) in self.encoder.iter().enumerate() {
@@ -190,8 +216,8 @@ impl Sample {
             let gate = b.conv("eca.conv1x1", mean, Layer { out: c, ..POINT }, grid(8, true, 2));
             let gate = b.push("eca.sigmoid", Int8Op::Sigmoid, vec![gate], [c, 1, 1], grid(8, false, 0));
             x = b.push("eca", Int8Op::ScaleChannels, vec![x, gate], shape, grid(8, true, 2));
-            let head = Layer { kernel: 3, depthwise: true, relu: true, ..POINT };
-            x = b.conv("refine.0", x, head, grid(8, false, 3));
+            let head = Layer { kernel: 3, depthwise: true, has_activation: true, ..POINT };
+            x = b.conv("refine.0", x, head, b.activation_grid());
         }
         b.conv("head", x, Layer { out: 1, ..POINT }, grid(self.output_bits, true, 4));
         Int8Model::new(self.name, b.nodes).expect("a valid network")

@@ -6,6 +6,7 @@
 use std::mem::MaybeUninit;
 
 use super::{DepthwiseKernel, RowLayout};
+use crate::activation::Limits;
 use crate::instruction_set::{for_each_instruction_set, multiply_add};
 use crate::lanes::{lane_blocks, load_lanes};
 
@@ -38,8 +39,7 @@ fn output_row_body<const FUSED: bool, const LANES: usize>(
     out: &mut [MaybeUninit<f32>],
 ) {
     let RowLayout { width, pixels } = kernel.layout;
-    let minimum = if kernel.relu { 0.0 } else { f32::NEG_INFINITY };
-    let row = OutputRow { rows, starts, weight: &kernel.weight, bias: &kernel.bias, width, minimum };
+    let row = OutputRow { rows, starts, weight: &kernel.weight, bias: &kernel.bias, width, limits: kernel.limits };
     if width < LANES {
         for lane in 0..width {
             row.write_pixels::<FUSED, 1, 1>(0, lane, out);
@@ -71,8 +71,7 @@ struct OutputRow<'a> {
     weight: &'a [f32],
     bias: &'a [f32],
     width: usize,
-    /// 0 for ReLU, else minus infinity.
-    minimum: f32,
+    limits: Limits,
 }
 
 impl OutputRow<'_> {
@@ -147,7 +146,7 @@ impl OutputRow<'_> {
     #[inline(always)]
     fn store<const LANES: usize>(&self, mut sum: [f32; LANES], start: usize, out: &mut [MaybeUninit<f32>]) {
         for value in &mut sum {
-            *value = if *value < self.minimum { self.minimum } else { *value };
+            *value = self.limits.clamp(*value);
         }
         out[start..][..LANES].write_copy_of_slice(&sum);
     }

@@ -16,6 +16,7 @@ use std::mem::MaybeUninit;
 
 use super::panels::panel_columns;
 use super::{Epilogue, LhsRows, Panels, RhsRows, RowElements, RowStarts};
+use crate::activation::Limits;
 use crate::instruction_set::InstructionSet;
 use crate::vector::Vector;
 
@@ -99,7 +100,7 @@ unsafe fn unpacked_body<V: Vector, const ROWS: usize>(a: LhsRows, b: RhsRows, ou
                     last_lanes: V::LANES - (first + width).saturating_sub(b.run_len),
                     accumulate: true,
                     bias: None,
-                    relu: false,
+                    limits: None,
                 };
                 // SAFETY: the rows and the inner indices of this block exist in `a`, their rows in `b`, and the columns
                 // from `first` on in `out`.
@@ -179,7 +180,7 @@ unsafe fn panels_body<V: Vector, const ROWS: usize>(
                     last_lanes: V::LANES - (first + width).saturating_sub(panels.columns),
                     accumulate: accumulate || first_k > 0,
                     bias: epilogue.bias.filter(|_| is_last).map(|bias| bias[first..].as_ptr()),
-                    relu: epilogue.relu && is_last,
+                    limits: epilogue.limits().filter(|_| is_last),
                 };
                 // SAFETY: the rows and the inner indices of this block exist in `a`, the rows and the columns from `first`
                 // on in `out`; the panel has `n_inner` rows of `width`, the bias `width` values.
@@ -216,7 +217,8 @@ struct Microkernel<'a> {
     /// Whether the sums are added to what the output holds.
     accumulate: bool,
     bias: Option<*const f32>,
-    relu: bool,
+    /// The activation's, if there is one.
+    limits: Option<Limits>,
 }
 
 impl Microkernel<'_> {
@@ -307,16 +309,16 @@ impl Microkernel<'_> {
         let is_whole = self.last_lanes == V::LANES;
         // SAFETY: reads and writes of the elements named in the contract.
         unsafe {
-            match (is_whole, self.accumulate, self.bias, self.relu) {
-                (true, false, None, false) => self.store_whole(sums, row, |sum, _, _| sum),
-                (true, true, None, false) => self.store_whole(sums, row, |sum, out, _| V::add(sum, V::load(out))),
-                (true, false, Some(bias), true) => {
-                    self.store_whole(sums, row, |sum, _, column| V::relu(V::add(sum, V::load(bias.add(column)))))
+            match (is_whole, self.accumulate, self.bias, self.limits) {
+                (true, false, None, None) => self.store_whole(sums, row, |sum, _, _| sum),
+                (true, true, None, None) => self.store_whole(sums, row, |sum, out, _| V::add(sum, V::load(out))),
+                (true, false, Some(bias), Some(limits)) => {
+                    self.store_whole(sums, row, |sum, _, column| V::add(sum, V::load(bias.add(column))).clamp(limits))
                 }
-                (true, true, Some(bias), true) => self.store_whole(sums, row, |sum, out, column| {
-                    V::relu(V::add(V::add(sum, V::load(out)), V::load(bias.add(column))))
+                (true, true, Some(bias), Some(limits)) => self.store_whole(sums, row, |sum, out, column| {
+                    V::add(V::add(sum, V::load(out)), V::load(bias.add(column))).clamp(limits)
                 }),
-                (true, true, Some(bias), false) => self.store_whole(sums, row, |sum, out, column| {
+                (true, true, Some(bias), None) => self.store_whole(sums, row, |sum, out, column| {
                     V::add(V::add(sum, V::load(out)), V::load(bias.add(column)))
                 }),
                 _ => {
@@ -380,8 +382,8 @@ impl Microkernel<'_> {
                 if let Some(bias) = self.bias {
                     sum = V::add(sum, V::load(bias.add(vector * V::LANES)));
                 }
-                if self.relu {
-                    sum = V::relu(sum);
+                if let Some(limits) = self.limits {
+                    sum = sum.clamp(limits);
                 }
                 if is_whole { V::store(sum, out) } else { V::store_partial(sum, out, self.last_lanes) }
             }

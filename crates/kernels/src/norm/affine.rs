@@ -1,25 +1,26 @@
-//! A scale and a shift per channel, then ReLU: batch norm once its statistics are known.
+//! A scale and a shift per channel, then an activation: batch norm once its statistics are known.
 
 use std::mem::MaybeUninit;
 
 use super::pixel_groups::PixelGroups;
 use super::{ChannelStatistics, Norm};
+use crate::activation::{Activation, Limits};
 use crate::instruction_set::{InstructionSet, for_each_instruction_set, multiply_add};
 
-/// `input * scale + shift` per channel, then ReLU if asked for, over any range of whole pixels.
+/// `input * scale + shift` per channel, then the activation, over any range of whole pixels.
 pub(crate) struct Affine {
     groups: PixelGroups,
     /// Repeated for a group of pixels, as `shift`.
     scale: Vec<f32>,
     shift: Vec<f32>,
-    relu: bool,
+    limits: Limits,
 }
 
 impl Affine {
-    pub(crate) fn new(scale: &[f32], shift: &[f32], relu: bool) -> Self {
+    pub(crate) fn new(scale: &[f32], shift: &[f32], activation: Activation) -> Self {
         assert_eq!(scale.len(), shift.len(), "affine: scale and shift");
         let groups = PixelGroups::new(scale.len());
-        Self { scale: groups.repeat(scale), shift: groups.repeat(shift), groups, relu }
+        Self { scale: groups.repeat(scale), shift: groups.repeat(shift), groups, limits: activation.limits() }
     }
 
     /// The batch norm with these statistics.
@@ -29,7 +30,7 @@ impl Affine {
         let lens = (statistics.mean.len(), statistics.variance.len());
         assert_eq!(lens, (channels, channels), "batch norm: statistics and scale");
         let (scale, shift) = norm.folded(statistics);
-        Self::new(&scale, &shift, norm.relu)
+        Self::new(&scale, &shift, norm.activation)
     }
 
     /// Writes all of `out`, as long as `input`.
@@ -42,47 +43,50 @@ impl Affine {
         self.groups.chunk_len(len)
     }
 
-    pub(super) fn gate(&self) -> ReluGate<'_> {
-        ReluGate { scale: &self.scale, shift: &self.shift, relu: self.relu }
+    pub(super) fn gate(&self) -> ActivationGate<'_> {
+        ActivationGate { scale: &self.scale, shift: &self.shift, limits: self.limits }
     }
 }
 
-/// The gradient of an [`Affine`]'s ReLU, recomputed from the input: it passes where `input * scale + shift` is positive, or
-/// everywhere if there is no ReLU.
+/// The gradient of an [`Affine`]'s activation, recomputed from the input: it passes where `input * scale + shift` is between
+/// the activation's limits.
 #[derive(Clone, Copy)]
-pub(super) struct ReluGate<'a> {
+pub(super) struct ActivationGate<'a> {
     pub scale: &'a [f32],
     pub shift: &'a [f32],
-    relu: bool,
+    limits: Limits,
 }
 
-impl<'a> ReluGate<'a> {
+impl<'a> ActivationGate<'a> {
     /// The same, with lengths that the compiler sees: no bounds are checked in the loops.
     #[inline(always)]
-    pub(super) fn with_width(self, width: usize) -> ReluGate<'a> {
-        ReluGate { scale: &self.scale[..width], shift: &self.shift[..width], relu: self.relu }
+    pub(super) fn with_width(self, width: usize) -> ActivationGate<'a> {
+        ActivationGate { scale: &self.scale[..width], shift: &self.shift[..width], limits: self.limits }
     }
 
-    /// The gradient where the ReLU let the value through, else zero; computed as the forward pass computed the value.
+    /// The gradient where the activation let the value through, else zero; computed as the forward pass computed the value.
     #[inline(always)]
     pub(super) fn pass<const FUSED: bool>(self, input: f32, grad: f32, lane: usize) -> f32 {
         let value = multiply_add::<FUSED>(input, self.scale[lane], self.shift[lane]);
-        if !self.relu || value > 0.0 { grad } else { 0.0 }
+        self.limits.gradient(value, grad)
     }
 }
 
 for_each_instruction_set! {
-    fn apply(input: &[f32], gate: ReluGate, out: &mut [MaybeUninit<f32>]) = apply_body
+    fn apply(input: &[f32], gate: ActivationGate, out: &mut [MaybeUninit<f32>]) = apply_body
 }
 
 #[inline(always)]
-fn apply_body<const FUSED: bool, const LANES: usize>(input: &[f32], gate: ReluGate, out: &mut [MaybeUninit<f32>]) {
+fn apply_body<const FUSED: bool, const LANES: usize>(
+    input: &[f32],
+    gate: ActivationGate,
+    out: &mut [MaybeUninit<f32>],
+) {
     let width = gate.scale.len();
-    let minimum = if gate.relu { 0.0 } else { f32::NEG_INFINITY };
     for (out, input) in out.chunks_mut(width).zip(input.chunks(width)) {
         for (((out, input), scale), shift) in out.iter_mut().zip(input).zip(gate.scale).zip(gate.shift) {
             let value = multiply_add::<FUSED>(*input, *scale, *shift);
-            out.write(if value < minimum { minimum } else { value });
+            out.write(gate.limits.clamp(value));
         }
     }
 }

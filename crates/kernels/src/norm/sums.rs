@@ -152,7 +152,7 @@ fn moments_body<const FUSED: bool, const LANES: usize>(values: &[f32], centre: &
     }
 }
 
-/// Adds the sums of the gradient that the ReLU passes and of its product with the normalised input.
+/// Adds the sums of the gradient that the activation passes and of its product with the normalised input.
 #[inline(always)]
 fn gradient_sums_body<const FUSED: bool, const LANES: usize>(
     reduce: &NormGradientSums,

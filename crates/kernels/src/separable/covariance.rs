@@ -1,6 +1,6 @@
 //! The strategy for few input channels, with which every network begins: statistics and gradients by the inputs' covariance.
 //!
-//! The 1x1 convolution `p = W x` makes many channels of `n <= 4` inputs `x`, which are the first batch norm's and ReLU's
+//! The 1x1 convolution `p = W x` makes many channels of `n <= 4` inputs `x`, which are the first batch norm's and activation's
 //! output. Its own output is never stored: batch norm needs its statistics, and these follow from the mean `m` and the
 //! covariance `C` of the inputs, `n` and `n * n` numbers:
 //!
@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Then the block's output is one product, with batch norm folded into `W`. The backward pass needs, of the gradient `g` that
-//! the ReLU lets through, `s = sum(g)` and `sum(g * (p - mean(p)))`. With `G = sum(g x')`, summed in the same pass:
+//! the activation lets through, `s = sum(g)` and `sum(g * (p - mean(p)))`. With `G = sum(g x')`, summed in the same pass:
 //!
 //! ```text
 //! sum(g * (p - mean(p))) = the rows of W times those of G - s m'
@@ -80,7 +80,7 @@ pub(super) fn backward(
 /// The 1x1 convolution, with what it reads.
 struct CovariancePointwise<'a> {
     isa: InstructionSet,
-    /// The batch norm and ReLU before the convolution.
+    /// The batch norm and activation before the convolution.
     norm1: Affine,
     /// The depthwise output, `[pixels, inputs]`; the convolution's inputs are `norm1` of it.
     depthwise: &'a [f32],
@@ -150,13 +150,13 @@ impl<'a> CovariancePointwise<'a> {
         total.moments(self.n_pixels())
     }
 
-    /// The second batch norm, with these statistics, and ReLU of the convolution's output, plus the skip connection:
+    /// The second batch norm, with these statistics, and activation of the convolution's output, plus the skip connection:
     /// `[pixels, outputs]`.
     fn output(&self, norm2: &Norm, statistics2: ChannelStatistics<&[f32]>, skip: Option<&PackedSkip>) -> Vec<f32> {
         let folded = FoldedPointwise::new(self.weight, self.n_inputs, norm2, statistics2);
         let (ins, outs) = (self.n_inputs, folded.n_outputs());
         let (panels, bias) = folded.panels(self.isa);
-        let epilogue = Epilogue { bias: Some(&bias), relu: norm2.relu };
+        let epilogue = Epilogue { bias: Some(&bias), activation: norm2.activation };
         let chunk = self.chunk_len(TASKS_PER_THREAD);
         let run = |out: &mut [MaybeUninit<f32>]| {
             let chunks = out.par_chunks_mut(chunk / ins * outs).zip(self.depthwise.par_chunks(chunk)).enumerate();
@@ -314,6 +314,7 @@ impl LinearCorrection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::activation::Activation;
     use crate::reference::noise;
 
     /// The block's own tests (`separable.rs`) compare all of this with separate operators.
@@ -323,7 +324,7 @@ mod tests {
         let depthwise: Vec<f32> = noise(n_pixels * n_inputs, 9).into_iter().map(|value| value * 1e-2 + 100.0).collect();
         let weight = &noise(outs * n_inputs, 10)[..];
         let isa = InstructionSet::detect();
-        let norm1 = Affine::new(&[1.0; 3], &[0.0; 3], true);
+        let norm1 = Affine::new(&[1.0; 3], &[0.0; 3], Activation::Relu);
         let pointwise = CovariancePointwise { isa, norm1, depthwise: &depthwise, weight, n_inputs };
         let ChannelStatistics { mean, variance } = pointwise.statistics();
         for (out, row) in weight.chunks_exact(n_inputs).enumerate() {

@@ -3,6 +3,7 @@
 use std::mem::MaybeUninit;
 
 use super::SeparableShape;
+use crate::activation::Activation;
 use crate::bilinear;
 use crate::buffer::as_uninit;
 use crate::depthwise::{DepthwiseKernel, DepthwiseShape, RowRing, RowSource};
@@ -19,11 +20,11 @@ pub(super) enum DepthwiseTaps {
 }
 
 impl DepthwiseTaps {
-    pub(super) fn new(shape: &SeparableShape, weight: &[f32], bias: Option<&[f32]>, relu: bool) -> Self {
+    pub(super) fn new(shape: &SeparableShape, weight: &[f32], bias: Option<&[f32]>, activation: Activation) -> Self {
         if shape.upsampling == Some(Upsampling::Nearest) {
-            return Self::Upsampled(UpsampledKernel::new(shape.depthwise.channels, weight, bias, relu));
+            return Self::Upsampled(UpsampledKernel::new(shape.depthwise.channels, weight, bias, activation));
         }
-        Self::Plain(DepthwiseKernel::new(&shape.depthwise, weight, bias, relu))
+        Self::Plain(DepthwiseKernel::new(&shape.depthwise, weight, bias, activation))
     }
 }
 

@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use super::depthwise_rows::{DepthwiseRows, DepthwiseTaps};
 use super::pointwise::{self, BiasedPointwise};
 use super::{FoldedSeparable, SeparableShape, Skip};
+use crate::activation::Activation;
 use crate::buffer::{Scratch, filled};
 use crate::instruction_set::InstructionSet;
 use crate::matrix::{Epilogue, LhsRows, Panels};
@@ -17,6 +18,7 @@ pub struct PackedSeparable {
     taps: DepthwiseTaps,
     pointwise: Panels,
     pointwise_bias: Vec<f32>,
+    activation: Activation,
     skip: Option<BiasedPointwise>,
     head: Option<BiasedPointwise>,
 }
@@ -44,14 +46,14 @@ impl PackedSeparable {
         head: Option<(&[f32], &[f32])>,
     ) -> Self {
         shape.check_weights(weights.pointwise);
-        let taps = DepthwiseTaps::new(shape, weights.depthwise, Some(weights.depthwise_bias), true);
+        let taps = DepthwiseTaps::new(shape, weights.depthwise, Some(weights.depthwise_bias), weights.activation);
         let pointwise = pointwise::pack(isa, weights.pointwise, shape.depthwise.channels, shape.out_channels);
         let pointwise_bias = pointwise.padded(weights.pointwise_bias);
         let skip = skip.map(|(weight, bias)| BiasedPointwise::new(isa, shape.out_channels, weight, bias));
         let head = head.map(|(weight, bias)| BiasedPointwise::new(isa, bias.len(), weight, bias));
         let fits = head.as_ref().is_none_or(|head| head.in_channels() == shape.out_channels);
         assert!(fits, "separable: weight of the head");
-        Self { isa, shape: *shape, taps, pointwise, pointwise_bias, skip, head }
+        Self { isa, shape: *shape, taps, pointwise, pointwise_bias, activation: weights.activation, skip, head }
     }
 
     /// The block's output, plus the skip connection of `skip_input`, which is given if and only if there is one; or the
@@ -95,7 +97,7 @@ impl PackedSeparable {
 
     /// Writes all of `out`, the block's output from pixel `first` on, for the depthwise output of as many pixels.
     fn write_pixels(&self, depthwise: &[f32], skip_input: Option<&[f32]>, first: usize, out: &mut [MaybeUninit<f32>]) {
-        let epilogue = Epilogue { bias: Some(&self.pointwise_bias), relu: true };
+        let epilogue = Epilogue { bias: Some(&self.pointwise_bias), activation: self.activation };
         self.pointwise.multiply(LhsRows::dense(depthwise, self.shape.depthwise.channels), epilogue, out);
         if let (Some(skip), Some(input)) = (&self.skip, skip_input) {
             // SAFETY: `multiply` has written all of it.

@@ -1,4 +1,4 @@
-//! The second half of a block: first batch norm and ReLU where they are read, 1x1 convolution, second batch norm.
+//! The second half of a block: first batch norm and activation where they are read, 1x1 convolution, second batch norm.
 //!
 //! Everything here works on a tile of pixels at a time, which stays in the cache from the depthwise output to the 1x1
 //! convolution's, and back from the output's gradient to that behind the first batch norm.
@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use super::skip::{self, PackedSkip};
 use super::{Block, SavedForBackward, SeparableShape, Skip, SkipGradients};
+use crate::activation::Activation;
 use crate::buffer::{Scratch, filled};
 use crate::conv::WeightGradient;
 use crate::instruction_set::InstructionSet;
@@ -47,7 +48,7 @@ impl BiasedPointwise {
 
     /// Writes all of `out` for as many pixels.
     pub(super) fn write(&self, pixels: &[f32], out: &mut [MaybeUninit<f32>]) {
-        let epilogue = Epilogue { bias: Some(&self.bias), relu: false };
+        let epilogue = Epilogue { bias: Some(&self.bias), activation: Activation::None };
         self.weight.multiply(LhsRows::dense(pixels, self.ins), epilogue, out);
     }
 
@@ -55,12 +56,12 @@ impl BiasedPointwise {
     pub(super) fn add(&self, input: &[f32], first: usize, out: &mut [f32]) {
         let n_pixels = out.len() / self.outs;
         let pixels = &input[first * self.ins..][..n_pixels * self.ins];
-        let epilogue = Epilogue { bias: Some(&self.bias), relu: false };
+        let epilogue = Epilogue { bias: Some(&self.bias), activation: Activation::None };
         self.weight.multiply_and_add(LhsRows::dense(pixels, self.ins), epilogue, out);
     }
 }
 
-/// The first batch norm and ReLU, and the 1x1 convolution.
+/// The first batch norm and activation, and the 1x1 convolution.
 struct NormedPointwise {
     isa: InstructionSet,
     ins: usize,
@@ -174,7 +175,7 @@ pub(super) fn norm2_backward(
     (gradient2, norm2, skip)
 }
 
-/// From the gradient of the block's output to that of the first ReLU's output, a tile of pixels at a time.
+/// From the gradient of the block's output to that of the first activation's output, a tile of pixels at a time.
 pub(super) struct PointwiseBackward<'a> {
     isa: InstructionSet,
     ins: usize,
@@ -199,7 +200,7 @@ pub(super) struct PointwiseTask {
 
 /// What [`PointwiseBackward`] makes.
 pub(super) struct PointwiseGradients {
-    /// Of the first ReLU's output, `[batch, height, width, in]`.
+    /// Of the first activation's output, `[batch, height, width, in]`.
     pub grad: Vec<f32>,
     /// Of the 1x1 weight.
     pub weight: Vec<f32>,
@@ -239,7 +240,7 @@ impl<'a> PointwiseBackward<'a> {
         }
     }
 
-    /// Writes all of `out`, the gradient of the first ReLU's output, for the pixels of `depthwise`, which begin with pixel
+    /// Writes all of `out`, the gradient of the first activation's output, for the pixels of `depthwise`, which begin with pixel
     /// `first` of the batch; adds to the task's sums.
     pub(super) fn tile(&self, task: &mut PointwiseTask, depthwise: &[f32], first: usize, out: &mut [MaybeUninit<f32>]) {
         let (isa, outs) = (self.isa, self.outs);

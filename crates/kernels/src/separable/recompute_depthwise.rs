@@ -80,7 +80,7 @@ fn depthwise_statistics(block: &Block) -> ChannelStatistics<Vec<f32>> {
     moments.statistics(&moments.groups.total(tasks.collect()), block.shape.out_pixels())
 }
 
-/// The gradient of the first ReLU's output, from recomputed rows of the depthwise output.
+/// The gradient of the first activation's output, from recomputed rows of the depthwise output.
 fn pointwise_backward(block: &Block, backward: &PointwiseBackward) -> PointwiseGradients {
     struct Task {
         pointwise: PointwiseTask,
@@ -108,7 +108,7 @@ fn pointwise_backward(block: &Block, backward: &PointwiseBackward) -> PointwiseG
 }
 
 /// Gradients of the small input and of the depthwise weight. The gradient of the depthwise output exists a few rows at a time:
-/// from `grad`, that of the first ReLU's output, and recomputed rows of the depthwise output.
+/// from `grad`, that of the first activation's output, and recomputed rows of the depthwise output.
 fn depthwise_backward(block: &Block, grad: &[f32], gradient1: &InputGradient) -> (Vec<f32>, Vec<f32>) {
     let (isa, shape, depthwise) = (block.isa, block.shape, &block.shape.depthwise);
     let DepthwiseShape { height, channels, .. } = *depthwise;

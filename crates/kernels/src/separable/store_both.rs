@@ -51,7 +51,7 @@ pub(super) fn backward(
     SeparableGradients { input, depthwise, norm1, pointwise, norm2, skip }
 }
 
-/// The gradient of the first ReLU's output, from the stored depthwise output.
+/// The gradient of the first activation's output, from the stored depthwise output.
 fn pointwise_backward(block: &Block, depthwise: &[f32], backward: &PointwiseBackward) -> PointwiseGradients {
     let ins = block.shape.depthwise.channels;
     let chunk = chunk_len(block.shape.out_pixels(), 1, MIN_ROWS_PER_TASK);

@@ -4,6 +4,7 @@ use std::mem::MaybeUninit;
 
 use super::Block;
 use super::depthwise_rows::input_ring;
+use crate::activation::Activation;
 use crate::bilinear;
 use crate::buffer::{as_uninit, filled};
 use crate::depthwise::{DepthwiseKernel, DepthwiseShape, RowRing, RowSource, TapGradients, rotated_taps};
@@ -38,7 +39,7 @@ pub(super) fn forward(block: &Block) -> (Vec<f32>, ChannelStatistics<Vec<f32>>) 
 pub(super) struct DepthwiseGradient<'a> {
     /// `[batch, height, width, channels]`
     pub output: &'a [f32],
-    /// Of what the first batch norm and ReLU made of it.
+    /// Of what the first batch norm and activation made of it.
     pub grad: &'a [f32],
     pub gradient1: &'a InputGradient,
 }
@@ -71,7 +72,8 @@ pub(super) fn backward(block: &Block, gradient: &DepthwiseGradient) -> (Vec<f32>
 fn plain_backward(block: &Block, gradient: &DepthwiseGradient) -> (Vec<f32>, Vec<f32>) {
     let (isa, shape, depthwise) = (block.isa, block.shape, &block.shape.depthwise);
     let transposed = depthwise.transposed();
-    let kernel = DepthwiseKernel::new(&transposed, &rotated_taps(depthwise, block.weights.depthwise), None, false);
+    let kernel =
+        DepthwiseKernel::new(&transposed, &rotated_taps(depthwise, block.weights.depthwise), None, Activation::None);
     let (band, row_len) = (depthwise.band_rows(), depthwise.out_row_len());
     let mut sums = vec![];
     let run = |out: &mut [MaybeUninit<f32>]| {
@@ -98,7 +100,8 @@ fn plain_backward(block: &Block, gradient: &DepthwiseGradient) -> (Vec<f32>, Vec
 fn bilinear_backward(block: &Block, gradient: &DepthwiseGradient) -> (Vec<f32>, Vec<f32>) {
     let (isa, shape, depthwise) = (block.isa, block.shape, &block.shape.depthwise);
     let (transposed, small) = (depthwise.transposed(), shape.small());
-    let kernel = &DepthwiseKernel::new(&transposed, &rotated_taps(depthwise, block.weights.depthwise), None, false);
+    let kernel =
+        &DepthwiseKernel::new(&transposed, &rotated_taps(depthwise, block.weights.depthwise), None, Activation::None);
     let row_len = depthwise.out_row_len();
     // Rows of the small input.
     let band = depthwise.band_rows().div_ceil(2);

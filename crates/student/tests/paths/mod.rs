@@ -18,7 +18,7 @@ pub fn portable_forward_train(student: &Student, image: Tensor<4>) -> Tensor<4> 
         let y = portable::conv2d(x, weight, bias, &conv.shape);
         let Some(norm) = &conv.batch_norm else { return y };
         let (scale, shift) = (flat(format!("{norm}.weight")), flat(format!("{norm}.bias")));
-        portable::batch_norm_train(y, scale, shift, conv.relu).0
+        portable::batch_norm_train(y, scale, shift, conv.activation).0
     };
     run_graph(student.graph(), image.autodiff(), |_, node, mut inputs| {
         let x = inputs.remove(0);

@@ -16,7 +16,9 @@ use sensei_kernels::pixelwise::MapShape;
 use sensei_kernels::separable::{self, FoldedSeparable, SavedForBackward, SeparableShape, SeparableWeights};
 
 use super::flex_tensor::{Tracked, contiguous, dims, flex, map_shape, tensor, tracked, values};
-use super::{BATCH_NORM_EPSILON, Block, BlockWeights, FoldedBlock, Skip, Statistics, kernel_upsampling};
+use super::{
+    BATCH_NORM_EPSILON, Block, BlockWeights, FoldedBlock, Skip, Statistics, kernel_activation, kernel_upsampling,
+};
 use crate::profile::{self, Layer};
 
 /// See [`super::block_train`].
@@ -61,6 +63,7 @@ pub(super) fn eval(block: Block, x: Tensor<4>, weights: FoldedBlock, skip: Optio
         depthwise_bias: values(&depthwise_bias),
         pointwise: values(&pointwise),
         pointwise_bias: values(&pointwise_bias),
+        activation: kernel_activation(block.activation),
     };
     let skip = skip.map(|skip| [flex(skip.x), flex(skip.weight), flex(skip.bias)]);
     let output = separable::infer(&shape, &folded, values(&x), skip.as_ref().map(|skip| kernel_skip(skip)));
@@ -108,7 +111,7 @@ fn track<const N: usize>(block: Block, inputs: Vec<Tracked>) -> (Tracked, SavedF
 
 fn forward(block: Block, inputs: &[FlexTensor]) -> SavedForBackward<FlexTensor> {
     let shape = kernel_shape(block, &inputs[0]);
-    let saved = separable::forward(&shape, &kernel_weights(inputs), values(&inputs[0]));
+    let saved = separable::forward(&shape, &kernel_weights(block, inputs), values(&inputs[0]));
     let MapShape { batch, height, width, .. } = output_shape(&shape);
     // What the backward pass does without has no images.
     let map = |values: Vec<f32>, channels| {
@@ -131,7 +134,7 @@ fn forward(block: Block, inputs: &[FlexTensor]) -> SavedForBackward<FlexTensor> 
 fn output(block: Block, inputs: &[FlexTensor], saved: &SavedForBackward<FlexTensor>) -> FlexTensor {
     let shape = kernel_shape(block, &inputs[0]);
     let skip = <&[FlexTensor; 3]>::try_from(&inputs[7..]).ok().map(kernel_skip);
-    let output = separable::output(&shape, &kernel_weights(inputs), &saved_slices(saved), skip);
+    let output = separable::output(&shape, &kernel_weights(block, inputs), &saved_slices(saved), skip);
     tensor(output, output_dims(&shape))
 }
 
@@ -142,7 +145,7 @@ fn backward(
     grad: FlexTensor,
 ) -> Vec<FlexTensor> {
     let shape = kernel_shape(block, &inputs[0]);
-    let weights = kernel_weights(inputs);
+    let weights = kernel_weights(block, inputs);
     let skip = <&[FlexTensor; 3]>::try_from(&inputs[7..]).ok().map(kernel_skip);
     let gradients =
         separable::backward(&shape, &weights, values(&inputs[0]), skip, &saved_slices(&saved), values(&grad));
@@ -164,7 +167,7 @@ fn backward(
 /// Of a block that upsamples, the kernels take 3x3 taps without dilation; `sensei_graph::steps::block_steps` makes no other.
 fn kernel_shape(block: Block, x: &FlexTensor) -> SeparableShape {
     let MapShape { batch, height, width, channels } = map_shape(x);
-    let Block { upsampling, kernel, dilation, out_channels } = block;
+    let Block { upsampling, kernel, dilation, out_channels, .. } = block;
     let (scale, padding) = (1 + usize::from(upsampling.is_some()), dilation * (kernel - 1) / 2);
     let (height, width) = (height * scale, width * scale);
     let depthwise = DepthwiseShape { batch, height, width, channels, kernel, dilation, padding };
@@ -181,12 +184,12 @@ fn output_dims(shape: &SeparableShape) -> [usize; 4] {
     [batch, height, width, channels]
 }
 
-fn kernel_weights(inputs: &[FlexTensor]) -> SeparableWeights<'_> {
+fn kernel_weights(block: Block, inputs: &[FlexTensor]) -> SeparableWeights<'_> {
     let norm = |first: usize| Norm {
         scale: values(&inputs[first]),
         shift: values(&inputs[first + 1]),
         epsilon: BATCH_NORM_EPSILON as f32,
-        relu: true,
+        activation: kernel_activation(block.activation),
     };
     let (depthwise, pointwise) = (values(&inputs[1]), values(&inputs[4]));
     SeparableWeights { depthwise, norm1: norm(2), pointwise, norm2: norm(5) }

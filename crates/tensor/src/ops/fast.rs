@@ -8,13 +8,14 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, DispatchDevice, Flex, backend_extension};
 use burn::tensor::{Device, Tensor};
 use burn_flex::FlexTensor;
-use sensei_graph::op::{ConvShape, Upsampling};
+use sensei_graph::op::{Activation, ConvShape, Upsampling};
+use sensei_kernels::activation::Activation as KernelActivation;
 use sensei_kernels::bilinear;
 use sensei_kernels::norm::{self, BatchNorm, Norm};
 use sensei_kernels::pixelwise::{self, MapShape};
 
 use super::flex_tensor::{contiguous, dims, map_shape, owned_values, tensor, values};
-use super::{BATCH_NORM_EPSILON, Statistics, portable};
+use super::{BATCH_NORM_EPSILON, Statistics, kernel_activation, portable};
 
 mod autodiff;
 mod conv_kernel;
@@ -36,21 +37,21 @@ pub(super) fn to_nchw(internal: Tensor<4>) -> Tensor<4> {
     if channels == 1 { internal.reshape([batch, 1, height, width]) } else { internal.permute([0, 3, 1, 2]) }
 }
 
-/// Convolution, then ReLU if `relu`. Grouped and strided depthwise ones, which no student has, take burn's own operator.
+/// Convolution, then the activation. Grouped and strided depthwise ones, which no student has, take burn's own operator.
 pub(super) fn conv2d(
     x: Tensor<4>,
     weight: Tensor<4>,
     bias: Option<Tensor<1>>,
     conv: &ConvShape,
-    relu: bool,
+    activation: Activation,
 ) -> Tensor<4> {
     let ConvShape { kernel, stride, padding, dilation, groups, .. } = *conv;
     let depthwise = conv.is_depthwise() && stride == 1;
     if groups != 1 && !(depthwise && padding <= dilation * (kernel - 1)) {
-        let y = to_internal(portable::conv2d(to_nchw(x), weight, bias, conv));
-        return if relu { portable::relu(y) } else { y };
+        return portable::activate(to_internal(portable::conv2d(to_nchw(x), weight, bias, conv)), activation);
     }
-    let settings = ConvSettings { stride, padding, dilation, depthwise: groups != 1, relu };
+    let activation = kernel_activation(activation);
+    let settings = ConvSettings { stride, padding, dilation, depthwise: groups != 1, activation };
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
     Tensor::from_dispatch(match bias {
         Some(bias) => Dispatch::convolution_with_bias(x, weight, bias.into_dispatch(), settings),
@@ -62,11 +63,11 @@ pub(super) fn batch_norm_train(
     x: Tensor<4>,
     scale: Tensor<1>,
     shift: Tensor<1>,
-    relu: bool,
+    activation: Activation,
 ) -> (Tensor<4>, Statistics) {
     let [batch, height, width, _] = x.dims();
     let (scale, shift) = (scale.into_dispatch(), shift.into_dispatch());
-    let (output, mean, variance) = Dispatch::batch_norm(x.into_dispatch(), scale, shift, relu);
+    let (output, mean, variance) = Dispatch::batch_norm(x.into_dispatch(), scale, shift, kernel_activation(activation));
     let statistic = |tensor| Tensor::<1>::from_dispatch(tensor).inner();
     let (mean, variance) = (statistic(mean), statistic(variance));
     (Tensor::from_dispatch(output), Statistics { mean, variance, count: batch * height * width })
@@ -106,7 +107,7 @@ pub trait FastOps: Backend {
         x: FloatTensor<Self>,
         scale: FloatTensor<Self>,
         shift: FloatTensor<Self>,
-        relu: bool,
+        activation: KernelActivation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
     fn add(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self>;
     fn upsample_nearest_2x(x: FloatTensor<Self>) -> FloatTensor<Self>;
@@ -133,10 +134,10 @@ impl FastOps for Flex {
         x: FlexTensor,
         scale: FlexTensor,
         shift: FlexTensor,
-        relu: bool,
+        activation: KernelActivation,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         let (x, scale, shift) = (contiguous(x), contiguous(scale), contiguous(shift));
-        let BatchNorm { output, statistics } = norm::forward(&norm_of(&scale, &shift, relu), values(&x));
+        let BatchNorm { output, statistics } = norm::forward(&norm_of(&scale, &shift, activation), values(&x));
         let channels = statistics.mean.len();
         let statistic = |values| tensor(values, [channels]);
         (tensor(output, dims(&x)), statistic(statistics.mean), statistic(statistics.variance))
@@ -179,6 +180,6 @@ impl FastOps for Flex {
     }
 }
 
-fn norm_of<'a>(scale: &'a FlexTensor, shift: &'a FlexTensor, relu: bool) -> Norm<'a> {
-    Norm { scale: values(scale), shift: values(shift), epsilon: BATCH_NORM_EPSILON as f32, relu }
+fn norm_of<'a>(scale: &'a FlexTensor, shift: &'a FlexTensor, activation: KernelActivation) -> Norm<'a> {
+    Norm { scale: values(scale), shift: values(shift), epsilon: BATCH_NORM_EPSILON as f32, activation }
 }

@@ -8,7 +8,7 @@
 
 use burn::tensor::{Device, Tensor};
 
-use sensei_graph::op::{ConvShape, Upsampling};
+use sensei_graph::op::{Activation, ConvShape, Upsampling};
 
 mod block;
 mod fast;
@@ -32,7 +32,8 @@ pub struct Statistics {
     pub count: usize,
 }
 
-/// Geometry of a block: a depthwise convolution that keeps the size, batch norm, ReLU, a 1x1 convolution, batch norm, ReLU.
+/// Geometry of a block: a depthwise convolution that keeps the size, batch norm, activation, a 1x1 convolution, batch norm,
+/// activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Block {
     /// How the input is upsampled first, as by [`upsample_2x`], if it is; then the depthwise kernel is 3x3 without dilation.
@@ -43,6 +44,8 @@ pub struct Block {
     pub dilation: usize,
     /// Channels written.
     pub out_channels: usize,
+    /// What follows both batch norms.
+    pub activation: Activation,
 }
 
 /// What is trained in a block, flat.
@@ -166,33 +169,44 @@ pub fn to_nchw(internal: Tensor<4>) -> Tensor<4> {
 /// - `bias`: `[out]`
 pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, conv: &ConvShape) -> Tensor<4> {
     if fast::runs_on(&x.device()) {
-        return fast::conv2d(x, weight, bias, conv, false);
+        return fast::conv2d(x, weight, bias, conv, Activation::None);
     }
     portable::conv2d(x, weight, bias, conv)
 }
 
-/// [`conv2d`] and [`relu`] in one pass over the output where the device can.
-pub fn conv2d_relu(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, conv: &ConvShape) -> Tensor<4> {
+/// [`conv2d`] and [`activate`] in one pass over the output where the device can.
+pub fn conv2d_activated(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    conv: &ConvShape,
+    activation: Activation,
+) -> Tensor<4> {
     if fast::runs_on(&x.device()) {
-        return fast::conv2d(x, weight, bias, conv, true);
+        return fast::conv2d(x, weight, bias, conv, activation);
     }
-    portable::relu(portable::conv2d(x, weight, bias, conv))
+    portable::activate(portable::conv2d(x, weight, bias, conv), activation)
 }
 
-/// Batch norm with the statistics of the batch itself ([`BATCH_NORM_EPSILON`]), then ReLU if `relu`.
+/// Batch norm with the statistics of the batch itself ([`BATCH_NORM_EPSILON`]), then the activation.
 ///
 /// # Shapes
 /// - `scale`, `shift`: `[channels]`
-pub fn batch_norm_train(x: Tensor<4>, scale: Tensor<1>, shift: Tensor<1>, relu: bool) -> (Tensor<4>, Statistics) {
+pub fn batch_norm_train(
+    x: Tensor<4>,
+    scale: Tensor<1>,
+    shift: Tensor<1>,
+    activation: Activation,
+) -> (Tensor<4>, Statistics) {
     if fast::runs_on(&x.device()) {
-        return fast::batch_norm_train(x, scale, shift, relu);
+        return fast::batch_norm_train(x, scale, shift, activation);
     }
-    portable::batch_norm_train(x, scale, shift, relu)
+    portable::batch_norm_train(x, scale, shift, activation)
 }
 
-/// `max(value, 0)` of each value.
-pub fn relu(x: Tensor<4>) -> Tensor<4> {
-    portable::relu(x)
+/// The activation of each value; its gradient passes between the activation's limits and not at them.
+pub fn activate(x: Tensor<4>, activation: Activation) -> Tensor<4> {
+    portable::activate(x, activation)
 }
 
 /// Fake quantization: each value's nearest one on the grid `q * step`, `q` an integer in `range`, ties to even; beyond its
@@ -228,6 +242,15 @@ pub fn kernel_upsampling(upsampling: Upsampling) -> sensei_kernels::pixelwise::U
     match upsampling {
         Upsampling::Nearest => sensei_kernels::pixelwise::Upsampling::Nearest,
         Upsampling::Bilinear => sensei_kernels::pixelwise::Upsampling::Bilinear,
+    }
+}
+
+/// The kernels' word for an activation.
+pub fn kernel_activation(activation: Activation) -> sensei_kernels::activation::Activation {
+    match activation {
+        Activation::None => sensei_kernels::activation::Activation::None,
+        Activation::Relu => sensei_kernels::activation::Activation::Relu,
+        Activation::Relu6 => sensei_kernels::activation::Activation::Relu6,
     }
 }
 

@@ -5,7 +5,7 @@ use burn::tensor::ops::{ConvOptions, InterpolateMode, InterpolateOptions};
 use burn::tensor::{Tensor, activation, module};
 
 use super::{AdamWConstants, BATCH_NORM_EPSILON, Statistics};
-use sensei_graph::op::{ConvShape, Upsampling};
+use sensei_graph::op::{Activation, ConvShape, Upsampling};
 
 /// Convolution; `weight` and `bias` as in [`super::conv2d`].
 pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, conv: &ConvShape) -> Tensor<4> {
@@ -14,18 +14,31 @@ pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, conv: &C
     module::conv2d(x, weight, bias, options)
 }
 
-/// Batch norm with the statistics of the batch, then ReLU if `with_relu`.
-pub fn batch_norm_train(x: Tensor<4>, scale: Tensor<1>, shift: Tensor<1>, with_relu: bool) -> (Tensor<4>, Statistics) {
+/// Batch norm with the statistics of the batch, then the activation.
+pub fn batch_norm_train(
+    x: Tensor<4>,
+    scale: Tensor<1>,
+    shift: Tensor<1>,
+    activation: Activation,
+) -> (Tensor<4>, Statistics) {
     let [batch, _, height, width] = x.dims();
     let normalised = module::batch_norm_train(x, scale, shift, BATCH_NORM_EPSILON);
-    let output = if with_relu { relu(normalised.output) } else { normalised.output };
+    let output = activate(normalised.output, activation);
     let (mean, variance) = (normalised.mean.inner(), normalised.variance.inner());
     (output, Statistics { mean, variance, count: batch * height * width })
 }
 
-/// `max(value, 0)` of each value.
-pub fn relu(x: Tensor<4>) -> Tensor<4> {
-    activation::relu(x)
+/// See [`super::activate`].
+pub fn activate(x: Tensor<4>, activation: Activation) -> Tensor<4> {
+    match activation {
+        Activation::None => x,
+        Activation::Relu => activation::relu(x),
+        // By a mask, which has no gradient at 6 either; PyTorch's has none there.
+        Activation::Relu6 => {
+            let is_above = x.clone().greater_equal_elem(6.0);
+            activation::relu(x).mask_fill(is_above, 6.0)
+        }
+    }
 }
 
 /// See [`super::round_to_grid`].

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use schemars::JsonSchema;
 use sensei_graph::layer_graph::LayerGraph;
-use sensei_student::unet::UnetConfig;
+use sensei_student::unet::{UnetActivation, UnetConfig};
 use serde::{Deserialize, Serialize};
 
 /// The student's network.
@@ -37,7 +37,28 @@ pub enum StudentToml {
         /// The decoder upsamples bilinearly with half-pixel centres, the only ones the converter takes; both papers' students repeat
         /// pixels.
         bilinear_upsampling: bool,
+        /// What follows every batch norm. ReLU6 also cuts off above 6: that costs nothing on the chip, and bounds what 8 bits have to hold.
+        activation: ActivationToml,
     },
+}
+
+/// `student.activation`.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ActivationToml {
+    /// `max(value, 0)`.
+    Relu,
+    /// `min(max(value, 0), 6)`.
+    Relu6,
+}
+
+impl ActivationToml {
+    fn resolve(self) -> UnetActivation {
+        match self {
+            Self::Relu => UnetActivation::Relu,
+            Self::Relu6 => UnetActivation::Relu6,
+        }
+    }
 }
 
 impl StudentToml {
@@ -58,6 +79,7 @@ impl StudentToml {
                 channel_gate,
                 refine_head,
                 bilinear_upsampling,
+                activation,
             } => UnetConfig {
                 input_size,
                 encoder_channels,
@@ -67,6 +89,7 @@ impl StudentToml {
                 channel_gate,
                 refine_head,
                 bilinear_upsampling,
+                activation: activation.resolve(),
             },
         };
         unet.graph().context("[student]")

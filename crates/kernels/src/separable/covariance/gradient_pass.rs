@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! value = V x + bias                  V: the weight with batch norm folded in
-//! g     = g where value > 0, else 0   the ReLU, recomputed
+//! g     = g where low < value < high, else 0   the activation, recomputed
 //! s    += g                           sums over pixels, one per output
 //! G    += g x'                        and `inputs` more
 //! out   = V' g                        the term of the inputs' gradient, a sum over outputs
@@ -12,6 +12,7 @@
 
 use std::mem::MaybeUninit;
 
+use crate::activation::Limits;
 use crate::instruction_set::InstructionSet;
 use crate::matrix::Panels;
 use crate::norm::{ChannelStatistics, Norm};
@@ -25,7 +26,7 @@ pub(super) struct FoldedPointwise {
     weight: Vec<f32>,
     /// Padded too.
     bias: Vec<f32>,
-    relu: bool,
+    limits: Limits,
 }
 
 impl FoldedPointwise {
@@ -40,7 +41,7 @@ impl FoldedPointwise {
         for (out, row) in weight.chunks_exact(n_inputs).enumerate() {
             row.iter().enumerate().for_each(|(input, value)| folded[input * padded + out] = value * scale[out]);
         }
-        Self { n_inputs, n_outputs, weight: folded, bias, relu: norm2.relu }
+        Self { n_inputs, n_outputs, weight: folded, bias, limits: norm2.activation.limits() }
     }
 
     pub(super) fn n_outputs(&self) -> usize {
@@ -148,7 +149,7 @@ unsafe fn tile<V: Vector, const INPUTS: usize>(
         }
     }
     let (n_whole, rest) = (outs / V::LANES, outs % V::LANES);
-    let vectors = OutputVectors { blocks: blocks.as_mut_ptr(), n_whole, rest, relu: folded.relu, outs };
+    let vectors = OutputVectors { blocks: blocks.as_mut_ptr(), n_whole, rest, limits: folded.limits, outs };
     let (mut pixel, n_pixels) = (0, inputs.len());
     // SAFETY: the pixels are below `n_pixels`, of which each has `outs` gradients; there are as many vectors as `blocks` was
     // made for.
@@ -176,7 +177,7 @@ struct OutputVectors {
     n_whole: usize,
     /// Outputs in the last one, if it is not.
     rest: usize,
-    relu: bool,
+    limits: Limits,
     outs: usize,
 }
 
@@ -213,7 +214,7 @@ impl OutputVectors {
                     for input in 0..INPUTS {
                         value = V::multiply_add(V::splat(inputs[pixel][input]), weights[input], value);
                     }
-                    let grad = if self.relu { grad.where_positive(value) } else { grad };
+                    let grad = grad.where_between(value, self.limits);
                     total = V::add(total, grad);
                     for input in 0..INPUTS {
                         products[input] = V::multiply_add(V::splat(inputs[pixel][input]), grad, products[input]);

@@ -6,6 +6,7 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, AutodiffBackend, Flex};
 use burn_flex::FlexTensor;
+use sensei_kernels::activation::Activation;
 use sensei_kernels::bilinear;
 use sensei_kernels::norm::{self, ChannelStatistics};
 use sensei_kernels::pixelwise::{self, MapShape};
@@ -26,7 +27,7 @@ impl<S: CheckpointStrategy> FastOps for Autodiff<Flex, S> {
                 let grad = grads.consume::<Flex>(&ops.node);
                 let ([x, weight, output], [x_node, weight_node]) = (ops.state, ops.parents);
                 let kernel = ConvKernel::new(&x, &weight, self.0);
-                let grad = kernel.grad_before_relu(output, grad);
+                let grad = kernel.grad_before_activation(output, grad);
                 if let Some(node) = weight_node {
                     grads.register::<Flex>(node.id, kernel.weight_gradient(x, &grad));
                 }
@@ -39,7 +40,7 @@ impl<S: CheckpointStrategy> FastOps for Autodiff<Flex, S> {
             OpsKind::Tracked(prep) => {
                 let (x, weight) = (contiguous(x.into_primitive()), contiguous(weight.into_primitive()));
                 let output = Flex::convolution(x.clone(), weight.clone(), settings);
-                prep.finish([x, weight, saved_for_relu(&output, settings)], output)
+                prep.finish([x, weight, saved_for_activation(&output, settings)], output)
             }
             OpsKind::UnTracked(prep) => {
                 prep.finish(Flex::convolution(x.into_primitive(), weight.into_primitive(), settings))
@@ -62,7 +63,7 @@ impl<S: CheckpointStrategy> FastOps for Autodiff<Flex, S> {
                 let grad = grads.consume::<Flex>(&ops.node);
                 let ([x, weight, output], [x_node, weight_node, bias_node]) = (ops.state, ops.parents);
                 let kernel = ConvKernel::new(&x, &weight, self.0);
-                let grad = kernel.grad_before_relu(output, grad);
+                let grad = kernel.grad_before_activation(output, grad);
                 if let Some(node) = bias_node {
                     let channels = *dims(&grad).last().expect("a gradient has four dimensions");
                     let sums = norm::channel_sums(values(&grad), channels);
@@ -84,7 +85,7 @@ impl<S: CheckpointStrategy> FastOps for Autodiff<Flex, S> {
             OpsKind::Tracked(prep) => {
                 let (x, weight) = (contiguous(x.into_primitive()), contiguous(weight.into_primitive()));
                 let output = Flex::convolution_with_bias(x.clone(), weight.clone(), bias.into_primitive(), settings);
-                prep.finish([x, weight, saved_for_relu(&output, settings)], output)
+                prep.finish([x, weight, saved_for_activation(&output, settings)], output)
             }
             OpsKind::UnTracked(prep) => {
                 let (x, weight, bias) = (x.into_primitive(), weight.into_primitive(), bias.into_primitive());
@@ -97,11 +98,11 @@ impl<S: CheckpointStrategy> FastOps for Autodiff<Flex, S> {
         x: FloatTensor<Self>,
         scale: FloatTensor<Self>,
         shift: FloatTensor<Self>,
-        relu: bool,
+        activation: Activation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        /// Holds whether there is a ReLU; the state is the input, scale, shift, mean and variance.
+        /// Holds the activation; the state is the input, scale, shift, mean and variance.
         #[derive(Debug)]
-        struct Step(bool, Option<Layer>);
+        struct Step(Activation, Option<Layer>);
         impl Backward<Flex, 3> for Step {
             type State = [FlexTensor; 5];
             fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
@@ -121,13 +122,13 @@ impl<S: CheckpointStrategy> FastOps for Autodiff<Flex, S> {
                 }
             }
         }
-        let prepared = Step(relu, profile::current().map(Layer::without_products))
+        let prepared = Step(activation, profile::current().map(Layer::without_products))
             .prepare::<S>([x.node(), scale.node(), shift.node()])
             .compute_bound()
             .stateful();
         let x = contiguous(x.into_primitive());
         let (scale, shift) = (contiguous(scale.into_primitive()), contiguous(shift.into_primitive()));
-        let (output, mean, variance) = Flex::batch_norm(x.clone(), scale.clone(), shift.clone(), relu);
+        let (output, mean, variance) = Flex::batch_norm(x.clone(), scale.clone(), shift.clone(), activation);
         let output = match prepared {
             OpsKind::Tracked(prep) => prep.finish([x, scale, shift, mean.clone(), variance.clone()], output),
             OpsKind::UnTracked(prep) => prep.finish(output),
@@ -231,7 +232,10 @@ fn map_operator<S: CheckpointStrategy>(
     }
 }
 
-/// The output if its ReLU needs it for the gradient; else an empty tensor, so that the output can be freed.
-fn saved_for_relu(output: &FlexTensor, settings: ConvSettings) -> FlexTensor {
-    if settings.relu { output.clone() } else { tensor(vec![], [0]) }
+/// The output if its activation needs it for the gradient; else an empty tensor, so that the output can be freed.
+fn saved_for_activation(output: &FlexTensor, settings: ConvSettings) -> FlexTensor {
+    match settings.activation {
+        Activation::None => tensor(vec![], [0]),
+        Activation::Relu | Activation::Relu6 => output.clone(),
+    }
 }

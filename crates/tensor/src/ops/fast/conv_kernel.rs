@@ -1,6 +1,7 @@
 //! Which kernel computes a convolution, and its three passes.
 
 use burn_flex::FlexTensor;
+use sensei_kernels::activation::Activation;
 use sensei_kernels::conv;
 use sensei_kernels::depthwise::{self, DepthwiseShape};
 use sensei_kernels::pixelwise::{self, MapShape};
@@ -14,7 +15,7 @@ pub struct ConvSettings {
     pub(super) padding: usize,
     pub(super) dilation: usize,
     pub(super) depthwise: bool,
-    pub(super) relu: bool,
+    pub(super) activation: Activation,
 }
 
 /// The kernel of one convolution.
@@ -47,20 +48,26 @@ impl ConvKernel {
         match self {
             Self::Dense(shape, settings) => {
                 let dims = [shape.batch, shape.out_height(), shape.out_width(), shape.out_channels];
-                tensor(conv::forward(shape, x, weight, bias, settings.relu), dims)
+                tensor(conv::forward(shape, x, weight, bias, settings.activation), dims)
             }
             Self::Depthwise(shape, settings) => {
                 let dims = [shape.batch, shape.out_height(), shape.out_width(), shape.channels];
-                tensor(depthwise::forward(shape, x, weight, bias, settings.relu), dims)
+                tensor(depthwise::forward(shape, x, weight, bias, settings.activation), dims)
             }
         }
     }
 
-    /// The gradient of the convolution's own output, from that of its ReLU's if there is one.
-    pub(super) fn grad_before_relu(&self, output: FlexTensor, grad: FlexTensor) -> FlexTensor {
+    /// The gradient of the convolution's own output, from that of its activation.
+    pub(super) fn grad_before_activation(&self, output: FlexTensor, grad: FlexTensor) -> FlexTensor {
         let grad = contiguous(grad);
         let (Self::Dense(_, settings) | Self::Depthwise(_, settings)) = self;
-        if settings.relu { tensor(pixelwise::relu_backward(values(&output), values(&grad)), dims(&grad)) } else { grad }
+        match settings.activation {
+            Activation::None => grad,
+            Activation::Relu | Activation::Relu6 => {
+                let before = pixelwise::activate_backward(values(&output), values(&grad), settings.activation);
+                tensor(before, dims(&grad))
+            }
+        }
     }
 
     pub(super) fn input_gradient(&self, weight: FlexTensor, grad: &FlexTensor) -> FlexTensor {
