@@ -85,6 +85,18 @@ pub enum CropError {
 impl CropRule {
     /// The crop for a prompt. A window around a box lies around the pixel in its middle.
     ///
+    /// ```
+    /// use sensei_data::crop_rule::{Border, CropRule};
+    /// use sensei_data::geometry::{RectInImage, Size};
+    /// use sensei_data::prompt_source::Prompt;
+    ///
+    /// let rule = CropRule::Roi { padding: 0.25, grid: 96, border: Border::Corrected };
+    /// let crop = rule.crop(Prompt::Box([40.0, 60.0, 40.0, 20.0]), Size { width: 640, height: 480 })?;
+    /// // The longer side, padded on both sides, around the middle of the box.
+    /// assert_eq!(crop.rect_in_image, RectInImage { x0: 30.0, y0: 40.0, x1: 90.0, y1: 100.0 });
+    /// # Ok::<(), sensei_data::crop_rule::CropError>(())
+    /// ```
+    ///
     /// # Errors
     /// If there is no sensible crop, or a region of interest is asked for around a point.
     /// # Panics

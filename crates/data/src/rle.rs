@@ -113,6 +113,19 @@ impl Rle {
 
     /// Encodes a mask; any value but 0 is foreground.
     ///
+    /// ```
+    /// use sensei_data::geometry::Size;
+    /// use sensei_data::mask::Mask;
+    /// use sensei_data::rle::Rle;
+    ///
+    /// let mask = Mask { size: Size { width: 3, height: 2 }, bits: vec![0, 1, 1, 0, 1, 0] };
+    /// let rle = Rle::from_mask(&mask);
+    /// // Column by column, background first, as COCO writes it.
+    /// assert_eq!(rle.counts(), [2, 3, 1]);
+    /// assert_eq!((rle.area(), rle.bbox()), (3, [1.0, 0.0, 2.0, 2.0]));
+    /// assert_eq!(rle.to_mask(), mask);
+    /// ```
+    ///
     /// # Panics
     /// If `mask.bits` does not have one value a pixel, a side is 0, or there are more than `u32::MAX` pixels.
     pub fn from_mask(mask: &Mask) -> Rle {

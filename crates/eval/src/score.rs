@@ -226,6 +226,14 @@ impl From<Frequency> for Rarity {
 impl Overlap {
     /// Counts two masks of equal length whose values are 0 or 1.
     ///
+    /// ```
+    /// use sensei_eval::score::Overlap;
+    ///
+    /// let overlap = Overlap::of(&[1, 1, 0, 0], &[1, 0, 0, 1]);
+    /// assert_eq!(overlap.iou(), 1.0 / 3.0);
+    /// assert_eq!(Overlap::of(&[0, 0], &[0, 0]).iou(), 1.0);
+    /// ```
+    ///
     /// # Panics
     /// If the lengths differ: a bug in the caller.
     pub fn of(truth: &[u8], prediction: &[u8]) -> Self {

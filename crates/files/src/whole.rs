@@ -14,6 +14,16 @@ use crate::error::FileError;
 /// The bytes go to a temporary file in the same folder whose name no other process or thread uses, are flushed to disk and renamed;
 /// then the folder is flushed. If anything fails, the temporary file is removed.
 ///
+/// ```
+/// use sensei_files::whole::write_whole;
+///
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("scores.json");
+/// write_whole(&path, b"{}")?;
+/// assert_eq!(std::fs::read(&path)?, b"{}");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// If a step fails. Only a failure to flush the folder leaves the new content under the name.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), FileError> {

@@ -205,6 +205,17 @@ impl Node {
 }
 
 /// Builds a graph node by node; each method returns the index of the node it adds.
+///
+/// ```
+/// use sensei_graph::layer_graph::{Conv, GraphBuilder};
+///
+/// let mut g = GraphBuilder::new(3, 64);
+/// let depthwise = g.conv("depthwise", 0, Conv::new(3, 3, 3).depthwise().norm_relu("norm"));
+/// g.conv("head", depthwise, Conv::new(3, 1, 1).with_bias());
+/// let graph = g.finish();
+/// assert_eq!(graph.parameters(), 3 * 9 + 2 * 3 + 3 + 1);
+/// assert_eq!(graph.nodes()[2].shape, [1, 64, 64]);
+/// ```
 pub struct GraphBuilder {
     nodes: Vec<Node>,
 }

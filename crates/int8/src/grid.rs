@@ -58,6 +58,17 @@ impl ActivationGrid {
 
     /// A grid that ends at `2^log2_threshold`.
     ///
+    /// ```
+    /// use sensei_int8::grid::ActivationGrid;
+    ///
+    /// let grid = ActivationGrid::new(8, true, 2)?;
+    /// assert_eq!((grid.threshold(), grid.step()), (4.0, 1.0 / 32.0));
+    /// assert_eq!(grid.quantize(1.0), 32);
+    /// // Beyond its ends it saturates.
+    /// assert_eq!((grid.quantize(100.0), grid.quantize(-100.0)), (127, -128));
+    /// # Ok::<(), sensei_int8::grid::GridError>(())
+    /// ```
+    ///
     /// # Errors
     /// If it is neither 8 bits wide nor 16 signed bits, or the exponent is outside of -24..=24.
     pub fn new(bits: u8, signed: bool, log2_threshold: i32) -> Result<Self, GridError> {

@@ -22,6 +22,19 @@ pub fn mse_distance(student: MaskProbs, teacher: MaskProbs) -> Tensor<1> {
 ///
 /// Two empty masks match: the smoothing term makes them 0.
 ///
+/// ```
+/// use burn::tensor::{Device, Tensor, TensorData};
+/// use sensei_loss::dice_distance;
+/// use sensei_tensor::masks::MaskProbs;
+///
+/// let mask = |pixels: [f32; 4]| {
+///     MaskProbs(Tensor::<1>::from_data(TensorData::from(pixels), &Device::flex()).reshape([1, 1, 2, 2]))
+/// };
+/// // One of two pixels: 1 - 2 * 1 / (1 + 2).
+/// let distance = dice_distance(mask([1.0, 0.0, 0.0, 0.0]), mask([1.0, 1.0, 0.0, 0.0]));
+/// assert!((distance.into_scalar::<f32>() - 1.0 / 3.0).abs() < 1e-6);
+/// ```
+///
 /// # Shapes
 /// - `student`, `other` (the teacher's mask or the true one): `[batch, 1, height, width]`
 /// - output: `[batch]`, not reduced, in `[0, 1]`

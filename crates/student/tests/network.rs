@@ -1,5 +1,7 @@
 //! A student as a [`Network`]: its group, its taps, and the passes it knows.
 
+#![allow(clippy::unwrap_used)] // tests
+
 use burn::tensor::{Device, Tensor, TensorData};
 use sensei_student::student::{Student, WEIGHTS};
 use sensei_student::unet::UnetConfig;
