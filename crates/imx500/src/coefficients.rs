@@ -7,7 +7,7 @@ use crate::conv_layout::{Layout, Order, is_established};
 use crate::memory::{NetworkShape, fused_into};
 use crate::refusal::{Bytes, Refusal};
 use sensei_int8::grid::ActivationGrid;
-use sensei_int8::model::{Int8Conv, Int8Model, Int8Node, Int8Op};
+use sensei_int8::model::{IntegerConv, IntegerModel, IntegerNode, IntegerOp};
 
 /// What the chip holds of a convolution.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct CompiledConv {
     pub node: String,
     /// Per output channel, as [`compiled_bias`] has them.
     pub bias: Vec<i32>,
-    /// Per output channel: mantissa and shift, as [`Int8Conv::rescale`] has them.
+    /// Per output channel: mantissa and shift, as [`IntegerConv::rescale`] has them.
     pub rescale: Vec<(u8, i32)>,
     /// `[out, in / groups, kernel, kernel]`.
     pub weights: Vec<i8>,
@@ -42,7 +42,7 @@ pub struct Compiled {
 ///
 /// # Source
 /// Converter 3.19.2, experiments: equal in every channel of four networks (`tests/coefficients.rs`).
-pub fn compiled_bias(conv: &Int8Conv, input: ActivationGrid) -> Vec<i32> {
+pub fn compiled_bias(conv: &IntegerConv, input: ActivationGrid) -> Vec<i32> {
     let shape = conv.shape();
     let up = f64::from(8 - conv.weight_bits()).exp2();
     let biases = conv.bias().iter().map(|bias| f64::from(*bias) * up);
@@ -64,7 +64,7 @@ pub fn compiled_bias(conv: &Int8Conv, input: ActivationGrid) -> Vec<i32> {
 ///
 /// # Errors
 /// If the network has something whose layout is not established, or the bytes are not laid out as its shapes say.
-pub fn read_coefficients(model: &Int8Model, bytes: &[u8]) -> Result<Compiled, Refusal> {
+pub fn read_coefficients(model: &IntegerModel, bytes: &[u8]) -> Result<Compiled, Refusal> {
     let nodes = model.nodes();
     let layouts: Vec<Option<Layout>> = nodes.iter().map(|node| layout(model, node)).collect::<Result<_, _>>()?;
     let fused = fused_into(&NetworkShape::from(model));
@@ -82,7 +82,7 @@ pub fn read_coefficients(model: &Int8Model, bytes: &[u8]) -> Result<Compiled, Re
     for &idx in &by_name {
         let node = &nodes[idx];
         match &node.op {
-            Int8Op::Add => {
+            IntegerOp::Add => {
                 reader.zeros(512)?;
                 if let Some((conv, layout)) = fused
                     .iter()
@@ -92,13 +92,13 @@ pub fn read_coefficients(model: &Int8Model, bytes: &[u8]) -> Result<Compiled, Re
                     found[conv].rescale = reader.rescales(layout, &nodes[conv])?;
                 }
             }
-            Int8Op::Upsample2x(_) => reader.zeros(if node.grid.signed() { 0 } else { 32 })?,
-            Int8Op::Sigmoid => {
+            IntegerOp::Upsample2x(_) => reader.zeros(if node.grid.signed() { 0 } else { 32 })?,
+            IntegerOp::Sigmoid => {
                 sigmoids.push(reader.table()?);
                 // 32 of them are the channel product's.
                 reader.zeros(96)?;
             }
-            Int8Op::Conv(_) => {
+            IntegerOp::Conv(_) => {
                 let layout = layouts[idx].as_ref().expect("convolutions have a layout");
                 let is_fused = fused[idx].is_some();
                 let parts = &mut found[idx];
@@ -114,7 +114,7 @@ pub fn read_coefficients(model: &Int8Model, bytes: &[u8]) -> Result<Compiled, Re
                 let is_last = reader.bytes.rest().is_empty();
                 reader.zeros(if is_last { 0 } else { layout.zeros_after })?;
             }
-            Int8Op::Input | Int8Op::GlobalAveragePool | Int8Op::ScaleChannels => {}
+            IntegerOp::Input | IntegerOp::GlobalAveragePool | IntegerOp::ScaleChannels => {}
         }
     }
     match reader.bytes.rest().len() {
@@ -141,7 +141,7 @@ struct Parts {
     weights: Vec<i8>,
 }
 
-fn layout(model: &Int8Model, node: &Int8Node) -> Result<Option<Layout>, Refusal> {
+fn layout(model: &IntegerModel, node: &IntegerNode) -> Result<Option<Layout>, Refusal> {
     let Some(conv) = node.op.conv() else { return Ok(None) };
     let input = &model.nodes()[node.inputs[0]];
     let refuse = |expected: &str, found: String| Err(Refusal::key(node.name.clone(), expected, found));
@@ -193,7 +193,7 @@ impl Reader<'_> {
     }
 
     /// Mantissas, then shifts, one byte each.
-    fn rescales(&mut self, layout: &Layout, node: &Int8Node) -> Result<Rescale, Refusal> {
+    fn rescales(&mut self, layout: &Layout, node: &IntegerNode) -> Result<Rescale, Refusal> {
         let offset = self.bytes.offset;
         let mantissas = self.bytes.take("mantissas", layout.padded_outputs)?;
         let shifts = self.bytes.take("shifts", layout.padded_outputs)?;
@@ -215,7 +215,7 @@ impl Reader<'_> {
     fn vector_rescales(
         &mut self,
         layout: &Layout,
-        node: &Int8Node,
+        node: &IntegerNode,
         bias: &[i32],
     ) -> Result<(Rescale, Vec<i32>), Refusal> {
         let (n, padded) = (layout.n_outputs, layout.padded_outputs);

@@ -2,7 +2,7 @@
 
 use crate::refusal::Refusal;
 use sensei_graph::op::{Activation, ConvShape};
-use sensei_int8::model::Int8Conv;
+use sensei_int8::model::IntegerConv;
 
 /// In which order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub(crate) fn is_established(shape: &ConvShape, is_vector: bool) -> bool {
 
 impl Layout {
     /// Of a convolution whose layout is established.
-    pub(crate) fn new(conv: &Int8Conv, is_vector: bool) -> Self {
+    pub(crate) fn new(conv: &IntegerConv, is_vector: bool) -> Self {
         let shape = *conv.shape();
         let order = match () {
             () if is_vector => Order::Vector,

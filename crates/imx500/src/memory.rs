@@ -2,7 +2,7 @@
 
 use sensei_graph::layer_graph::{LayerGraph, Node};
 use sensei_graph::op::{Activation, ConvShape, GraphOp};
-use sensei_int8::model::{Int8Conv, Int8Model};
+use sensei_int8::model::{IntegerConv, IntegerModel};
 
 /// The shapes of a network: what the budget depends on, known before any training.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,9 +68,9 @@ impl MemoryEstimate {
 /// Bytes of the chip's memory.
 pub const MEMORY_LIMIT: u64 = 8_388_480;
 
-impl From<&Int8Model> for NetworkShape {
-    fn from(model: &Int8Model) -> Self {
-        let kind = |conv: &Int8Conv| ConvKind {
+impl From<&IntegerModel> for NetworkShape {
+    fn from(model: &IntegerModel) -> Self {
+        let kind = |conv: &IntegerConv| ConvKind {
             shape: *conv.shape(),
             activation: conv.activation(),
             weight_bits: conv.weight_bits(),

@@ -12,7 +12,7 @@ use sensei_files::error::FileError;
 use sensei_files::whole::write_whole;
 use sensei_int8::grid::ActivationGrid;
 use sensei_int8::interpreter::{IntTensor, Interpreter};
-use sensei_int8::model::{Int8Model, ModelError};
+use sensei_int8::model::{IntegerModel, ModelError};
 
 /// A recording that cannot be read, or is of another network.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +72,7 @@ pub fn write_pair(folder: &Path, name: &str, input: &[i16], output: &IntTensor) 
 ///
 /// # Errors
 /// If the folder has no pairs, a file is missing or of another length, or an output is not on the model's grid.
-pub fn compare(model: &Int8Model, folder: &Path) -> Result<Vec<FrameComparison>, RecordingError> {
+pub fn compare(model: &IntegerModel, folder: &Path) -> Result<Vec<FrameComparison>, RecordingError> {
     let interpreter = Interpreter::new(model);
     let names = names(folder)?;
     names.iter().map(|name| compare_pair(model, &interpreter, folder, name)).collect()
@@ -97,7 +97,7 @@ fn names(folder: &Path) -> Result<Vec<String>, RecordingError> {
 }
 
 fn compare_pair(
-    model: &Int8Model,
+    model: &IntegerModel,
     interpreter: &Interpreter,
     folder: &Path,
     name: &str,

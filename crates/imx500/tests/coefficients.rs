@@ -10,16 +10,16 @@ use sensei_imx500::coefficients::{Compiled, CompiledConv, compiled_bias, read_co
 use sensei_imx500::converter::{ConvertOptions, Converter};
 use sensei_imx500::onnx::write_onnx;
 use sensei_imx500::packer_out::PackerOut;
-use sensei_int8::model::{Int8Model, Int8Op};
+use sensei_int8::model::{IntegerModel, IntegerOp};
 use sha2::{Digest, Sha256};
 
 mod sample;
 use sample::{BILINEAR, MOBILE, PICOSAM2, PICOSAM3, QUICKSTART_W4, RELU6, Random, SMALL2, SMALL3, Sample};
 
 /// What a network should be compiled to.
-fn expected(model: &Int8Model) -> Vec<CompiledConv> {
-    let compiled = |node: &sensei_int8::model::Int8Node| {
-        let Int8Op::Conv(conv) = &node.op else { return None };
+fn expected(model: &IntegerModel) -> Vec<CompiledConv> {
+    let compiled = |node: &sensei_int8::model::IntegerNode| {
+        let IntegerOp::Conv(conv) = &node.op else { return None };
         let input = model.nodes()[node.inputs[0]].grid;
         Some(CompiledConv {
             node: node.name.clone(),
@@ -83,7 +83,7 @@ fn the_converter_compiles_the_integer_model() {
     }
 }
 
-fn convert(converter: &Converter, sample: &Sample) -> (Int8Model, Vec<u8>) {
+fn convert(converter: &Converter, sample: &Sample) -> (IntegerModel, Vec<u8>) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (model, onnx) = (sample.model(), folder.path().join(OsString::from(format!("{}.onnx", sample.name))));
     std::fs::write(&onnx, write_onnx(&model, &[].into())).expect("writable");
@@ -95,8 +95,8 @@ fn convert(converter: &Converter, sample: &Sample) -> (Int8Model, Vec<u8>) {
 }
 
 /// The chip's table is the logistic function with 15 bits, truncated.
-fn check_sigmoids(model: &Int8Model, compiled: &Compiled) {
-    let sigmoids = model.nodes().iter().filter(|node| node.op == Int8Op::Sigmoid);
+fn check_sigmoids(model: &IntegerModel, compiled: &Compiled) {
+    let sigmoids = model.nodes().iter().filter(|node| node.op == IntegerOp::Sigmoid);
     let inputs: Vec<_> = sigmoids.map(|node| model.nodes()[node.inputs[0]].grid).collect();
     assert_eq!(inputs.len(), compiled.sigmoids.len());
     for (grid, table) in inputs.iter().zip(&compiled.sigmoids) {
@@ -107,7 +107,7 @@ fn check_sigmoids(model: &Int8Model, compiled: &Compiled) {
 }
 
 /// Cut or changed files are refused, or read as other numbers; nothing panics.
-fn damage(model: &Int8Model, bytes: &[u8]) {
+fn damage(model: &IntegerModel, bytes: &[u8]) {
     let whole = read_coefficients(model, bytes).expect("checked before");
     let mut random = Random(bytes.len() as u64);
     let mut n_refused = 0;

@@ -6,7 +6,7 @@ use std::path::Path;
 use sensei_imx500::onnx::{OnnxError, read_onnx, write_onnx};
 use sensei_int8::grid::{ActivationGrid, GridError};
 use sensei_int8::interpreter::{IntTensor, Interpreter};
-use sensei_int8::model::{Int8Model, Int8Op};
+use sensei_int8::model::{IntegerModel, IntegerOp};
 
 #[test]
 fn every_layer_equals_onnxruntime_given_its_inputs() {
@@ -69,10 +69,10 @@ fn thresholds_off_the_grid_are_refused_by_name() {
     }
 }
 
-fn expected_from_bias_rounding(model: &Int8Model) -> f64 {
+fn expected_from_bias_rounding(model: &IntegerModel) -> f64 {
     let mut expected = 0.0;
     for node in model.nodes() {
-        let Int8Op::Conv(conv) = &node.op else { continue };
+        let IntegerOp::Conv(conv) = &node.op else { continue };
         let area = (node.shape[1] * node.shape[2]) as f64;
         let rescale = conv.rescale(model.nodes()[node.inputs[0]].grid, node.grid);
         expected +=

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use sensei_int8::model::Int8Model;
+use sensei_int8::model::IntegerModel;
 use sensei_int8::model_file::{ModelFileError, from_bytes, read_model, to_bytes, write_model};
 
 mod sample;
 use sample::{BILINEAR, RELU6, Random, SMALL2, SMALL3, Sample};
 
-fn parse(bytes: &[u8]) -> Result<Int8Model, ModelFileError> {
+fn parse(bytes: &[u8]) -> Result<IntegerModel, ModelFileError> {
     from_bytes(Path::new("model.s8m"), bytes)
 }
 

@@ -10,9 +10,9 @@ use std::path::Path;
 
 use sensei_imx500::recording::{compare, write_pair};
 use sensei_int8::interpreter::Interpreter;
-use sensei_int8::model::Int8Model;
+use sensei_int8::model::IntegerModel;
 
-fn record(model: &Int8Model, folder: &Path, n: usize) {
+fn record(model: &IntegerModel, folder: &Path, n: usize) {
     let interpreter = Interpreter::new(model);
     for frame in 0..n {
         let len = model.input().shape.iter().product::<usize>();

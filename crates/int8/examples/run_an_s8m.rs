@@ -8,7 +8,7 @@
 use sensei_graph::op::{Activation, ConvShape};
 use sensei_int8::grid::{ActivationGrid, WeightThreshold};
 use sensei_int8::interpreter::Interpreter;
-use sensei_int8::model::{FloatConv, Int8Conv, Int8Model, Int8Node, Int8Op};
+use sensei_int8::model::{FloatConv, IntegerConv, IntegerModel, IntegerNode, IntegerOp};
 use sensei_int8::model_file::{read_model, write_model};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -28,13 +28,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn redder_than_the_rest() -> Result<Int8Model, Box<dyn std::error::Error>> {
+fn redder_than_the_rest() -> Result<IntegerModel, Box<dyn std::error::Error>> {
     let shape = ConvShape { in_channels: 3, out_channels: 1, kernel: 1, stride: 1, padding: 0, dilation: 1, groups: 1 };
     let input = ActivationGrid::SIGNED_PIXELS;
     let floats = FloatConv { weights: &[1.0, -0.5, -0.5], bias: &[-0.25] };
     let thresholds = vec![WeightThreshold::at_least(1.0)?];
-    let (conv, _) = Int8Conv::quantize("red", shape, Activation::None, floats, thresholds, 8, input)?;
-    let node = |name: &str, op, inputs, channels, grid| Int8Node {
+    let (conv, _) = IntegerConv::quantize("red", shape, Activation::None, floats, thresholds, 8, input)?;
+    let node = |name: &str, op, inputs, channels, grid| IntegerNode {
         name: name.into(),
         op,
         inputs,
@@ -43,6 +43,6 @@ fn redder_than_the_rest() -> Result<Int8Model, Box<dyn std::error::Error>> {
     };
     let output = ActivationGrid::new(8, true, 1)?;
     let nodes =
-        vec![node("input", Int8Op::Input, vec![], 3, input), node("red", Int8Op::Conv(conv), vec![0], 1, output)];
-    Ok(Int8Model::new("red", nodes)?)
+        vec![node("input", IntegerOp::Input, vec![], 3, input), node("red", IntegerOp::Conv(conv), vec![0], 1, output)];
+    Ok(IntegerModel::new("red", nodes)?)
 }

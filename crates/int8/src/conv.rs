@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::grid::ActivationGrid;
-use crate::model::Int8Conv;
+use crate::model::IntegerConv;
 use crate::simd::{Baseline, ByteRange, InstructionSet, Simd, SimdLoop, Tile, round_clamped};
 
 /// A tensor in height, width, channel order; channels are padded to whole vectors, with any values.
@@ -118,7 +118,7 @@ pub(crate) struct Requantization {
 }
 
 impl PackedConv {
-    pub(crate) fn new(conv: &Int8Conv, input: ActivationGrid, output: ActivationGrid) -> Self {
+    pub(crate) fn new(conv: &IntegerConv, input: ActivationGrid, output: ActivationGrid) -> Self {
         let shape = conv.shape();
         let out_stride = shape.out_channels.next_multiple_of(LANES);
         let in_stride = shape.in_channels.next_multiple_of(LANES);

@@ -13,7 +13,7 @@ use sensei_graph::op::Upsampling;
 
 use crate::conv::{PackedConv, Plane, PlaneElement};
 use crate::grid::ActivationGrid;
-use crate::model::{Int8Model, Int8Node, Int8Op, ModelError};
+use crate::model::{IntegerModel, IntegerNode, IntegerOp, ModelError};
 use crate::simd::{InstructionSet, Simd, SimdLoop, UNITS, round_clamped};
 
 /// Integers of one tensor.
@@ -29,7 +29,7 @@ pub struct IntTensor {
 
 /// A model prepared for running; make it once, run it often, from any number of threads.
 pub struct Interpreter<'a> {
-    model: &'a Int8Model,
+    model: &'a IntegerModel,
     steps: Vec<Step>,
     /// Position after which a node's output is no longer needed.
     last_reader: Vec<usize>,
@@ -75,12 +75,12 @@ impl IntTensor {
 
 impl<'a> Interpreter<'a> {
     /// Rearranges the weights.
-    pub fn new(model: &'a Int8Model) -> Self {
+    pub fn new(model: &'a IntegerModel) -> Self {
         Self::on(model, InstructionSet::detect())
     }
 
     /// The same for one isa: all of them compute the same integers.
-    pub(crate) fn on(model: &'a Int8Model, isa: InstructionSet) -> Self {
+    pub(crate) fn on(model: &'a IntegerModel, isa: InstructionSet) -> Self {
         let nodes = model.nodes();
         let mut last_reader: Vec<usize> = (0..nodes.len()).collect();
         for (idx, node) in nodes.iter().enumerate() {
@@ -91,17 +91,17 @@ impl<'a> Interpreter<'a> {
             let mut readers = nodes.iter().filter(|node| node.inputs.contains(&idx));
             readers.all(|node| node.op.conv().is_some_and(|conv| conv.shape().is_depthwise()))
         };
-        let step = |(idx, node): (usize, &Int8Node)| match &node.op {
-            Int8Op::Input => Step::Input,
-            Int8Op::Conv(conv) => Step::Conv(Box::new(PackedConv::new(conv, nodes[node.inputs[0]].grid, node.grid))),
-            Int8Op::Upsample2x(Upsampling::Nearest) => {
+        let step = |(idx, node): (usize, &IntegerNode)| match &node.op {
+            IntegerOp::Input => Step::Input,
+            IntegerOp::Conv(conv) => Step::Conv(Box::new(PackedConv::new(conv, nodes[node.inputs[0]].grid, node.grid))),
+            IntegerOp::Upsample2x(Upsampling::Nearest) => {
                 Step::Upsample { is_view: idx + 1 < nodes.len() && is_view(idx) }
             }
-            Int8Op::Upsample2x(Upsampling::Bilinear) => Step::Bilinear,
-            Int8Op::Add => Step::Add,
-            Int8Op::GlobalAveragePool => Step::Mean,
-            Int8Op::Sigmoid => Step::Table(sigmoid_table(nodes[node.inputs[0]].grid, node.grid)),
-            Int8Op::ScaleChannels => Step::Scale,
+            IntegerOp::Upsample2x(Upsampling::Bilinear) => Step::Bilinear,
+            IntegerOp::Add => Step::Add,
+            IntegerOp::GlobalAveragePool => Step::Mean,
+            IntegerOp::Sigmoid => Step::Table(sigmoid_table(nodes[node.inputs[0]].grid, node.grid)),
+            IntegerOp::ScaleChannels => Step::Scale,
         };
         let steps = nodes.iter().enumerate().map(step).collect();
         Self { model, steps, last_reader, isa, free: Mutex::default() }
@@ -114,7 +114,7 @@ impl<'a> Interpreter<'a> {
     /// If the number of pixels is not the model's, or its input grid is not one of the sensor's
     /// ([`ActivationGrid::SIGNED_PIXELS`], [`ActivationGrid::UNSIGNED_PIXELS`]).
     pub fn from_pixels(&self, pixels: &[u8]) -> Result<Vec<i16>, ModelError> {
-        let Int8Node { shape: [channels, height, width], grid, .. } = *self.model.input();
+        let IntegerNode { shape: [channels, height, width], grid, .. } = *self.model.input();
         if grid != ActivationGrid::SIGNED_PIXELS && grid != ActivationGrid::UNSIGNED_PIXELS {
             let (expected, found) = ("an input with threshold 1".into(), format!("threshold {}", grid.threshold()));
             return Err(ModelError::Input { expected, found });
@@ -312,7 +312,7 @@ impl<'a> Interpreter<'a> {
     }
 
     /// Channel-last copy of `[channels, height, width]` integers, each checked to be on the node's grid.
-    fn load(&self, node: &Int8Node, values: &[i16]) -> Result<Plane<u8>, ModelError> {
+    fn load(&self, node: &IntegerNode, values: &[i16]) -> Result<Plane<u8>, ModelError> {
         let mut plane = Plane::new(node.shape, self.memory());
         let area = plane.height * plane.width;
         if values.len() != plane.channels * area {

@@ -8,18 +8,18 @@ use crate::grid::{ActivationGrid, GridError, WeightThreshold};
 
 /// A network in integers. Node 0 is the input, the last node the output; inputs come before their readers.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Int8Model {
+pub struct IntegerModel {
     name: String,
-    nodes: Vec<Int8Node>,
+    nodes: Vec<IntegerNode>,
 }
 
 /// One stored tensor and the operator that makes it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Int8Node {
+pub struct IntegerNode {
     /// Unique in the model.
     pub name: String,
     /// What makes the output.
-    pub op: Int8Op,
+    pub op: IntegerOp,
     /// Indices of the nodes read, all smaller than this node's.
     pub inputs: Vec<usize>,
     /// Output shape without the batch: channels, height, width.
@@ -31,11 +31,11 @@ pub struct Int8Node {
 /// An operator of an integer network. Each ends in one rounding to the node's grid (half to even) and a clamp to its ends;
 /// a convolution sums in 32 bits and rescales by eight-bit mantissa and shift, its activation is in the clamp; upsampling keeps its
 /// input's grid.
-pub type Int8Op = GraphOp<Int8Conv>;
+pub type IntegerOp = GraphOp<IntegerConv>;
 
-/// A convolution's numbers. Made by [`Int8Conv::quantize`] or [`Int8Conv::from_integers`].
+/// A convolution's numbers. Made by [`IntegerConv::quantize`] or [`IntegerConv::from_integers`].
 #[derive(Debug, Clone, PartialEq)]
-pub struct Int8Conv {
+pub struct IntegerConv {
     shape: ConvShape,
     activation: Activation,
     weight_bits: u8,
@@ -126,7 +126,7 @@ pub enum ModelError {
     },
 }
 
-impl Int8Conv {
+impl IntegerConv {
     /// Rounds floats to the grid: `q = clamp(round(w / step))`, half to even, and the bias to accumulator steps.
     ///
     /// # Errors
@@ -266,13 +266,13 @@ impl Int8Conv {
     }
 }
 
-impl Int8Model {
+impl IntegerModel {
     /// A model of these nodes.
     ///
     /// # Errors
     /// If the network is not one that the interpreter runs exactly and the chip's grid holds: order, shapes, grids,
     /// accumulators that could leave 32 bits, tensors that nobody reads.
-    pub fn new(name: impl Into<String>, nodes: Vec<Int8Node>) -> Result<Self, ModelError> {
+    pub fn new(name: impl Into<String>, nodes: Vec<IntegerNode>) -> Result<Self, ModelError> {
         let model = Self { name: name.into(), nodes };
         model.check_whole()?;
         for (idx, node) in model.nodes.iter().enumerate() {
@@ -287,17 +287,17 @@ impl Int8Model {
     }
 
     /// The nodes, inputs before readers.
-    pub fn nodes(&self) -> &[Int8Node] {
+    pub fn nodes(&self) -> &[IntegerNode] {
         &self.nodes
     }
 
     /// The input node.
-    pub fn input(&self) -> &Int8Node {
+    pub fn input(&self) -> &IntegerNode {
         &self.nodes[0]
     }
 
     /// The output node.
-    pub fn output(&self) -> &Int8Node {
+    pub fn output(&self) -> &IntegerNode {
         &self.nodes[self.nodes.len() - 1]
     }
 
@@ -339,7 +339,7 @@ impl Int8Model {
         }
     }
 
-    fn check_node(&self, idx: usize, node: &Int8Node) -> Result<(), ModelError> {
+    fn check_node(&self, idx: usize, node: &IntegerNode) -> Result<(), ModelError> {
         let expect = |what: &'static str, expected: String, found: String| {
             if expected == found {
                 return Ok(());
@@ -359,15 +359,15 @@ impl Int8Model {
         let shape = |input: usize| self.nodes[node.inputs[input]].shape;
         let expect_shape = |expected: [usize; 3]| expect("shape", format!("{expected:?}"), format!("{:?}", node.shape));
         match &node.op {
-            Int8Op::Input => expect("position of the input", "0".into(), idx.to_string()),
+            IntegerOp::Input => expect("position of the input", "0".into(), idx.to_string()),
             _ if idx == 0 => expect("first node", "the input".into(), "another operator".into()),
-            Int8Op::Conv(conv) => self.check_conv(node, conv),
-            Int8Op::Upsample2x(_) => {
+            IntegerOp::Conv(conv) => self.check_conv(node, conv),
+            IntegerOp::Upsample2x(_) => {
                 expect_shape([shape(0)[0], 2 * shape(0)[1], 2 * shape(0)[2]])?;
                 let grid = self.nodes[node.inputs[0]].grid;
                 expect("grid", format!("its input's, {grid:?}"), format!("its input's, {:?}", node.grid))
             }
-            Int8Op::Add => {
+            IntegerOp::Add => {
                 expect("shape of the second input", format!("{:?}", shape(0)), format!("{:?}", shape(1)))?;
                 expect_shape(shape(0))?;
                 let step = |input: usize| self.nodes[node.inputs[input]].grid.log2_step();
@@ -377,9 +377,9 @@ impl Int8Model {
                 }
                 Ok(())
             }
-            Int8Op::GlobalAveragePool => expect_shape([shape(0)[0], 1, 1]),
-            Int8Op::Sigmoid => expect_shape(shape(0)),
-            Int8Op::ScaleChannels => {
+            IntegerOp::GlobalAveragePool => expect_shape([shape(0)[0], 1, 1]),
+            IntegerOp::Sigmoid => expect_shape(shape(0)),
+            IntegerOp::ScaleChannels => {
                 let scale = [shape(0)[0], 1, 1];
                 expect("shape of the second input", format!("{scale:?}"), format!("{:?}", shape(1)))?;
                 expect_shape(shape(0))
@@ -387,7 +387,7 @@ impl Int8Model {
         }
     }
 
-    fn check_conv(&self, node: &Int8Node, conv: &Int8Conv) -> Result<(), ModelError> {
+    fn check_conv(&self, node: &IntegerNode, conv: &IntegerConv) -> Result<(), ModelError> {
         check_shape(&conv.shape, &node.name)?;
         let input = &self.nodes[node.inputs[0]];
         let [channels, height, width] = input.shape;

@@ -8,7 +8,7 @@ use sensei_files::whole::write_whole;
 use sensei_graph::op::{Activation, ConvShape, Upsampling};
 
 use crate::grid::{ActivationGrid, GridError, WeightThreshold};
-use crate::model::{Int8Conv, Int8Model, Int8Node, Int8Op, MAX_NODES, ModelError, check_shape};
+use crate::model::{IntegerConv, IntegerModel, IntegerNode, IntegerOp, MAX_NODES, ModelError, check_shape};
 
 /// A file that is no int8 model, or cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +43,7 @@ pub enum ModelFileError {
 ///
 /// # Errors
 /// If the file cannot be read, is longer than 64 MiB, or any byte of it is not as the layout says.
-pub fn read_model(path: &Path) -> Result<Int8Model, ModelFileError> {
+pub fn read_model(path: &Path) -> Result<IntegerModel, ModelFileError> {
     from_bytes(path, &read_bounded(path, MAX_FILE)?)
 }
 
@@ -51,12 +51,12 @@ pub fn read_model(path: &Path) -> Result<Int8Model, ModelFileError> {
 ///
 /// # Errors
 /// If it cannot be written.
-pub fn write_model(path: &Path, model: &Int8Model) -> Result<(), FileError> {
+pub fn write_model(path: &Path, model: &IntegerModel) -> Result<(), FileError> {
     write_whole(path, &to_bytes(model))
 }
 
 /// The bytes of a model file.
-pub fn to_bytes(model: &Int8Model) -> Vec<u8> {
+pub fn to_bytes(model: &IntegerModel) -> Vec<u8> {
     let mut bytes = body(model);
     let checksum = blake3::hash(&bytes);
     bytes.extend_from_slice(checksum.as_bytes());
@@ -67,7 +67,7 @@ pub fn to_bytes(model: &Int8Model) -> Vec<u8> {
 ///
 /// # Errors
 /// If any byte is not as the layout says.
-pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Int8Model, ModelFileError> {
+pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<IntegerModel, ModelFileError> {
     let format =
         |(offset, expected, found): Refusal| ModelFileError::Format { path: path.into(), offset, expected, found };
     let (body, checksum) = bytes.split_last_chunk::<32>().ok_or_else(|| {
@@ -81,7 +81,7 @@ pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Int8Model, ModelFileError
         return Err(format((body.len(), expected, "another: the file is damaged".into())));
     }
     let (name, nodes) = reader.model().map_err(format)?;
-    let model = Int8Model::new(name, nodes).map_err(|source| ModelFileError::Model { path: path.into(), source })?;
+    let model = IntegerModel::new(name, nodes).map_err(|source| ModelFileError::Model { path: path.into(), source })?;
     match version(&model) {
         needed if needed == reader.version => Ok(model),
         needed => Err(format((MAGIC.len(), format!("version {needed} for these nodes"), reader.version.to_string()))),
@@ -89,7 +89,7 @@ pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Int8Model, ModelFileError
 }
 
 /// Everything before the checksum.
-pub(crate) fn body(model: &Int8Model) -> Vec<u8> {
+pub(crate) fn body(model: &IntegerModel) -> Vec<u8> {
     let mut out = [MAGIC.as_slice(), &version(model).to_le_bytes()].concat();
     let u32s = |out: &mut Vec<u8>, values: &[usize]| {
         values.iter().for_each(|&value| out.extend_from_slice(&(value as u32).to_le_bytes()));
@@ -139,7 +139,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn model(&mut self) -> Result<(String, Vec<Int8Node>), Refusal> {
+    fn model(&mut self) -> Result<(String, Vec<IntegerNode>), Refusal> {
         let name = self.text("the model's name")?;
         let n_nodes = self.u32("the number of nodes", MAX_NODES)?;
         let nodes = (0..n_nodes).map(|_| self.node()).collect::<Result<_, _>>()?;
@@ -150,7 +150,7 @@ impl<'a> Reader<'a> {
         Ok((name, nodes))
     }
 
-    fn node(&mut self) -> Result<Int8Node, Refusal> {
+    fn node(&mut self) -> Result<IntegerNode, Refusal> {
         let name = self.text("a node's name")?;
         let op_offset = self.offset;
         let [code, n_inputs] = self.array("operator and number of inputs")?;
@@ -164,20 +164,20 @@ impl<'a> Reader<'a> {
         let grid = ActivationGrid::new(bits, flag(grid_offset + 1, signed)?, i32::from(exponent as i8));
         let grid = grid.map_err(|error| off_grid(grid_offset, error))?;
         let op = match code {
-            0 => Int8Op::Input,
-            1 => Int8Op::Conv(self.conv(&name)?),
-            2 => Int8Op::Upsample2x(Upsampling::Nearest),
-            3 => Int8Op::Add,
-            4 => Int8Op::GlobalAveragePool,
-            5 => Int8Op::Sigmoid,
-            6 => Int8Op::ScaleChannels,
-            7 => Int8Op::Upsample2x(Upsampling::Bilinear),
+            0 => IntegerOp::Input,
+            1 => IntegerOp::Conv(self.conv(&name)?),
+            2 => IntegerOp::Upsample2x(Upsampling::Nearest),
+            3 => IntegerOp::Add,
+            4 => IntegerOp::GlobalAveragePool,
+            5 => IntegerOp::Sigmoid,
+            6 => IntegerOp::ScaleChannels,
+            7 => IntegerOp::Upsample2x(Upsampling::Bilinear),
             _ => return Err((op_offset, "an operator, 0 to 7".into(), code.to_string())),
         };
-        Ok(Int8Node { name, op, inputs, shape, grid })
+        Ok(IntegerNode { name, op, inputs, shape, grid })
     }
 
-    fn conv(&mut self, node: &str) -> Result<Int8Conv, Refusal> {
+    fn conv(&mut self, node: &str) -> Result<IntegerConv, Refusal> {
         let start = self.offset;
         let mut next = || self.u32("a convolution's geometry", u32::MAX as usize);
         let (in_channels, out_channels, kernel) = (next()?, next()?, next()?);
@@ -201,7 +201,7 @@ impl<'a> Reader<'a> {
             2 => Activation::Relu6,
             _ => return Err((activation_offset, "an activation, 0 to 2".into(), activation.to_string())),
         };
-        Int8Conv::from_integers(node, shape, activation, weights, bias, thresholds, weight_bits).map_err(refused)
+        IntegerConv::from_integers(node, shape, activation, weights, bias, thresholds, weight_bits).map_err(refused)
     }
 
     fn take(&mut self, what: &str, len: usize) -> Result<&'a [u8], Refusal> {
@@ -258,22 +258,22 @@ fn off_grid(offset: usize, error: GridError) -> Refusal {
     (offset, "a number of the chip's grid".into(), error.to_string())
 }
 
-fn op_code(op: &Int8Op) -> u8 {
+fn op_code(op: &IntegerOp) -> u8 {
     match op {
-        Int8Op::Input => 0,
-        Int8Op::Conv(_) => 1,
-        Int8Op::Upsample2x(Upsampling::Nearest) => 2,
-        Int8Op::Add => 3,
-        Int8Op::GlobalAveragePool => 4,
-        Int8Op::Sigmoid => 5,
-        Int8Op::ScaleChannels => 6,
-        Int8Op::Upsample2x(Upsampling::Bilinear) => 7,
+        IntegerOp::Input => 0,
+        IntegerOp::Conv(_) => 1,
+        IntegerOp::Upsample2x(Upsampling::Nearest) => 2,
+        IntegerOp::Add => 3,
+        IntegerOp::GlobalAveragePool => 4,
+        IntegerOp::Sigmoid => 5,
+        IntegerOp::ScaleChannels => 6,
+        IntegerOp::Upsample2x(Upsampling::Bilinear) => 7,
     }
 }
 
 const MAGIC: &[u8; 8] = b"SENSEI8\n";
 /// The lowest that has all that a model needs, so that a model has one file and readers of version 1 read what they can.
-fn version(model: &Int8Model) -> u32 {
+fn version(model: &IntegerModel) -> u32 {
     let convs = model.nodes().iter().filter_map(|node| node.op.conv());
     let needed = convs.map(|conv| match conv.activation() {
         Activation::None | Activation::Relu => 1,

@@ -6,7 +6,7 @@ use sensei_graph::op::{Activation, ConvShape, Upsampling};
 
 use crate::grid::{ActivationGrid, WeightThreshold};
 use crate::interpreter::{IntTensor, Interpreter};
-use crate::model::{Int8Conv, Int8Model, Int8Node, Int8Op};
+use crate::model::{IntegerConv, IntegerModel, IntegerNode, IntegerOp};
 use crate::simd::InstructionSet;
 
 /// Of equal bits for equal seeds (splitmix64).
@@ -25,7 +25,7 @@ impl Random {
     }
 }
 
-fn plain_conv(conv: &Int8Conv, input: &IntTensor, output: ActivationGrid) -> Vec<i16> {
+fn plain_conv(conv: &IntegerConv, input: &IntTensor, output: ActivationGrid) -> Vec<i16> {
     let shape = conv.shape();
     let [_, height, width] = input.shape;
     let (out_h, out_w) = (shape.output_size(height), shape.output_size(width));
@@ -112,17 +112,17 @@ fn random_conv(
     exponent: i32,
     largest_bias: i64,
     random: &mut Random,
-) -> Int8Conv {
+) -> IntegerConv {
     let limit = 1_i64 << (bits - 1);
     let weights = (0..shape.n_weights()).map(|_| random.up_to(-limit, limit - 1) as i8).collect();
     let bias = (0..shape.out_channels).map(|_| random.up_to(-largest_bias, largest_bias) as i32).collect();
     let threshold = |random: &mut Random| WeightThreshold::new(random.up_to(128, 255) as u8, exponent);
     let thresholds = (0..shape.out_channels).map(|_| threshold(random).expect("on the grid")).collect();
-    Int8Conv::from_integers("conv", shape, activation, weights, bias, thresholds, bits).expect("fitting lengths")
+    IntegerConv::from_integers("conv", shape, activation, weights, bias, thresholds, bits).expect("fitting lengths")
 }
 
-fn node(name: &str, op: Int8Op, inputs: &[usize], shape: [usize; 3], grid: ActivationGrid) -> Int8Node {
-    Int8Node { name: name.into(), op, inputs: inputs.to_vec(), shape, grid }
+fn node(name: &str, op: IntegerOp, inputs: &[usize], shape: [usize; 3], grid: ActivationGrid) -> IntegerNode {
+    IntegerNode { name: name.into(), op, inputs: inputs.to_vec(), shape, grid }
 }
 
 fn random_tensor(shape: [usize; 3], grid: ActivationGrid, random: &mut Random) -> IntTensor {
@@ -131,7 +131,7 @@ fn random_tensor(shape: [usize; 3], grid: ActivationGrid, random: &mut Random) -
 }
 
 /// Twice: the second run takes its memory from the first, with what is left in it.
-fn check(model: &Int8Model, input: &IntTensor, expected: &[i16]) {
+fn check(model: &IntegerModel, input: &IntTensor, expected: &[i16]) {
     for isa in InstructionSet::available() {
         let interpreter = Interpreter::on(model, isa);
         for _ in 0..2 {
@@ -144,22 +144,22 @@ fn check(model: &Int8Model, input: &IntTensor, expected: &[i16]) {
     }
 }
 
-fn check_conv(conv: Int8Conv, input: &IntTensor, output: ActivationGrid) {
+fn check_conv(conv: IntegerConv, input: &IntTensor, output: ActivationGrid) {
     let [channels, height, width] = input.shape;
     let out_shape = |height: usize, width: usize| {
         let shape = conv.shape();
         [shape.out_channels, shape.output_size(height), shape.output_size(width)]
     };
-    let image = node("input", Int8Op::Input, &[], input.shape, input.grid);
-    let op = Int8Op::Conv(conv.clone());
+    let image = node("input", IntegerOp::Input, &[], input.shape, input.grid);
+    let op = IntegerOp::Conv(conv.clone());
     let last = node("conv", op.clone(), &[0], out_shape(height, width), output);
-    let model = Int8Model::new("conv", vec![image.clone(), last]).expect("a valid network");
+    let model = IntegerModel::new("conv", vec![image.clone(), last]).expect("a valid network");
     check(&model, input, &plain_conv(&conv, input, output));
 
     let doubled = [channels, 2 * height, 2 * width];
-    let up = node("up", Int8Op::Upsample2x(Upsampling::Nearest), &[0], doubled, input.grid);
+    let up = node("up", IntegerOp::Upsample2x(Upsampling::Nearest), &[0], doubled, input.grid);
     let last = node("conv", op, &[1], out_shape(2 * height, 2 * width), output);
-    let model = Int8Model::new("up", vec![image, up, last]).expect("a valid network");
+    let model = IntegerModel::new("up", vec![image, up, last]).expect("a valid network");
     let pixel = |at: usize| {
         let (y, x) = (at / (2 * width) % (2 * height), at % (2 * width));
         input.values[(at / (4 * height * width) * height + y / 2) * width + x / 2]
@@ -243,11 +243,11 @@ proptest! {
         let conv = random_conv(one, Activation::None, 8, 0, 100, &mut random);
         let second = IntTensor { shape, grid: b, values: plain_conv(&conv, &input, b) };
         let nodes = vec![
-            node("input", Int8Op::Input, &[], shape, a),
-            node("second", Int8Op::Conv(conv), &[0], shape, b),
-            node("sum", Int8Op::Add, &[0, 1], shape, output),
+            node("input", IntegerOp::Input, &[], shape, a),
+            node("second", IntegerOp::Conv(conv), &[0], shape, b),
+            node("sum", IntegerOp::Add, &[0, 1], shape, output),
         ];
-        let model = Int8Model::new("sum", nodes).expect("a valid network");
+        let model = IntegerModel::new("sum", nodes).expect("a valid network");
         check(&model, &input, &plain_sum(&input, &second, output));
     }
 }
@@ -265,9 +265,9 @@ proptest! {
         let input = random_tensor(shape, grid, &mut Random(seed));
         let expected = plain_bilinear(&input);
         let doubled = [shape[0], 2 * shape[1], 2 * shape[2]];
-        let image = node("input", Int8Op::Input, &[], shape, grid);
-        let up = node("up", Int8Op::Upsample2x(Upsampling::Bilinear), &[0], doubled, grid);
-        let model = Int8Model::new("up", vec![image.clone(), up.clone()]).expect("a valid network");
+        let image = node("input", IntegerOp::Input, &[], shape, grid);
+        let up = node("up", IntegerOp::Upsample2x(Upsampling::Bilinear), &[0], doubled, grid);
+        let model = IntegerModel::new("up", vec![image.clone(), up.clone()]).expect("a valid network");
         check(&model, &input, &expected);
         // And where a convolution reads it.
         let one = ConvShape {
@@ -277,8 +277,8 @@ proptest! {
         let conv = random_conv(one, Activation::Relu, 8, 0, 100, &mut Random(seed));
         let upsampled = IntTensor { shape: doubled, values: expected, grid };
         let expected = plain_conv(&conv, &upsampled, grid);
-        let last = node("conv", Int8Op::Conv(conv), &[1], doubled, grid);
-        let model = Int8Model::new("up", vec![image, up, last]).expect("a valid network");
+        let last = node("conv", IntegerOp::Conv(conv), &[1], doubled, grid);
+        let model = IntegerModel::new("up", vec![image, up, last]).expect("a valid network");
         check(&model, &input, &expected);
     }
 }

@@ -7,7 +7,7 @@ use sensei_graph::layer_graph::{Conv, LayerGraph, Node};
 use sensei_graph::op::Activation;
 use sensei_graph::steps::run_graph;
 use sensei_int8::grid::{ActivationGrid, WeightThreshold};
-use sensei_int8::model::{FloatConv, Int8Conv};
+use sensei_int8::model::{FloatConv, IntegerConv};
 use sensei_tensor::ops;
 
 use crate::error::QuantError;
@@ -270,7 +270,7 @@ fn calibrate_weights(
         .collect::<Result<Vec<_>, _>>()
         .map_err(|source| QuantError::Grid { node: node.name.clone(), source })?;
     let no_bias = vec![0.0; conv.shape.out_channels];
-    let (int8, clipped) = Int8Conv::quantize(
+    let (int8, clipped) = IntegerConv::quantize(
         &node.name,
         shape,
         conv.activation,

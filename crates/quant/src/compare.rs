@@ -5,7 +5,7 @@ use std::fmt::Write;
 use burn::tensor::Tensor;
 use sensei_int8::grid::ActivationGrid;
 use sensei_int8::interpreter::{IntTensor, Interpreter};
-use sensei_int8::model::{Int8Conv, Int8Node};
+use sensei_int8::model::{IntegerConv, IntegerNode};
 
 use crate::calibration::saturated;
 use crate::error::QuantError;
@@ -184,11 +184,11 @@ impl Sums {
         self.end_to_end_mismatches += pairs.filter(|(fake, integer)| fake != integer).count() as u64;
     }
 
-    fn comparison(&self, node: &Int8Node) -> LayerComparison {
+    fn comparison(&self, node: &IntegerNode) -> LayerComparison {
         LayerComparison {
             name: node.name.clone(),
             grid: node.grid,
-            weight_bits: node.op.conv().map(Int8Conv::weight_bits),
+            weight_bits: node.op.conv().map(IntegerConv::weight_bits),
             values: self.values,
             sqnr_db: decibels(self.signal, self.noise),
             max_abs_diff: self.max_abs_diff,

@@ -5,7 +5,7 @@ use sensei_graph::layer_graph::{Conv, LayerGraph};
 use sensei_graph::op::Activation;
 use sensei_graph::steps::run_graph;
 use sensei_int8::grid::ActivationGrid;
-use sensei_int8::model::{Int8Conv, Int8Model};
+use sensei_int8::model::{IntegerConv, IntegerModel};
 use sensei_student::features::{Features, taps};
 use sensei_student::student::without_weights;
 use sensei_tensor::network::{
@@ -29,7 +29,7 @@ pub fn fake_quantize<const D: usize>(x: Tensor<D>, grid: ActivationGrid) -> Tens
     ops::round_to_grid(x, step, [grid.qmin() as f32, grid.qmax() as f32])
 }
 
-/// An [`Int8Model`] computed in 32-bit floats on a device.
+/// An [`IntegerModel`] computed in 32-bit floats on a device.
 ///
 /// Convolutions add up `activation * integer weight`, multiples of the input's step, and are scaled by the channel's
 /// weight step afterwards. As long as a sum stays below 2^24 of those steps it is exact, in any order of addition.
@@ -38,13 +38,13 @@ pub fn fake_quantize<const D: usize>(x: Tensor<D>, grid: ActivationGrid) -> Tens
 /// [`compare_layers`](crate::compare::compare_layers) counts those.
 pub struct FakeQuantStudent {
     graph: LayerGraph,
-    model: Int8Model,
-    convs: Vec<Option<IntegerConv>>,
+    model: IntegerModel,
+    convs: Vec<Option<FakeQuantConv>>,
     device: Device,
 }
 
 /// A convolution whose weights are integers.
-pub(crate) struct IntegerConv {
+pub(crate) struct FakeQuantConv {
     weight: Tensor<4>,
     /// In units of the output before `scale`.
     bias: Tensor<1>,
@@ -57,7 +57,7 @@ impl FakeQuantStudent {
     ///
     /// # Errors
     /// If the model is not one of this network.
-    pub fn new(graph: &LayerGraph, model: Int8Model, device: &Device) -> Result<Self, QuantError> {
+    pub fn new(graph: &LayerGraph, model: IntegerModel, device: &Device) -> Result<Self, QuantError> {
         if let Err(node_idx) = is_lowered_from(&model, graph) {
             return Err(QuantError::OtherNetwork { model: model.name().into(), node_idx });
         }
@@ -65,14 +65,14 @@ impl FakeQuantStudent {
         let nodes = model.nodes();
         let conv = |idx: usize| {
             let (int8, conv) = (nodes[idx].op.conv()?, graph.nodes()[idx].op.conv()?);
-            Some(IntegerConv::new(int8, conv, nodes[nodes[idx].inputs[0]].grid, &device))
+            Some(FakeQuantConv::new(int8, conv, nodes[nodes[idx].inputs[0]].grid, &device))
         };
         let convs = (0..nodes.len()).map(conv).collect();
         Ok(Self { graph: graph.clone(), convs, model, device })
     }
 
     /// The integers it stands for.
-    pub fn model(&self) -> &Int8Model {
+    pub fn model(&self) -> &IntegerModel {
         &self.model
     }
 
@@ -163,8 +163,8 @@ impl Network for FakeQuantStudent {
     }
 }
 
-impl IntegerConv {
-    pub(crate) fn new(int8: &Int8Conv, conv: &Conv, input: ActivationGrid, device: &Device) -> Self {
+impl FakeQuantConv {
+    pub(crate) fn new(int8: &IntegerConv, conv: &Conv, input: ActivationGrid, device: &Device) -> Self {
         let weights = int8.weights().iter().map(|&q| f32::from(q)).collect();
         let bias: Vec<f32> = int8.bias().iter().map(|&q| (f64::from(q) * input.step()) as f32).collect();
         let scale: Vec<f32> = int8.thresholds().iter().map(|t| t.step(int8.weight_bits()) as f32).collect();

@@ -11,7 +11,7 @@ use sensei_tensor::ops;
 
 use crate::calibration::{ConvCalibration, raise_thresholds};
 use crate::error::QuantError;
-use crate::fake_quant::{IntegerConv, fake_quantize};
+use crate::fake_quant::{FakeQuantConv, fake_quantize};
 use crate::folded::{FoldedStudent, host_values, weight_tensor};
 use crate::lower::integer_conv;
 
@@ -84,7 +84,7 @@ fn compute_node(
             round_conv(student, idx, conv, &inputs[0], calibrated, correct_bias);
             raise_thresholds(node, calibrated, input)?;
             let int8 = integer_conv(node, conv, calibrated, input)?;
-            Some((IntegerConv::new(&int8, conv, input, student.device()), conv))
+            Some((FakeQuantConv::new(&int8, conv, input, student.device()), conv))
         }
         None => None,
     };

@@ -2,7 +2,7 @@
 
 use sensei_graph::layer_graph::{Conv, LayerGraph, Node};
 use sensei_int8::grid::ActivationGrid;
-use sensei_int8::model::{FloatConv, Int8Conv, Int8Model, Int8Node, ModelError};
+use sensei_int8::model::{FloatConv, IntegerConv, IntegerModel, IntegerNode, ModelError};
 
 use crate::calibration::{Calibration, ConvCalibration};
 use crate::error::QuantError;
@@ -15,7 +15,7 @@ use crate::folded::FoldedStudent;
 ///
 /// # Panics
 /// If the calibration is of another network.
-pub fn lower(student: &FoldedStudent, calibration: &Calibration, name: &str) -> Result<Int8Model, QuantError> {
+pub fn lower(student: &FoldedStudent, calibration: &Calibration, name: &str) -> Result<IntegerModel, QuantError> {
     let graph = student.graph();
     assert_eq!(calibration.nodes.len(), graph.nodes().len(), "lower: nodes of the calibration and of the network");
     let mut nodes = Vec::with_capacity(graph.nodes().len());
@@ -24,9 +24,9 @@ pub fn lower(student: &FoldedStudent, calibration: &Calibration, name: &str) -> 
             integer_conv(node, conv, &calibration.convs[&idx], calibration.nodes[node.inputs[0]].grid)
         })?;
         let grid = calibration.nodes[idx].grid;
-        nodes.push(Int8Node { name: node.name.clone(), op, inputs: node.inputs.clone(), shape: node.shape, grid });
+        nodes.push(IntegerNode { name: node.name.clone(), op, inputs: node.inputs.clone(), shape: node.shape, grid });
     }
-    Ok(Int8Model::new(name, nodes)?)
+    Ok(IntegerModel::new(name, nodes)?)
 }
 
 /// One convolution on its grid.
@@ -35,18 +35,18 @@ pub(crate) fn integer_conv(
     conv: &Conv,
     calibrated: &ConvCalibration,
     input: ActivationGrid,
-) -> Result<Int8Conv, ModelError> {
+) -> Result<IntegerConv, ModelError> {
     let ConvCalibration { weights, bias, thresholds, weight_bits, .. } = calibrated;
     let floats = FloatConv { weights, bias };
     let (shape, thresholds) = (conv.shape, thresholds.clone());
-    let int8 = Int8Conv::quantize(&node.name, shape, conv.activation, floats, thresholds, *weight_bits, input);
+    let int8 = IntegerConv::quantize(&node.name, shape, conv.activation, floats, thresholds, *weight_bits, input);
     int8.map(|(int8, _)| int8)
 }
 
 /// Whether a model has this network's nodes, or else the first that differs.
-pub(crate) fn is_lowered_from(model: &Int8Model, graph: &LayerGraph) -> Result<(), usize> {
+pub(crate) fn is_lowered_from(model: &IntegerModel, graph: &LayerGraph) -> Result<(), usize> {
     let (ours, theirs) = (graph.nodes(), model.nodes());
-    let same = |(node, int8): (&Node, &Int8Node)| {
+    let same = |(node, int8): (&Node, &IntegerNode)| {
         let ours = node.op.map_conv(|conv| (conv.shape, conv.activation));
         let same_op = ours == int8.op.map_conv(|conv| (*conv.shape(), conv.activation()));
         same_op && node.name == int8.name && node.inputs == int8.inputs && node.shape == int8.shape

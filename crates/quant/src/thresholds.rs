@@ -146,7 +146,7 @@ pub fn weight_threshold(
 }
 
 /// Sum of squared differences of the weights and their nearest ones on the grid, in the arithmetic of
-/// [`Int8Conv::quantize`](sensei_int8::model::Int8Conv::quantize).
+/// [`IntegerConv::quantize`](sensei_int8::model::IntegerConv::quantize).
 fn weight_error(weights: &[f32], threshold: WeightThreshold, weight_bits: u8) -> f64 {
     let step = threshold.step(weight_bits) as f32;
     let limit = f32::from(1_i16 << (weight_bits - 1));

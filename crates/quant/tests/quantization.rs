@@ -9,7 +9,7 @@ use fixture::{MSE, calibrated, folded, images, small_config, small_graph, small_
 use sensei_graph::layer_graph::{Conv, GraphBuilder, LayerGraph, Op};
 use sensei_graph::op::Activation;
 use sensei_imx500::memory::{NetworkShape, memory_estimate};
-use sensei_int8::model::Int8Op;
+use sensei_int8::model::IntegerOp;
 use sensei_quant::calibration::{CalibrationConfig, calibrate};
 use sensei_quant::compare::{LayerReport, compare_layers};
 use sensei_quant::equalize::{Equalization, equalize, pairs};
@@ -388,7 +388,7 @@ fn a_dead_channel_is_quantized_like_any_other() {
     assert_eq!(report.first_divergent(1e-5).map(|layer| &layer.name), None, "{}", report.table());
     let model = lower(&student, &calibrated(&student, &MSE), "student").expect("a network that the chip holds");
     let down1 = model.nodes().iter().find(|node| node.name == "down1").expect("the network has it");
-    let Int8Op::Conv(conv) = &down1.op else { panic!("down1 is a convolution") };
+    let IntegerOp::Conv(conv) = &down1.op else { panic!("down1 is a convolution") };
     assert!(conv.weights()[..8 * 9].iter().all(|&weight| weight == 0));
 }
 

@@ -15,7 +15,7 @@ use sensei_imx500::memory::{NetworkShape, memory_estimate};
 use sensei_imx500::onnx::read_onnx;
 use sensei_imx500::packer_out::{PackerOut, Part};
 use sensei_imx500::rpk::Rpk;
-use sensei_int8::model::{Int8Model, Int8Op};
+use sensei_int8::model::{IntegerModel, IntegerOp};
 use sensei_int8::model_file::read_model;
 use sensei_student::weights::read_weights;
 
@@ -75,25 +75,25 @@ pub fn inspect(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn show_model(model: &Int8Model) {
+fn show_model(model: &IntegerModel) {
     let digest = blake3::Hash::from_bytes(model.digest()).to_hex();
     say(&format!("int8 model {:?}, digest {digest}", model.name()));
     say(&format!("memory, estimated: {}", memory_line(&memory_estimate(&NetworkShape::from(model)))));
     for node in model.nodes() {
         let op = match &node.op {
-            Int8Op::Conv(conv) => match conv.activation() {
+            IntegerOp::Conv(conv) => match conv.activation() {
                 Activation::None => format!("conv, {}-bit weights", conv.weight_bits()),
                 end @ (Activation::Relu | Activation::Relu6) => {
                     format!("conv + {}, {}-bit weights", end.name(), conv.weight_bits())
                 }
             },
-            Int8Op::Input => "input".into(),
-            Int8Op::Upsample2x(Upsampling::Nearest) => "upsample".into(),
-            Int8Op::Upsample2x(Upsampling::Bilinear) => "upsample bilinear".into(),
-            Int8Op::Add => "add".into(),
-            Int8Op::GlobalAveragePool => "mean".into(),
-            Int8Op::Sigmoid => "sigmoid".into(),
-            Int8Op::ScaleChannels => "scale".into(),
+            IntegerOp::Input => "input".into(),
+            IntegerOp::Upsample2x(Upsampling::Nearest) => "upsample".into(),
+            IntegerOp::Upsample2x(Upsampling::Bilinear) => "upsample bilinear".into(),
+            IntegerOp::Add => "add".into(),
+            IntegerOp::GlobalAveragePool => "mean".into(),
+            IntegerOp::Sigmoid => "sigmoid".into(),
+            IntegerOp::ScaleChannels => "scale".into(),
         };
         let sign = if node.grid.signed() { "signed" } else { "unsigned" };
         say(&format!(

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use sensei_answers::key::AnswerKey;
 use sensei_eval::protocol::ProtocolRules;
-use sensei_int8::model::Int8Model;
+use sensei_int8::model::IntegerModel;
 use sensei_samples::source::SampleSource;
 use sensei_student::fold::fold_input_normalization;
 use sensei_student::student::WEIGHTS;
@@ -51,7 +51,7 @@ pub fn run(arguments: &RunArguments) -> anyhow::Result<()> {
 }
 
 /// The run's own networks from its folder: the trained weights and, of a run for the chip, the integer network.
-fn scored_networks(plan: &RunPlan, folder: &RunFolder) -> anyhow::Result<(NamedWeights, Option<Int8Model>)> {
+fn scored_networks(plan: &RunPlan, folder: &RunFolder) -> anyhow::Result<(NamedWeights, Option<IntegerModel>)> {
     let model = plan.deployment.as_ref().map(|_| int8_model(folder)).transpose()?;
     Ok((trained_weights(plan, folder)?, model))
 }

@@ -21,7 +21,7 @@ use sensei_eval::protocol::ProtocolRules;
 use sensei_eval::report::EvalReport;
 use sensei_eval::score::{EvalSample, Prediction};
 use sensei_int8::interpreter::Interpreter;
-use sensei_int8::model::Int8Model;
+use sensei_int8::model::IntegerModel;
 use sensei_quant::fake_quant::FakeQuantStudent;
 use sensei_samples::selection::SelectionRules;
 use sensei_samples::source::SampleSource;
@@ -37,7 +37,7 @@ pub struct Networks<'a> {
     /// The float network's weights.
     pub weights: &'a NamedWeights,
     /// The integer model, read back from its file; without it, only the float network is scored.
-    pub int8: Option<&'a Int8Model>,
+    pub int8: Option<&'a IntegerModel>,
 }
 
 /// Scores everything on the validation split and writes `report.json`, `table.txt` and `overlays.png` into `out`.
@@ -178,7 +178,7 @@ fn report(
 ///
 /// # Errors
 /// If the report is broken.
-pub fn scores_of(folder: &Path, model: &Int8Model) -> anyhow::Result<Option<EvalReport>> {
+pub fn scores_of(folder: &Path, model: &IntegerModel) -> anyhow::Result<Option<EvalReport>> {
     let file = folder.join(REPORT);
     if !file.exists() {
         return Ok(None);

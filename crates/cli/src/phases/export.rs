@@ -16,7 +16,7 @@ use sensei_imx500::packer_out::PackerOut;
 use sensei_imx500::recording::write_pair;
 use sensei_imx500::rpk::{InputFormat, Rpk, STUDENT_INTRINSICS};
 use sensei_int8::interpreter::Interpreter;
-use sensei_int8::model::Int8Model;
+use sensei_int8::model::IntegerModel;
 use sensei_int8::model_file::{read_model, write_model};
 use sensei_samples::source::SampleSource;
 use serde_json::json;
@@ -57,7 +57,7 @@ pub enum ConverterChoice<'a> {
 pub fn export(
     plan: &RunPlan,
     folder: &RunFolder,
-    model: &Int8Model,
+    model: &IntegerModel,
     origin: Option<&Origin>,
     scores: Option<&EvalReport>,
     examples: &[Example],
@@ -169,7 +169,7 @@ pub fn examples(val: &SampleSource) -> anyhow::Result<Vec<Example>> {
 }
 
 /// Input and output of each example as the chip has them, and every layer's integers.
-fn write_test_vectors(folder: &Path, model: &Int8Model, examples: &[Example]) -> anyhow::Result<()> {
+fn write_test_vectors(folder: &Path, model: &IntegerModel, examples: &[Example]) -> anyhow::Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("{}: cannot make the folder", folder.display()))?;
     let interpreter = Interpreter::new(model);
     for (idx, example) in examples.iter().enumerate() {
@@ -194,7 +194,7 @@ fn write_test_vectors(folder: &Path, model: &Int8Model, examples: &[Example]) ->
 /// What a person wants to know of the model before using it.
 fn model_card(
     plan: &RunPlan,
-    model: &Int8Model,
+    model: &IntegerModel,
     origin: Option<&Origin>,
     scores: Option<&EvalReport>,
     estimate: &MemoryEstimate,
@@ -275,7 +275,7 @@ pub fn package_rpk(zip: &Path, out: &Path, format: InputFormat, intrinsics: Opti
 ///
 /// # Errors
 /// If it has none yet, or the file is broken.
-pub fn int8_model(folder: &RunFolder) -> anyhow::Result<Int8Model> {
+pub fn int8_model(folder: &RunFolder) -> anyhow::Result<IntegerModel> {
     read_model(&folder.int8()).context("the run has no int8 model")
 }
 

@@ -1,12 +1,12 @@
 //! What `layers.json` says of a quantized network, node by node.
 
-use sensei_int8::model::{Int8Conv, Int8Model};
+use sensei_int8::model::{IntegerConv, IntegerModel};
 use sensei_quant::calibration::Calibration;
 use sensei_quant::compare::LayerReport;
 use sensei_report::layers::{Distribution, LayerRow};
 
 /// The rows of a quantized network, in the order of its nodes.
-pub fn rows(layers: &LayerReport, calibration: &Calibration, model: &Int8Model) -> Vec<LayerRow> {
+pub fn rows(layers: &LayerReport, calibration: &Calibration, model: &IntegerModel) -> Vec<LayerRow> {
     let nodes = layers.layers.iter().zip(&calibration.nodes).zip(model.nodes());
     nodes
         .map(|((layer, calibrated), node)| LayerRow {
@@ -29,7 +29,7 @@ pub fn rows(layers: &LayerReport, calibration: &Calibration, model: &Int8Model) 
         .collect()
 }
 
-fn weight_counts(conv: &Int8Conv) -> Vec<u64> {
+fn weight_counts(conv: &IntegerConv) -> Vec<u64> {
     let smallest = -(1_i16 << (conv.weight_bits() - 1));
     let mut counts = vec![0; 1 << conv.weight_bits()];
     conv.weights().iter().for_each(|&weight| counts[usize::from((i16::from(weight) - smallest).unsigned_abs())] += 1);

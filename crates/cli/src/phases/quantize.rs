@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::Context;
 use burn::tensor::{Device, Tensor};
 use sensei_imx500::memory::{NetworkShape, memory_estimate};
-use sensei_int8::model::Int8Model;
+use sensei_int8::model::IntegerModel;
 use sensei_int8::model_file::write_model;
 use sensei_quant::calibration::{Calibration, CalibrationConfig, calibrate};
 use sensei_quant::compare::{LayerComparison, LayerReport, compare_layers};
@@ -30,7 +30,7 @@ use sensei_report::run_folder::RunFolder;
 /// A quantized student.
 pub struct Quantized {
     /// What the chip runs.
-    pub model: Int8Model,
+    pub model: IntegerModel,
     /// The grids, and what they cut off.
     pub calibration: Calibration,
     /// Float, fake-quantized and integer network, layer by layer, on some of the calibration images.
@@ -112,7 +112,7 @@ fn compared(
     float: &FoldedStudent,
     calibration: &Calibration,
     batches: &[Tensor<4>],
-) -> anyhow::Result<(Int8Model, LayerReport)> {
+) -> anyhow::Result<(IntegerModel, LayerReport)> {
     let model = lower(float, calibration, &network_name(&plan.name))?;
     let fake = FakeQuantStudent::new(&plan.graph, model.clone(), float.device())?;
     let n_compared = COMPARED_IMAGES.min(batches[0].dims()[0]);

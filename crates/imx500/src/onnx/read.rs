@@ -12,13 +12,15 @@ use super::proto::{Attribute, FLOAT, Graph, Model, Node, QUANTIZERS, Tensor, Val
 use super::{BILINEAR_2X, NEAREST_2X, RELU6};
 use sensei_graph::op::{Activation, ConvShape, Upsampling};
 use sensei_int8::grid::{ActivationGrid, GridError, WeightThreshold};
-use sensei_int8::model::{Clipped, FloatConv, Int8Conv, Int8Model, Int8Node, Int8Op, ModelError, check_shape};
+use sensei_int8::model::{
+    Clipped, FloatConv, IntegerConv, IntegerModel, IntegerNode, IntegerOp, ModelError, check_shape,
+};
 
 /// An ONNX file of the dialect.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OnnxFile {
     /// Its integers, under the name of its graph, characters that a model's name cannot have replaced by `_`.
-    pub model: Int8Model,
+    pub model: IntegerModel,
     /// Its metadata properties.
     pub metadata: BTreeMap<String, String>,
     /// Program and version that it says wrote it.
@@ -106,7 +108,7 @@ pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<OnnxFile, OnnxError> {
     let property =
         |property: super::proto::Property| (property.key.unwrap_or_default(), property.value.unwrap_or_default());
     Ok(OnnxFile {
-        model: Int8Model::new(name, reader.nodes).map_err(to_model)?,
+        model: IntegerModel::new(name, reader.nodes).map_err(to_model)?,
         metadata: model.metadata_props.into_iter().map(property).collect(),
         producer: format!("{} {}", model.producer_name.unwrap_or_default(), model.producer_version.unwrap_or_default()),
         clipped: reader.clipped,
@@ -126,7 +128,7 @@ enum Value<'a> {
     /// An operator whose output is not quantized yet.
     Pending {
         name: String,
-        op: Int8Op,
+        op: IntegerOp,
         inputs: Vec<usize>,
         shape: [usize; 3],
     },
@@ -136,7 +138,7 @@ enum Value<'a> {
 
 struct Reader<'a> {
     path: &'a Path,
-    nodes: Vec<Int8Node>,
+    nodes: Vec<IntegerNode>,
     values: BTreeMap<String, Value<'a>>,
     clipped: Clipped,
 }
@@ -179,11 +181,11 @@ impl<'a> Reader<'a> {
             ("", "Relu") => self.activation(name, node, Activation::Relu),
             ("", "Clip") => self.clip(name, node),
             ("", "Resize") => self.resize(name, node),
-            ("", "Add") => self.without_weights(name, node, Int8Op::Add, |shape| shape),
-            ("", "Mul") => self.without_weights(name, node, Int8Op::ScaleChannels, |shape| shape),
-            ("", "Sigmoid") => self.without_weights(name, node, Int8Op::Sigmoid, |shape| shape),
+            ("", "Add") => self.without_weights(name, node, IntegerOp::Add, |shape| shape),
+            ("", "Mul") => self.without_weights(name, node, IntegerOp::ScaleChannels, |shape| shape),
+            ("", "Sigmoid") => self.without_weights(name, node, IntegerOp::Sigmoid, |shape| shape),
             ("", "GlobalAveragePool") => {
-                self.without_weights(name, node, Int8Op::GlobalAveragePool, |[channels, ..]| [channels, 1, 1])
+                self.without_weights(name, node, IntegerOp::GlobalAveragePool, |[channels, ..]| [channels, 1, 1])
             }
             (QUANTIZERS, "WeightsSymmetricQuantizer" | "WeightsPOTQuantizer") => self.weight_quantizer(name, node),
             (QUANTIZERS, "ActivationPOTQuantizer") => self.activation_quantizer(name, node),
@@ -241,11 +243,11 @@ impl<'a> Reader<'a> {
         };
         let weights = self.floats(name, weights)?;
         let floats = FloatConv { weights: &weights, bias: &bias };
-        let (conv, clipped) = Int8Conv::quantize(name, shape, Activation::None, floats, thresholds, bits, grid)
+        let (conv, clipped) = IntegerConv::quantize(name, shape, Activation::None, floats, thresholds, bits, grid)
             .map_err(|source| OnnxError::Model { path: self.path.into(), source })?;
         self.clipped.weights += clipped.weights;
         let shape = [shape.out_channels, shape.output_size(input_shape[1]), shape.output_size(input_shape[2])];
-        Ok(Value::Pending { name: name.into(), op: Int8Op::Conv(conv), inputs: vec![input_idx], shape })
+        Ok(Value::Pending { name: name.into(), op: IntegerOp::Conv(conv), inputs: vec![input_idx], shape })
     }
 
     /// A `Clip` from 0 to 6, which is ReLU6; no other is of the dialect.
@@ -265,8 +267,10 @@ impl<'a> Reader<'a> {
 
     fn activation(&mut self, name: &str, node: &'a Node, end: Activation) -> Result<Value<'a>, OnnxError> {
         match self.input(name, node, 0)? {
-            Value::Pending { name, op: Int8Op::Conv(conv), inputs, shape } if conv.activation() == Activation::None => {
-                Ok(Value::Pending { name, op: Int8Op::Conv(conv.with_activation(end)), inputs, shape })
+            Value::Pending { name, op: IntegerOp::Conv(conv), inputs, shape }
+                if conv.activation() == Activation::None =>
+            {
+                Ok(Value::Pending { name, op: IntegerOp::Conv(conv.with_activation(end)), inputs, shape })
             }
             _ => Err(self.dialect(name, "input", "a convolution without quantizer and activation", &node.input[0])),
         }
@@ -283,8 +287,8 @@ impl<'a> Reader<'a> {
         };
         let is = |how: &[(&str, &str)]| how.iter().all(|(what, expected)| text(what) == *expected);
         let op = match () {
-            () if scales == [1.0, 1.0, 2.0, 2.0] && is(&NEAREST_2X) => Int8Op::Upsample2x(Upsampling::Nearest),
-            () if scales == [1.0, 1.0, 2.0, 2.0] && is(&BILINEAR_2X) => Int8Op::Upsample2x(Upsampling::Bilinear),
+            () if scales == [1.0, 1.0, 2.0, 2.0] && is(&NEAREST_2X) => IntegerOp::Upsample2x(Upsampling::Nearest),
+            () if scales == [1.0, 1.0, 2.0, 2.0] && is(&BILINEAR_2X) => IntegerOp::Upsample2x(Upsampling::Bilinear),
             () => {
                 let expected = "by two: asymmetric, nearest, floor; or half_pixel, linear";
                 let found = NEAREST_2X.map(|(what, _)| text(what));
@@ -302,7 +306,7 @@ impl<'a> Reader<'a> {
         &mut self,
         name: &str,
         node: &'a Node,
-        op: Int8Op,
+        op: IntegerOp,
         shape: fn([usize; 3]) -> [usize; 3],
     ) -> Result<Value<'a>, OnnxError> {
         let n_inputs = op.n_inputs();
@@ -354,9 +358,9 @@ impl<'a> Reader<'a> {
         let grid = ActivationGrid::new(bits, signed, exponent).map_err(off_grid)?;
         let node = match self.input(name, node, 0)? {
             Value::GraphInput(shape) if self.nodes.is_empty() => {
-                Int8Node { name: "input".into(), op: Int8Op::Input, inputs: vec![], shape, grid }
+                IntegerNode { name: "input".into(), op: IntegerOp::Input, inputs: vec![], shape, grid }
             }
-            Value::Pending { name, op, inputs, shape } => Int8Node { name, op, inputs, shape, grid },
+            Value::Pending { name, op, inputs, shape } => IntegerNode { name, op, inputs, shape, grid },
             _ => return Err(self.dialect(name, "input", "the image or an operator's result", &node.input[0])),
         };
         self.nodes.push(node);

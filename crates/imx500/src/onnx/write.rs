@@ -11,13 +11,13 @@ use super::proto::{
 use super::{BILINEAR_2X, NEAREST_2X, RELU6};
 use sensei_graph::op::{Activation, Upsampling};
 use sensei_int8::grid::ActivationGrid;
-use sensei_int8::model::{Int8Conv, Int8Model, Int8Node, Int8Op};
+use sensei_int8::model::{IntegerConv, IntegerModel, IntegerNode, IntegerOp};
 
 /// The bytes of an ONNX file of the model.
 ///
 /// `metadata` (digests, tool versions) becomes its metadata properties, beside `sensei.int8_model`, the digest of
 /// `model`. The same arguments give the same bytes.
-pub fn write_onnx(model: &Int8Model, metadata: &BTreeMap<String, String>) -> Vec<u8> {
+pub fn write_onnx(model: &IntegerModel, metadata: &BTreeMap<String, String>) -> Vec<u8> {
     let mut writer = Writer::default();
     let mut values: Vec<String> = vec![];
     for (idx, node) in model.nodes().iter().enumerate() {
@@ -50,18 +50,18 @@ struct Writer {
 
 impl Writer {
     /// Adds the node and its quantizer; returns the name of the quantized value.
-    fn node(&mut self, model: &Int8Model, node: &Int8Node, values: &[String], is_output: bool) -> String {
+    fn node(&mut self, model: &IntegerModel, node: &IntegerNode, values: &[String], is_output: bool) -> String {
         let name = &node.name;
         let inputs: Vec<String> = node.inputs.iter().map(|&input| values[input].clone()).collect();
         let value = match &node.op {
-            Int8Op::Input => INPUT.to_string(),
-            Int8Op::Conv(conv) => self.conv(name, conv, &inputs[0], model.nodes()[node.inputs[0]].grid),
-            Int8Op::Upsample2x(Upsampling::Nearest) => self.resize(name, &inputs[0], &NEAREST_2X),
-            Int8Op::Upsample2x(Upsampling::Bilinear) => self.resize(name, &inputs[0], &BILINEAR_2X),
-            Int8Op::Add => self.push("Add", "", name, inputs, vec![]),
-            Int8Op::GlobalAveragePool => self.push("GlobalAveragePool", "", name, inputs, vec![]),
-            Int8Op::Sigmoid => self.push("Sigmoid", "", name, inputs, vec![]),
-            Int8Op::ScaleChannels => self.push("Mul", "", name, inputs, vec![]),
+            IntegerOp::Input => INPUT.to_string(),
+            IntegerOp::Conv(conv) => self.conv(name, conv, &inputs[0], model.nodes()[node.inputs[0]].grid),
+            IntegerOp::Upsample2x(Upsampling::Nearest) => self.resize(name, &inputs[0], &NEAREST_2X),
+            IntegerOp::Upsample2x(Upsampling::Bilinear) => self.resize(name, &inputs[0], &BILINEAR_2X),
+            IntegerOp::Add => self.push("Add", "", name, inputs, vec![]),
+            IntegerOp::GlobalAveragePool => self.push("GlobalAveragePool", "", name, inputs, vec![]),
+            IntegerOp::Sigmoid => self.push("Sigmoid", "", name, inputs, vec![]),
+            IntegerOp::ScaleChannels => self.push("Mul", "", name, inputs, vec![]),
         };
         let attributes = vec![
             int("num_bits", i64::from(node.grid.bits())),
@@ -90,7 +90,7 @@ impl Writer {
         self.push("Resize", "", name, vec![input.into(), String::new(), scales], attributes)
     }
 
-    fn conv(&mut self, name: &str, conv: &Int8Conv, input: &str, input_grid: ActivationGrid) -> String {
+    fn conv(&mut self, name: &str, conv: &IntegerConv, input: &str, input_grid: ActivationGrid) -> String {
         let shape = conv.shape();
         let square = |side: usize| vec![side as i64; 2];
         let dims = [shape.out_channels, shape.in_channels / shape.groups, shape.kernel, shape.kernel];

@@ -5,7 +5,7 @@ pub mod package;
 
 use sensei_graph::op::{Activation, ConvShape, Upsampling};
 use sensei_int8::grid::{ActivationGrid, WeightThreshold};
-use sensei_int8::model::{FloatConv, Int8Conv, Int8Model, Int8Node, Int8Op};
+use sensei_int8::model::{FloatConv, IntegerConv, IntegerModel, IntegerNode, IntegerOp};
 
 /// Widths and options, as `sensei_student::unet::UnetConfig` has them, and bits.
 pub struct Sample {
@@ -119,7 +119,7 @@ impl Random {
 }
 
 struct Builder {
-    nodes: Vec<Int8Node>,
+    nodes: Vec<IntegerNode>,
     random: Random,
     /// What follows the convolutions that have an activation.
     activation: Activation,
@@ -140,13 +140,20 @@ const POINT: Layer =
     Layer { out: 0, kernel: 1, stride: 1, dilation: 1, depthwise: false, has_activation: false, bits: 8 };
 
 impl Builder {
-    fn push(&mut self, name: &str, op: Int8Op, inputs: Vec<usize>, shape: [usize; 3], grid: ActivationGrid) -> usize {
-        self.nodes.push(Int8Node { name: name.into(), op, inputs, shape, grid });
+    fn push(
+        &mut self,
+        name: &str,
+        op: IntegerOp,
+        inputs: Vec<usize>,
+        shape: [usize; 3],
+        grid: ActivationGrid,
+    ) -> usize {
+        self.nodes.push(IntegerNode { name: name.into(), op, inputs, shape, grid });
         self.nodes.len() - 1
     }
 
     fn conv(&mut self, name: &str, input: usize, layer: Layer, grid: ActivationGrid) -> usize {
-        let Int8Node { shape: [channels, height, width], grid: input_grid, .. } = self.nodes[input];
+        let IntegerNode { shape: [channels, height, width], grid: input_grid, .. } = self.nodes[input];
         let (out_channels, groups) = if layer.depthwise { (channels, channels) } else { (layer.out, 1) };
         let shape = ConvShape {
             in_channels: channels,
@@ -175,10 +182,10 @@ impl Builder {
         });
         let thresholds = thresholds.collect();
         let floats = FloatConv { weights: &weights, bias: &bias };
-        let (conv, _) = Int8Conv::quantize(name, shape, activation, floats, thresholds, layer.bits, input_grid)
+        let (conv, _) = IntegerConv::quantize(name, shape, activation, floats, thresholds, layer.bits, input_grid)
             .expect("fitting lengths");
         let out_shape = [out_channels, shape.output_size(height), shape.output_size(width)];
-        self.push(name, Int8Op::Conv(conv), vec![input], out_shape, grid)
+        self.push(name, IntegerOp::Conv(conv), vec![input], out_shape, grid)
     }
 
     fn depthwise_block(&mut self, name: &str, input: usize, out: usize, dilation: usize, stride: usize) -> usize {
@@ -201,9 +208,9 @@ fn grid(bits: u8, signed: bool, exponent: i32) -> ActivationGrid {
 }
 
 impl Sample {
-    pub fn model(&self) -> Int8Model {
+    pub fn model(&self) -> IntegerModel {
         let mut b = Builder { nodes: vec![], random: Random(self.size as u64), activation: self.activation };
-        let mut x = b.push("input", Int8Op::Input, vec![], [3, self.size, self.size], self.input);
+        let mut x = b.push("input", IntegerOp::Input, vec![], [3, self.size, self.size], self.input);
         let mut skips = vec![];
         for (idx, &width) in self.encoder.iter().enumerate() {
             let features = b.depthwise_block(&format!("encoder_stage{}", idx + 1), x, width, 1, 1);
@@ -221,29 +228,29 @@ impl Sample {
             x = b.depthwise_block("bottleneck2", x, self.bottleneck, 2, 1);
         }
         for (idx, (&width, skip)) in self.decoder.iter().zip(skips.into_iter().rev()).enumerate() {
-            let Int8Node { shape: [c, h, w], grid: g, .. } = b.nodes[x];
+            let IntegerNode { shape: [c, h, w], grid: g, .. } = b.nodes[x];
             let op = if self.is_bilinear {
-                Int8Op::Upsample2x(Upsampling::Bilinear)
+                IntegerOp::Upsample2x(Upsampling::Bilinear)
             } else {
-                Int8Op::Upsample2x(Upsampling::Nearest)
+                IntegerOp::Upsample2x(Upsampling::Nearest)
             };
             let up = b.push(&format!("up{}.0", idx + 1), op, vec![x], [c, 2 * h, 2 * w], g);
             let up = b.depthwise_block(&format!("up{}.1", idx + 1), up, width, 1, 1);
             let skip = b.conv(&format!("skip_conn{}", idx + 1), skip, Layer { out: width, ..POINT }, grid(8, true, 2));
             let shape = b.nodes[up].shape;
-            x = b.push(&format!("add{}", idx + 1), Int8Op::Add, vec![up, skip], shape, grid(8, true, 3));
+            x = b.push(&format!("add{}", idx + 1), IntegerOp::Add, vec![up, skip], shape, grid(8, true, 3));
         }
         if self.is_picosam3 {
             let shape @ [c, ..] = b.nodes[x].shape;
-            let mean = b.push("eca.avg_pool", Int8Op::GlobalAveragePool, vec![x], [c, 1, 1], grid(8, true, 1));
+            let mean = b.push("eca.avg_pool", IntegerOp::GlobalAveragePool, vec![x], [c, 1, 1], grid(8, true, 1));
             let gate = b.conv("eca.conv1x1", mean, Layer { out: c, ..POINT }, grid(8, true, 2));
-            let gate = b.push("eca.sigmoid", Int8Op::Sigmoid, vec![gate], [c, 1, 1], grid(8, false, 0));
-            x = b.push("eca", Int8Op::ScaleChannels, vec![x, gate], shape, grid(8, true, 2));
+            let gate = b.push("eca.sigmoid", IntegerOp::Sigmoid, vec![gate], [c, 1, 1], grid(8, false, 0));
+            x = b.push("eca", IntegerOp::ScaleChannels, vec![x, gate], shape, grid(8, true, 2));
             let head = Layer { kernel: 3, depthwise: true, has_activation: true, ..POINT };
             x = b.conv("refine.0", x, head, b.activation_grid());
         }
         b.conv("head", x, Layer { out: 1, ..POINT }, grid(self.output_bits, true, 4));
-        Int8Model::new(self.name, b.nodes).expect("a valid network")
+        IntegerModel::new(self.name, b.nodes).expect("a valid network")
     }
 
     /// Pixels with some structure: `[size, size, 3]`.
