@@ -127,9 +127,9 @@ fn cache_of_another_question() {
     for (from, to, words) in [
         ("grid = 32", "grid = 2000", "[teacher]: kept grid: expected 1 to 1024, found 2000"),
         ("grid = 32", "gird = 32", "teacher.kept.mask_logits.gird: unknown key"),
-        ("prompts = [\"box\"]", "prompts = [\"bax\"]", "unknown variant `bax`"),
+        ("prompts = [\"box\"]", "prompts = [\"bax\"]", "teacher.question.object.prompts.0: expected \"box\""),
         ("prompts = [\"box\"]", "prompts = []", "[teacher]: question prompts: expected 1 to 64, found 0"),
-        ("\"single\"", "\"one\"", "unknown variant `one`"),
+        ("\"single\"", "\"one\"", "teacher.kept.mask_logits.masks: expected \"single\""),
         (
             "kept = { mask_logits = { context = \"not_stated\", grid = 32, logit_step = 0.125, masks = \"single\" } }",
             "kept = { image_features = { tap = \"embedding\", grid = 64, channels = 256, dtype = \"f16\" } }",
