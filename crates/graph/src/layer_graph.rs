@@ -209,6 +209,7 @@ impl Node {
 /// ```
 /// use sensei_graph::layer_graph::{Conv, GraphBuilder};
 /// use sensei_graph::op::Activation;
+///
 /// let mut g = GraphBuilder::new(3, 64);
 /// let depthwise = g.conv("depthwise", 0, Conv::new(3, 3, 3).depthwise().norm("norm", Activation::Relu));
 /// g.conv("head", depthwise, Conv::new(3, 1, 1).with_bias());

@@ -8,8 +8,8 @@
 //! d x     = scale / sqrt(variance + epsilon) * (g - mean(g) - x^ * mean(g * x^))
 //! ```
 //!
-//! Each direction is two passes over the map: one for sums ([`ChannelMoments`], [`NormGradientSums`]), one that applies them
-//! ([`Affine`], [`InputGradient`]). The passes are public to the crate, since [`crate::separable`] runs them on pixels that
+//! Each direction is two passes over the map: one for sums (`ChannelMoments`, `NormGradientSums`), one that applies them
+//! (`Affine`, `InputGradient`). The passes are public to the crate, since [`crate::separable`] runs them on pixels that
 //! are still in the cache.
 
 use std::mem::MaybeUninit;

@@ -79,7 +79,7 @@ pub fn span(name: &str) -> Timer {
     timer(Pass::Step, || Layer { name: name.into(), flops: 0 })
 }
 
-/// Records a layer's forward pass until the result is dropped; [`current`] is the layer meanwhile.
+/// Records a layer's forward pass until the result is dropped; it is the current layer meanwhile.
 pub fn layer(name: &str, flops: u64) -> Timer {
     let timer = timer(Pass::Forward, || Layer { name: name.into(), flops });
     if let Some(running) = &timer.0 {
