@@ -63,24 +63,59 @@ pub fn export(
     examples: &[Example],
     converter: ConverterChoice,
 ) -> anyhow::Result<PathBuf> {
-    let program = match converter {
+    let installed = installed_converter(converter)?; // before anything is written
+    let partial = empty_folder(folder.root().join("package.partial"))?;
+    let estimate = checked_estimate(model)?;
+
+    let onnx = partial.join(format!("{}.onnx", model.name()));
+    let onnx_bytes = write_onnx(model, &metadata(plan, origin));
+    write_whole(&onnx, &onnx_bytes)?;
+    write_model(&partial.join(format!("{}.s8m", model.name())), model)?;
+    write_test_vectors(&partial.join("test_vectors"), model, examples)?;
+    write_whole(&partial.join("camera.py"), CAMERA_PROGRAM.as_bytes())?;
+
+    let mut manifest = manifest_of_model(plan, model, &onnx_bytes, &estimate, examples);
+    add_origin_and_scores(&mut manifest, origin, scores);
+    if let Some(installed) = installed {
+        let zip = convert(&installed, &onnx, &partial, &estimate, &mut manifest)?;
+        manifest["packer_out_digest"] = json!(digest(&zip)?);
+        if let ConverterChoice::Rpk(_) = converter {
+            let file = partial.join("network.rpk");
+            package_rpk(&zip, &file, InputFormat::Rgb, Some(STUDENT_INTRINSICS.into()))?;
+            manifest["rpk_digest"] = json!(digest(&file)?);
+        }
+    }
+    write_whole(&partial.join("MODEL_CARD.md"), model_card(plan, model, origin, scores, &estimate).as_bytes())?;
+    write_whole(&partial.join("manifest.json"), &serde_json::to_vec_pretty(&manifest)?)?;
+
+    let package = folder.package();
+    replace_folder(&partial, &package)?;
+    say(&format!("package: {}", package.display()));
+    Ok(package)
+}
+
+/// The converter that was chosen, or one on `PATH`.
+fn installed_converter(choice: ConverterChoice) -> anyhow::Result<Option<Converter>> {
+    let program = match choice {
+        ConverterChoice::None => return Ok(None),
         ConverterChoice::PackerOut(program) => Some(program),
         ConverterChoice::Rpk(program) => program,
-        ConverterChoice::None => None,
     };
-    // Before anything is written.
     let search_path = std::env::var_os("PATH").unwrap_or_default();
-    let installed = match converter {
-        ConverterChoice::None => None,
-        _ => Some(Converter::find(program, &search_path)?),
-    };
-    let package = folder.package();
-    let partial = folder.root().join("package.partial");
-    if partial.exists() {
-        fs::remove_dir_all(&partial).with_context(|| format!("{}: cannot remove", partial.display()))?;
-    }
-    fs::create_dir_all(&partial).with_context(|| format!("{}: cannot make the folder", partial.display()))?;
+    Ok(Some(Converter::find(program, &search_path)?))
+}
 
+/// Makes the folder, and removes what an export that was stopped left there.
+fn empty_folder(folder: PathBuf) -> anyhow::Result<PathBuf> {
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(|| format!("{}: cannot remove", folder.display()))?;
+    }
+    fs::create_dir_all(&folder).with_context(|| format!("{}: cannot make the folder", folder.display()))?;
+    Ok(folder)
+}
+
+/// The estimated memory, if the chip has that much.
+fn checked_estimate(model: &IntegerModel) -> anyhow::Result<MemoryEstimate> {
     let estimate = memory_estimate(&NetworkShape::from(model));
     say(&format!("memory estimate: {}", memory_line(&estimate)));
     ensure!(
@@ -90,30 +125,41 @@ pub fn export(
         estimate.limit,
         estimate.total()
     );
+    Ok(estimate)
+}
+
+/// What the ONNX file says of its origin.
+fn metadata(plan: &RunPlan, origin: Option<&Origin>) -> BTreeMap<String, String> {
     let mut metadata = BTreeMap::from([("sensei.plan".to_string(), plan.train_digest.clone())]);
     if let Some(origin) = origin {
         metadata.insert("sensei.weights".to_string(), origin.weights.clone());
     }
-    let onnx = partial.join(format!("{}.onnx", model.name()));
-    let onnx_bytes = write_onnx(model, &metadata);
-    write_whole(&onnx, &onnx_bytes)?;
-    write_model(&partial.join(format!("{}.s8m", model.name())), model)?;
+    metadata
+}
 
-    write_test_vectors(&partial.join("test_vectors"), model, examples)?;
-    write_whole(&partial.join("camera.py"), CAMERA_PROGRAM.as_bytes())?;
-    let mut manifest = json!({
+fn manifest_of_model(
+    plan: &RunPlan,
+    model: &IntegerModel,
+    onnx_bytes: &[u8],
+    estimate: &MemoryEstimate,
+    examples: &[Example],
+) -> serde_json::Value {
+    json!({
         "format": 2,
         "network": model.name(),
         "sensei_version": env!("CARGO_PKG_VERSION"),
         "plan_digest": plan.train_digest,
         "int8_model_digest": blake3::Hash::from_bytes(model.digest()).to_hex().to_string(),
-        "onnx_digest": blake3::hash(&onnx_bytes).to_hex().to_string(),
-        "memory_estimate": memory_json(&estimate),
+        "onnx_digest": blake3::hash(onnx_bytes).to_hex().to_string(),
+        "memory_estimate": memory_json(estimate),
         "input": "int8, pixel - 128, channels x height x width",
         "input_side": model.input().shape[1],
         "output": "mask logits; foreground where greater than 0",
         "test_vectors": examples.iter().map(|example| example.annotation_id).collect::<Vec<_>>(),
-    });
+    })
+}
+
+fn add_origin_and_scores(manifest: &mut serde_json::Value, origin: Option<&Origin>, scores: Option<&EvalReport>) {
     if let Some(origin) = origin {
         manifest["train_data_digest"] = json!(origin.train_data);
         manifest["val_data_digest"] = json!(origin.val_data);
@@ -126,23 +172,14 @@ pub fn export(
         let summary = |name: &str| scores.predictor(name).ok().map(|predictor| json!(predictor.groups));
         manifest["scores"] = json!({ "float": summary("float"), "int8": summary("int8") });
     }
-    if let Some(installed) = installed {
-        let zip = convert(&installed, &onnx, &partial, &estimate, &mut manifest)?;
-        manifest["packer_out_digest"] = json!(digest(&zip)?);
-        if let ConverterChoice::Rpk(_) = converter {
-            let file = partial.join("network.rpk");
-            package_rpk(&zip, &file, InputFormat::Rgb, Some(STUDENT_INTRINSICS.into()))?;
-            manifest["rpk_digest"] = json!(digest(&file)?);
-        }
+}
+
+/// Moves a complete folder to its name.
+fn replace_folder(complete: &Path, name: &Path) -> anyhow::Result<()> {
+    if name.exists() {
+        fs::remove_dir_all(name).with_context(|| format!("{}: cannot replace", name.display()))?;
     }
-    write_whole(&partial.join("MODEL_CARD.md"), model_card(plan, model, origin, scores, &estimate).as_bytes())?;
-    write_whole(&partial.join("manifest.json"), &serde_json::to_vec_pretty(&manifest)?)?;
-    if package.exists() {
-        fs::remove_dir_all(&package).with_context(|| format!("{}: cannot replace", package.display()))?;
-    }
-    fs::rename(&partial, &package).with_context(|| format!("{}: cannot write", package.display()))?;
-    say(&format!("package: {}", package.display()));
-    Ok(package)
+    fs::rename(complete, name).with_context(|| format!("{}: cannot write", name.display()))
 }
 
 /// An image that the package shows the network on.
