@@ -178,6 +178,29 @@ def load_annotations(path):
     return sorted(coco["images"], key=lambda i: i["id"]), by_image, skipped
 
 
+def read_rgb(path):
+    """The picture as Sensei reads it: 16-bit samples divided by 257, which Pillow would cut at 255; stored pixels, since COCO's
+    annotations are in their coordinates: EXIF's orientation is ignored."""
+    with Image.open(path) as file:
+        if file.mode != "I" and not file.mode.startswith("I;16"):
+            return file.convert("RGB")
+        grey = np.asarray(file).astype(np.int64)
+    return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+
+
+def pixel_means(pixels):
+    """Mean of each colour in each of 4 x 4 cells, rounded half up [4, 4, 3]: what the import compares with what it decodes."""
+    height, width, _ = pixels.shape
+    means = np.zeros((4, 4, 3), np.uint8)
+    for row in range(4):
+        for column in range(4):
+            cell = pixels[row * height // 4 : (row + 1) * height // 4, column * width // 4 : (column + 1) * width // 4]
+            n_pixels = cell.shape[0] * cell.shape[1]
+            if n_pixels:
+                means[row, column] = (2 * cell.sum((0, 1), np.int64) + n_pixels) // (2 * n_pixels)
+    return means
+
+
 def export_shard(teacher, images, annotations, args, report):
     """Tensors and metadata of one shard; the annotations of an image stay together."""
     columns = {name: [] for name in COLUMNS}
@@ -187,11 +210,10 @@ def export_shard(teacher, images, annotations, args, report):
             continue
         path = args.images / image["file_name"]
         encoded = path.read_bytes()
-        with Image.open(path) as file:
-            # COCO's convention: annotations are in the coordinates of the stored pixels, EXIF orientation is ignored.
-            rgb = file.convert("RGB")
+        rgb = read_rgb(path)
         if rgb.size != (image["width"], image["height"]):
             sys.exit(f"{path}: expected {image['width']}x{image['height']} pixels, found {rgb.width}x{rgb.height}")
+        means = pixel_means(np.asarray(rgb))
         scale = teacher.set_image(rgb)
         boxes = np.float64([a["bbox"] for a in annotations[image["id"]]])
         boxes[:, 2:] += boxes[:, :2]
@@ -201,6 +223,7 @@ def export_shard(teacher, images, annotations, args, report):
             columns["annotation_id"].append(annotation["id"])
             columns["image_id"].append(image["id"])
             columns["image_sha256"].append(list(hashlib.sha256(encoded).digest()))
+            columns["pixel_means"].append(means)
             columns["rect"].append(crop[1])
             columns["predicted_iou"].append(score)
             columns["truth_iou"].append(
@@ -219,6 +242,7 @@ COLUMNS = {
     "annotation_id": (np.int64, ()),
     "image_id": (np.int64, ()),
     "image_sha256": (np.uint8, (32,)),
+    "pixel_means": (np.uint8, (4, 4, 3)),
     "rect": (np.float64, (4,)),
     "predicted_iou": (np.float32, ()),
     "truth_iou": (np.float32, ()),

@@ -4,14 +4,13 @@
 
 use std::path::{Path, PathBuf};
 
-use sensei_data::dataset::Dataset;
 use sensei_data::geometry::{RectInImage, Size};
 use sensei_files::bounded::read_bounded;
 use sensei_files::digest::{blake3_hex, hex};
 use serde::{Deserialize, Serialize};
 
 use crate::error::CacheError;
-use crate::import::{DumpHeader, DumpRecord, ImportError, ImportReport, Importer, SeenImage};
+use crate::import::{DumpHeader, DumpRecord, ImportError, ImportReport, Importer, SeenImage, Target};
 use crate::kept::MAX_GRID;
 use crate::key::TeacherDescription;
 use crate::manifest::{FILE_NAME, FORMAT_NAME, FORMAT_VERSION, FileEntry, MAX_BYTES, check_file_names, read_manifest};
@@ -21,9 +20,10 @@ use crate::sentences;
 use crate::shard::{HEADER_BYTES, Header, INDEX_ENTRY_BYTES, INDEX_MAGIC, IndexEntry, SHARD_MAGIC};
 
 /// Makes a cache of this version's format from the one in the folder `cache`.
-pub fn import(cache: &Path, dataset: &Dataset, out: &Path) -> Result<ImportReport, ImportError> {
+pub fn import(cache: &Path, target: Target) -> Result<ImportReport, ImportError> {
     let reader = Reader::open(cache)?;
     let manifest = &reader.manifest;
+    let dataset = target.dataset;
     let dataset_digest = hex(&dataset.digest);
     if manifest.key.dataset != dataset_digest {
         let (path, expected) = (dataset.annotations_path.clone(), manifest.key.dataset.clone());
@@ -46,7 +46,7 @@ pub fn import(cache: &Path, dataset: &Dataset, out: &Path) -> Result<ImportRepor
         provenance: manifest.provenance.clone(),
         n_clipped: None,
     };
-    let mut importer = Importer::new(dataset, out, header)?;
+    let mut importer = Importer::new(target, header)?;
     for next_shard_idx in 1.. {
         for record in &records {
             importer.add(DumpRecord {
@@ -54,6 +54,7 @@ pub fn import(cache: &Path, dataset: &Dataset, out: &Path) -> Result<ImportRepor
                 image_id: record.image_id,
                 image_size: Some(record.image_size),
                 seen_image: SeenImage::Blake3(record.image_digest),
+                pixel_means: None,
                 rect_in_image: record.rect_in_image,
                 predicted_iou: record.predicted_iou,
                 truth_iou: None,

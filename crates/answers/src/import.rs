@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use sensei_data::dataset::Dataset;
 use sensei_data::geometry::{RectInImage, Size};
+use sensei_data::image_file::{ImageError, ImageLimits, read_image};
+use sensei_data::pixel_means::{PixelMeans, difference, pixel_means};
 use sensei_data::prompt_source::PromptSource;
 use sha2::{Digest, Sha256};
 
@@ -33,6 +35,8 @@ pub struct ImportReport {
     pub n_images_verified: u64,
     /// Images about whose file the dump says nothing.
     pub n_images_unverified: u64,
+    /// Images that were decoded and found to be the picture that the teacher saw, by the means of its pixels in the dump.
+    pub n_pictures_verified: u64,
     /// Logits that the exporter had to cut to the int8 range, if it counted them.
     pub n_clipped_by_exporter: Option<u64>,
     /// Masks whose predicted IoU is outside of `[0, 1]` and will be clamped where it is a share of a loss.
@@ -77,9 +81,15 @@ pub enum ImportError {
         /// In the data set.
         found: String,
     },
+    /// The image cannot be decoded.
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// The cache cannot be written.
     #[error(transparent)]
     Cache(#[from] CacheError),
+    /// The caller asked to stop.
+    #[error("the import was interrupted")]
+    Interrupted,
 }
 
 /// Makes the cache `out` from a dump, or from a cache of format 1.
@@ -91,13 +101,35 @@ pub enum ImportError {
 /// # Errors
 /// If the source is damaged, unfinished or made for other data, or the cache cannot be written. No cache is left then.
 pub fn import_answers(source: &Path, dataset: &Dataset, out: &Path) -> Result<ImportReport, ImportError> {
+    import_answers_unless(source, dataset, out, &|| false)
+}
+
+/// [`import_answers`], which `is_interrupted` can end before each record.
+///
+/// # Errors
+/// As [`import_answers`], and `Interrupted`.
+pub fn import_answers_unless(
+    source: &Path,
+    dataset: &Dataset,
+    out: &Path,
+    is_interrupted: &dyn Fn() -> bool,
+) -> Result<ImportReport, ImportError> {
+    let target = Target { dataset, out, is_interrupted };
     if source.join("index.sti").is_file() {
-        format1::import(source, dataset, out)
+        format1::import(source, target)
     } else if source.is_dir() {
-        import_dump::import(source, dataset, out)
+        import_dump::import(source, target)
     } else {
-        import_roi96::import(source, dataset, out)
+        import_roi96::import(source, target)
     }
+}
+
+/// What an import is for.
+#[derive(Clone, Copy)]
+pub(crate) struct Target<'a> {
+    pub dataset: &'a Dataset,
+    pub out: &'a Path,
+    pub is_interrupted: &'a dyn Fn() -> bool,
 }
 
 /// What a dump says about all of its records.
@@ -119,6 +151,8 @@ pub(crate) struct DumpRecord<'a> {
     pub image_id: u64,
     pub image_size: Option<Size>,
     pub seen_image: SeenImage,
+    /// What the teacher's program decoded the file to.
+    pub pixel_means: Option<PixelMeans>,
     pub rect_in_image: RectInImage,
     pub predicted_iou: f32,
     /// Measured by the exporter at full resolution.
@@ -136,6 +170,7 @@ pub(crate) enum SeenImage {
 /// Turns records of a dump into records of a cache, and counts.
 pub(crate) struct Importer<'a> {
     dataset: &'a Dataset,
+    is_interrupted: &'a dyn Fn() -> bool,
     logit_step: f32,
     grid: u32,
     /// Whether the prompt was the annotated box, and so is known.
@@ -158,10 +193,13 @@ struct ImageDigests {
     blake3: [u8; 32],
     sha256: [u8; 32],
     is_verified: bool,
+    /// Means and digest of the pixels, once they are asked for.
+    decoded: Option<(PixelMeans, [u8; 32])>,
 }
 
 impl<'a> Importer<'a> {
-    pub fn new(dataset: &'a Dataset, out: &Path, header: DumpHeader) -> Result<Self, ImportError> {
+    pub fn new(target: Target<'a>, header: DumpHeader) -> Result<Self, ImportError> {
+        let Target { dataset, out, is_interrupted } = target;
         let DumpHeader { context, grid, logit_step, .. } = header;
         let is_box = matches!(&header.question, Question::Object { prompts, .. } if **prompts == [PromptSource::Box]);
         let key = AnswerKey {
@@ -174,6 +212,7 @@ impl<'a> Importer<'a> {
         let state = |instance_idx| InstanceState { instance_idx, has_record: false };
         Ok(Importer {
             dataset,
+            is_interrupted,
             logit_step,
             grid,
             is_box,
@@ -188,6 +227,9 @@ impl<'a> Importer<'a> {
     }
 
     pub fn add(&mut self, record: DumpRecord) -> Result<(), ImportError> {
+        if (self.is_interrupted)() {
+            return Err(ImportError::Interrupted);
+        }
         let id = record.annotation_id;
         let Some(state) = self.instances.get_mut(&id) else {
             return Err(ImportError::OtherData {
@@ -218,6 +260,18 @@ impl<'a> Importer<'a> {
             });
         }
         let file_digest = self.check_image(image_idx, &record.seen_image)?;
+        let pixel_digest = match &record.pixel_means {
+            Some(seen) => Some(self.check_pixels(image_idx, seen)?),
+            None => None,
+        };
+        if let Some(iou) = record.truth_iou.filter(|iou| !iou.is_nan() && !(0.0..=1.0).contains(iou)) {
+            return Err(ImportError::OtherData {
+                path: self.dataset.annotations_path.clone(),
+                what: format!("truth_iou of annotation {id}"),
+                expected: iou.to_string(),
+                found: "an IoU, which is from 0 to 1".into(),
+            });
+        }
         let mask = MaskAnswer {
             logits: record.logits.iter().map(|byte| byte.cast_signed()).collect(),
             predicted_iou: record.predicted_iou,
@@ -234,7 +288,7 @@ impl<'a> Importer<'a> {
         };
         Ok(self.writer.push_masks(&MaskRecord {
             annotation_id: id,
-            image: ImageIdentity { id: image.id, file_digest, pixel_digest: None, size: image.size },
+            image: ImageIdentity { id: image.id, file_digest, pixel_digest, size: image.size },
             grid: self.grid,
             logit_step: self.logit_step,
             prompts: vec![prompt],
@@ -273,6 +327,7 @@ impl<'a> Importer<'a> {
             if is_crowd { missing_crowd.push(*id) } else { missing.push(*id) }
         }
         let n_images_verified = self.image_digests.values().filter(|image| image.is_verified).count() as u64;
+        let n_pictures_verified = self.image_digests.values().filter(|image| image.decoded.is_some()).count() as u64;
         let mean_iou = self.truth_ious.iter().sum::<f64>() / self.truth_ious.len().max(1) as f64;
         let is_measured = !self.truth_ious.is_empty() && mean_iou.is_finite();
         Ok(ImportReport {
@@ -281,6 +336,7 @@ impl<'a> Importer<'a> {
             missing_crowd,
             n_images_verified,
             n_images_unverified: self.image_digests.len() as u64 - n_images_verified,
+            n_pictures_verified,
             n_clipped_by_exporter: self.n_clipped,
             n_clamped_predicted_ious: self.n_clamped_predicted_ious,
             exporters_mean_iou: is_measured.then_some(mean_iou),
@@ -295,7 +351,7 @@ impl<'a> Importer<'a> {
             std::collections::btree_map::Entry::Vacant(entry) => {
                 let bytes = fs::read(&path).map_err(|source| ImportError::Read { path: path.clone(), source })?;
                 let (blake3, sha256) = (*blake3::hash(&bytes).as_bytes(), Sha256::digest(&bytes).into());
-                entry.insert(ImageDigests { blake3, sha256, is_verified: false })
+                entry.insert(ImageDigests { blake3, sha256, is_verified: false, decoded: None })
             }
         };
         let (what, expected, found) = match seen {
@@ -309,5 +365,31 @@ impl<'a> Importer<'a> {
         }
         digests.is_verified = true;
         Ok(digests.blake3)
+    }
+
+    /// BLAKE3 of an image's pixels, which must be about those that the teacher saw. Equal files are not enough: decoders differ in what
+    /// they make of 16-bit and of unusual files.
+    fn check_pixels(&mut self, image_idx: usize, seen: &PixelMeans) -> Result<[u8; 32], ImportError> {
+        let path = self.dataset.image_path(image_idx);
+        let Some(digests) = self.image_digests.get_mut(&image_idx) else {
+            unreachable!("its file was checked before");
+        };
+        let (means, digest) = match digests.decoded {
+            Some(decoded) => decoded,
+            None => {
+                let image = read_image(&path, &ImageLimits::default())?.image;
+                let decoded = (pixel_means(&image), *blake3::hash(&image.pixels).as_bytes());
+                *digests.decoded.insert(decoded)
+            }
+        };
+        match difference(seen, &means) {
+            None => Ok(digest),
+            Some((what, seen, decoded)) => Err(ImportError::OtherData {
+                path,
+                what: format!("pixels: {what}"),
+                expected: format!("{seen}, as the teacher saw it"),
+                found: decoded.to_string(),
+            }),
+        }
     }
 }

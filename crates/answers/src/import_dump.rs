@@ -3,24 +3,24 @@
 use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors};
-use sensei_data::dataset::Dataset;
 use sensei_data::geometry::RectInImage;
+use sensei_data::pixel_means::CELLS;
 use sensei_files::bounded::read_bounded;
 use sensei_files::digest::hex;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::error::CacheError;
-use crate::import::{DumpHeader, DumpRecord, ImportError, ImportReport, Importer, SeenImage};
+use crate::import::{DumpHeader, DumpRecord, ImportError, ImportReport, Importer, SeenImage, Target};
 use crate::kept::MAX_GRID;
 use crate::key::TeacherDescription;
 use crate::record::RecordFault;
 use crate::sentences;
 
 /// Imports the dump in the folder `dump`.
-pub fn import(dump: &Path, dataset: &Dataset, out: &Path) -> Result<ImportReport, ImportError> {
+pub fn import(dump: &Path, target: Target) -> Result<ImportReport, ImportError> {
     let manifest = read_manifest(dump)?;
-    let annotations = &dataset.annotations_path;
+    let annotations = &target.dataset.annotations_path;
     let found = sha256_hex(&read(annotations)?);
     if found != manifest.dataset.sha256 {
         let (path, what, expected) = (annotations.clone(), "SHA-256".into(), manifest.dataset.sha256);
@@ -44,7 +44,7 @@ pub fn import(dump: &Path, dataset: &Dataset, out: &Path) -> Result<ImportReport
         n_clipped: Some(manifest.n_clipped),
     };
     let grid = manifest.grid as usize;
-    let mut importer = Importer::new(dataset, out, header)?;
+    let mut importer = Importer::new(target, header)?;
     for shard in &manifest.shards {
         let path = dump.join(&shard.file);
         let bytes = read(&path)?;
@@ -150,6 +150,14 @@ fn add_shard(
     let scores: Vec<f32> = elements(scores, f32::from_le_bytes);
     let truth_ious = tensor(&tensors, path, "truth_iou", Dtype::F32, &[n_records])?;
     let truth_ious: Vec<f32> = elements(truth_ious, f32::from_le_bytes);
+    let pixel_means = match tensors.tensor(PIXEL_MEANS) {
+        Ok(_) => {
+            tensor(&tensors, path, PIXEL_MEANS, Dtype::U8, &[n_records, CELLS, CELLS, 3])?
+                .as_chunks::<{ CELLS * CELLS * 3 }>()
+                .0
+        }
+        Err(_) => &[],
+    };
     let logits = tensor(&tensors, path, "logits", Dtype::I8, &[n_records, grid, grid])?;
     for idx in 0..n_records {
         let rect = &rects[idx * 4..][..4];
@@ -160,6 +168,7 @@ fn add_shard(
             image_id: image_ids[idx],
             image_size: None,
             seen_image: SeenImage::Sha256(sha256),
+            pixel_means: pixel_means.get(idx).copied(),
             rect_in_image: RectInImage { x0: rect[0], y0: rect[1], x1: rect[2], y1: rect[3] },
             predicted_iou: scores[idx],
             truth_iou: has_truth_iou.then_some(truth_ious[idx]),
@@ -211,6 +220,8 @@ fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
+/// Older dumps have none.
+const PIXEL_MEANS: &str = "pixel_means";
 const MANIFEST: &str = "manifest.json";
 const FORMAT: &str = "sensei-teacher-dump 1";
 const MAX_FILE_BYTES: u64 = 4 << 30;

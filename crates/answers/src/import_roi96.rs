@@ -3,18 +3,17 @@
 use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors};
-use sensei_data::dataset::Dataset;
 use sensei_data::geometry::RectInImage;
 
 use crate::asked::Preprocessing;
-use crate::import::{DumpHeader, DumpRecord, ImportError, ImportReport, Importer, SeenImage};
+use crate::import::{DumpHeader, DumpRecord, ImportError, ImportReport, Importer, SeenImage, Target};
 use crate::import_dump::{elements, i64s, layout, read, tensor};
 use crate::key::TeacherDescription;
 use crate::record::RecordFault;
 use crate::sentences;
 
 /// Imports the dump in the file `dump`.
-pub fn import(dump: &Path, dataset: &Dataset, out: &Path) -> Result<ImportReport, ImportError> {
+pub fn import(dump: &Path, target: Target) -> Result<ImportReport, ImportError> {
     let bytes = read(dump)?;
     let not_safetensors =
         |error: safetensors::SafeTensorError| layout(dump, "file", "safetensors".into(), error.to_string());
@@ -54,7 +53,7 @@ pub fn import(dump: &Path, dataset: &Dataset, out: &Path) -> Result<ImportReport
         provenance: vec![format!("single-file dump, BLAKE3 {}", blake3::hash(&bytes))],
         n_clipped: None,
     };
-    let mut importer = Importer::new(dataset, out, header)?;
+    let mut importer = Importer::new(target, header)?;
     for idx in 0..n {
         let roi: Vec<f64> = rois[idx * 4..][..4].iter().map(|&edge| f64::from(edge)).collect();
         importer.check_box(annotation_ids[idx], &boxes[idx * 4..][..4])?;
@@ -63,6 +62,7 @@ pub fn import(dump: &Path, dataset: &Dataset, out: &Path) -> Result<ImportReport
             image_id: image_ids[idx],
             image_size: None,
             seen_image: SeenImage::NotStated,
+            pixel_means: None,
             rect_in_image: RectInImage { x0: roi[0], y0: roi[1], x1: roi[2], y1: roi[3] },
             predicted_iou: scores[idx],
             truth_iou: Some(truth_ious[idx]),

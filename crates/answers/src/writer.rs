@@ -1,10 +1,12 @@
 //! Writing a cache: nothing stands under its name before all of it is on disk.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, TryLockError};
+use std::ffi::OsString;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use sensei_files::error::FileError;
+use sensei_files::lock::{Lock, LockError};
 use sensei_files::whole::{sync_folder, sync_folder_of, write_synced};
 
 use crate::error::CacheError;
@@ -19,12 +21,13 @@ use crate::{feature_bytes, mask_bytes};
 /// A cache that is being written, in the folder `<cache>.partial`.
 ///
 /// [`CacheWriter::finish`] moves it to its name. Dropped before, it removes what it wrote; killed, it leaves a `.partial`
-/// folder, which the next writer of the same cache removes.
+/// folder, which the next writer of the same cache removes. One writer at a time holds the lock `.<cache>.lock`.
 #[derive(Debug)]
 pub struct CacheWriter {
     path: PathBuf,
     partial: PathBuf,
-    lock: File,
+    lock_path: PathBuf,
+    _lock: Lock,
     key: AnswerKey,
     teacher: TeacherDescription,
     provenance: Vec<String>,
@@ -49,36 +52,31 @@ impl CacheWriter {
         provenance: Vec<String>,
     ) -> Result<Self, CacheError> {
         key.check().map_err(|source| CacheError::InvalidKey { path: path.into(), source })?;
-        if path.symlink_metadata().is_ok() {
-            return Err(CacheError::Exists { path: path.into() });
-        }
         let shard_bytes = match key.kept.kind() {
             RecordKind::MaskLogits => MASK_SHARD_BYTES,
             RecordKind::ImageFeatures => FEATURE_SHARD_BYTES,
         };
-        // Without a trailing slash, which would put the partial folder inside of the cache's.
-        let mut partial = path.components().collect::<PathBuf>().into_os_string();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
+        // Without a trailing slash, which would put what is beside the cache inside of it.
+        let path: PathBuf = path.components().collect();
+        let (partial, lock_path) = (beside(&path, "", ".partial"), beside(&path, ".", ".lock"));
+        // The lock lies beside the folder, and stays until the cache is published: in the folder, it would move or go with it, and a
+        // second writer could take the folder over while the first one publishes it.
+        let lock = Lock::take(&lock_path, "writing the cache").map_err(|error| match error {
+            LockError::File(source) => CacheError::File(source),
+            _ => CacheError::Busy { path: partial.clone() },
+        })?;
+        if path.symlink_metadata().is_ok() {
+            return Err(CacheError::Exists { path });
+        }
+        if partial.exists() {
+            fs::remove_dir_all(&partial).map_err(FileError::io(&partial, "remove"))?;
+        }
         fs::create_dir_all(&partial).map_err(FileError::io(&partial, "create"))?;
-        let lock_path = partial.join(LOCK);
-        #[expect(clippy::disallowed_methods, reason = "a lock has no content")]
-        let lock = File::create(&lock_path).map_err(FileError::io(&lock_path, "create"))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(CacheError::Busy { path: partial }),
-            Err(TryLockError::Error(source)) => return Err(FileError::io(&lock_path, "lock")(source).into()),
-        }
-        for entry in fs::read_dir(&partial).map_err(FileError::io(&partial, "list"))? {
-            let leftover = entry.map_err(FileError::io(&partial, "list"))?.path();
-            if leftover != lock_path {
-                fs::remove_file(&leftover).map_err(FileError::io(&leftover, "remove"))?;
-            }
-        }
         Ok(CacheWriter {
-            path: path.into(),
+            path,
             partial,
-            lock,
+            lock_path,
+            _lock: lock,
             key,
             teacher,
             provenance,
@@ -142,14 +140,14 @@ impl CacheWriter {
             shards: std::mem::take(&mut self.shards),
         };
         write_manifest(&self.partial, manifest.clone())?;
-        let lock_path = self.partial.join(LOCK);
-        fs::remove_file(&lock_path).map_err(FileError::io(&lock_path, "remove"))?;
         sync_folder(&self.partial)?;
         if self.path.symlink_metadata().is_ok() {
             return Err(CacheError::Exists { path: self.path.clone() });
         }
         fs::rename(&self.partial, &self.path).map_err(FileError::io(&self.path, "move the finished cache to"))?;
         self.is_finished = true;
+        // Whoever gets this lock, or makes a new file of its name, finds the cache.
+        let _ = fs::remove_file(&self.lock_path);
         sync_folder_of(&self.path)?;
         Ok(manifest)
     }
@@ -193,8 +191,15 @@ impl Drop for CacheWriter {
             // Best effort: what stays has no manifest under the cache's name and is removed by the next writer.
             let _ = fs::remove_dir_all(&self.partial);
         }
-        let _ = self.lock.unlock();
     }
+}
+
+/// A path beside another, named after it.
+fn beside(path: &Path, before: &str, after: &str) -> PathBuf {
+    let mut name = OsString::from(before);
+    name.push(path.file_name().unwrap_or_default());
+    name.push(after);
+    path.with_file_name(name)
 }
 
 fn invalid(record: RecordId, source: RecordFault) -> CacheError {
@@ -204,4 +209,3 @@ fn invalid(record: RecordId, source: RecordFault) -> CacheError {
 const MASK_SHARD_BYTES: usize = 32 << 20;
 const FEATURE_SHARD_BYTES: usize = 128 << 20;
 const INDEX: &str = "index.sti";
-const LOCK: &str = "writer.lock";

@@ -53,7 +53,7 @@ pub enum Command {
         #[arg(long)]
         out: Option<PathBuf>,
         /// Threads; results do not depend on it. 0: one per core
-        #[arg(long, default_value_t = 0)]
+        #[arg(long, default_value_t = 0, value_parser = parse_threads)]
         threads: usize,
     },
     /// Write the prompts of a protocol, for other programs to answer
@@ -86,7 +86,7 @@ pub enum Command {
         #[arg(long)]
         out: Option<PathBuf>,
         /// Threads; results do not depend on it. 0: one per core
-        #[arg(long, default_value_t = 0)]
+        #[arg(long, default_value_t = 0, value_parser = parse_threads)]
         threads: usize,
     },
     /// Choose thresholds on training images and write the int8 model of a run
@@ -97,7 +97,7 @@ pub enum Command {
         #[arg(long, value_name = "BITS", value_parser = clap::value_parser!(u8).range(2..=4))]
         sensitivity: Option<u8>,
         /// Threads. 0: one per core
-        #[arg(long, default_value_t = 0)]
+        #[arg(long, default_value_t = 0, value_parser = parse_threads)]
         threads: usize,
     },
     /// Write the deployment package of a run: ONNX, int8 model, memory, manifest; with a converter, packerOut.zip
@@ -282,9 +282,20 @@ pub struct Machine {
     #[arg(long, value_name = "DEVICE", value_delimiter = ',', default_value = "flex")]
     pub device: Vec<DeviceName>,
     /// Threads of the CPU's computation; results are the same bits for the same number. 0: one per core
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = parse_threads)]
     pub threads: usize,
 }
+
+/// A number of threads; a machine has no use for more, and takes minutes to start them.
+fn parse_threads(text: &str) -> Result<usize, String> {
+    let threads: usize = text.parse().map_err(|_| format!("expected a whole number from 0 to {MAX_THREADS}"))?;
+    if threads > MAX_THREADS {
+        return Err(format!("expected at most {MAX_THREADS}"));
+    }
+    Ok(threads)
+}
+
+const MAX_THREADS: usize = 1024;
 
 /// Data set tools.
 #[derive(Debug, Subcommand)]

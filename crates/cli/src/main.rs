@@ -6,11 +6,13 @@ mod arguments;
 mod commands;
 mod config;
 mod device;
+mod event_log;
 mod phases;
 mod predict;
 mod profile;
 mod progress;
 mod run_folder;
+mod stop;
 
 use std::process::ExitCode;
 
@@ -42,13 +44,18 @@ pub fn usage(error: impl Into<anyhow::Error>) -> anyhow::Error {
 fn main() -> ExitCode {
     sensei_tensor::ops::keep_freed_memory();
     let arguments = Arguments::parse();
-    let done = commands::execute(arguments).and_then(|code| match output_failure() {
-        Some(error) => Err(anyhow::anyhow!("standard output: cannot write: {error}")),
-        None => Ok(code),
-    });
+    let done =
+        stop::catch_signals().and_then(|()| commands::execute(arguments)).and_then(|code| match output_failure() {
+            Some(error) => Err(anyhow::anyhow!("standard output: cannot write: {error}")),
+            None => Ok(code),
+        });
     match done {
         Ok(code) => code,
         Err(error) => {
+            if let Some(stopped) = error.chain().find_map(|cause| cause.downcast_ref::<stop::Stopped>()) {
+                warn(&stopped.to_string());
+                return ExitCode::from(stop::STOPPED);
+            }
             warn(&format!("error: {}", one_line(&error)));
             ExitCode::from(if error.is::<UsageError>() { 2 } else { 1 })
         }

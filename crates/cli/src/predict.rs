@@ -19,12 +19,17 @@ use sensei_samples::batch::push_input;
 use sensei_samples::error::SampleError;
 use sensei_samples::source::{Sample, SampleSource};
 
+use crate::stop::{self, Stopped};
+
 /// A sample that no prediction was made or scored for.
 #[derive(Debug, thiserror::Error)]
 pub enum PredictError {
     /// The sample cannot be had.
     #[error(transparent)]
     Sample(#[from] SampleError),
+    /// The program was asked to stop.
+    #[error("not all samples were scored")]
+    Stopped(#[from] Stopped),
     /// A prediction that cannot be scored.
     #[error(transparent)]
     Eval(#[from] EvalError),
@@ -53,12 +58,16 @@ pub fn candidates<'a>(
     instances: &'a [usize],
     batch: usize,
 ) -> impl Iterator<Item = Result<Candidate<EvalInput>, PredictError>> + 'a {
-    let load = |chunk: &[usize]| match source.samples(chunk) {
+    let samples_of = |chunk: &[usize]| {
+        stop::check("scoring")?;
+        Ok(source.samples(chunk)?)
+    };
+    let load = move |chunk: &[usize]| match samples_of(chunk) {
         Ok(samples) => {
             let items = chunk.iter().zip(samples).map(|(&idx, sample)| eval_item(source, idx, sample));
             items.map(|item| Ok(Candidate::Item(item))).collect::<Vec<_>>()
         }
-        Err(error) => vec![Err(error.into())],
+        Err(error) => vec![Err(error)],
     };
     let items = instances.chunks(batch).flat_map(load);
     items.chain(source.left_out.iter().map(|left_out| Ok(Candidate::LeftOut(*left_out))))

@@ -1,14 +1,11 @@
 //! Bars on the screen and lines in `events.jsonl`.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use sensei_student::student::WEIGHTS;
 use sensei_tensor::network::NamedWeights;
@@ -16,7 +13,9 @@ use sensei_train::event::Event;
 use sensei_train::fit::Observer;
 use serde::Serialize;
 
+use crate::event_log::EventLog;
 use crate::profile::Profiler;
+use crate::stop;
 
 /// Scores weights after an epoch: the mean IoU in the crop and the number of instances.
 pub type Validate<'a> = Box<dyn FnMut(&NamedWeights) -> anyhow::Result<(f64, usize)> + 'a>;
@@ -24,11 +23,10 @@ pub type Validate<'a> = Box<dyn FnMut(&NamedWeights) -> anyhow::Result<(f64, usi
 /// Shows a training run and logs it.
 pub struct TrainProgress<'a> {
     bar: ProgressBar,
-    log: File,
+    log: EventLog,
     log_every_steps: u64,
     validate_every_epochs: u64,
     validate: Validate<'a>,
-    stop: Arc<AtomicBool>,
     started: Instant,
     n_samples_done: usize,
     log_failed: Option<std::io::Error>,
@@ -53,10 +51,8 @@ impl<'a> TrainProgress<'a> {
         log_every_steps: u64,
         validate_every_epochs: u64,
         validate: Validate<'a>,
-        stop: Arc<AtomicBool>,
     ) -> anyhow::Result<Self> {
-        let log = OpenOptions::new().create(true).append(true).open(events);
-        let log = log.with_context(|| format!("{}: cannot open for writing", events.display()))?;
+        let log = EventLog::open(events)?;
         let style = "{prefix} {bar:30} {pos}/{len} steps, ETA {eta}, {msg}";
         let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::new(0).with_style(style).with_prefix("train");
@@ -68,7 +64,6 @@ impl<'a> TrainProgress<'a> {
             log_every_steps,
             validate_every_epochs,
             validate,
-            stop,
             started,
             n_samples_done,
             log_failed,
@@ -91,7 +86,7 @@ impl<'a> TrainProgress<'a> {
             SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64();
         let line = LogLine { unix_time, images_per_second: self.images_per_second(), event };
         let written = serde_json::to_string(&line).map_err(std::io::Error::other);
-        if let Err(error) = written.and_then(|line| writeln!(self.log, "{line}")) {
+        if let Err(error) = written.and_then(|line| self.log.append(&line)) {
             self.log_failed.get_or_insert(error);
         }
     }
@@ -104,7 +99,21 @@ impl<'a> TrainProgress<'a> {
 impl Observer for TrainProgress<'_> {
     fn event(&mut self, event: &Event) {
         match event {
-            Event::Started { step, total_steps, .. } => {
+            Event::Started { step, total_steps, threads, .. } => {
+                let before = self.log.last_threads().ok().flatten().filter(|before| *step > 0 && before != threads);
+                if let Some(before) = before {
+                    warn(&format!(
+                        "the run had {before} threads and goes on with {threads}: other bits than without a stop"
+                    ));
+                }
+                say(&format!("threads: {threads}"));
+                match self.log.forget_after(*step) {
+                    Ok(0) => {}
+                    Ok(n) => warn(&format!("log: {n} events after step {step} are dropped: these steps run again")),
+                    Err(error) => {
+                        self.log_failed.get_or_insert(error);
+                    }
+                }
                 self.bar.set_length(*total_steps);
                 self.bar.set_position(*step);
                 self.bar.reset_eta();
@@ -135,16 +144,17 @@ impl Observer for TrainProgress<'_> {
                     format!("epoch {epoch}: mean IoU in the crop {mean_iou_in_crop:.4} over {n_instances} instances");
                 self.bar.suspend(|| say(&line));
             }
-            Event::Ended { .. } => {
+            Event::Ended { stopped, .. } => {
                 self.log(event);
-                self.bar.finish();
+                // A finished bar jumps to its end.
+                if *stopped { self.bar.abandon() } else { self.bar.finish() }
             }
             Event::Epoch { .. } | Event::Checkpoint { .. } => self.log(event),
         }
     }
 
     fn should_stop(&mut self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        stop::is_asked()
     }
 
     fn validate(
@@ -157,23 +167,6 @@ impl Observer for TrainProgress<'_> {
         }
         Ok(Some((self.validate)(&result[WEIGHTS])?))
     }
-}
-
-/// A flag that the first Ctrl-C (or SIGTERM) sets; the second ends the program at once.
-///
-/// # Errors
-/// If the signals cannot be caught.
-pub fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = stop.clone();
-    ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        warn("stopping after this step; once more to stop at once");
-    })
-    .context("cannot catch Ctrl-C")?;
-    Ok(stop)
 }
 
 /// Prints a line of the program's results. A failure does not end a run, whose results are in files; it is told at the

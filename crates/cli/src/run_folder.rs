@@ -1,25 +1,74 @@
-//! Making and finding the folder of a run.
+//! Making, finding and holding the folder of a run.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
+use sensei_files::lock::{Lock, LockError};
 use sensei_report::run_folder::RunFolder;
 
 use crate::usage;
 
-/// Makes the folder of a new run, or takes that of a run to resume.
+/// Refuses names that would not be a folder of their own below the folder of all runs.
 ///
 /// # Errors
-/// If it exists and is not to be resumed, or cannot be made.
-pub fn create(root: PathBuf, resume: bool) -> anyhow::Result<RunFolder> {
-    let shown = root.display().to_string();
-    if root.exists() && !resume {
-        let advice = "use --resume to go on with it, or --name for another folder";
-        return Err(usage(anyhow::anyhow!("{shown}: expected no such run yet, found one; {advice}")));
+/// If the name has parts, is none, or is that of a folder that all runs share.
+pub fn check_name(name: &str) -> anyhow::Result<()> {
+    let is_one_part =
+        matches!(Path::new(name).components().collect::<Vec<_>>()[..], [Component::Normal(part)] if part == name);
+    ensure!(is_one_part, "expected a run's name without `/`, `.` or `..`, found {name:?}");
+    ensure!(
+        !SHARED_FOLDERS.contains(&name),
+        "a run cannot be named {name:?}: all runs share the folder of that name; take --name or rename the configuration"
+    );
+    Ok(())
+}
+
+/// Refuses a folder that holds a run which is not to be resumed. One that ended before its first checkpoint holds none.
+///
+/// # Errors
+/// If there is one.
+pub fn check_free(root: &Path, resume: bool) -> anyhow::Result<()> {
+    if resume || !root.exists() || (root.is_dir() && !has_begun(&RunFolder::at(root))) {
+        return Ok(());
     }
-    fs::create_dir_all(&root).with_context(|| format!("{shown}: cannot make the run folder"))?;
-    Ok(RunFolder::at(root))
+    let advice = "use --resume to go on with it, or --name for another folder";
+    Err(usage(anyhow::anyhow!("{}: expected no such run yet, found one; {advice}", root.display())))
+}
+
+/// Makes the folder of a new run, or takes that of a run to resume, and holds it.
+///
+/// # Errors
+/// If it exists and is not to be resumed, is held by another process, or cannot be made.
+pub fn create(root: PathBuf, resume: bool) -> anyhow::Result<(RunFolder, Lock)> {
+    fs::create_dir_all(&root).with_context(|| format!("{}: cannot make the run folder", root.display()))?;
+    let folder = RunFolder::at(&root);
+    let lock = lock(&folder)?;
+    check_free(&root, resume)?;
+    if !resume {
+        // What a run has left that ended before its first checkpoint.
+        for file in [folder.plan_toml(), folder.events()] {
+            if file.exists() {
+                fs::remove_file(&file).with_context(|| format!("{}: cannot remove", file.display()))?;
+            }
+        }
+    }
+    sweep(&folder)?;
+    Ok((folder, lock))
+}
+
+/// Holds a run's folder: nobody else writes into it meanwhile.
+///
+/// # Errors
+/// If another process does.
+pub fn lock(folder: &RunFolder) -> anyhow::Result<Lock> {
+    let command: Vec<String> = std::env::args().skip(1).collect();
+    Lock::take(&folder.lock(), &format!("sensei {}", command.join(" "))).map_err(|error| match error {
+        LockError::Held { holder, .. } => {
+            anyhow::anyhow!("{}: this run is in the hands of {holder}", folder.root().display())
+        }
+        other => other.into(),
+    })
 }
 
 /// Takes the folder of a run that has been made.
@@ -32,4 +81,43 @@ pub fn open(root: &Path) -> anyhow::Result<RunFolder> {
         bail!("{}: expected a run folder with a plan.toml, found none", root.display());
     }
     Ok(folder)
+}
+
+/// Whether there is something to go on from.
+fn has_begun(folder: &RunFolder) -> bool {
+    let has_checkpoint = fs::read_dir(folder.checkpoints()).is_ok_and(|mut entries| entries.next().is_some());
+    has_checkpoint || folder.student().exists()
+}
+
+/// Removes the temporary files of writers that were killed. Only under the lock: there is no other writer then.
+fn sweep(folder: &RunFolder) -> anyhow::Result<()> {
+    for place in [folder.root().to_path_buf(), folder.checkpoints(), folder.eval()] {
+        let Ok(entries) = fs::read_dir(&place) else { continue };
+        for entry in entries {
+            let path = entry.with_context(|| format!("{}: cannot list", place.display()))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with('.') && name.ends_with(".tmp") {
+                fs::remove_file(&path).with_context(|| format!("{}: cannot remove", path.display()))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Folders beside the runs.
+const SHARED_FOLDERS: [&str; 2] = ["synthetic", "teacher-cache"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_one_folder() {
+        for name in ["quickstart", "a b", "ü", "..hidden", "1"] {
+            check_name(name).expect(name);
+        }
+        for name in ["", ".", "..", "../evil", "a/b", "/etc", "a/", "synthetic", "teacher-cache"] {
+            assert!(check_name(name).is_err(), "{name:?}");
+        }
+    }
 }

@@ -1,4 +1,5 @@
-//! The JSON of COCO and LVIS. Both are foreign formats: fields we do not use are ignored.
+//! The JSON of COCO and LVIS. Both are foreign formats: fields we do not use are ignored, and what pycocotools reads with the same
+//! meaning is read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -7,12 +8,15 @@ use std::path::{Component, Path};
 
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, MapAccess, SeqAccess};
 
-use crate::dataset::{Category, Dataset, DatasetError, Frequency, ImageRecord, Instance, Segmentation};
+use crate::dataset::{
+    BadEntry, Category, Dataset, DatasetError, Entry, EntryProblem, Frequency, ImageRecord, Instance, LoadOptions,
+    Segmentation, UnusableRule,
+};
 use crate::geometry::Size;
-use crate::polygon::check_polygons;
-use crate::rle::{Rle, RleError};
+use crate::json_value::{ByKind, FromJson, Scalar, Unexpected, foreign_encoding, tolerated};
+use crate::outline::{JsonSegmentation, OutlineError, Values};
 
 /// Which fields must be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,33 +26,56 @@ pub(crate) enum Format {
 }
 
 /// Reads and checks an annotation file.
-pub(crate) fn load(path: &Path, images_dir: &Path, format: Format) -> Result<Dataset, DatasetError> {
+pub(crate) fn load(
+    path: &Path,
+    images_dir: &Path,
+    format: Format,
+    options: LoadOptions,
+) -> Result<Dataset, DatasetError> {
     let bytes = read(path)?;
     let digest = *blake3::hash(&bytes).as_bytes();
-    let json: JsonFile =
-        serde_json::from_slice(&bytes).map_err(|source| DatasetError::Json { path: path.to_path_buf(), source })?;
+    if let Some(found) = foreign_encoding(&bytes) {
+        return Err(DatasetError::Encoding { path: path.to_path_buf(), found });
+    }
+    let json = parse(&bytes).map_err(|source| DatasetError::Json { path: path.to_path_buf(), source })?;
     drop(bytes);
-
-    let images: Vec<ImageRecord> =
-        json.images.into_iter().map(|image| image.check(path, format)).collect::<Result<_, _>>()?;
-    let categories: Vec<Category> =
-        json.categories.into_iter().map(|category| category.check(path, format)).collect::<Result<_, _>>()?;
-    let image_idx_by_id = unique_ids(path, "image", images.iter().map(|image| image.id))?;
-    let categories_by_id = unique_ids(path, "category", categories.iter().map(|category| category.id))?;
-    let known = Known { path, images: &images, image_idx_by_id, categories_by_id };
+    let mut bad = vec![];
+    let images = entries(json.images.rows(path, "images")?, "image", &mut bad, |image| image.check(format));
+    let categories =
+        entries(json.categories.rows(path, "categories")?, "category", &mut bad, |category| category.check(format));
+    let images = unique("image", images, |image| image.id, &mut bad);
+    let categories = unique("category", categories, |category| category.id, &mut bad);
+    let idx_by_id = |ids: &mut dyn Iterator<Item = u64>| ids.zip(0..).collect::<BTreeMap<u64, usize>>();
+    let known = Known {
+        image_idx_by_id: idx_by_id(&mut images.iter().map(|image| image.id)),
+        category_ids: categories.iter().map(|category| category.id).collect(),
+        images: &images,
+        needs_masks: options.needs_masks,
+    };
     for image in &images {
         for category_id in image.neg_category_ids.iter().chain(&image.not_exhaustive_category_ids) {
-            known.check_category("image", image.id, *category_id)?;
+            if let Err(problem) = known.check_category(*category_id) {
+                bad.push(BadEntry { entry: Entry::Id { list: "image", id: image.id }, problem });
+            }
         }
     }
-    let instances: Vec<Instance> =
-        json.annotations.into_iter().map(|annotation| annotation.check(&known)).collect::<Result<_, _>>()?;
-    let mut instance_ids = BTreeSet::new();
-    if let Some(twice) = instances.iter().find(|instance| !instance_ids.insert(instance.id)) {
-        return Err(DatasetError::DuplicateId { path: path.to_path_buf(), list: "annotation", id: twice.id });
+    let n_structural = bad.len();
+    let annotations = json.annotations.rows(path, "annotations")?;
+    let instances = entries(annotations, "annotation", &mut bad, |annotation| annotation.check(&known));
+    let instances = unique("annotation", instances, |instance| instance.id, &mut bad);
+    if n_structural > 0 {
+        // Their annotations are as good as the images and categories are: it is these that have to be mended.
+        bad.retain(|entry| {
+            !matches!(entry.problem, EntryProblem::UnknownImage { .. } | EntryProblem::UnknownCategory { .. })
+        });
+    }
+    // What has no id of its own cannot be said to be left out.
+    let may_leave_out = n_structural == 0 && bad.iter().all(|entry| matches!(entry.entry, Entry::Id { .. }));
+    if !bad.is_empty() && !(options.unusable == UnusableRule::LeaveOut && may_leave_out) {
+        return Err(DatasetError::Entries { path: path.to_path_buf(), entries: bad, n_sound: instances.len() });
     }
     let (annotations_path, images_dir) = (path.to_path_buf(), images_dir.to_path_buf());
-    Ok(Dataset { annotations_path, images_dir, images, categories, instances, digest })
+    Ok(Dataset { annotations_path, images_dir, images, categories, instances, unusable: bad, digest })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, DatasetError> {
@@ -63,273 +90,313 @@ fn read(path: &Path) -> Result<Vec<u8>, DatasetError> {
     Ok(bytes)
 }
 
-/// Index of each id in its list.
-fn unique_ids(
-    path: &Path,
+fn parse(bytes: &[u8]) -> Result<JsonFile, serde_json::Error> {
+    let without_mark = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
+    serde_json::from_slice(without_mark).or_else(|error| match error.is_syntax() {
+        // Of two errors, the one about the file as it is.
+        true => serde_json::from_slice(&tolerated(without_mark)).map_err(|_| error),
+        false => Err(error),
+    })
+}
+
+/// The entries of a list that are sound.
+fn entries<J: JsonEntry, T>(
+    rows: Vec<Row<J>>,
     list: &'static str,
-    ids: impl Iterator<Item = u64>,
-) -> Result<BTreeMap<u64, usize>, DatasetError> {
-    let mut idx_by_id = BTreeMap::new();
-    for (idx, id) in ids.enumerate() {
-        if idx_by_id.insert(id, idx).is_some() {
-            return Err(DatasetError::DuplicateId { path: path.to_path_buf(), list, id });
+    bad: &mut Vec<BadEntry>,
+    mut check: impl FnMut(J) -> Result<T, EntryProblem>,
+) -> Vec<T> {
+    let mut sound = Vec::with_capacity(rows.len());
+    for (idx, row) in rows.into_iter().enumerate() {
+        let place = Entry::Place { list, idx };
+        let (entry, checked) = match row {
+            Row::Object(json) => match json.id().whole() {
+                Ok(id) => (Entry::Id { list, id }, check(json)),
+                Err(unexpected) => (place, Err(field("id", unexpected))),
+            },
+            Row::Other(found) => (place, Err(field("entry", found.unexpected("an object")))),
+        };
+        match checked {
+            Ok(entry) => sound.push(entry),
+            Err(problem) => bad.push(BadEntry { entry, problem }),
         }
     }
-    Ok(idx_by_id)
+    sound
+}
+
+/// The entries whose id no other one has. It is not known which of several an id means.
+fn unique<T>(list: &'static str, entries: Vec<T>, id: fn(&T) -> u64, bad: &mut Vec<BadEntry>) -> Vec<T> {
+    let (mut seen, mut repeated) = (BTreeSet::new(), BTreeMap::new());
+    for id in entries.iter().map(id) {
+        if !seen.insert(id) {
+            *repeated.entry(id).or_insert(1) += 1;
+        }
+    }
+    bad.extend(repeated.iter().map(|(&id, &n_times)| BadEntry {
+        entry: Entry::Id { list, id },
+        problem: EntryProblem::RepeatedId { n_times },
+    }));
+    entries.into_iter().filter(|entry| !repeated.contains_key(&id(entry))).collect()
 }
 
 /// What annotations refer to.
 struct Known<'a> {
-    path: &'a Path,
     images: &'a [ImageRecord],
     image_idx_by_id: BTreeMap<u64, usize>,
-    categories_by_id: BTreeMap<u64, usize>,
+    category_ids: BTreeSet<u64>,
+    needs_masks: bool,
 }
 
 impl Known<'_> {
-    fn check_category(&self, list: &'static str, id: u64, category_id: u64) -> Result<(), DatasetError> {
-        if self.categories_by_id.contains_key(&category_id) {
+    fn check_category(&self, category_id: u64) -> Result<(), EntryProblem> {
+        if self.category_ids.contains(&category_id) {
             return Ok(());
         }
-        let (path, n_categories) = (self.path.to_path_buf(), self.categories_by_id.len());
-        Err(DatasetError::UnknownCategory { path, list, id, category_id, n_categories })
+        Err(EntryProblem::UnknownCategory { category_id, n_categories: self.category_ids.len() })
     }
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object with images, categories and annotations")]
 struct JsonFile {
-    images: Vec<JsonImage>,
-    categories: Vec<JsonCategory>,
-    annotations: Vec<JsonAnnotation>,
+    #[serde(default)]
+    images: List<JsonImage>,
+    #[serde(default)]
+    categories: List<JsonCategory>,
+    #[serde(default)]
+    annotations: List<JsonAnnotation>,
+}
+
+/// A list of entries, or what is there instead.
+enum List<T> {
+    Rows(Vec<Row<T>>),
+    Other(Scalar),
+}
+
+/// An entry of a list.
+enum Row<T> {
+    Object(T),
+    Other(Scalar),
+}
+
+trait JsonEntry {
+    fn id(&self) -> &Scalar;
 }
 
 #[derive(Deserialize)]
 struct JsonImage {
-    id: u64,
-    width: u64,
-    height: u64,
-    file_name: Option<String>,
-    coco_url: Option<String>,
-    neg_category_ids: Option<Vec<u64>>,
-    not_exhaustive_category_ids: Option<Vec<u64>>,
+    #[serde(default)]
+    id: Scalar,
+    #[serde(default)]
+    width: Scalar,
+    #[serde(default)]
+    height: Scalar,
+    #[serde(default)]
+    file_name: Scalar,
+    #[serde(default)]
+    coco_url: Scalar,
+    #[serde(default)]
+    neg_category_ids: Values,
+    #[serde(default)]
+    not_exhaustive_category_ids: Values,
 }
 
 #[derive(Deserialize)]
 struct JsonCategory {
-    id: u64,
-    name: String,
-    frequency: Option<String>,
+    #[serde(default)]
+    id: Scalar,
+    #[serde(default)]
+    name: Scalar,
+    #[serde(default)]
+    frequency: Scalar,
 }
 
 #[derive(Deserialize)]
 struct JsonAnnotation {
-    id: u64,
-    image_id: u64,
-    category_id: u64,
-    bbox: [f64; 4],
-    area: f64,
+    #[serde(default)]
+    id: Scalar,
+    #[serde(default)]
+    image_id: Scalar,
+    #[serde(default)]
+    category_id: Scalar,
+    #[serde(default)]
+    bbox: Values,
+    #[serde(default)]
+    area: Scalar,
     /// LVIS has none, and no crowd regions.
     #[serde(default)]
-    iscrowd: u64,
-    segmentation: Option<JsonSegmentation>,
+    iscrowd: Scalar,
+    #[serde(default)]
+    segmentation: JsonSegmentation,
 }
 
-pub(crate) enum JsonSegmentation {
-    Polygons(Vec<Box<[f64]>>),
-    Rle(JsonRle),
+impl JsonEntry for JsonImage {
+    fn id(&self) -> &Scalar {
+        &self.id
+    }
 }
 
-#[derive(Deserialize)]
-pub(crate) struct JsonRle {
-    /// Height, width.
-    pub(crate) size: [u32; 2],
-    pub(crate) counts: JsonCounts,
+impl JsonEntry for JsonCategory {
+    fn id(&self) -> &Scalar {
+        &self.id
+    }
 }
 
-pub(crate) enum JsonCounts {
-    Runs(Vec<u32>),
-    Compressed(String),
+impl JsonEntry for JsonAnnotation {
+    fn id(&self) -> &Scalar {
+        &self.id
+    }
+}
+
+impl<T> List<T> {
+    fn rows(self, path: &Path, list: &'static str) -> Result<Vec<Row<T>>, DatasetError> {
+        match self {
+            Self::Rows(rows) => Ok(rows),
+            Self::Other(found) => Err(DatasetError::List { path: path.to_path_buf(), list, found: found.to_string() }),
+        }
+    }
+}
+
+impl<T> Default for List<T> {
+    fn default() -> Self {
+        Self::Other(Scalar::Missing)
+    }
 }
 
 impl JsonImage {
-    fn check(self, path: &Path, format: Format) -> Result<ImageRecord, DatasetError> {
-        let error = |field, expected: &str, found: String| field_error(path, "image", self.id, field, expected, found);
-        if !(1..=MAX_SIDE).contains(&self.width) || !(1..=MAX_SIDE).contains(&self.height) {
-            let found = format!("{} x {}", self.width, self.height);
-            return Err(error("width and height", &format!("of 1 to {MAX_SIDE} pixels"), found));
+    fn check(self, format: Format) -> Result<ImageRecord, EntryProblem> {
+        let side = |name, value: &Scalar| match value.whole() {
+            Ok(side @ 1..=MAX_SIDE) => Ok(side),
+            _ => Err(field(name, value.unexpected("a whole number of pixels from 1 to 65535"))),
+        };
+        let (width, height) = (side("width", &self.width)?, side("height", &self.height)?);
+        if width * height > MAX_PIXELS {
+            let found = format!("{width} x {height} = {}", width * height);
+            return Err(problem("width and height", format!("at most {MAX_PIXELS} pixels"), found));
         }
-        if self.width * self.height > MAX_PIXELS {
-            let found = format!("{} x {} = {}", self.width, self.height, self.width * self.height);
-            return Err(error("width and height", &format!("of at most {MAX_PIXELS} pixels"), found));
-        }
-        let size = Size { width: self.width as u32, height: self.height as u32 };
+        let text = |name, value: &Scalar| match value {
+            Scalar::Missing | Scalar::Null => Ok(None),
+            Scalar::Text(text) => Ok(Some(text.clone())),
+            other => Err(field(name, other.unexpected("a text"))),
+        };
+        let file_name = text("file_name", &self.file_name)?;
         let file_name = match format {
-            Format::Coco => self.file_name.clone(),
-            Format::Lvis => self.file_name.as_deref().map(name_in_coco_2017).or(self.coco_url.as_deref().map(url_tail)),
+            Format::Coco => file_name,
+            Format::Lvis => match file_name {
+                Some(name) => Some(name_in_coco_2017(&name)),
+                None => text("coco_url", &self.coco_url)?.map(|url| url_tail(&url)),
+            },
         };
         let Some(file_name) = file_name else {
-            return Err(error("file_name", "to be there", String::from("none")));
+            return Err(field("file_name", self.file_name.unexpected("a path below the image folder")));
         };
-        let plain = Path::new(&file_name).components().all(|part| matches!(part, Component::Normal(_)));
-        if file_name.is_empty() || !plain {
-            return Err(error("file_name", "to stay inside of the image folder", format!("{file_name:?}")));
-        }
-        let list = |field, ids: Option<Vec<u64>>| match (format, ids) {
+        let Some(file_name) = inner_path(&file_name) else {
+            let expected = String::from("a path that stays inside of the image folder");
+            return Err(problem("file_name", expected, format!("{file_name:?}")));
+        };
+        let list = |name, values: &Values| match (format, values) {
             (Format::Coco, _) => Ok(Vec::new()),
-            (Format::Lvis, Some(ids)) => Ok(ids),
-            (Format::Lvis, None) => Err(error(field, "to be there in an LVIS file", String::from("none"))),
+            (Format::Lvis, Values::List(ids)) => {
+                ids.iter().map(|id| id.whole().map_err(|unexpected| field(name, unexpected))).collect()
+            }
+            (Format::Lvis, Values::Other(other)) => Err(field(name, other.unexpected("a list, as LVIS files have"))),
         };
         Ok(ImageRecord {
-            id: self.id,
-            size,
+            id: id(&self.id)?,
+            size: Size { width: width as u32, height: height as u32 },
             file_name,
-            neg_category_ids: list("neg_category_ids", self.neg_category_ids)?,
-            not_exhaustive_category_ids: list("not_exhaustive_category_ids", self.not_exhaustive_category_ids)?,
+            neg_category_ids: list("neg_category_ids", &self.neg_category_ids)?,
+            not_exhaustive_category_ids: list("not_exhaustive_category_ids", &self.not_exhaustive_category_ids)?,
         })
     }
 }
 
 impl JsonCategory {
-    fn check(self, path: &Path, format: Format) -> Result<Category, DatasetError> {
-        let frequency = match (format, self.frequency.as_deref()) {
+    fn check(self, format: Format) -> Result<Category, EntryProblem> {
+        let Scalar::Text(name) = &self.name else {
+            return Err(field("name", self.name.unexpected("a text")));
+        };
+        let frequency = match (format, &self.frequency) {
             (Format::Coco, _) => None,
-            (Format::Lvis, Some("r")) => Some(Frequency::Rare),
-            (Format::Lvis, Some("c")) => Some(Frequency::Common),
-            (Format::Lvis, Some("f")) => Some(Frequency::Frequent),
+            (Format::Lvis, Scalar::Text(letter)) if letter == "r" => Some(Frequency::Rare),
+            (Format::Lvis, Scalar::Text(letter)) if letter == "c" => Some(Frequency::Common),
+            (Format::Lvis, Scalar::Text(letter)) if letter == "f" => Some(Frequency::Frequent),
             (Format::Lvis, other) => {
-                let found = other.map_or(String::from("none"), |text| format!("{text:?}"));
-                return Err(field_error(path, "category", self.id, "frequency", "\"r\", \"c\" or \"f\"", found));
+                return Err(field("frequency", other.unexpected("\"r\", \"c\" or \"f\", as LVIS files have")));
             }
         };
-        Ok(Category { id: self.id, name: self.name, frequency })
+        Ok(Category { id: id(&self.id)?, name: name.clone(), frequency })
     }
 }
 
 impl JsonAnnotation {
-    fn check(self, known: &Known) -> Result<Instance, DatasetError> {
-        let (path, id) = (known.path, self.id);
-        let error = |field, expected, found| field_error(path, "annotation", id, field, expected, found);
-        known.check_category("annotation", id, self.category_id)?;
-        let Some(&image_idx) = known.image_idx_by_id.get(&self.image_id) else {
-            return Err(DatasetError::UnknownImage {
-                path: path.to_path_buf(),
-                annotation_id: id,
-                image_id: self.image_id,
-                n_images: known.images.len(),
-            });
+    fn check(self, known: &Known) -> Result<Instance, EntryProblem> {
+        let category_id = self.category_id.whole().map_err(|unexpected| field("category_id", unexpected))?;
+        known.check_category(category_id)?;
+        let image_id = self.image_id.whole().map_err(|unexpected| field("image_id", unexpected))?;
+        let Some(&image_idx) = known.image_idx_by_id.get(&image_id) else {
+            return Err(EntryProblem::UnknownImage { image_id, n_images: known.images.len() });
         };
-        let [x, y, width, height] = self.bbox;
-        if !(width >= 0.0 && height >= 0.0 && (x + width).is_finite() && (y + height).is_finite()) {
-            let expected = "[x, y, width, height], finite, with sides of at least 0";
-            return Err(error("bbox", expected, format!("{:?}", self.bbox)));
+        let bbox = self.bbox.bbox().map_err(|unexpected| field("bbox", unexpected))?;
+        let area = self.area.number().map_err(|unexpected| field("area", unexpected))?;
+        if area < 0.0 {
+            return Err(field("area", self.area.unexpected("a finite number of at least 0")));
         }
-        if !(self.area >= 0.0 && self.area.is_finite()) {
-            return Err(error("area", "finite and at least 0", self.area.to_string()));
-        }
-        if self.iscrowd > 1 {
-            return Err(error("iscrowd", "0 or 1", self.iscrowd.to_string()));
-        }
-        let segmentation = match self.segmentation {
-            None => return Err(error("segmentation", "polygons or runs", String::from("none"))),
-            Some(JsonSegmentation::Polygons(polygons)) => {
-                check_polygons(&polygons).map_err(|source| DatasetError::Polygon {
-                    path: path.to_path_buf(),
-                    annotation_id: id,
-                    source,
-                })?;
-                Segmentation::Polygons(polygons)
-            }
-            Some(JsonSegmentation::Rle(JsonRle { size: [height, width], counts })) => {
-                let size = Size { width, height };
-                let image_size = known.images[image_idx].size;
-                if size != image_size {
-                    let expected = format!("of its image's size, {image_size}");
-                    return Err(error("segmentation", &expected, size.to_string()));
-                }
-                Segmentation::Rle(counts.rle(size).map_err(|source| DatasetError::Rle {
-                    path: path.to_path_buf(),
-                    annotation_id: id,
-                    source,
-                })?)
-            }
+        let is_crowd = self.iscrowd.flag().map_err(|unexpected| field("iscrowd", unexpected))?;
+        let segmentation = match known.needs_masks {
+            true => self.segmentation.check(known.images[image_idx].size).map_err(EntryProblem::from)?,
+            false => Segmentation::NotRead,
         };
-        Ok(Instance {
-            id,
-            image_idx,
-            category_id: self.category_id,
-            bbox: self.bbox,
-            area: self.area,
-            is_crowd: self.iscrowd == 1,
-            segmentation,
-        })
+        Ok(Instance { id: id(&self.id)?, image_idx, category_id, bbox, area, is_crowd, segmentation })
     }
 }
 
-impl JsonCounts {
-    /// The mask of an image.
-    pub(crate) fn rle(&self, size: Size) -> Result<Rle, RleError> {
-        match self {
-            JsonCounts::Runs(counts) => Rle::from_counts(size, counts),
-            JsonCounts::Compressed(text) => Rle::from_compressed_str(size, text),
+impl From<OutlineError> for EntryProblem {
+    fn from(error: OutlineError) -> Self {
+        match error {
+            OutlineError::Unexpected(unexpected) => field("segmentation", unexpected),
+            OutlineError::Size { expected, found } => {
+                problem("segmentation", format!("runs of its image's size, {expected}"), found.to_string())
+            }
+            OutlineError::Polygon(source) => Self::Polygon(source),
+            OutlineError::Rle(source) => Self::Rle(source),
         }
     }
 }
 
-/// Written out because serde's untagged enums first copy the value into a tree, ten times its size.
-impl<'de> Deserialize<'de> for JsonSegmentation {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<JsonSegmentation, D::Error> {
-        struct ListOrObject;
+impl<'de, T: Deserialize<'de>> FromJson<'de> for Row<T> {
+    fn from_scalar(value: Scalar) -> Self {
+        Self::Other(value)
+    }
 
-        impl<'de> Visitor<'de> for ListOrObject {
-            type Value = JsonSegmentation;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-                f.write_str("a list of polygons or an object with size and counts")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<JsonSegmentation, A::Error> {
-                let mut polygons = Vec::with_capacity(1);
-                while let Some(polygon) = list.next_element::<Box<[f64]>>()? {
-                    polygons.push(polygon);
-                }
-                Ok(JsonSegmentation::Polygons(polygons))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<JsonSegmentation, A::Error> {
-                JsonRle::deserialize(MapAccessDeserializer::new(map)).map(JsonSegmentation::Rle)
-            }
-        }
-
-        deserializer.deserialize_any(ListOrObject)
+    fn from_object<A: MapAccess<'de>>(object: A) -> Result<Self, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(object)).map(Self::Object)
     }
 }
 
-/// Written out for the same reason.
-impl<'de> Deserialize<'de> for JsonCounts {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<JsonCounts, D::Error> {
-        struct RunsOrText;
+impl<'de, T: Deserialize<'de>> FromJson<'de> for List<T> {
+    fn from_scalar(value: Scalar) -> Self {
+        Self::Other(value)
+    }
 
-        impl<'de> Visitor<'de> for RunsOrText {
-            type Value = JsonCounts;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-                f.write_str("a list of run lengths or a compressed string")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<JsonCounts, A::Error> {
-                let mut counts = Vec::new();
-                while let Some(count) = list.next_element()? {
-                    counts.push(count);
-                }
-                Ok(JsonCounts::Runs(counts))
-            }
-
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<JsonCounts, E> {
-                Ok(JsonCounts::Compressed(String::from(text)))
-            }
+    fn from_list<A: SeqAccess<'de>>(mut list: A) -> Result<Self, A::Error> {
+        let mut rows = vec![];
+        while let Some(row) = list.next_element()? {
+            rows.push(row);
         }
+        Ok(Self::Rows(rows))
+    }
+}
 
-        deserializer.deserialize_any(RunsOrText)
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Row<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        ByKind::read(deserializer)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        ByKind::read(deserializer)
     }
 }
 
@@ -345,17 +412,33 @@ fn url_tail(url: &str) -> String {
     String::from(&url[start..])
 }
 
-fn field_error(
-    path: &Path,
-    list: &'static str,
-    id: u64,
-    field: &'static str,
-    expected: &str,
-    found: String,
-) -> DatasetError {
-    DatasetError::Field { path: path.to_path_buf(), list, id, field, expected: String::from(expected), found }
+/// A relative path without `.` and `..`; none if it is empty, absolute, or leaves the folder that it is relative to on its way.
+fn inner_path(path: &str) -> Option<String> {
+    let mut parts: Vec<&str> = vec![];
+    for part in Path::new(path).components() {
+        match part {
+            Component::Normal(part) => parts.push(part.to_str()?),
+            Component::CurDir => {}
+            Component::ParentDir => drop(parts.pop()?),
+            Component::RootDir | Component::Prefix(_) => return None,
+        }
+    }
+    (!parts.is_empty()).then(|| parts.join("/"))
 }
 
+fn id(value: &Scalar) -> Result<u64, EntryProblem> {
+    value.whole().map_err(|unexpected| field("id", unexpected))
+}
+
+fn field(field: &'static str, Unexpected { expected, found }: Unexpected) -> EntryProblem {
+    problem(field, String::from(expected), found)
+}
+
+fn problem(field: &'static str, expected: String, found: String) -> EntryProblem {
+    EntryProblem::Field { field, expected, found }
+}
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// COCO 2017's largest file has 0.45 GB, LVIS v1's 1.1 GB.
 pub(crate) const MAX_BYTES: u64 = 4 << 30;
 /// A JPEG image's largest side.

@@ -1,5 +1,6 @@
 //! Images, categories and instances of a COCO or LVIS annotation file.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +21,8 @@ pub struct Dataset {
     pub categories: Vec<Category>,
     /// In the file's order, crowd regions included.
     pub instances: Vec<Instance>,
+    /// Annotations that were left out because they cannot be used; each with an id, and none has the id of an instance.
+    pub unusable: Vec<BadEntry>,
     /// BLAKE3 of the annotation file's bytes.
     pub digest: [u8; 32],
 }
@@ -87,6 +90,116 @@ pub enum Segmentation {
     Polygons(Vec<Box<[f64]>>),
     /// A mask of the whole image.
     Rle(Rle),
+    /// The data set was loaded for its boxes.
+    NotRead,
+}
+
+/// What is done with annotations that cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UnusableRule {
+    /// The file is refused, and all of them are named.
+    #[default]
+    Refuse,
+    /// They are left out and listed in [`Dataset::unusable`].
+    LeaveOut,
+}
+
+/// How an annotation file is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// What is done with annotations that cannot be used. Images, categories and entries without an id must be sound by either rule.
+    pub unusable: UnusableRule,
+    /// Whether the outlines are read. Boxes can be compared without.
+    pub needs_masks: bool,
+}
+
+impl Default for LoadOptions {
+    /// Everything must be sound, and is read.
+    fn default() -> Self {
+        Self { unusable: UnusableRule::Refuse, needs_masks: true }
+    }
+}
+
+/// An entry of an annotation file that cannot be used.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{entry}: {problem}")]
+pub struct BadEntry {
+    /// Which.
+    pub entry: Entry,
+    /// Why.
+    pub problem: EntryProblem,
+}
+
+/// An entry of one of an annotation file's lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// One with an id.
+    Id {
+        /// "image", "category" or "annotation".
+        list: &'static str,
+        /// The id.
+        id: u64,
+    },
+    /// One without.
+    Place {
+        /// "image", "category" or "annotation".
+        list: &'static str,
+        /// Position in the list, from 0.
+        idx: usize,
+    },
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Id { list, id } => write!(f, "{list} {id}"),
+            Self::Place { list, idx } => write!(f, "{list} at place {idx} of its list, counted from 0"),
+        }
+    }
+}
+
+/// Why an entry of an annotation file cannot be used.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EntryProblem {
+    /// A field that this kind of file must have, with a value it may not have.
+    #[error("{field}: expected {expected}, found {found}")]
+    Field {
+        /// The field's name in the file.
+        field: &'static str,
+        /// What it may be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// Several entries with one id.
+    #[error("id: expected one that no other entry has, found it {n_times} times")]
+    RepeatedId {
+        /// How many have it.
+        n_times: usize,
+    },
+    /// A category id that is not in the file's list.
+    #[error("category {category_id} is not in the list of {n_categories} categories")]
+    UnknownCategory {
+        /// The category that is missing.
+        category_id: u64,
+        /// Length of the list.
+        n_categories: usize,
+    },
+    /// An annotation of an image that is not in the file's list.
+    #[error("image {image_id} is not in the list of {n_images} images")]
+    UnknownImage {
+        /// The image that is missing.
+        image_id: u64,
+        /// Length of the list.
+        n_images: usize,
+    },
+    /// Polygons that cannot be drawn.
+    #[error(transparent)]
+    Polygon(PolygonError),
+    /// Runs that are no mask of the image.
+    #[error(transparent)]
+    Rle(RleError),
 }
 
 /// An annotation file that cannot be used.
@@ -111,7 +224,15 @@ pub enum DatasetError {
         /// Size of the file.
         found: u64,
     },
-    /// Not JSON, or not the fields COCO prescribes.
+    /// Text of another encoding than JSON has.
+    #[error("{}: expected text in UTF-8, found {found}", path.display())]
+    Encoding {
+        /// The file.
+        path: PathBuf,
+        /// Name of the encoding.
+        found: &'static str,
+    },
+    /// Not JSON, or not COCO's and LVIS's lists.
     #[error("{}: not a COCO or LVIS annotation file", path.display())]
     Json {
         /// The file.
@@ -119,57 +240,33 @@ pub enum DatasetError {
         /// Where and what.
         source: serde_json::Error,
     },
-    /// Two entries of a list with one id.
-    #[error("{}: expected unique {list} ids, found {id} twice", path.display())]
-    DuplicateId {
+    /// One of the lists is missing.
+    #[error("{}: {list}: expected a list, found {found}", path.display())]
+    List {
         /// The file.
         path: PathBuf,
-        /// "image", "category" or "annotation".
+        /// "images", "categories" or "annotations".
         list: &'static str,
-        /// The id.
-        id: u64,
-    },
-    /// A field that this kind of file must have, with a value it may not have.
-    #[error("{}: {list} {id}: expected {field} {expected}, found {found}", path.display())]
-    Field {
-        /// The file.
-        path: PathBuf,
-        /// "image", "category" or "annotation".
-        list: &'static str,
-        /// Id of the entry.
-        id: u64,
-        /// The field's name in the file.
-        field: &'static str,
-        /// What it may be.
-        expected: String,
         /// What it is.
         found: String,
     },
-    /// A category id that is not in the file's list.
-    #[error("{}: {list} {id}: category {category_id} is not in the list of {n_categories} categories", path.display())]
-    UnknownCategory {
+    /// Entries that cannot be used.
+    #[error("{}: {}", path.display(), bad_entries(entries, *n_sound))]
+    Entries {
         /// The file.
         path: PathBuf,
-        /// "annotation" or "image".
-        list: &'static str,
-        /// Id of the annotation or image.
-        id: u64,
-        /// The category that is missing.
-        category_id: u64,
-        /// Length of the list.
-        n_categories: usize,
+        /// All of them; at least one.
+        entries: Vec<BadEntry>,
+        /// Number of annotations that can be used.
+        n_sound: usize,
     },
-    /// An annotation of an image that is not in the file's list.
-    #[error("{}: annotation {annotation_id}: image {image_id} is not in the list of {n_images} images", path.display())]
-    UnknownImage {
+    /// The data set was loaded for its boxes: it has no masks.
+    #[error("{}: annotation {annotation_id}: its outline was not read", path.display())]
+    NoMask {
         /// The file.
         path: PathBuf,
         /// The annotation.
         annotation_id: u64,
-        /// The image that is missing.
-        image_id: u64,
-        /// Length of the list.
-        n_images: usize,
     },
     /// Polygons that cannot be drawn.
     #[error("{}: annotation {annotation_id}: {source}", path.display())]
@@ -181,22 +278,41 @@ pub enum DatasetError {
         /// Which polygon and why.
         source: PolygonError,
     },
-    /// Runs that are no mask of the image.
-    #[error("{}: annotation {annotation_id}: {source}", path.display())]
-    Rle {
-        /// The file.
-        path: PathBuf,
-        /// The annotation.
-        annotation_id: u64,
-        /// Why.
-        source: RleError,
-    },
 }
 
+/// One line, however many there are.
+fn bad_entries(entries: &[BadEntry], n_sound: usize) -> String {
+    let first: Vec<String> = entries.iter().take(MAX_NAMED).map(BadEntry::to_string).collect();
+    let first = first.join("; ");
+    match entries.len() {
+        1 => first,
+        n if n <= MAX_NAMED => format!("{n} entries cannot be used, {n_sound} annotations are sound: {first}"),
+        n => {
+            let rest = n - MAX_NAMED;
+            format!("{n} entries cannot be used, {n_sound} annotations are sound: {first}; and {rest} more")
+        }
+    }
+}
+
+/// Entries that an error names.
+const MAX_NAMED: usize = 5;
+
 impl Dataset {
-    /// Reads a COCO annotation file (`instances_*.json`).
+    /// Reads a COCO annotation file (`instances_*.json`), of which everything must be sound.
     pub fn load_coco(annotations: &Path, images_dir: &Path) -> Result<Dataset, DatasetError> {
-        crate::coco::load(annotations, images_dir, crate::coco::Format::Coco)
+        Self::load_coco_with(annotations, images_dir, LoadOptions::default())
+    }
+
+    /// Reads a COCO annotation file.
+    ///
+    /// What pycocotools reads with the same meaning is read: whole numbers written `1.0`, `iscrowd` as `true` or `null`, a byte order
+    /// mark. Ids are whole numbers from 0. A file name's `.` and `..` are resolved without looking at the disk.
+    pub fn load_coco_with(
+        annotations: &Path,
+        images_dir: &Path,
+        options: LoadOptions,
+    ) -> Result<Dataset, DatasetError> {
+        crate::coco::load(annotations, images_dir, crate::coco::Format::Coco, options)
     }
 
     /// Reads an LVIS annotation file, v0.5 or v1.
@@ -204,7 +320,16 @@ impl Dataset {
     /// Where an image has no `file_name` (v1), it is the last two parts of `coco_url` (`train2017/000000391895.jpg`).
     /// `COCO_val2014_000000391895.jpg` (v0.5) becomes `000000391895.jpg`, the file's name in COCO 2017.
     pub fn load_lvis(annotations: &Path, images_dir: &Path) -> Result<Dataset, DatasetError> {
-        crate::coco::load(annotations, images_dir, crate::coco::Format::Lvis)
+        Self::load_lvis_with(annotations, images_dir, LoadOptions::default())
+    }
+
+    /// Reads an LVIS annotation file, v0.5 or v1; see [`load_coco_with`](Self::load_coco_with).
+    pub fn load_lvis_with(
+        annotations: &Path,
+        images_dir: &Path,
+        options: LoadOptions,
+    ) -> Result<Dataset, DatasetError> {
+        crate::coco::load(annotations, images_dir, crate::coco::Format::Lvis, options)
     }
 
     /// How common the category of an instance is, in LVIS.
@@ -251,6 +376,9 @@ impl Dataset {
         let instance = &self.instances[instance_idx];
         match &instance.segmentation {
             Segmentation::Rle(rle) => Ok(rle.clone()),
+            Segmentation::NotRead => {
+                Err(DatasetError::NoMask { path: self.annotations_path.clone(), annotation_id: instance.id })
+            }
             Segmentation::Polygons(polygons) => {
                 polygon::rasterize(polygons, self.images[instance.image_idx].size).map_err(|source| {
                     DatasetError::Polygon { path: self.annotations_path.clone(), annotation_id: instance.id, source }

@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::coco::{JsonRle, JsonSegmentation, MAX_BYTES};
-use crate::dataset::Dataset;
-use crate::geometry::Size;
+use crate::coco::MAX_BYTES;
+use crate::dataset::{Dataset, Segmentation};
+use crate::json_value::{Scalar, Unexpected};
+use crate::outline::{JsonSegmentation, OutlineError, Values};
 use crate::polygon::{self, PolygonError};
 use crate::rle::{Rle, RleError};
 
@@ -80,7 +81,7 @@ pub enum DetectionError {
         source: serde_json::Error,
     },
     /// A field with a value it may not have.
-    #[error("{}: detection {detection_idx}: expected {field} {expected}, found {found}", path.display())]
+    #[error("{}: detection {detection_idx}: {field}: expected {expected}, found {found}", path.display())]
     Field {
         /// The file.
         path: PathBuf,
@@ -138,7 +139,7 @@ impl Detections {
             let found = text_at(&text, source.line(), source.column());
             return Err(DetectionError::Json { path: path.to_path_buf(), detection_idx: list.len(), found, source });
         }
-        let has_boxes = list.first().is_some_and(|first| first.bbox.is_some());
+        let has_boxes = list.first().is_some_and(JsonDetection::has_box);
         let mut known = Known {
             path,
             dataset,
@@ -173,34 +174,50 @@ impl Detections {
         };
         let image_size = dataset.images[item.image_idx].size;
         let text = &self.text[range];
-        let segmentation = serde_json::from_str(text).map_err(|source| {
+        let json: JsonSegmentation = serde_json::from_str(text).map_err(|source| {
             let found = text_at(text, source.line(), source.column());
             DetectionError::Json { path: path(), detection_idx, found, source }
         })?;
-        match segmentation {
-            JsonSegmentation::Polygons(polygons) => polygon::rasterize(&polygons, image_size)
-                .map_err(|source| DetectionError::Polygon { path: path(), detection_idx, source }),
-            JsonSegmentation::Rle(JsonRle { size: [height, width], counts }) => {
-                let size = Size { width, height };
-                if size != image_size {
-                    return Err(field(format!("of its image's size, {image_size}"), size.to_string()));
-                }
-                counts.rle(size).map_err(|source| DetectionError::Rle { path: path(), detection_idx, source })
+        let polygon = |source| DetectionError::Polygon { path: path(), detection_idx, source };
+        let segmentation = json.check(image_size).map_err(|error| match error {
+            OutlineError::Unexpected(Unexpected { expected, found }) => field(String::from(expected), found),
+            OutlineError::Size { expected, found } => {
+                field(format!("runs of its image's size, {expected}"), found.to_string())
             }
+            OutlineError::Polygon(source) => polygon(source),
+            OutlineError::Rle(source) => DetectionError::Rle { path: path(), detection_idx, source },
+        })?;
+        match segmentation {
+            Segmentation::Polygons(polygons) => polygon::rasterize(&polygons, image_size).map_err(polygon),
+            Segmentation::Rle(rle) => Ok(rle),
+            Segmentation::NotRead => Err(field(String::from("polygons or runs"), String::from("none"))),
         }
     }
 }
 
 #[derive(serde::Deserialize)]
 struct JsonDetection<'a> {
-    id: Option<u64>,
-    annotation_id: Option<u64>,
-    image_id: u64,
-    category_id: u64,
-    score: f64,
-    bbox: Option<[f64; 4]>,
+    #[serde(default)]
+    id: Scalar,
+    #[serde(default)]
+    annotation_id: Scalar,
+    #[serde(default)]
+    image_id: Scalar,
+    #[serde(default)]
+    category_id: Scalar,
+    #[serde(default)]
+    score: Scalar,
+    #[serde(default)]
+    bbox: Values,
     #[serde(borrow)]
     segmentation: Option<&'a RawValue>,
+}
+
+impl JsonDetection<'_> {
+    /// Some exporters write an empty box beside a mask; pycocotools takes that for none.
+    fn has_box(&self) -> bool {
+        !matches!(self.bbox, Values::Other(Scalar::Missing | Scalar::Null)) && !self.bbox.is_empty_list()
+    }
 }
 
 /// Reads a list into a vector, whose length then tells which element is broken.
@@ -245,45 +262,49 @@ struct Known<'a> {
 impl Known<'_> {
     fn check(&mut self, detection_idx: usize, json: JsonDetection) -> Result<Detection, DetectionError> {
         let path = self.path;
-        let error = |field, expected: String, found: String| {
-            Err(DetectionError::Field { path: path.to_path_buf(), detection_idx, field, expected, found })
+        let error = |field, expected: String, found: String| DetectionError::Field {
+            path: path.to_path_buf(),
+            detection_idx,
+            field,
+            expected,
+            found,
         };
         let annotations = self.dataset.annotations_path.display();
-        let Some(&image_idx) = self.image_idx_by_id.get(&json.image_id) else {
-            let expected = format!("of one of the {} images of {annotations}", self.dataset.images.len());
-            return error("image_id", expected, json.image_id.to_string());
+        let unexpected = |name, Unexpected { expected, found }| error(name, String::from(expected), found);
+        let whole = |name, value: &Scalar| value.whole().map_err(|other| unexpected(name, other));
+        let optional = |name, value: &Scalar| match value {
+            Scalar::Missing | Scalar::Null => Ok(None),
+            other => whole(name, other).map(Some),
         };
-        let Some(&category_idx) = self.category_idx_by_id.get(&json.category_id) else {
-            let expected = format!("of one of the {} categories of {annotations}", self.dataset.categories.len());
-            return error("category_id", expected, json.category_id.to_string());
+        let (image_id, category_id) = (whole("image_id", &json.image_id)?, whole("category_id", &json.category_id)?);
+        let Some(&image_idx) = self.image_idx_by_id.get(&image_id) else {
+            let expected = format!("one of the {} images of {annotations}", self.dataset.images.len());
+            return Err(error("image_id", expected, image_id.to_string()));
         };
-        if !json.score.is_finite() {
-            return error("score", String::from("finite"), json.score.to_string());
+        let Some(&category_idx) = self.category_idx_by_id.get(&category_id) else {
+            let expected = format!("one of the {} categories of {annotations}", self.dataset.categories.len());
+            return Err(error("category_id", expected, category_id.to_string()));
+        };
+        let score = json.score.number().map_err(|other| unexpected("score", other))?;
+        if let Some(id) = optional("id", &json.id)?.filter(|id| !self.ids.insert(*id)) {
+            return Err(error("id", String::from("one that no detection before has"), id.to_string()));
         }
-        if let Some(id) = json.id.filter(|id| !self.ids.insert(*id)) {
-            return error("id", String::from("that no detection before has"), id.to_string());
-        }
-        match json.bbox {
-            Some([x, y, width, height]) => {
-                if !(width >= 0.0 && height >= 0.0 && (x + width).is_finite() && (y + height).is_finite()) {
-                    let expected = "[x, y, width, height], finite, with sides of at least 0";
-                    return error("bbox", String::from(expected), format!("{:?}", [x, y, width, height]));
-                }
-                if !self.has_boxes {
-                    return error(
-                        "bbox",
-                        String::from("in all detections or in none"),
-                        String::from("the file's first"),
-                    );
-                }
+        let bbox = json.has_box().then(|| json.bbox.bbox().map_err(|other| unexpected("bbox", other))).transpose()?;
+        match bbox {
+            Some(_) if !self.has_boxes => {
+                return Err(error(
+                    "bbox",
+                    String::from("one in all detections or in none"),
+                    String::from("the file's first"),
+                ));
             }
             None if self.has_boxes => {
-                return error("bbox", String::from("in all detections or in none"), String::from("none"));
+                return Err(error("bbox", String::from("one in all detections or in none"), String::from("none")));
             }
             None if json.segmentation.is_none() => {
-                return error("bbox or segmentation", String::from("to be there"), String::from("none"));
+                return Err(error("bbox or segmentation", String::from("one of them"), String::from("none")));
             }
-            None => {}
+            _ => {}
         }
         let segmentation = json.segmentation.map(|raw| {
             let start = raw.get().as_ptr() as usize - self.text_start;
@@ -292,9 +313,9 @@ impl Known<'_> {
         Ok(Detection {
             image_idx,
             category_idx,
-            annotation_id: json.annotation_id,
-            score: json.score,
-            bbox: json.bbox,
+            annotation_id: optional("annotation_id", &json.annotation_id)?,
+            score,
+            bbox,
             segmentation,
         })
     }
@@ -315,6 +336,7 @@ fn text_at(text: &str, line: usize, column: usize) -> String {
 mod tests {
     use super::*;
     use crate::dataset::{Category, ImageRecord};
+    use crate::geometry::Size;
 
     fn dataset() -> Dataset {
         let image = |id| ImageRecord {
@@ -330,6 +352,7 @@ mod tests {
             images: vec![image(7), image(8)],
             categories: vec![Category { id: 5, name: String::from("cat"), frequency: None }],
             instances: Vec::new(),
+            unusable: Vec::new(),
             digest: [0; 32],
         }
     }
@@ -372,17 +395,19 @@ mod tests {
 
     #[test]
     fn foreign_ids_are_refused() {
-        let expected = "expected image_id of one of the 2 images of truth.json, found 9";
+        let expected = "image_id: expected one of the 2 images of truth.json, found 9";
         check(GOOD, &edited("\"image_id\": 8", "\"image_id\": 9"), expected);
-        let expected = "expected category_id of one of the 1 categories of truth.json, found 0";
+        let expected = "category_id: expected one of the 1 categories of truth.json, found 0";
         check(GOOD, &edited("\"category_id\": 5", "\"category_id\": 0"), expected);
         let with_id = edited("{\"image_id\"", "{\"id\": 3, \"image_id\"");
-        check(&with_id, &with_id, "expected id that no detection before has, found 3");
+        check(&with_id, &with_id, "id: expected one that no detection before has, found 3");
     }
 
     #[test]
     fn scores_are_numbers() {
-        for word in ["NaN", "Infinity", "null"] {
+        check(GOOD, &edited("0.5", "null"), "score: expected a finite number, found null");
+        check(GOOD, &edited("\"score\": 0.5, ", ""), "score: expected a finite number, found none");
+        for word in ["NaN", "Infinity"] {
             let other = edited("0.5", word);
             let error = parse(format!("[{GOOD},\n {other}]")).unwrap_err().to_string();
             let expected = "found.json: detection 1: expected COCO's result format, found \"";
@@ -390,14 +415,13 @@ mod tests {
             assert!(error.contains(word), "{error}");
         }
         assert!(parse(format!("[{}]", edited("0.5", "1e999"))).is_err());
-        assert!(parse(format!("[{}]", edited("\"score\": 0.5, ", ""))).is_err());
         assert!(parse(String::from("{\"annotations\": []}")).is_err());
         assert!(parse(format!("[{GOOD}] [")).is_err());
     }
 
     #[test]
     fn masks_are_of_their_image() {
-        check(GOOD, &edited("[3, 4]", "[4, 3]"), "expected segmentation of its image's size, 4 x 3, found 3 x 4");
+        check(GOOD, &edited("[3, 4]", "[4, 3]"), "segmentation: expected runs of its image's size, 4 x 3, found 3 x 4");
         check(GOOD, &edited("[4, 2, 6]", "[4, 2, 5]"), "runs cover 11 pixels, a 4 x 3 mask has 12");
         check(
             GOOD,
@@ -406,17 +430,16 @@ mod tests {
         );
         let polygon = edited(r#"{"size": [3, 4], "counts": [4, 2, 6]}"#, "[[1, 1, 3, 1]]");
         check(GOOD, &polygon, "polygon 0: expected an even number of at least 6 coordinates, found 4");
-        check(BOX, BOX, "expected segmentation polygons or runs, found none");
+        check(BOX, BOX, "segmentation: expected polygons or runs, found none");
     }
 
     #[test]
     fn boxes_are_whole_and_everywhere() {
-        let expected =
-            "expected bbox [x, y, width, height], finite, with sides of at least 0, found [1.0, 1.0, -2.0, 0.0]";
+        let expected = "bbox: expected [x, y, width, height], finite, with sides of at least 0, found [1, 1, -2, 0]";
         check(BOX, &BOX.replace("[1, 1, 2, 0]", "[1, 1, -2, 0]"), expected);
-        check(BOX, GOOD, "expected bbox in all detections or in none, found none");
-        check(GOOD, BOX, "expected bbox in all detections or in none, found the file's first");
+        check(BOX, GOOD, "bbox: expected one in all detections or in none, found none");
+        check(GOOD, BOX, "bbox: expected one in all detections or in none, found the file's first");
         let neither = r#"{"image_id": 8, "category_id": 5, "score": 1}"#;
-        check(GOOD, neither, "expected bbox or segmentation to be there, found none");
+        check(GOOD, neither, "bbox or segmentation: expected one of them, found none");
     }
 }

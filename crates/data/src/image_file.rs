@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Cursor, Read};
 use std::path::{Path, PathBuf};
 
-use png::{BitDepth, ColorType, Transformations};
+use png::{BitDepth, ColorType, InterlaceInfo, Transformations};
 
 use crate::geometry::Size;
 use crate::jpeg::{decode_jpeg, decode_upper_rows};
@@ -186,7 +186,7 @@ pub fn decode_image(path: &Path, bytes: &[u8], limits: &ImageLimits) -> Result<R
     } else if bytes.starts_with(PNG_SIGNATURE) {
         decode_png(path, bytes, limits)
     } else {
-        Err(ImageError::UnknownFormat { path: path.to_path_buf(), found: bytes[..bytes.len().min(8)].to_vec() })
+        Err(unknown_format(path, bytes))
     }
 }
 
@@ -216,7 +216,11 @@ pub fn encode_png(image: &RgbImage) -> Vec<u8> {
     file
 }
 
-fn check_bytes(path: &Path, found: u64, limits: &ImageLimits) -> Result<(), ImageError> {
+pub(crate) fn unknown_format(path: &Path, bytes: &[u8]) -> ImageError {
+    ImageError::UnknownFormat { path: path.to_path_buf(), found: bytes[..bytes.len().min(8)].to_vec() }
+}
+
+pub(crate) fn check_bytes(path: &Path, found: u64, limits: &ImageLimits) -> Result<(), ImageError> {
     if found > limits.max_bytes {
         return Err(ImageError::TooManyBytes { path: path.to_path_buf(), limit: limits.max_bytes, found });
     }
@@ -238,24 +242,54 @@ fn decode_png(path: &Path, bytes: &[u8], limits: &ImageLimits) -> Result<RgbImag
     check_pixels(path, size, limits)?;
     decoder.set_transformations(Transformations::EXPAND);
     let mut reader = decoder.read_info().map_err(|error| failed(error.to_string()))?;
-    let n_bytes = reader.output_buffer_size().ok_or_else(|| failed(String::from("too large for this machine")))?;
-    let mut samples = vec![0; n_bytes];
-    reader.next_frame(&mut samples).map_err(|error| failed(error.to_string()))?;
-    reader.finish().map_err(|error| failed(error.to_string()))?;
-
     let (colours, depth) = reader.output_color_type();
-    if depth == BitDepth::Sixteen {
-        let rounded = |sample: &[u8; 2]| ((u32::from(u16::from_be_bytes(*sample)) + 128) / 257) as u8;
-        samples = samples.as_chunks::<2>().0.iter().map(rounded).collect();
+    if colours == ColorType::Indexed {
+        return Err(failed(String::from("a palette that was not expanded")));
     }
-    let pixels = match colours {
-        ColorType::Rgb => samples,
-        ColorType::Rgba => samples.as_chunks::<4>().0.iter().flat_map(|&[r, g, b, _]| [r, g, b]).collect(),
-        ColorType::Grayscale => samples.iter().flat_map(|&grey| [grey; 3]).collect(),
-        ColorType::GrayscaleAlpha => samples.as_chunks::<2>().0.iter().flat_map(|&[grey, _]| [grey; 3]).collect(),
-        ColorType::Indexed => return Err(failed(String::from("a palette that was not expanded"))),
-    };
+    let row_bytes = size.width as usize * 3;
+    let mut pixels = vec![0; size.n_pixels() * 3];
+    let mut rgb = Vec::with_capacity(row_bytes);
+    let mut next_row = 0;
+    // Row by row, since the samples of 16 bits and of transparency take up to 2.7 times as much memory as the pixels.
+    while let Some(row) = reader.next_interlaced_row().map_err(|error| failed(error.to_string()))? {
+        rgb.clear();
+        push_rgb(row.data(), colours, depth, &mut rgb);
+        match row.interlace() {
+            InterlaceInfo::Null(_) => {
+                let out = pixels.get_mut(next_row * row_bytes..(next_row + 1) * row_bytes);
+                match out.filter(|out| out.len() == rgb.len()) {
+                    Some(out) => out.copy_from_slice(&rgb),
+                    None => return Err(failed(format!("row {next_row} has {} bytes of RGB", rgb.len()))),
+                }
+            }
+            InterlaceInfo::Adam7(info) => png::expand_interlaced_row(&mut pixels, row_bytes, &rgb, info, 24),
+        }
+        next_row += 1;
+    }
+    reader.finish().map_err(|error| failed(error.to_string()))?;
     rgb_image(size, pixels).map_err(failed)
+}
+
+/// Appends the pixels of a row, three bytes each.
+fn push_rgb(samples: &[u8], colours: ColorType, depth: BitDepth, out: &mut Vec<u8>) {
+    // A sample's first byte, or its two bytes rounded to one.
+    let (bytes, is_deep) = if depth == BitDepth::Sixteen { (2, true) } else { (1, false) };
+    let sample = |sample: &[u8]| match is_deep {
+        true => ((u32::from(u16::from_be_bytes([sample[0], sample[1]])) + 128) / 257) as u8,
+        false => sample[0],
+    };
+    let (n_samples, is_colour) = match colours {
+        ColorType::Rgb => (3, true),
+        ColorType::Rgba => (4, true),
+        ColorType::Grayscale | ColorType::Indexed => (1, false),
+        ColorType::GrayscaleAlpha => (2, false),
+    };
+    for pixel in samples.chunks_exact(n_samples * bytes) {
+        match is_colour {
+            true => out.extend([0, 1, 2].map(|channel| sample(&pixel[channel * bytes..]))),
+            false => out.extend([sample(pixel); 3]),
+        }
+    }
 }
 
 fn rgb_image(size: Size, pixels: Vec<u8>) -> Result<RgbImage, String> {
@@ -266,5 +300,5 @@ fn rgb_image(size: Size, pixels: Vec<u8>) -> Result<RgbImage, String> {
     Ok(RgbImage { size, pixels })
 }
 
-const JPEG_SIGNATURE: &[u8] = &[0xff, 0xd8, 0xff];
-const PNG_SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
+pub(crate) const JPEG_SIGNATURE: &[u8] = &[0xff, 0xd8, 0xff];
+pub(crate) const PNG_SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";

@@ -67,6 +67,7 @@ pub(crate) fn protocol() -> EvalProtocol {
         min_area: 0.0,
         crowd: CrowdRule::LeftOut,
         empty_truth: EmptyTruthRule::LeftOut,
+        n_unusable: 0,
         mask_choice: MaskChoice::Single,
         scoring: SCORING,
     }

@@ -30,6 +30,9 @@ pub struct EvalProtocol {
     pub crowd: CrowdRule,
     /// What happens to annotations without a single mask pixel.
     pub empty_truth: EmptyTruthRule,
+    /// Annotations that were left out because the file says nothing that can be used.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub n_unusable: usize,
     /// Which of several masks for one prompt counts.
     pub mask_choice: MaskChoice,
     /// The definitions of metrics, strata and thresholds this was scored by: [`SCORING`].
@@ -67,6 +70,10 @@ pub enum MaskChoice {
     Single,
     /// The one with the highest score of its own; of equally scored ones the first.
     HighestScore,
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 /// The version of `docs/metrics.md`; goes up when a definition there changes.
@@ -114,6 +121,7 @@ impl ProtocolRules {
             min_area: *min_area,
             crowd: *crowd,
             empty_truth: *empty_truth,
+            n_unusable: dataset.unusable.len(),
             mask_choice: self.mask_choice,
             scoring: SCORING,
         }

@@ -214,6 +214,10 @@ impl EvalReport {
         if self.protocol_hash != self.protocol.hash() {
             return inconsistent("protocol_hash", self.protocol.hash(), self.protocol_hash.clone());
         }
+        if !(1..=MAX_RESAMPLES).contains(&self.bootstrap.n_resamples) {
+            let expected = format!("1 to {MAX_RESAMPLES} resamples");
+            return inconsistent("bootstrap", expected, self.bootstrap.n_resamples.to_string());
+        }
         for predictor in &self.predictors {
             let scores = &predictor.scores;
             if let Some(pair) = scores.instances.windows(2).find(|pair| pair[0].annotation_id >= pair[1].annotation_id)
@@ -231,6 +235,9 @@ impl EvalReport {
         Ok(())
     }
 }
+
+/// Each takes some megabytes for a report of COCO's size.
+pub const MAX_RESAMPLES: u32 = 100_000;
 
 /// Read before anything else, whatever else another version holds.
 #[derive(Deserialize)]

@@ -6,6 +6,7 @@ use crate::bootstrap::Interval;
 use crate::metric::{Estimate, Group, Metric, Summary};
 use crate::paired::PairedDifference;
 use crate::report::EvalReport;
+use sensei_samples::selection::{count_by_reason, in_words};
 
 pub(crate) fn table(report: &EvalReport) -> String {
     let mut lines = vec![heading(report), left_out(report)];
@@ -32,15 +33,7 @@ fn heading(report: &EvalReport) -> String {
 }
 
 fn left_out(report: &EvalReport) -> String {
-    let mut counts = BTreeMap::new();
-    for left_out in &report.left_out {
-        *counts.entry(left_out.reason).or_insert(0u64) += 1;
-    }
-    let reasons: Vec<String> = counts.iter().map(|(reason, n)| format!("{n} {}", reason.words())).collect();
-    match reasons.is_empty() {
-        true => "left out: none".to_string(),
-        false => format!("left out: {} ({})", report.left_out.len(), reasons.join(", ")),
-    }
+    format!("left out: {}", in_words(&count_by_reason(&report.left_out)))
 }
 
 fn score_rows(report: &EvalReport) -> Vec<Vec<String>> {

@@ -6,4 +6,6 @@
 pub mod bounded;
 pub mod digest;
 pub mod error;
+pub mod folder;
+pub mod lock;
 pub mod whole;

@@ -73,11 +73,13 @@ fn read(path: &Path) -> Result<String, ReportPageError> {
 /// Loss and validation over the steps, as two pictures.
 fn curves(path: &Path) -> Result<String, ReportPageError> {
     let events = read(path)?;
-    let (mut losses, mut scores, mut rate) = (Vec::new(), Vec::new(), 0.0);
-    for (idx, line) in events.lines().enumerate() {
-        let event: Value = serde_json::from_str(line).map_err(|source| {
-            ReportPageError::not(&path.with_file_name(format!("events.jsonl:{}", idx + 1)), "JSON")(source)
-        })?;
+    let (mut losses, mut scores, mut rate, mut n_broken) = (Vec::new(), Vec::new(), 0.0, 0);
+    for line in events.lines() {
+        // A power cut can leave half a line; the curves of the others are worth showing.
+        let Ok(event) = serde_json::from_str::<Value>(line) else {
+            n_broken += 1;
+            continue;
+        };
         let number = |key: &str| event[key].as_f64();
         match event["event"].as_str() {
             Some("step") => {
@@ -89,6 +91,9 @@ fn curves(path: &Path) -> Result<String, ReportPageError> {
         }
     }
     let mut html = format!("<p>{rate:.1} images per second at the end.</p>\n");
+    if n_broken > 0 {
+        html.push_str(&format!("<p>{n_broken} lines of events.jsonl are no JSON and are left out.</p>\n"));
+    }
     html.push_str(&chart("loss", &losses));
     html.push_str(&chart("mean IoU in the crop, validation subset", &scores));
     Ok(html)

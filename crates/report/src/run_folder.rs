@@ -29,7 +29,12 @@ impl RunFolder {
         self.root.join("profile.json")
     }
 
-    /// What happened, one JSON object a line.
+    /// The lock of the command that writes into the folder; it stays, empty.
+    pub fn lock(&self) -> PathBuf {
+        self.root.join("run.lock")
+    }
+
+    /// What happened in training, one JSON object a line.
     pub fn events(&self) -> PathBuf {
         self.root.join("events.jsonl")
     }

@@ -8,7 +8,7 @@ use sensei_data::crop_rule::CropError;
 use sensei_data::dataset::DatasetError;
 use sensei_data::image_file::ImageError;
 
-use crate::selection::{LeftOutReason, SelectionError};
+use crate::selection::{LeftOutReason, SelectionError, in_words};
 
 /// A sample, or a whole split, that cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +82,7 @@ pub enum SampleError {
         found: String,
     },
     /// Nothing to train or score on.
-    #[error("{path}: expected instances to use, found none of {n_instances}; left out: {left_out:?}")]
+    #[error("{path}: expected instances to use, found none of {n_instances}; left out: {}", in_words(left_out))]
     NoSamples {
         /// The annotation file.
         path: PathBuf,

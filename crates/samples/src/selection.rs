@@ -1,10 +1,11 @@
 //! Which instances of a data set are used, and what is given for each: the same in training and scoring.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use sensei_data::crop::CropGeometry;
 use sensei_data::crop_rule::{Border, CropError, CropRule};
-use sensei_data::dataset::{Dataset, Instance};
+use sensei_data::dataset::{Dataset, Entry, Instance};
 use sensei_data::geometry::PointInImage;
 use sensei_data::prompt_source::{Prompt, PromptError, PromptSource};
 use sensei_data::rle::Rle;
@@ -94,6 +95,8 @@ pub enum LeftOutReason {
     NoTeacherRecord,
     /// The annotation's area is smaller than the protocol's smallest.
     BelowMinArea,
+    /// The annotation file says nothing that can be used: [`Dataset::unusable`].
+    Unusable,
 }
 
 impl SelectionRules {
@@ -120,7 +123,12 @@ impl SelectionRules {
     /// # Errors
     /// If the subset has more instances than there are.
     pub fn select(&self, dataset: &Dataset) -> Result<(Vec<usize>, Vec<LeftOut>), SelectionError> {
-        let (mut chosen, mut left_out) = (vec![], vec![]);
+        let mut chosen = vec![];
+        let unusable = dataset.unusable.iter().filter_map(|bad| match bad.entry {
+            Entry::Id { id, .. } => Some(LeftOut { annotation_id: id, reason: LeftOutReason::Unusable }),
+            Entry::Place { .. } => None,
+        });
+        let mut left_out: Vec<LeftOut> = unusable.collect();
         for (idx, instance) in dataset.instances.iter().enumerate() {
             if let Subset::ImagesIn(folder) = &self.subset
                 && !dataset.images[instance.image_idx].file_name.starts_with(folder.as_str())
@@ -143,7 +151,8 @@ impl SelectionRules {
         };
         if n_wanted > chosen.len() {
             let (subset, path) = (self.subset.name(), dataset.annotations_path.clone());
-            return Err(SelectionError { path, subset, expected: n_wanted, found: chosen.len() });
+            let (expected, found, left_out) = (n_wanted, chosen.len(), in_words(&count_by_reason(&left_out)));
+            return Err(SelectionError { path, subset, expected, found, left_out });
         }
         match self.subset {
             Subset::First(count) => chosen.truncate(count),
@@ -208,6 +217,7 @@ impl LeftOutReason {
             Self::EmptyTruth => "empty truth",
             Self::NoTeacherRecord => "no teacher record",
             Self::BelowMinArea => "below the smallest area",
+            Self::Unusable => "unusable annotation",
         }
     }
 }
@@ -223,9 +233,30 @@ impl From<CropError> for LeftOutReason {
     }
 }
 
+/// How many instances are left out for each reason.
+pub fn count_by_reason(left_out: &[LeftOut]) -> BTreeMap<LeftOutReason, usize> {
+    let mut counts = BTreeMap::new();
+    for left_out in left_out {
+        *counts.entry(left_out.reason).or_default() += 1;
+    }
+    counts
+}
+
+/// `7 (5 crowd, 2 empty truth)`, or `none`.
+pub fn in_words(counts: &BTreeMap<LeftOutReason, usize>) -> String {
+    if counts.is_empty() {
+        return String::from("none");
+    }
+    let reasons: Vec<String> = counts.iter().map(|(reason, n)| format!("{n} {}", reason.words())).collect();
+    format!("{} ({})", counts.values().sum::<usize>(), reasons.join(", "))
+}
+
 /// A subset that a data set does not have.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: subset \"{subset}\": expected at least {expected} instances to choose from, found {found}", path.display())]
+#[error(
+    "{}: subset \"{subset}\": expected at least {expected} instances to choose from, found {found}; left out: {left_out}",
+    path.display()
+)]
 pub struct SelectionError {
     /// The annotation file.
     pub path: PathBuf,
@@ -235,4 +266,6 @@ pub struct SelectionError {
     pub expected: usize,
     /// Instances that no other rule leaves out.
     pub found: usize,
+    /// How many other rules leave out, and why: [`in_words`].
+    pub left_out: String,
 }

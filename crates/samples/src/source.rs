@@ -16,7 +16,7 @@ use sensei_files::digest::hex;
 
 use crate::error::SampleError;
 use crate::images::{DecodedImage, ImageCounts, ImageRequest, SplitImages};
-use crate::selection::{LeftOut, LeftOutReason, SelectionRules};
+use crate::selection::{LeftOut, LeftOutReason, SelectionRules, count_by_reason};
 
 /// One split: its annotations, its images, the crop rule and, where there is one, the teacher's answers.
 pub struct SampleSource {
@@ -135,11 +135,7 @@ impl SampleSource {
 
     /// How many instances are left out for each reason.
     pub fn left_out_by_reason(&self) -> BTreeMap<LeftOutReason, usize> {
-        let mut counts = BTreeMap::new();
-        for left_out in &self.left_out {
-            *counts.entry(left_out.reason).or_default() += 1;
-        }
-        counts
+        count_by_reason(&self.left_out)
     }
 
     /// Other annotated objects close to an instance: [`Dataset::competitors`].

@@ -19,6 +19,8 @@ pub enum Event {
         n_samples: usize,
         /// The devices, the student's own first.
         devices: Vec<String>,
+        /// Threads of the CPU's computation: part of what decides the bits.
+        threads: usize,
     },
     /// An optimiser step was taken.
     Step {

@@ -143,7 +143,8 @@ impl Run<'_> {
         let own = self.state.network.device();
         let devices = std::iter::once(own).chain(self.options.other_devices).map(|device| format!("{device:?}"));
         let (step, total_steps, n_samples) = (self.state.step, self.total_steps, self.n_samples);
-        Event::Started { step, total_steps, n_samples, devices: devices.collect() }
+        let threads = rayon::current_num_threads();
+        Event::Started { step, total_steps, n_samples, devices: devices.collect(), threads }
     }
 
     /// Waits for the batches of a step.

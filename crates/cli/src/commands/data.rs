@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::bail;
 use indicatif::{ProgressBar, ProgressStyle};
 use sensei_data::check::check;
+use sensei_data::dataset::{DatasetError, UnusableRule};
 use sensei_data::fetch::{FetchOptions, FetchProgress, fetch};
 use sensei_data::synth::{SynthConfig, write_synth};
 
@@ -38,7 +39,16 @@ fn synth(out: &Path) -> anyhow::Result<()> {
 }
 
 fn check_data(annotations: &Path, images: &Path, format: AnnotationFormat, decode: bool) -> anyhow::Result<()> {
-    let report = check(&load(annotations, images, format)?, decode);
+    let report = match load(annotations, images, format, UnusableRule::LeaveOut) {
+        Ok(dataset) => check(&dataset, decode),
+        Err(DatasetError::Entries { path, entries, n_sound }) => {
+            entries.iter().for_each(|entry| say(&entry.to_string()));
+            let n = entries.len();
+            let entries = if n == 1 { "entry" } else { "entries" };
+            bail!("{}: {n} {entries} cannot be used; {n_sound} annotations are sound", path.display());
+        }
+        Err(error) => return Err(error.into()),
+    };
     for (what, n) in [
         ("images", report.n_images),
         ("  without instances", report.n_images_without_instances),
@@ -46,6 +56,9 @@ fn check_data(annotations: &Path, images: &Path, format: AnnotationFormat, decod
         ("  decoded", report.n_decoded_images),
         ("  broken", report.n_broken_images),
         ("  of another size than annotated", report.n_wrong_sizes),
+        ("  turned by viewers (Exif)", report.n_turned_images),
+        ("  files that several images name", report.n_shared_files),
+        ("unusable annotations", report.n_unusable),
         ("instances", report.n_instances),
         ("  small (area below 32 x 32)", report.n_small),
         ("  medium", report.n_medium),
@@ -55,6 +68,8 @@ fn check_data(annotations: &Path, images: &Path, format: AnnotationFormat, decod
         ("  box without area", report.n_boxes_without_area),
         ("  box beyond the image", report.n_boxes_outside),
         ("  box off its mask", report.n_boxes_off_mask),
+        ("  area off its mask", report.n_areas_off_mask),
+        ("  drawn again", report.n_drawn_again),
         ("crowd regions", report.n_crowd),
         ("run-length encoded", report.n_run_length_encoded),
         ("categories", report.n_categories),
@@ -62,11 +77,20 @@ fn check_data(annotations: &Path, images: &Path, format: AnnotationFormat, decod
         say(&format!("{what:<36} {n:>9}"));
     }
     say(&format!("digest {}", report.digest));
+    report.notes.iter().for_each(|note| say(&format!("note: {note}")));
+    say_rest("notes", report.n_notes, report.notes.len());
     report.problems.iter().for_each(|problem| say(problem));
+    say_rest("problems", report.n_problems, report.problems.len());
     if report.n_problems > 0 {
         bail!("{}: expected no problems, found {}", annotations.display(), report.n_problems);
     }
     Ok(())
+}
+
+fn say_rest(what: &str, n_found: usize, n_listed: usize) {
+    if n_found > n_listed {
+        say(&format!("... and {} more {what}", n_found - n_listed));
+    }
 }
 
 fn fetch_data(manifest: &Path, out: &Path) -> anyhow::Result<()> {

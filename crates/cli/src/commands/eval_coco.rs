@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
+use sensei_data::dataset::{Dataset, LoadOptions};
 use sensei_data::detections::Detections;
 use sensei_eval::average_precision::{IouKind, Rules, average_precision};
 
 use crate::arguments::{AnnotationFormat, Compared};
-use crate::phases::data::load;
 use crate::progress::say;
 use sensei_files::whole::write_whole;
 
@@ -22,7 +22,11 @@ pub fn eval_coco(
     out: Option<&Path>,
 ) -> anyhow::Result<()> {
     // No image is opened: annotations say how large they are.
-    let dataset = load(annotations, Path::new(""), format)?;
+    let options = LoadOptions { needs_masks: compared != Compared::Bbox, ..LoadOptions::default() };
+    let dataset = match format {
+        AnnotationFormat::Coco => Dataset::load_coco_with(annotations, Path::new(""), options)?,
+        AnnotationFormat::Lvis => Dataset::load_lvis_with(annotations, Path::new(""), options)?,
+    };
     let detections = Detections::load(detections, &dataset)?;
     let rules = match format {
         AnnotationFormat::Coco => Rules::Coco,

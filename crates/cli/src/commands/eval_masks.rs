@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use sensei_data::dataset::UnusableRule;
 use sensei_data::detections::Detections;
 use sensei_eval::bootstrap::BootstrapConfig;
 use sensei_eval::foreign::score_masks;
@@ -26,7 +27,7 @@ pub fn eval_masks(
 ) -> anyhow::Result<()> {
     let rules = load_protocol(protocol).map_err(usage)?;
     // No image is opened: annotations say how large they are.
-    let dataset = load(annotations, Path::new(""), format)?;
+    let dataset = load(annotations, Path::new(""), format, UnusableRule::Refuse)?;
     let detections = Detections::load(predictions, &dataset)?;
     let stem = predictions.file_stem().unwrap_or_default().to_string_lossy();
     let scores = score_masks(&dataset, &detections, name.unwrap_or(&stem), &rules, BOOTSTRAP)?;

@@ -6,7 +6,7 @@ use sensei_imx500::memory::{MemoryEstimate, NetworkShape, memory_estimate};
 
 use crate::arguments::{FileKind, PlanArguments};
 use crate::config::{RunPlan, load_plan, protocol_schema, run_schema};
-use crate::phases::data::{Split, check_disjoint, open};
+use crate::phases::data::checked_splits;
 use crate::phases::export::memory_line;
 use crate::progress::say;
 use crate::usage;
@@ -28,8 +28,7 @@ pub fn plan(arguments: &PlanArguments) -> anyhow::Result<()> {
         None => say("no [quantize]: the run ends with the float network and its scores"),
     }
     let runs = std::path::absolute(&place.runs).with_context(|| format!("{}: no such folder", place.runs.display()))?;
-    let (train, val) = (open(&plan, Split::Train, &runs)?, open(&plan, Split::Val, &runs)?);
-    check_disjoint(&train, &val)?;
+    let (train, _) = checked_splits(&plan, &runs).with_context(|| config.display().to_string())?;
     let (per_epoch, total) =
         (plan.train.steps_per_epoch(train.instances.len()), plan.train.total_steps(train.instances.len()));
     let macs = plan.graph.macs() as f64 * 3.0 * (total as f64) * plan.train.samples_per_step() as f64;

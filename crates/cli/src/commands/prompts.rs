@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use sensei_data::dataset::UnusableRule;
 use sensei_data::prompt_source::Prompt;
 use serde::Serialize;
 
@@ -36,7 +37,7 @@ struct PromptJson<'a> {
 /// Files that cannot be read or written.
 pub fn prompts(annotations: &Path, protocol: &str, format: AnnotationFormat, out: &Path) -> anyhow::Result<()> {
     let rules = load_protocol(protocol).map_err(usage)?;
-    let dataset = load(annotations, Path::new(""), format)?;
+    let dataset = load(annotations, Path::new(""), format, UnusableRule::Refuse)?;
     let (chosen, left_out) = rules.selection.select(&dataset)?;
     let (mut prompts, mut n_left_out) = (vec![], left_out.len());
     for idx in chosen {

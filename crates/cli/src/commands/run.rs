@@ -17,22 +17,23 @@ use crate::arguments::{EvalArguments, RunArguments};
 use crate::commands::plan::check_budget;
 use crate::config::{RunPlan, check_same_run, load_plan, load_protocol};
 use crate::device::{Devices, open as open_devices, start_threads};
-use crate::phases::data::{OtherData, Split, check_disjoint, open, open_by, own_rules};
+use crate::phases::data::{OtherData, Split, check_disjoint, checked_splits, open, open_by, own_rules};
 use crate::phases::evaluate::{Networks, robustness, score, scores_of};
 use crate::phases::export::{ConverterChoice, Origin, int8_model};
 use crate::phases::train::{TrainOptions, train, trained_weights};
 use crate::phases::{export as exporting, quantize as quantizing};
-use crate::progress::{say, stop_flag};
+use crate::progress::say;
 use crate::run_folder;
+use crate::stop;
 use crate::usage;
+use sensei_files::lock::Lock;
 use sensei_files::whole::write_whole;
 use sensei_report::page;
 use sensei_report::run_folder::RunFolder;
 
 /// The whole line.
 pub fn run(arguments: &RunArguments) -> anyhow::Result<()> {
-    let Some(trained) = prepare_and_train(arguments)? else { return Ok(()) };
-    let Trained { plan, folder, train, val, devices, weights } = trained;
+    let Trained { plan, folder, lock: _lock, train, val, devices, weights } = prepare_and_train(arguments)?;
     if plan.deployment.is_some() {
         let quantized = quantizing::quantize(&plan, &weights, &train, &folder)?;
         quantizing::save(&quantized, &folder)?;
@@ -64,6 +65,8 @@ pub fn train_only(arguments: &RunArguments) -> anyhow::Result<()> {
 /// Scores the run's own networks or other weights, by the run's or another protocol.
 pub fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
     let (plan, folder) = open_run(&arguments.run)?;
+    // Scores that go elsewhere leave the folder as it is.
+    let _lock = if arguments.out.is_none() { Some(run_folder::lock(&folder)?) } else { None };
     let rules = arguments.protocol.as_deref().map(load_protocol).transpose().map_err(usage)?;
     let Devices { main: device, others } = open_devices(&arguments.machine)?;
     if !others.is_empty() {
@@ -137,6 +140,7 @@ fn foreign_weights(plan: &RunPlan, path: &Path, imagenet_normalised: bool) -> an
 /// The int8 model of a trained run.
 pub fn quantize(run: &Path, sensitivity_bits: Option<u8>, threads: usize) -> anyhow::Result<()> {
     let (plan, folder) = open_run(run)?;
+    let _lock = run_folder::lock(&folder)?;
     plan.deployment().map_err(usage)?;
     start_threads(threads)?;
     let weights = trained_weights(&plan, &folder)?;
@@ -153,6 +157,7 @@ pub fn quantize(run: &Path, sensitivity_bits: Option<u8>, threads: usize) -> any
 /// The package of a quantized run.
 pub fn export(run: &Path, converter: Option<&Path>, rpk: bool) -> anyhow::Result<()> {
     let (plan, folder) = open_run(run)?;
+    let _lock = run_folder::lock(&folder)?;
     let deployment = plan.deployment().map_err(usage)?;
     let model = int8_model(&folder)?;
     let (train, val) = splits(&plan, runs_of(&folder))?;
@@ -178,14 +183,16 @@ pub fn report(run: &Path) -> anyhow::Result<()> {
 struct Trained {
     plan: RunPlan,
     folder: RunFolder,
+    /// Held as long as the folder is written.
+    lock: Lock,
     train: SampleSource,
     val: SampleSource,
     devices: Devices,
     weights: NamedWeights,
 }
 
-/// Everything up to the trained weights; `None` if the run was asked to stop before.
-fn prepare_and_train(arguments: &RunArguments) -> anyhow::Result<Option<Trained>> {
+/// Everything up to the trained weights.
+fn prepare_and_train(arguments: &RunArguments) -> anyhow::Result<Trained> {
     let mut plan = load_plan(&arguments.config, &arguments.set.overrides).map_err(usage)?;
     if let Some(name) = &arguments.place.name {
         plan.name.clone_from(name);
@@ -196,27 +203,23 @@ fn prepare_and_train(arguments: &RunArguments) -> anyhow::Result<Option<Trained>
     let runs = std::path::absolute(&arguments.place.runs)
         .with_context(|| format!("{}: no such folder", arguments.place.runs.display()))?;
     let root = runs.join(&plan.name);
-    if root.exists() && !arguments.resume {
-        // Before anything costly happens.
-        run_folder::create(root.clone(), false)?;
-    }
-    let (train_split, val_split) = splits(&plan, &runs)?;
-    let batches = plan.train.check_batches(plan.graph.min_train_batch(), train_split.instances.len());
-    batches.with_context(|| arguments.config.display().to_string()).map_err(usage)?;
-    train_split.check_coverage(&plan.train.augmentation_by_epoch(), plan.train.seed)?;
-    let folder = run_folder::create(root, arguments.resume)?;
+    // Before anything costly happens.
+    run_folder::check_name(&plan.name).map_err(usage)?;
+    run_folder::check_free(&root, arguments.resume)?;
+    let (train_split, val_split) =
+        checked_splits(&plan, &runs).with_context(|| arguments.config.display().to_string())?;
+    let (folder, lock) = run_folder::create(root, arguments.resume)?;
     if folder.plan_toml().exists() {
         check_same_run(&folder.plan_toml(), &plan).map_err(usage)?;
     }
     write_whole(&folder.plan_toml(), plan.resolved_toml.as_bytes())?;
-    let stop = stop_flag()?;
     let how = TrainOptions { resume: arguments.resume, profile: arguments.profile };
-    let mut fitted = train(&plan, &folder, &train_split, &val_split, &devices, how, stop)?;
+    let mut fitted = train(&plan, &folder, &train_split, &val_split, &devices, how)?;
     if fitted.stopped {
-        return Ok(None);
+        stop::check("training")?;
     }
     let weights = fitted.groups.remove(WEIGHTS).context("a trained student has weights")?;
-    Ok(Some(Trained { plan, folder, train: train_split, val: val_split, devices, weights }))
+    Ok(Trained { plan, folder, lock, train: train_split, val: val_split, devices, weights })
 }
 
 /// Refuses devices that would have nothing to do, or that cannot compute in the plan's precision.

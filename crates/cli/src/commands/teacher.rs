@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use anyhow::Context;
+use sensei_answers::error::CacheError;
 use sensei_answers::folder_store::FolderStore;
-use sensei_answers::import::import_answers;
+use sensei_answers::import::import_answers_unless;
 use sensei_answers::kept::RecordKind;
 use sensei_answers::manifest::{Manifest, read_manifest};
 use sensei_answers::store::Store;
@@ -14,12 +15,29 @@ use serde::Serialize;
 use crate::arguments::TeacherCommand;
 use crate::phases::data::load;
 use crate::progress::say;
+use crate::stop;
+use sensei_data::dataset::UnusableRule;
+use sensei_files::folder::make_once;
 
 /// Does it.
 pub fn execute(command: TeacherCommand) -> anyhow::Result<()> {
     match command {
         TeacherCommand::Import { dump, annotations, images, out, format } => {
-            let report = import_answers(&dump, &load(&annotations, &images, format)?, &out)?;
+            let dataset = load(&annotations, &images, format, UnusableRule::Refuse)?;
+            if out.exists() {
+                return Err(CacheError::Exists { path: out }.into());
+            }
+            let mut report = None;
+            make_once(&out, |partial| -> anyhow::Result<()> {
+                let imported = import_answers_unless(&dump, &dataset, partial, &stop::is_asked);
+                stop::check_command("importing")?;
+                report = Some(imported?);
+                Ok(())
+            })?;
+            let Some(report) = report else {
+                say(&format!("{}: another process has made it meanwhile", out.display()));
+                return describe(&out);
+            };
             say(&format!("{}: {} records", out.display(), report.manifest.n_records));
             say(&format!(
                 "without an answer: {} instances, {} crowd regions",
@@ -30,6 +48,7 @@ pub fn execute(command: TeacherCommand) -> anyhow::Result<()> {
                 "image files: {} are the teacher's, {} could not be compared",
                 report.n_images_verified, report.n_images_unverified
             ));
+            say(&format!("pictures: {} are as the teacher saw them, decoded and compared", report.n_pictures_verified));
             say(&format!("predicted IoUs outside of [0, 1], to be clamped: {}", report.n_clamped_predicted_ious));
             if let Some(n_clipped) = report.n_clipped_by_exporter {
                 say(&format!("logits that the exporter cut to the int8 range: {n_clipped}"));

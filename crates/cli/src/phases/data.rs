@@ -1,26 +1,30 @@
 //! Data sets and teacher caches of a run, opened and checked.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use sensei_answers::folder_store::FolderStore;
-use sensei_answers::import::import_answers;
+use sensei_answers::import::import_answers_unless;
 use sensei_answers::key::AnswerKey;
 use sensei_answers::store::Store;
+use sensei_data::augment::Augmentation;
 use sensei_data::crop_rule::CropRule;
-use sensei_data::dataset::Dataset;
+use sensei_data::dataset::{Dataset, DatasetError, LoadOptions, UnusableRule};
 use sensei_data::image_file::ImageLimits;
 use sensei_data::synth::{SynthConfig, write_synth};
 use sensei_eval::protocol::ProtocolRules;
-use sensei_samples::selection::{SelectionRules, Subset};
+use sensei_samples::selection::{LeftOutReason, SelectionRules, Subset, in_words};
 use sensei_samples::source::{InstanceChoice, SampleSource};
 
 use crate::arguments::AnnotationFormat;
-use crate::config::{DataPlan, RunPlan, TeacherAnswers};
+use crate::config::{DataPlan, FilesPlan, RunPlan, TeacherAnswers};
+use crate::phases::images::check_images;
 use crate::progress::{say, warn};
+use crate::stop;
 use crate::usage;
+use sensei_files::folder::make_once;
 
 /// The splits of a data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,8 +77,8 @@ pub fn open(plan: &RunPlan, split: Split, runs: &Path) -> anyhow::Result<SampleS
 /// The rules that a run's own scores follow.
 pub fn own_rules(plan: &RunPlan) -> ProtocolRules {
     let kind = match plan.data {
-        DataPlan::Coco { .. } => "coco",
-        DataPlan::Lvis { .. } => "lvis",
+        DataPlan::Coco(_) => "coco",
+        DataPlan::Lvis(_) => "lvis",
         DataPlan::Synthetic(_) => "synthetic",
     };
     ProtocolRules::of_student(format!("{kind}-{}", plan.crop.name()), plan.crop)
@@ -99,7 +103,7 @@ pub fn open_by(
     }
     let other = other.filter(|_| split == Split::Val);
     let dataset = match other {
-        Some(other) => load(other.annotations, other.images, other.format)?,
+        Some(other) => load(other.annotations, other.images, other.format, unusable_rule(plan))?,
         None => dataset(plan, split, runs)?,
     };
     let prompted_alike = rules.prompt == plan.crop.source() && rules.crop.is_none_or(|crop| crop == plan.crop);
@@ -122,15 +126,40 @@ pub fn open_by(
 }
 
 /// Opens an annotation file.
-pub fn load(annotations: &Path, images: &Path, format: AnnotationFormat) -> anyhow::Result<Dataset> {
-    Ok(match format {
-        AnnotationFormat::Coco => Dataset::load_coco(annotations, images)?,
-        AnnotationFormat::Lvis => Dataset::load_lvis(annotations, images)?,
-    })
+///
+/// # Errors
+/// If it cannot be read, or an entry that cannot be used is not to be left out.
+pub fn load(
+    annotations: &Path,
+    images: &Path,
+    format: AnnotationFormat,
+    unusable: UnusableRule,
+) -> Result<Dataset, DatasetError> {
+    let options = LoadOptions { unusable, needs_masks: true };
+    match format {
+        AnnotationFormat::Coco => Dataset::load_coco_with(annotations, images, options),
+        AnnotationFormat::Lvis => Dataset::load_lvis_with(annotations, images, options),
+    }
+}
+
+fn unusable_rule(plan: &RunPlan) -> UnusableRule {
+    match &plan.data {
+        DataPlan::Coco(files) | DataPlan::Lvis(files) => files.unusable,
+        DataPlan::Synthetic(_) => UnusableRule::Refuse,
+    }
 }
 
 fn say_counts(what: &str, source: &SampleSource) {
-    say(&format!("{what}: {} instances; left out: {:?}", source.instances.len(), source.left_out_by_reason()));
+    let left_out = source.left_out_by_reason();
+    say(&format!("{what}: {} instances; left out: {}", source.instances.len(), in_words(&left_out)));
+    let n_crowd = left_out.get(&LeftOutReason::Crowd).copied().unwrap_or(0);
+    if n_crowd >= source.instances.len() {
+        let n = source.dataset.instances.len();
+        warn(&format!(
+            "{}: {n_crowd} of {n} annotations are crowd regions (iscrowd 1) and are left out; does the exporter mark every mask so?",
+            source.dataset.annotations_path.display()
+        ));
+    }
 }
 
 /// Refuses a protocol whose crops are not of the student's size, or whose prompts are not what its crops are made of.
@@ -168,23 +197,48 @@ fn teacher(plan: &RunPlan, split: Split, dataset: &Dataset, runs: &Path) -> anyh
     Ok(Some(Box::new(cache(answers, &key, dataset, runs)?)))
 }
 
-/// Refuses splits that share an image: the same file, or the same id and file name in two folders, as LVIS's validation
+/// Both splits of a run, with everything checked that can be checked before training: images, shared images, batches, and the teacher's
+/// answers for every epoch's crops.
+///
+/// # Errors
+/// If a split cannot be opened, or a check fails.
+pub fn checked_splits(plan: &RunPlan, runs: &Path) -> anyhow::Result<(SampleSource, SampleSource)> {
+    let (train, val) = (open(plan, Split::Train, runs)?, open(plan, Split::Val, runs)?);
+    check_disjoint(&train, &val)?;
+    check_images("train", &train)?;
+    check_images("val", &val)?;
+    plan.train.check_batches(plan.graph.min_train_batch(), train.instances.len()).map_err(usage)?;
+    stop::check("checking the data")?;
+    train.check_coverage(&plan.train.augmentation_by_epoch(), plan.train.seed)?;
+    val.check_coverage(&[&Augmentation::NONE], plan.train.seed)?;
+    stop::check("checking the data")?;
+    Ok((train, val))
+}
+
+/// Refuses splits that share an image: the same file, or the same id, file name and content in two folders, as LVIS's validation
 /// images that are COCO training images have. Images of the training split that nothing is scored on may be in it.
 ///
 /// # Errors
 /// If there is such an image.
 pub fn check_disjoint(train: &SampleSource, val: &SampleSource) -> anyhow::Result<()> {
-    let key = |source: &SampleSource, idx: usize| -> (PathBuf, (u64, Option<OsString>)) {
+    let key = |source: &SampleSource, idx: usize| -> (u64, Option<OsString>) {
         let image = &source.dataset.images[idx];
-        let name = Path::new(&image.file_name).file_name().map(OsStr::to_os_string);
-        (source.dataset.image_path(idx), (image.id, name))
+        (image.id, Path::new(&image.file_name).file_name().map(OsStr::to_os_string))
     };
-    let (files, ids): (BTreeSet<PathBuf>, BTreeSet<_>) =
-        (0..train.dataset.images.len()).map(|idx| key(train, idx)).unzip();
+    let train_paths: BTreeSet<PathBuf> =
+        (0..train.dataset.images.len()).map(|idx| train.dataset.image_path(idx)).collect();
+    let train_by_key: BTreeMap<_, PathBuf> =
+        (0..train.dataset.images.len()).map(|idx| (key(train, idx), train.dataset.image_path(idx))).collect();
     let scored: BTreeSet<usize> = val.instances.iter().map(|&idx| val.dataset.instances[idx].image_idx).collect();
-    let images = scored.iter().map(|&idx| key(val, idx));
-    let shared: Vec<PathBuf> =
-        images.filter(|(file, id)| files.contains(file) || ids.contains(id)).map(|(file, _)| file).collect();
+    let mut shared: Vec<PathBuf> = vec![];
+    for &idx in &scored {
+        let path = val.dataset.image_path(idx);
+        let twin = train_by_key.get(&key(val, idx));
+        // Exporters number and name the images of every folder alike.
+        if train_paths.contains(&path) || twin.is_some_and(|twin| have_equal_content(twin, &path)) {
+            shared.push(path);
+        }
+    }
     let Some(first) = shared.first() else { return Ok(()) };
     let is_lvis = val.dataset.categories.iter().any(|category| category.frequency.is_some());
     let advice = if is_lvis { "; the protocol lvis-minival leaves COCO's training images out" } else { "" };
@@ -197,17 +251,24 @@ pub fn check_disjoint(train: &SampleSource, val: &SampleSource) -> anyhow::Resul
     );
 }
 
+/// Whether two files hold the same bytes; a file that cannot be read holds none, and is found elsewhere.
+fn have_equal_content(a: &Path, b: &Path) -> bool {
+    let size = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.len()).ok();
+    let content = |path: &Path| std::fs::read(path).ok();
+    size(a).is_some() && size(a) == size(b) && content(a).is_some_and(|bytes| Some(bytes) == content(b))
+}
+
 fn dataset(plan: &RunPlan, split: Split, runs: &Path) -> anyhow::Result<Dataset> {
-    let of = |train, val| if split == Split::Train { train } else { val };
+    let load = |FilesPlan { train, val, unusable }: &FilesPlan, format| {
+        let paths = if split == Split::Train { train } else { val };
+        load(&paths.annotations, &paths.images, format, *unusable).map_err(|error| match error {
+            DatasetError::Entries { .. } => anyhow::Error::new(error).context(UNUSABLE),
+            other => other.into(),
+        })
+    };
     Ok(match &plan.data {
-        DataPlan::Coco { train, val } => {
-            let paths = of(train, val);
-            Dataset::load_coco(&paths.annotations, &paths.images)?
-        }
-        DataPlan::Lvis { train, val } => {
-            let paths = of(train, val);
-            Dataset::load_lvis(&paths.annotations, &paths.images)?
-        }
+        DataPlan::Coco(files) => load(files, AnnotationFormat::Coco)?,
+        DataPlan::Lvis(files) => load(files, AnnotationFormat::Lvis)?,
         DataPlan::Synthetic(config) => {
             let scenes = scenes(config, runs)?;
             let annotations = scenes.join("annotations").join(format!("instances_{}.json", split.name()));
@@ -216,14 +277,20 @@ fn dataset(plan: &RunPlan, split: Split, runs: &Path) -> anyhow::Result<Dataset>
     })
 }
 
+/// The cause follows.
+const UNUSABLE: &str = "entries cannot be used (`sensei data check` names all, [data] unusable = \"leave_out\" goes on without annotations)";
+
 /// The folder of rendered scenes; rendered now if it is not there. It only ever exists complete.
 fn scenes(config: &SynthConfig, runs: &Path) -> anyhow::Result<PathBuf> {
     let digest = blake3::hash(format!("{config:?}").as_bytes()).to_hex();
     let folder = runs.join("synthetic").join(&digest[..16]);
-    if !folder.exists() {
-        std::fs::create_dir_all(runs.join("synthetic"))
-            .with_context(|| format!("{}: cannot make the folder", runs.display()))?;
-        let report = write_synth(&folder, config)?;
+    let mut report = None;
+    make_once(&folder, |partial| -> anyhow::Result<()> {
+        stop::check("rendering scenes")?;
+        report = Some(write_synth(partial, config)?);
+        Ok(())
+    })?;
+    if let Some(report) = report {
         let (images, objects) =
             (report.n_train_images + report.n_val_images, report.n_train_objects + report.n_val_objects);
         say(&format!("rendered {images} scenes with {objects} objects into {}", folder.display()));
@@ -237,13 +304,21 @@ fn cache(answers: &TeacherAnswers, key: &AnswerKey, dataset: &Dataset, runs: &Pa
         TeacherAnswers::Dump(dump) => {
             let digest = blake3::Hash::from_bytes(key.digest()).to_hex();
             let folder = runs.join("teacher-cache").join(&digest[..16]);
-            if !folder.exists() {
-                std::fs::create_dir_all(runs.join("teacher-cache"))
-                    .with_context(|| format!("{}: cannot make the folder", runs.display()))?;
-                let report = import_answers(dump, dataset, &folder)?;
+            let mut report = None;
+            make_once(&folder, |partial| -> anyhow::Result<()> {
+                let imported = import_answers_unless(dump, dataset, partial, &stop::is_asked);
+                stop::check("importing the teacher's answers")?;
+                report = Some(imported?);
+                Ok(())
+            })?;
+            if let Some(report) = report {
                 say(&format!("imported {} teacher answers into {}", report.manifest.n_records, folder.display()));
                 if !report.missing.is_empty() {
                     warn(&format!("{}: no answer for {} instances", dump.display(), report.missing.len()));
+                }
+                if report.n_pictures_verified == 0 {
+                    let advice = "whether the teacher saw the same pictures is not known";
+                    warn(&format!("{}: the dump has no means of pixels; {advice}", dump.display()));
                 }
             }
             // The dump's own key is compared with the configuration's here.

@@ -16,8 +16,9 @@ use sensei_eval::bootstrap::BootstrapConfig;
 use sensei_eval::curve::Curve;
 use sensei_eval::evaluate::{EvalItem, Predictor, evaluate};
 use sensei_eval::floors::{filled_box, fit_centred_disc, fit_constant_mask, grid_ceiling, inscribed_ellipse};
+use sensei_eval::metric::{Group, Metric};
 use sensei_eval::overlay::{OverlayInstance, OverlayMask, contact_sheet, overlay_row};
-use sensei_eval::protocol::ProtocolRules;
+use sensei_eval::protocol::{ProtocolRules, Space};
 use sensei_eval::report::EvalReport;
 use sensei_eval::score::{EvalSample, Prediction};
 use sensei_int8::interpreter::Interpreter;
@@ -67,7 +68,31 @@ pub fn score(
         write_whole(&out.join("overlays.png"), &sheet)?;
     }
     say(&report.table());
+    if let Some(verdict) = below_floors(&report) {
+        warn(&verdict);
+    }
     Ok(report)
+}
+
+/// A word where what ships is no better than what has learned nothing.
+fn below_floors(report: &EvalReport) -> Option<String> {
+    let metric = match report.protocol.space {
+        Space::Crop => Metric::MeanIouInCrop,
+        Space::Image => Metric::MeanIouInImage,
+    };
+    let score = |name: &str| {
+        let groups = &report.predictor(name).ok()?.groups;
+        groups.get(&Group::All)?.estimates.get(&metric).map(|estimate| estimate.value)
+    };
+    let (shipped, own) = ["int8", "float"].into_iter().find_map(|name| Some((name, score(name)?)))?;
+    let floors = GUESSES.into_iter().filter_map(|name| Some((name, score(name)?)));
+    let (floor, best) = floors.max_by(|a, b| a.1.total_cmp(&b.1))?;
+    (own < best).then(|| {
+        format!(
+            "{shipped} has a mean IoU of {own:.4}, below {floor} with {best:.4}, which never looks at the picture: the student has \
+             learned nothing useful"
+        )
+    })
 }
 
 /// Scores all but the integer network's twin with boxes that are more and more wrong, and writes a report for each jitter and `robustness.txt` into `out`.
@@ -252,6 +277,9 @@ fn overlays(
     }
     Ok(encode_png(&contact_sheet(&rows)))
 }
+
+/// Predictors that never look at the picture.
+const GUESSES: [&str; 4] = ["constant_mask", "centred_disc", "filled_box", "inscribed_ellipse"];
 
 const FLOORS: [&str; 5] = ["constant_mask", "centred_disc", "filled_box", "inscribed_ellipse", "grid_ceiling"];
 

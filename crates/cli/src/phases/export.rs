@@ -23,6 +23,8 @@ use serde_json::json;
 
 use crate::config::RunPlan;
 use crate::progress::say;
+use crate::stop;
+use sensei_files::folder::replace;
 use sensei_files::whole::write_whole;
 use sensei_report::run_folder::RunFolder;
 
@@ -89,7 +91,8 @@ pub fn export(
     write_whole(&partial.join("manifest.json"), &serde_json::to_vec_pretty(&manifest)?)?;
 
     let package = folder.package();
-    replace_folder(&partial, &package)?;
+    stop::check("exporting")?;
+    replace(&partial, &package)?;
     say(&format!("package: {}", package.display()));
     Ok(package)
 }
@@ -174,14 +177,6 @@ fn add_origin_and_scores(manifest: &mut serde_json::Value, origin: Option<&Origi
     }
 }
 
-/// Moves a complete folder to its name.
-fn replace_folder(complete: &Path, name: &Path) -> anyhow::Result<()> {
-    if name.exists() {
-        fs::remove_dir_all(name).with_context(|| format!("{}: cannot replace", name.display()))?;
-    }
-    fs::rename(complete, name).with_context(|| format!("{}: cannot write", name.display()))
-}
-
 /// An image that the package shows the network on.
 pub struct Example {
     /// The annotation whose crop it is.
@@ -210,6 +205,7 @@ fn write_test_vectors(folder: &Path, model: &IntegerModel, examples: &[Example])
     fs::create_dir_all(folder).with_context(|| format!("{}: cannot make the folder", folder.display()))?;
     let interpreter = Interpreter::new(model);
     for (idx, example) in examples.iter().enumerate() {
+        stop::check("exporting")?;
         let name = format!("{idx:04}");
         let input = interpreter.from_pixels(&example.pixels)?;
         let layers = interpreter.run_all(&input)?;
@@ -271,7 +267,9 @@ fn convert(
 ) -> anyhow::Result<PathBuf> {
     let options = ConvertOptions { time_limit: CONVERTER_TIME_LIMIT, memory_report_only: false };
     say("running the vendor's converter (minutes)");
-    let conversion = converter.convert(onnx, &package.join("imx500"), &options, &|| false)?;
+    let conversion = converter.convert(onnx, &package.join("imx500"), &options, &stop::is_asked);
+    stop::check("converting")?;
+    let conversion = conversion?;
     let report = conversion.memory;
     let difference = 100.0 * (estimate.total() as f64 / report.total() as f64 - 1.0);
     say(&format!(

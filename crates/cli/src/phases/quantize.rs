@@ -23,6 +23,7 @@ use crate::config::RunPlan;
 use crate::phases::layers::rows;
 use crate::phases::stages::trained_quantizers;
 use crate::progress::{say, warn};
+use crate::stop;
 use sensei_files::whole::write_whole;
 use sensei_report::layers::{LayerRow, before_and_after, write_rows};
 use sensei_report::run_folder::RunFolder;
@@ -79,7 +80,9 @@ pub fn quantize(
         }
         false => calibrate(&float, &batches, &config)?,
     };
+    stop::check("quantizing")?;
     let (model, layers) = compared(plan, &float, &calibration, &batches)?;
+    stop::check("quantizing")?;
     let before = match plan.train.trains_on_grid() {
         true => layers_before(plan, &plan.deployment()?.quantize.calibration(), &batches, folder)?,
         false => None,
@@ -151,8 +154,11 @@ struct Prepared {
 }
 
 fn prepare(plan: &RunPlan, weights: &NamedWeights, train: &SampleSource) -> anyhow::Result<Prepared> {
+    stop::check("quantizing")?;
     let batches = random_inputs(train, plan.deployment()?.quantize.calibration_instances, plan.train.seed)?;
+    stop::check("quantizing")?;
     let float = folded(plan, weights, &batches)?;
+    stop::check("quantizing")?;
     Ok(Prepared { float, batches, config: plan.deployment()?.quantize.calibration() })
 }
 

@@ -1,8 +1,5 @@
 //! Training of a run.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-
 use crate::predict::{PredictError, candidates, float_network};
 use anyhow::Context;
 use burn::tensor::Device;
@@ -44,7 +41,6 @@ pub fn train(
     val: &SampleSource,
     devices: &Devices,
     how: TrainOptions,
-    stop: Arc<AtomicBool>,
 ) -> anyhow::Result<Fitted> {
     let device = &devices.main;
     let initial = initial_student(plan, device)?;
@@ -61,7 +57,7 @@ pub fn train(
     });
     let logging = &plan.logging;
     let mut progress =
-        TrainProgress::new(&folder.events(), logging.log_every_steps, logging.validate_every_epochs, validate, stop)?;
+        TrainProgress::new(&folder.events(), logging.log_every_steps, logging.validate_every_epochs, validate)?;
     if how.profile {
         progress.profile(folder.profile());
     }

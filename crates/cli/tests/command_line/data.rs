@@ -17,15 +17,18 @@ fn check_annotations(edit: impl FnOnce(&mut serde_json::Value), words: &[&str]) 
     let place = Place::new();
     place.annotations(edit);
     place.refuses(&["train", "tiny.toml"], 1, &[&[ANNOTATIONS], words].concat());
-    place.refuses(&["data", "check", ANNOTATIONS, "scenes/images"], 1, words);
+    let output = place.command(&["data", "check", ANNOTATIONS, "scenes/images"]).output().unwrap();
+    let (out, err) = crate::text(&output);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(words.iter().all(|word| out.contains(word) || err.contains(word)), "{words:?} in {out}{err}");
     assert!(!place.path("runs").exists());
 }
 
-/// An image file that is refused when it is needed.
+/// An image file that is refused when its header is read, or when it is needed.
 fn check_image(bytes: &[u8], words: &[&str]) {
     let place = Place::new();
     fs::write(place.path(IMAGE), bytes).unwrap();
-    place.refuses(&["train", "tiny.toml"], 1, &[&["sample ", IMAGE], words].concat());
+    place.refuses(&["train", "tiny.toml"], 1, &[&[IMAGE], words].concat());
     let run = place.path("runs/tiny");
     assert!(!run.join("student.safetensors").exists() && !run.join("checkpoints").exists());
     let check = ["data", "check", ANNOTATIONS, "scenes/images", "--decode"];
@@ -59,7 +62,11 @@ fn missing_data_set() {
 fn missing_image() {
     let place = Place::new();
     fs::remove_file(place.path(IMAGE)).unwrap();
-    place.refuses(&["train", "tiny.toml"], 1, &["sample ", IMAGE, "cannot read image", "No such file"]);
+    place.refuses(
+        &["train", "tiny.toml"],
+        1,
+        &["1 of 5 images of the train split cannot be used", IMAGE, "cannot read image", "No such file"],
+    );
 }
 
 #[test]
@@ -80,15 +87,15 @@ fn annotation_without_its_image() {
 
 #[test]
 fn annotation_files_that_are_none() {
-    check_annotations(|file| *file = json!([1]), &["not a COCO or LVIS annotation file"]);
-    check_annotations(|file| _ = file.as_object_mut().unwrap().remove("images"), &["missing field `images`"]);
-    check_annotations(|file| file["annotations"][0]["bbox"] = json!([1, 2]), &["not a COCO or LVIS annotation file"]);
+    check_annotations(|file| *file = json!([1]), &["images: expected a list, found 1"]);
+    check_annotations(|file| _ = file.as_object_mut().unwrap().remove("images"), &["images: expected a list, found none"]);
+    check_annotations(|file| file["annotations"][0]["bbox"] = json!([1, 2]), &["annotation 1: bbox: expected [x, y, width, height]", "found [1, 2]"]);
     check_annotations(
         |file| file["annotations"][1]["id"] = json!(1),
-        &["expected unique annotation ids, found 1 twice"],
+        &["annotation 1: id: expected one that no other entry has, found it 2 times"],
     );
     let no_size = |file: &mut serde_json::Value| file["images"][0]["width"] = json!(0);
-    check_annotations(no_size, &["image 1: expected width and height", "found 0 x 64"]);
+    check_annotations(no_size, &["image 1: width: expected a whole number of pixels from 1 to 65535, found 0"]);
 }
 
 #[test]
@@ -102,7 +109,7 @@ fn image_annotated_as_20_000_by_20_000() {
         file["images"][0]["width"] = json!(20_000);
         file["images"][0]["height"] = json!(20_000);
     };
-    check_annotations(huge, &["image 1: expected width and height", "found 20000 x 20000"]);
+    check_annotations(huge, &["image 1: width and height: expected at most", "found 20000 x 20000"]);
 }
 
 #[test]
@@ -120,7 +127,7 @@ fn image_file_of_20_000_by_20_000() {
 fn image_file_of_one_pixel() {
     let place = Place::new();
     fs::write(place.path(IMAGE), one_pixel()).unwrap();
-    place.refuses(&["train", "tiny.toml"], 1, &[IMAGE, "annotated as 64 x 64, decoded as 1 x 1"]);
+    place.refuses(&["train", "tiny.toml"], 1, &[IMAGE, "expected 64 x 64 as annotated, found 1 x 1"]);
     // All images of one pixel, and annotated so: no region is large enough for a prompt.
     place.annotations(|file| {
         for image in file["images"].as_array_mut().unwrap() {
@@ -162,6 +169,16 @@ fn files_that_are_no_images() {
 }
 
 #[test]
+fn unusable_annotations_are_left_out_where_the_configuration_says_so() {
+    let place = Place::new();
+    place.annotations(|file| file["annotations"][0]["segmentation"]["counts"] = json!([1, 2, 3]));
+    place.refuses(&["train", "tiny.toml"], 1, &["annotation 1: runs cover 6 pixels", "unusable = \"leave_out\""]);
+    place.config("tiny.toml", &[("instances = \"all\"", "instances = \"all\"\nunusable = \"leave_out\"")]);
+    let out = place.does(&["plan", "tiny.toml"]);
+    assert!(out.contains("left out: 1 (1 unusable annotation)"), "{out}");
+}
+
+#[test]
 fn splits_that_share_an_image() {
     let place = Place::new();
     place.annotations(|file| file["images"][4]["file_name"] = json!("val_000006.png"));
@@ -169,10 +186,16 @@ fn splits_that_share_an_image() {
     place.refuses(&["train", "tiny.toml"], 1, &words);
     assert!(!place.path("runs").exists());
 
-    // The same id and name in another folder is the same image, as LVIS names COCO's.
+    // The same id, name and content in another folder is the same image, as LVIS names COCO's.
     let place = Place::new();
     let name = share_an_id(&place, |name| format!("train2017/{name}"));
+    fs::create_dir(place.path("scenes/images/train2017")).unwrap();
+    let copy = place.path("scenes/images/train2017").join(&name);
+    fs::copy(place.path("scenes/images").join(&name), &copy).unwrap();
     place.refuses(&["plan", "tiny.toml"], 1, &["expected no image of the training split, found 1 (first: ", &name]);
+    // Exporters number and name the pictures of every folder alike.
+    fs::copy(place.path("scenes/images/train_000005.png"), &copy).unwrap();
+    place.does(&["plan", "tiny.toml"]);
 }
 
 #[test]

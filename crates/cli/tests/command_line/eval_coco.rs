@@ -72,5 +72,5 @@ fn broken_detections_leave_no_report() {
     place.refuses(&["eval-coco", &annotations, "none.json"], 1, &["none.json: cannot read detections"]);
     place.refuses(&["eval-coco", "none.json", "none.json"], 1, &["none.json: cannot read annotations"]);
     let lvis = ["eval-coco", &annotations, "found.json", "--format", "lvis"];
-    place.refuses(&lvis, 1, &["neg_category_ids to be there in an LVIS file"]);
+    place.refuses(&lvis, 1, &["neg_category_ids: expected a list, as LVIS files have"]);
 }

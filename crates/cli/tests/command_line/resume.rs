@@ -43,7 +43,7 @@ fn killed_and_stopped_runs_end_as_the_straight_run() {
     let weights = fs::read(place.path("runs/straight/student.safetensors")).unwrap();
 
     assert_eq!(interrupted(&place, "killed", "-KILL"), None);
-    assert_eq!(interrupted(&place, "stopped", "-TERM"), Some(0), "asked to stop, it saves and ends well");
+    assert_eq!(interrupted(&place, "stopped", "-TERM"), Some(4), "asked to stop, it saves and ends well");
     for name in ["killed", "stopped"] {
         let out = place.does(&["train", "tiny.toml", "--name", name, "--resume"]);
         assert_eq!(weights_digest(&out), digest, "{name}");
@@ -51,6 +51,69 @@ fn killed_and_stopped_runs_end_as_the_straight_run() {
         assert!(fs::read(run.join("student.safetensors")).unwrap() == weights, "{name}: the same bytes");
         assert!(matches!(starts(&run)[..], [0, later] if later >= 7), "{name}: {:?}", starts(&run));
     }
+}
+
+/// Waits until a training has written a checkpoint.
+fn wait_for_checkpoint(run: &Path, child: &mut std::process::Child) {
+    while !files_below(&run.join("checkpoints")).iter().any(|path| path.extension().unwrap() == "safetensors") {
+        assert!(child.try_wait().unwrap().is_none(), "the training has ended before its first checkpoint");
+        sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_signal_that_was_ignored_stays_ignored() {
+    let place = Place::new();
+    place.config("tiny.toml", LONG);
+    let inner = place.command(&["train", "tiny.toml"]);
+    let mut command = Command::new("nohup");
+    command.arg(inner.get_program()).args(inner.get_args()).current_dir(place.dir.path());
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_for_checkpoint(&place.path("runs/tiny"), &mut child);
+    assert!(Command::new("kill").args(["-HUP", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(place.path("runs/tiny/student.safetensors").exists());
+}
+
+#[test]
+fn a_run_has_one_holder() {
+    let place = Place::new();
+    place.config("tiny.toml", LONG);
+    let mut command = place.command(&["train", "tiny.toml"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_for_checkpoint(&place.path("runs/tiny"), &mut child);
+    let holder = format!("process {} (sensei train tiny.toml", child.id());
+    let output = place.command(&["train", "tiny.toml", "--resume"]).output().unwrap();
+    let (_, err) = crate::text(&output);
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.contains("runs/tiny: this run is in the hands of") && err.contains(&holder), "{err}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // A dead holder holds nothing.
+    place.does(&["train", "tiny.toml", "--resume"]);
+}
+
+#[test]
+fn two_runs_at_once_share_their_scenes() {
+    let place = Place::new();
+    let quickstart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/ci-regression.toml");
+    let start = |name: &str| {
+        let mut command = place.command(&["plan", quickstart.to_str().unwrap()]);
+        command.args(["--runs", name]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let all: Vec<_> = (0..3).map(|_| start("runs")).collect();
+    let outs: Vec<String> = all
+        .into_iter()
+        .map(|child| {
+            let output = child.wait_with_output().unwrap();
+            let (out, err) = crate::text(&output);
+            assert!(output.status.success(), "{out}\n{err}");
+            out
+        })
+        .collect();
+    assert_eq!(outs.iter().filter(|out| out.contains("rendered ")).count(), 1, "one makes them");
+    let names: Vec<_> = fs::read_dir(place.path("runs/synthetic")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 1, "{names:?}");
 }
 
 #[test]

@@ -139,7 +139,7 @@ fn masks_of_another_program_are_scored_by_a_protocol() {
 
 #[test]
 fn three_verdicts_and_a_baseline() {
-    let place = Place::with_val_images(24);
+    let place = Place::with_val_images(64);
     let score = |file: &str| {
         let (masks, out) = (format!("{file}.json"), format!("{file}-report.json"));
         place.does(&["eval-masks", VAL, &masks, "--protocol", "sensei-box", "--name", "masks", "--out", &out]);

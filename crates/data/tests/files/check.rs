@@ -1,7 +1,7 @@
 use std::path::Path;
 
-use sensei_data::check::check;
-use sensei_data::dataset::Dataset;
+use sensei_data::check::{CheckReport, check};
+use sensei_data::dataset::{Dataset, LoadOptions, UnusableRule};
 use sensei_data::geometry::Size;
 use sensei_data::image_file::{RgbImage, encode_png};
 use sensei_testing::shared_dir;
@@ -73,6 +73,133 @@ fn each_kind_of_problem_is_counted_and_named() {
     );
 
     let quick = check(&dataset, false);
+    // A header is read in any case, and a cut file has one.
     assert_eq!((quick.n_missing_files, quick.n_decoded_images, quick.n_broken_images), (1, 0, 0));
+    assert_eq!(quick.n_wrong_sizes, 1);
     assert_eq!(Path::new(&quick.annotations), at("file.json"));
+}
+
+/// A file whose four annotations are drawn alike, as `edit` changes it.
+fn checked(edit: impl FnOnce(&mut serde_json::Value), images: &[(&str, Vec<u8>)]) -> CheckReport {
+    let annotation = |id: u64, x: u64| {
+        serde_json::json!({"id": id, "image_id": 1 + id % 2, "category_id": 1, "bbox": [x, 1, 8, 8], "area": 64, "iscrowd": 0,
+            "segmentation": [[x, 1, x + 8, 1, x + 8, 9, x, 9]]})
+    };
+    let mut file = serde_json::json!({
+        "images": [{"id": 1, "width": 40, "height": 20, "file_name": "a.png"},
+                   {"id": 2, "width": 40, "height": 20, "file_name": "b.png"}],
+        "categories": [{"id": 1, "name": "cup"}],
+        "annotations": [annotation(11, 1), annotation(12, 2), annotation(13, 12), annotation(14, 20)],
+    });
+    edit(&mut file);
+    let dir = tempfile::tempdir().unwrap();
+    for (name, bytes) in images {
+        std::fs::write(dir.path().join(name), bytes).unwrap();
+    }
+    let path = dir.path().join("file.json");
+    std::fs::write(&path, file.to_string()).unwrap();
+    let options = LoadOptions { unusable: UnusableRule::LeaveOut, ..LoadOptions::default() };
+    let mut report = check(&Dataset::load_coco_with(&path, dir.path(), options).unwrap(), true);
+    for line in report.problems.iter_mut().chain(&mut report.notes) {
+        *line = line.replace(&format!("{}/", dir.path().display()), "");
+    }
+    report
+}
+
+fn png() -> Vec<u8> {
+    encode_png(&RgbImage { size: Size { width: 40, height: 20 }, pixels: vec![9; 40 * 20 * 3] })
+}
+
+/// With an Exif chunk in front of the pixels.
+fn turned(orientation: u8) -> Vec<u8> {
+    let mut body = b"eXIfMM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".to_vec();
+    body.extend([orientation, 0, 0, 0, 0, 0, 0]);
+    let mut chunk = (body.len() as u32 - 4).to_be_bytes().to_vec();
+    chunk.extend(&body);
+    // Check sums of chunks that are not needed are not looked at.
+    chunk.extend([0; 4]);
+    let mut file = png();
+    file.splice(33..33, chunk);
+    file
+}
+
+fn both() -> [(&'static str, Vec<u8>); 2] {
+    [("a.png", png()), ("b.png", png())]
+}
+
+#[test]
+fn a_sound_file_has_neither_problems_nor_notes() {
+    let report = checked(|_| (), &both());
+    assert_eq!((report.problems, report.notes), (vec![], vec![]));
+    assert_eq!((report.n_instances, report.n_unusable), (4, 0));
+}
+
+#[test]
+fn unusable_annotations_are_all_named_and_the_rest_counted() {
+    let report = checked(
+        |file| {
+            file["annotations"][0]["segmentation"] = serde_json::json!([]);
+            file["annotations"][2]["segmentation"][0] = serde_json::json!([1, 1, 2, 2]);
+        },
+        &both(),
+    );
+    assert_eq!((report.n_instances, report.n_unusable), (2, 2));
+    assert_eq!(
+        report.problems,
+        [
+            "annotation 11: expected at least 1 polygon, found none",
+            "annotation 13: polygon 0: expected an even number of at least 6 coordinates, found 4",
+        ]
+    );
+}
+
+#[test]
+fn turned_pictures_are_noted() {
+    let report = checked(|_| (), &[("a.png", turned(6)), ("b.png", turned(1))]);
+    assert_eq!(report.n_turned_images, 1);
+    assert_eq!(report.notes, ["a.png: Exif orientation 6: viewers turn it, masks lie in the stored pixels"]);
+    let report = checked(|file| file["images"][0]["width"] = 20.into(), &[("a.png", turned(8)), ("b.png", png())]);
+    assert_eq!(report.problems[0], "a.png: image 1: expected 20 x 20, found 40 x 20, Exif orientation 8");
+}
+
+#[test]
+fn crowds_areas_and_shared_files_are_seen() {
+    let crowd = |n: usize| {
+        move |file: &mut serde_json::Value| (0..n).for_each(|idx| file["annotations"][idx]["iscrowd"] = 1.into())
+    };
+    let report = checked(crowd(4), &both());
+    assert_eq!(
+        report.problems,
+        ["4 of 4 annotations are crowd regions (iscrowd 1): none is left to train or score on"]
+    );
+    let report = checked(crowd(3), &both());
+    assert_eq!(
+        report.notes,
+        ["3 of 4 annotations are crowd regions (iscrowd 1), which are left out; COCO has 1 in 100"]
+    );
+
+    let report = checked(|file| file["annotations"][1]["area"] = 1e6.into(), &both());
+    assert_eq!((report.n_areas_off_mask, report.n_problems), (1, 0));
+    assert_eq!(report.notes, ["annotation 12: area 1000000, but a mask of 64 pixels"]);
+
+    let report = checked(|file| file["images"][1]["file_name"] = "./a.png".into(), &both());
+    assert_eq!(report.problems, ["a.png: images 1, 2 are one file"]);
+
+    let again = |file: &mut serde_json::Value| {
+        let first = file["annotations"][0]["segmentation"].clone();
+        file["annotations"][2]["segmentation"] = first;
+    };
+    assert_eq!(checked(again, &both()).notes, ["annotation 13: the outline of annotation 11"]);
+}
+
+#[test]
+fn coordinates_from_0_to_1_are_seen() {
+    let normalise = |file: &mut serde_json::Value| {
+        for annotation in file["annotations"].as_array_mut().unwrap() {
+            annotation["bbox"] = serde_json::json!([0.1, 0.1, 0.2, 0.4]);
+            annotation["segmentation"] = serde_json::json!([[0.1, 0.1, 0.3, 0.1, 0.3, 0.5, 0.1, 0.5]]);
+        }
+    };
+    let report = checked(normalise, &both());
+    assert_eq!(report.problems[0], "all boxes lie within one pixel: coordinates from 0 to 1 where pixels are expected");
 }

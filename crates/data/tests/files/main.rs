@@ -6,4 +6,5 @@ mod check;
 mod dataset;
 mod fetch;
 mod image_file;
+mod jpeg_kinds;
 mod rle;

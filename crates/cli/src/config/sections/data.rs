@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
+use sensei_data::dataset::UnusableRule;
 use sensei_data::synth::SynthConfig;
 use sensei_samples::source::InstanceChoice;
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,27 @@ pub struct FilesToml {
     pub train: SplitToml,
     /// What it is scored on: no image of it may be in `train`.
     pub val: SplitToml,
+    /// What is done with annotations that cannot be used: outlines without an area, ids that repeat, numbers that are none. Without
+    /// this key they are refused.
+    #[serde(default, skip_serializing_if = "UnusableToml::is_refuse")]
+    pub unusable: UnusableToml,
+}
+
+/// What is done with annotations that cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum UnusableToml {
+    /// The run ends, and names them.
+    #[default]
+    Refuse,
+    /// They are left out, and counted in table, report and protocol.
+    LeaveOut,
+}
+
+impl UnusableToml {
+    fn is_refuse(&self) -> bool {
+        *self == Self::Refuse
+    }
 }
 
 /// Which instances are used.
@@ -69,11 +91,22 @@ pub struct SplitToml {
 /// Where the two splits come from.
 pub enum DataPlan {
     /// COCO files.
-    Coco { train: SplitPlan, val: SplitPlan },
+    Coco(FilesPlan),
     /// LVIS files.
-    Lvis { train: SplitPlan, val: SplitPlan },
+    Lvis(FilesPlan),
     /// Scenes rendered by this program.
     Synthetic(SynthConfig),
+}
+
+/// Two splits in files.
+#[derive(Debug, Clone)]
+pub struct FilesPlan {
+    /// What the student is trained and calibrated on.
+    pub train: SplitPlan,
+    /// What it is scored on.
+    pub val: SplitPlan,
+    /// What is done with annotations that cannot be used.
+    pub unusable: UnusableRule,
 }
 
 /// One split.
@@ -89,12 +122,21 @@ impl DataToml {
     /// Where the splits come from, and which of their instances are used.
     pub fn resolve(self) -> (DataPlan, InstanceChoice) {
         let split = |split: SplitToml| SplitPlan { annotations: split.annotations.0, images: split.images.0 };
+        let files = |FilesToml { instances, train, val, unusable }| {
+            let unusable = match unusable {
+                UnusableToml::Refuse => UnusableRule::Refuse,
+                UnusableToml::LeaveOut => UnusableRule::LeaveOut,
+            };
+            (FilesPlan { train: split(train), val: split(val), unusable }, instances)
+        };
         let (data, instances) = match self {
-            Self::Coco(FilesToml { instances, train, val }) => {
-                (DataPlan::Coco { train: split(train), val: split(val) }, instances)
+            Self::Coco(toml) => {
+                let (plan, instances) = files(toml);
+                (DataPlan::Coco(plan), instances)
             }
-            Self::Lvis(FilesToml { instances, train, val }) => {
-                (DataPlan::Lvis { train: split(train), val: split(val) }, instances)
+            Self::Lvis(toml) => {
+                let (plan, instances) = files(toml);
+                (DataPlan::Lvis(plan), instances)
             }
             Self::Synthetic { instances, scenes: ScenesToml::Quickstart } => {
                 (DataPlan::Synthetic(SynthConfig::quickstart()), instances)

@@ -1,0 +1,144 @@
+//! One holder at a time of what a file stands for.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::process;
+
+use crate::error::FileError;
+
+/// A held lock. It ends with the value, and with its process, however that dies.
+///
+/// The file stays, empty: were it removed, two processes could hold a file of the same name each.
+#[derive(Debug)]
+pub struct Lock {
+    file: File,
+}
+
+/// A lock that cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LockError {
+    /// Another process has it.
+    #[error("{}: held by {holder}", path.display())]
+    Held {
+        /// The lock's file.
+        path: PathBuf,
+        /// What the holder wrote into it: its process, and what it does.
+        holder: String,
+    },
+    /// The file cannot be opened or locked.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+impl Lock {
+    /// Takes the lock that the file at `path` stands for, and writes into it who holds it: the process, and `doing`.
+    ///
+    /// ```
+    /// use sensei_files::lock::Lock;
+    ///
+    /// let folder = tempfile::tempdir()?;
+    /// let path = folder.path().join("lock");
+    /// let held = Lock::take(&path, "training")?;
+    /// let error = Lock::take(&path, "scoring").unwrap_err().to_string();
+    /// assert!(error.ends_with(&format!("held by process {} (training)", std::process::id())));
+    /// drop(held);
+    /// Lock::take(&path, "scoring")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `Held`, naming the holder; `File`.
+    pub fn take(path: &Path, doing: &str) -> Result<Self, LockError> {
+        let file = open(path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let read = file.take(MAX_HOLDER_BYTES).read_to_string(&mut holder);
+                let holder = match read {
+                    Ok(_) if !holder.is_empty() => holder,
+                    _ => String::from("another process"),
+                };
+                return Err(LockError::Held { path: path.into(), holder });
+            }
+            Err(TryLockError::Error(source)) => return Err(FileError::io(path, "lock")(source).into()),
+        }
+        Self { file }.told(path, doing)
+    }
+
+    /// [`take`](Self::take), but waits until no other process has it.
+    ///
+    /// # Errors
+    /// `File`.
+    pub fn wait_for(path: &Path, doing: &str) -> Result<Self, LockError> {
+        let file = open(path)?;
+        file.lock().map_err(FileError::io(path, "lock"))?;
+        Self { file }.told(path, doing)
+    }
+
+    fn told(mut self, path: &Path, doing: &str) -> Result<Self, LockError> {
+        let text = format!("process {} ({doing})", process::id());
+        let tell = |file: &mut File| {
+            file.set_len(0)?;
+            file.rewind()?;
+            file.write_all(text.as_bytes())
+        };
+        tell(&mut self.file).map_err(FileError::io(path, "write"))?;
+        Ok(self)
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // What stays there is read only while the lock is held.
+        let _ = self.file.set_len(0);
+        let _ = self.file.unlock();
+    }
+}
+
+fn open(path: &Path) -> Result<File, FileError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(FileError::io(path, "lock"))
+}
+
+/// More than any command line that is worth reading.
+const MAX_HOLDER_BYTES: u64 = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_gets_it_after_the_holder() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let held = Lock::take(&path, "first").unwrap();
+        let waiting = std::thread::spawn({
+            let path = path.clone();
+            move || Lock::wait_for(&path, "second").map(drop)
+        });
+        let error = Lock::take(&path, "third").unwrap_err();
+        assert!(matches!(&error, LockError::Held { holder, .. } if holder.ends_with("(first)")), "{error}");
+        drop(held);
+        waiting.join().unwrap().unwrap();
+        Lock::take(&path, "third").unwrap();
+    }
+
+    #[test]
+    fn a_file_that_a_dead_process_left_is_taken_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let mut left = open(&path).unwrap();
+        left.write_all(b"process 1 (gone)").unwrap();
+        drop(left);
+        Lock::take(&path, "next").unwrap();
+        assert!(Lock::take(&folder.path().join("missing/lock"), "next").is_err());
+    }
+}
