@@ -14,7 +14,7 @@ use sensei_imx500::memory::{MemoryEstimate, NetworkShape, memory_estimate};
 use sensei_imx500::onnx::write_onnx;
 use sensei_imx500::packer_out::PackerOut;
 use sensei_imx500::recording::write_pair;
-use sensei_imx500::rpk::{InputFormat, Rpk, STUDENT_INTRINSICS};
+use sensei_imx500::rpk::{InputFormat, Intrinsics, Rpk};
 use sensei_int8::interpreter::Interpreter;
 use sensei_int8::model::IntegerModel;
 use sensei_int8::model_file::{read_model, write_model};
@@ -81,7 +81,7 @@ pub fn export(
         manifest["packer_out_digest"] = json!(digest(&zip)?);
         if let ConverterChoice::Rpk(_) = converter {
             let file = partial.join("network.rpk");
-            package_rpk(&zip, &file, InputFormat::Rgb, Some(STUDENT_INTRINSICS.into()))?;
+            package_rpk(&zip, &file, InputFormat::Rgb, Some(Intrinsics::of_student()))?;
             manifest["rpk_digest"] = json!(digest(&file)?);
         }
     }
@@ -299,7 +299,12 @@ fn digest(path: &Path) -> anyhow::Result<String> {
 ///
 /// # Errors
 /// If the zip is broken or holds something whose layout in a `network.rpk` is not known, or the file cannot be written.
-pub fn package_rpk(zip: &Path, out: &Path, format: InputFormat, intrinsics: Option<String>) -> anyhow::Result<()> {
+pub fn package_rpk(
+    zip: &Path,
+    out: &Path,
+    format: InputFormat,
+    intrinsics: Option<Intrinsics>,
+) -> anyhow::Result<()> {
     let network = PackerOut::read(zip)?;
     let rpk =
         Rpk::new(&network, format, intrinsics).map_err(|refusal| anyhow::anyhow!("{}: {refusal}", zip.display()))?;

@@ -7,7 +7,7 @@
 use crate::dnn_params::{DnnTensor, Network};
 use crate::refusal::Refusal;
 
-/// In which order the sensor gives its colours.
+/// In which order the network wants its colours; the sensor then gives them so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InputFormat {
     /// Red first: what students are trained on.
@@ -65,7 +65,12 @@ pub(super) fn input_size(network: &Network) -> Result<(u16, u16), Refusal> {
 }
 
 /// The text of `network_info.txt`.
-pub(super) fn network_info(network: &Network, ap_size: usize, format: InputFormat) -> Result<String, Refusal> {
+pub(super) fn network_info(
+    network: &Network,
+    network_id: &str,
+    ap_size: usize,
+    format: InputFormat,
+) -> Result<String, Refusal> {
     let (width, height) = input_size(network)?;
     let is_signed = network.inputs[0].signed;
     let gain = |on: bool| if on { format!("0x{UNIT_GAIN:04X}") } else { "0x0000".into() };
@@ -77,7 +82,7 @@ pub(super) fn network_info(network: &Network, ap_size: usize, format: InputForma
     let mut lines: Vec<(String, String)> = vec![];
     let mut line = |key: &str, value: &str| lines.push((key.into(), value.into()));
     line("version", "020400");
-    line("networkID", NETWORK_ID);
+    line("networkID", network_id);
     line("networkType", "0");
     line("apParamSize", &ap_size.to_string());
     line("networkNum", "1");
@@ -106,8 +111,9 @@ pub(super) fn network_info(network: &Network, ap_size: usize, format: InputForma
     line("inputTensorNorm_YGain", "0x0020");
     line("inputTensorNorm_YAdd", lowest);
     line("outputTensorNum", &network.outputs.len().to_string());
+    let outputs = network.outputs_by_ordinal();
     let mut each = |key: &str, value: &dyn Fn(&DnnTensor) -> u64| {
-        for (idx, output) in network.outputs.iter().enumerate() {
+        for (idx, output) in outputs.iter().enumerate() {
             line(&format!("{key}{}", idx + 1), &value(output).to_string());
         }
     };
