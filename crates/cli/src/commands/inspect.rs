@@ -163,7 +163,11 @@ fn show_params(params: &DnnParams) {
         outputs.iter().for_each(|tensor| show_tensor(&network.name, "output", tensor));
         if !network.outputs.iter().eq(outputs) {
             let listed: Vec<String> = network.outputs.iter().map(|output| output.ordinal.to_string()).collect();
-            say(&format!("{}: outputs above as the host gets them; listed in the order {}", network.name, listed.join(", ")));
+            say(&format!(
+                "{}: outputs above as the host gets them; listed in the order {}",
+                network.name,
+                listed.join(", ")
+            ));
         }
     }
     let map = params.memory;
