@@ -99,6 +99,9 @@ fn a_run_is_exported_as_far_as_the_cameras_file() {
     let manifest: serde_json::Value =
         serde_json::from_slice(&fs::read(package.join("manifest.json")).unwrap()).unwrap();
     let digest = |name: &str| blake3::hash(&fs::read(package.join(name)).unwrap()).to_hex().to_string();
+    // What camera.py makes of a region at the sensor's border.
+    assert_eq!(manifest["border"], "corrected");
+    assert_eq!(manifest["crop"], "roi-32-pad0.1-corrected");
     assert_eq!(manifest["rpk_digest"], digest("network.rpk"));
     assert_eq!(manifest["packer_out_digest"], digest("imx500/packerOut.zip"));
 
