@@ -1,7 +1,5 @@
 //! `network.rpk` of other programs: read, and told in what they are not the file that Sensei writes.
 
-#![expect(clippy::disallowed_methods, reason = "tests read files of the shared data")]
-
 use sensei_imx500::rpk::{InputFormat, Intrinsics, Rpk, RpkFile};
 
 mod sample;

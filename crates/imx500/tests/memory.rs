@@ -1,7 +1,5 @@
 //! The estimate against the vendor converter's reports (docs/results/imx500-memory.md).
 
-#![expect(clippy::disallowed_methods, reason = "tests read files of the shared data")]
-
 use sensei_imx500::memory::{NetworkShape, memory_estimate};
 
 mod sample;

@@ -1,7 +1,5 @@
 //! Outputs in any order: the converter lists them as it likes, and the sensor's file keeps its order.
 
-#![expect(clippy::disallowed_methods, reason = "tests read files of the shared data")]
-
 use sensei_imx500::dnn_params::DnnParams;
 use sensei_imx500::packer_out::PackerOut;
 use sensei_imx500::rpk::{InputFormat, Rpk};

@@ -154,6 +154,7 @@ struct Parts {
 fn networks(builder: &mut Builder, params: &DnnParams, write: WriteTensor) -> Result<At, Refusal> {
     check_one(params.networks.len())?;
     let network = &params.networks[0];
+    check_ordinals(&network.outputs)?;
     // Tables in the order of the converter's list, references to them by ordinal.
     let mut tensors = |tensors: &[DnnTensor], is_input: bool| -> Vec<At> {
         let mut one = |tensor: &DnnTensor| {
@@ -172,6 +173,22 @@ fn networks(builder: &mut Builder, params: &DnnParams, write: WriteTensor) -> Re
     let fields = [(4, outputs), (3, inputs), (2, kind), (1, name)].map(|(slot, at)| (slot, Field::Offset(at)));
     let network = builder.table(&fields);
     Ok(builder.vector(&[network]))
+}
+
+/// What our own reader takes.
+fn check_ordinals(outputs: &[DnnTensor]) -> Result<(), Refusal> {
+    if outputs.len() > MAX_TENSORS {
+        let expected = format!("at most {MAX_TENSORS} outputs");
+        return Err(Refusal::key("outputTensors", expected, outputs.len().to_string()));
+    }
+    let ordinals: Vec<u8> = outputs.iter().map(|output| output.ordinal).collect();
+    match wrong_ordinal(&ordinals) {
+        Some(idx) => {
+            let expected = format!("each ordinal from 0 to {} once", outputs.len() - 1);
+            Err(Refusal::key("outputTensors", expected, format!("{ordinals:?}, of which {} is wrong", ordinals[idx])))
+        }
+        None => Ok(()),
+    }
 }
 
 fn check_one(n_networks: usize) -> Result<(), Refusal> {
