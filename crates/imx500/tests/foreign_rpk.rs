@@ -177,11 +177,12 @@ fn contradictions_and_damage_are_refused() {
         change(&mut files.iter_mut().find(|(known, _)| known == name).expect("a file").1);
         [blocks.clone(), archive(&files, OURS)].concat()
     };
-    let replaced = |from: &'static str, to: &'static str| {
+    let replaced = |from: &'static str, to: &str| {
+        let to = to.to_string();
         move |text: &mut Vec<u8>| {
             let old = String::from_utf8(text.clone()).expect("text");
             assert!(old.contains(from), "{from} in {old}");
-            *text = old.replacen(from, to, 1).into_bytes();
+            *text = old.replacen(from, &to, 1).into_bytes();
         }
     };
     let info = "network_info.txt";
@@ -193,6 +194,10 @@ fn contradictions_and_damage_are_refused() {
     refused(&with(info, &replaced("networkNum=1", "networkNum")), "line 5: expected at most 1024 lines key=value");
     refused(&with(info, &replaced("networkID=000000", "networkID=000001")), "networkID: expected 000000, found 000001");
     refused(&with(info, &replaced("apParamSize=", "apParamSize=1")), "apParamSize: expected ");
+    let text = RpkFile::from_bytes(&with(info, &replaced("Format=RGB", &"Format=\u{1b}[2J".repeat(9000))))
+        .expect_err("no format");
+    let text = text.to_string();
+    assert!(text.len() < 300 && !text.contains(char::is_control) && text.contains("expected RGB or BGR"), "{text}");
     let registers = "imx500_regs";
     refused(&with(registers, &|bytes| bytes[3] ^= 1), "register 0xd750: expected 0x2 of 1 bytes, found 0x3 of 1 bytes");
     refused(

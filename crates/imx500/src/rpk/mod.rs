@@ -187,7 +187,11 @@ impl Rpk {
                 serde_json::from_str(text).ok().filter(|_| text.len() <= intrinsics::MAX_INTRINSICS);
             if !parsed.is_some_and(|value| value.is_object()) {
                 let expected = format!("a JSON object of at most {} bytes", intrinsics::MAX_INTRINSICS);
-                return Err(Refusal::key(INTRINSICS, expected, text.chars().take(80).collect::<String>()));
+                return Err(Refusal::key(
+                    INTRINSICS,
+                    expected,
+                    text.chars().take(80).flat_map(char::escape_debug).collect::<String>(),
+                ));
             }
             files.push((INTRINSICS.into(), text.clone().into()));
         }

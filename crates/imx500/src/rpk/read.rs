@@ -58,7 +58,7 @@ impl RpkFile {
             release: version.release,
             params,
             parts: [config_1.part()?, config_2.part()?, program_a.part()?, program_c.part()?, coefficients.part()?],
-            format: sensor::format_of(info.as_bytes()).map_err(|refusal| refusal.inside(INFO))?,
+            format: sensor::format_of(info).map_err(|refusal| refusal.inside(INFO))?,
             intrinsics: file(INTRINSICS).map(|bytes| utf8(bytes, INTRINSICS)).transpose()?.map(String::from),
         };
         let ours = rpk.to_bytes()?;

@@ -29,7 +29,10 @@ impl InputFormat {
                 let expected = "RGB or BGR: the registers of other formats are not known";
                 Err(Refusal::key("input format", expected, name))
             }
-            _ => Err(Refusal::key("input format", "RGB or BGR", format!("{name:?}"))),
+            _ => {
+                let found = name.chars().take(40).flat_map(char::escape_debug).collect::<String>();
+                Err(Refusal::key("input format", "RGB or BGR", format!("\"{found}\"")))
+            }
         }
     }
 
@@ -124,10 +127,9 @@ pub(super) fn network_info(
 }
 
 /// The colour order that a `network_info.txt` names.
-pub(super) fn format_of(info: &[u8]) -> Result<InputFormat, Refusal> {
+pub(super) fn format_of(info: &str) -> Result<InputFormat, Refusal> {
     let key = "inputTensorFormat";
-    let text = String::from_utf8_lossy(info);
-    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    let value = info.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
     InputFormat::named(value.ok_or_else(|| Refusal::key(key, "RGB or BGR", "none"))?)
 }
 
