@@ -312,12 +312,7 @@ fn digest(path: &Path) -> anyhow::Result<String> {
 ///
 /// # Errors
 /// If the zip is broken or holds something whose layout in a `network.rpk` is not known, or the file cannot be written.
-pub fn package_rpk(
-    zip: &Path,
-    out: &Path,
-    format: InputFormat,
-    intrinsics: Option<Intrinsics>,
-) -> anyhow::Result<()> {
+pub fn package_rpk(zip: &Path, out: &Path, format: InputFormat, intrinsics: Option<Intrinsics>) -> anyhow::Result<()> {
     let network = PackerOut::read(zip)?;
     let rpk =
         Rpk::new(&network, format, intrinsics).map_err(|refusal| anyhow::anyhow!("{}: {refusal}", zip.display()))?;
