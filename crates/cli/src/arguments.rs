@@ -124,7 +124,7 @@ pub enum Command {
         packer_out: PathBuf,
         /// The file to write
         out: PathBuf,
-        /// In which order the sensor gives its colours: RGB or BGR
+        /// In which order the network wants its colours: RGB or BGR
         #[arg(long, default_value = "RGB")]
         input_format: String,
         /// A JSON file for the host's software, as picamera2 reads it; default: none

@@ -19,8 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for case in CASES {
         let small = Case { parts: [100, 4, 64, 32, 300], ..*case };
         let network = small.packer_out();
-        let rpk = Rpk::new(&network, small.format, small.intrinsics.map(String::from))
-            .map_err(|refusal| refusal.to_string())?;
+        let rpk = Rpk::new(&network, small.format, small.intrinsics()).map_err(|refusal| refusal.to_string())?;
         save(&folder, "packer_out", case.name, &network.to_zip()?)?;
         save(&folder, "dnn_params", case.name, network.params.to_xml().as_bytes())?;
         save(&folder, "rpk", case.name, &rpk.to_bytes().map_err(|refusal| refusal.to_string())?)?;

@@ -26,15 +26,17 @@ pub struct Network {
     pub name: String,
     /// Empty in every file seen.
     pub kind: String,
-    /// Inputs, by ordinal.
+    /// Inputs, in the order in which the converter lists them; each ordinal below their number occurs once.
     pub inputs: Vec<DnnTensor>,
-    /// Outputs, by ordinal.
+    /// Outputs, in the order in which the converter lists them: any. Each ordinal below their number occurs once.
     pub outputs: Vec<DnnTensor>,
 }
 
 /// An input or output. A value is `(integer - shift) * scale`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DnnTensor {
+    /// Its place among the network's inputs or outputs, from 0: the order in which the host gets them.
+    pub ordinal: u8,
     /// The converter's name for it.
     pub name: String,
     /// Offset in the chip's memory, in bytes.
@@ -75,6 +77,15 @@ pub struct MemoryMap {
     pub reserved: u32,
     /// Tensors, the kept input included.
     pub runtime: u32,
+}
+
+impl Network {
+    /// Outputs in the order in which the host gets them.
+    pub fn outputs_by_ordinal(&self) -> Vec<&DnnTensor> {
+        let mut outputs: Vec<&DnnTensor> = self.outputs.iter().collect();
+        outputs.sort_by_key(|output| output.ordinal);
+        outputs
+    }
 }
 
 impl DnnTensor {
@@ -144,9 +155,9 @@ impl DnnParams {
         for (idx, network) in self.networks.iter().enumerate() {
             let (name, kind) = (escaped(&network.name), escaped(&network.kind));
             xml += &format!("<network name=\"{name}\" ordinal=\"{idx}\" type=\"{kind}\">\n<inputTensors>\n");
-            network.inputs.iter().enumerate().for_each(|(idx, tensor)| tensor_xml(&mut xml, idx, tensor, true));
+            network.inputs.iter().for_each(|tensor| tensor_xml(&mut xml, tensor, true));
             xml += "</inputTensors>\n<outputTensors>\n";
-            network.outputs.iter().enumerate().for_each(|(idx, tensor)| tensor_xml(&mut xml, idx, tensor, false));
+            network.outputs.iter().for_each(|tensor| tensor_xml(&mut xml, tensor, false));
             xml += "</outputTensors>\n</network>\n";
         }
         let MemoryMap { total, coefficients, reserved, runtime } = self.memory;
@@ -157,15 +168,15 @@ impl DnnParams {
     }
 }
 
-fn tensor_xml(xml: &mut String, idx: usize, tensor: &DnnTensor, is_input: bool) {
+fn tensor_xml(xml: &mut String, tensor: &DnnTensor, is_input: bool) {
     let element = if is_input { "inputTensor" } else { "outputTensor" };
     let kept = if is_input { format!(" persistency=\"{}\"", u8::from(tensor.kept)) } else { String::new() };
-    let DnnTensor { name, l2_offset, bits, shift, scale, signed, dimensions, .. } = tensor;
+    let DnnTensor { ordinal, name, l2_offset, bits, shift, scale, signed, dimensions, .. } = tensor;
     let (name, format) = (escaped(name), if *signed { "signed" } else { "unsigned" });
     // Writing to a `String` cannot fail.
     let _ = write!(
         xml,
-        "<{element}{kept} ordinal=\"{idx}\" name=\"{name}\" l2Offset=\"{l2_offset}\" numOfDimensions=\"{}\" \
+        "<{element}{kept} ordinal=\"{ordinal}\" name=\"{name}\" l2Offset=\"{l2_offset}\" numOfDimensions=\"{}\" \
          bitsPerElement=\"{bits}\" shift=\"{shift}\" scale=\"{scale:e}\" format=\"{format}\">\n<dimensions>\n",
         dimensions.len()
     );
@@ -188,7 +199,16 @@ fn network((idx, element): (usize, &Element)) -> Result<Network, Refusal> {
     let [inputs, outputs] = element.children(&["inputTensors", "outputTensors"])?;
     let tensors = |list: &Element, name, is_input| -> Result<Vec<DnnTensor>, Refusal> {
         list.expect_attributes(&[])?;
-        list.list(name, MAX_TENSORS)?.iter().enumerate().map(|(idx, element)| tensor(idx, element, is_input)).collect()
+        let elements = list.list(name, MAX_TENSORS)?;
+        let tensors = elements.iter().map(|element| tensor(element, is_input)).collect::<Result<Vec<_>, _>>()?;
+        let ordinals: Vec<u8> = tensors.iter().map(|tensor| tensor.ordinal).collect();
+        match wrong_ordinal(&ordinals) {
+            Some(idx) => {
+                let expected = format!("each of 0 to {} once", tensors.len() - 1);
+                Err(elements[idx].refuse("ordinal", &expected, &ordinals[idx].to_string()))
+            }
+            None => Ok(tensors),
+        }
     };
     Ok(Network {
         name: element.text("name")?,
@@ -198,11 +218,16 @@ fn network((idx, element): (usize, &Element)) -> Result<Network, Refusal> {
     })
 }
 
-fn tensor(idx: usize, element: &Element, is_input: bool) -> Result<DnnTensor, Refusal> {
+/// Index of the first ordinal that is too large for their number, or that an earlier one has.
+pub(crate) fn wrong_ordinal(ordinals: &[u8]) -> Option<usize> {
+    (0..ordinals.len())
+        .find(|&idx| usize::from(ordinals[idx]) >= ordinals.len() || ordinals[..idx].contains(&ordinals[idx]))
+}
+
+fn tensor(element: &Element, is_input: bool) -> Result<DnnTensor, Refusal> {
     let attributes =
         ["ordinal", "name", "l2Offset", "numOfDimensions", "bitsPerElement", "shift", "scale", "format", "persistency"];
     element.expect_attributes(if is_input { &attributes } else { &attributes[..8] })?;
-    element.expect_ordinal(idx)?;
     let scale: f64 = element.number("scale")?;
     // The sensor's files hold it as a 32-bit float.
     if !((scale as f32).is_normal() && scale > 0.0) {
@@ -217,6 +242,7 @@ fn tensor(idx: usize, element: &Element, is_input: bool) -> Result<DnnTensor, Re
         return Err(list.refuse("dimension", &expected.to_string(), &dimensions.len().to_string()));
     }
     let tensor = DnnTensor {
+        ordinal: element.number("ordinal")?,
         name: element.text("name")?,
         l2_offset: element.number("l2Offset")?,
         bits: element.number("bitsPerElement")?,

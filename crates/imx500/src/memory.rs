@@ -121,13 +121,14 @@ pub fn memory_estimate(network: &NetworkShape) -> MemoryEstimate {
     }
 }
 
-/// Weights with both channel counts padded, or per channel an even-sided square of taps for depthwise; 4 bytes of bias
+/// Weights with both channel counts padded, or per channel an even-sided square of taps for depthwise of several channels; 4 bytes of bias
 /// and 2 of mantissa and shift per padded output channel; 512 bytes of table where two tensors are added.
 fn coefficients(network: &NetworkShape) -> u64 {
     let bytes = |node: &NodeShape| match node.op {
         OpShape::Conv(ConvKind { shape: conv, weight_bits, .. }) => {
             let outputs = padded(conv.out_channels);
-            let values = if conv.is_depthwise() {
+            // Of one channel, depthwise and dense are the same, and the converter stores it dense.
+            let values = if conv.groups > 1 && conv.is_depthwise() {
                 outputs * conv.kernel.next_multiple_of(2).pow(2)
             } else if turns_taps_to_channels(&conv) {
                 outputs * padded(4 * conv.in_channels) * conv.kernel.div_ceil(2).pow(2)

@@ -49,7 +49,8 @@ impl PackerOut {
     /// Reads `packerOut.zip`.
     ///
     /// # Errors
-    /// If it cannot be read, a part is missing or larger than 16 MiB, or the manifest's sizes or digests do not fit.
+    /// If it cannot be read, a part is missing, the parts are larger than 16 MiB together, or the manifest's sizes or digests do
+    /// not fit. Members that nothing is made of are not unpacked.
     pub fn read(path: &Path) -> Result<Self, PackageError> {
         Self::from_bytes(&read_bounded(path, MAX_ZIP)?).map_err(|refusal| refusal.of(path))
     }
@@ -59,28 +60,25 @@ impl PackerOut {
     /// # Errors
     /// As [`PackerOut::read`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Refusal> {
-        let members = unzip(bytes)?;
-        let member = |name: &str| {
-            let missing = || Refusal::key("members", name, format!("{:?}", members.keys().collect::<Vec<_>>()));
-            members.get(name).ok_or_else(missing)
-        };
-        let manifest = Manifest::parse(member(MANIFEST)?).map_err(|refusal| refusal.inside(MANIFEST))?;
-        let part = |(key, file): (&str, &str)| -> Result<Part, Refusal> {
-            let bytes = manifest.checked(key, file, member(file)?)?;
-            let address = manifest.address(key)?;
-            Ok(Part { address, bytes: bytes.to_vec() })
-        };
-        let xml = manifest.checked("xml", PARAMS, member(PARAMS)?)?;
+        let mut members = Members::open(bytes)?;
+        members.check_sizes()?;
+        let manifest = Manifest::parse(&members.unpack(MANIFEST)?).map_err(|refusal| refusal.inside(MANIFEST))?;
+        let xml = manifest.checked("xml", PARAMS, members.unpack(PARAMS)?)?;
+        let params = DnnParams::parse(&xml).map_err(|refusal| refusal.inside(PARAMS))?;
         for (key, file) in OPTIONAL {
-            if let Some(bytes) = members.get(file) {
-                manifest.checked(key, file, bytes)?;
+            if members.size(file).is_some() {
+                manifest.checked(key, file, members.unpack(file)?)?;
             }
         }
+        let mut part = |(key, file): (&str, &str)| -> Result<Part, Refusal> {
+            let bytes = manifest.checked(key, file, members.unpack(file)?)?;
+            Ok(Part { address: manifest.address(key)?, bytes })
+        };
         let [config_1, config_2, program_a, program_c, coefficients] = PARTS;
         Ok(Self {
             release: manifest.release()?,
             network_id: manifest.text("Network ID")?.into(),
-            params: DnnParams::parse(xml).map_err(|refusal| refusal.inside(PARAMS))?,
+            params,
             config_1: part(config_1)?,
             config_2: part(config_2)?,
             program_a: part(program_a)?,
@@ -131,42 +129,89 @@ impl PackerOut {
     }
 }
 
-/// All members, every size checked before it is believed.
-fn unzip(bytes: &[u8]) -> Result<BTreeMap<String, Vec<u8>>, Refusal> {
-    if !bytes.starts_with(b"PK\x03\x04") {
-        let found = format!("{:02x?}", &bytes[..bytes.len().min(4)]);
-        return Err(Refusal::byte(0, "a zip archive, [50, 4b, 03, 04]", found));
-    }
-    // The number of members is in the last record, which is 22 bytes long without a comment; the converter writes none.
-    let end = bytes.len().saturating_sub(22);
-    if !bytes[end..].starts_with(b"PK\x05\x06") {
-        let found = format!("{:02x?}", &bytes[end..bytes.len().min(end + 4)]);
-        return Err(Refusal::byte(end, "the end of a zip archive, [50, 4b, 05, 06]", found));
-    }
-    let n_members = usize::from(u16::from_le_bytes([bytes[end + 10], bytes[end + 11]]));
-    if n_members > MAX_MEMBERS {
-        return Err(Refusal::byte(end + 10, format!("at most {MAX_MEMBERS} members"), n_members.to_string()));
-    }
-    let mut archive = ZipArchive::new(Cursor::new(bytes))
-        .map_err(|error| Refusal::byte(end, "a list of members", error.to_string()))?;
-    if archive.len() != n_members {
-        let found = format!("{} different names", archive.len());
-        return Err(Refusal::byte(end + 10, format!("{n_members} members"), found));
-    }
-    let mut members = BTreeMap::new();
-    for idx in 0..archive.len() {
-        let mut file =
-            archive.by_index(idx).map_err(|error| Refusal::byte(end, format!("member {idx}"), error.to_string()))?;
-        let name = file.name().map_err(|error| Refusal::byte(end, "a member's name", error.to_string()))?.into_owned();
-        let (start, size) = (file.data_start().unwrap_or(0) as usize, file.size());
-        let refuse = |expected: String, found: String| Refusal::byte(start, expected, found).inside(&name);
-        let limit = match name.as_str() {
-            MANIFEST | PARAMS => MAX_XML as u64,
-            _ => MAX_PART,
-        };
-        if size > limit {
-            return Err(refuse(format!("at most {limit} bytes"), size.to_string()));
+/// The members of a zip, of which only those that are asked for are unpacked.
+struct Members<'a> {
+    archive: ZipArchive<Cursor<&'a [u8]>>,
+    /// Name, and size after unpacking as the archive's directory says it.
+    sizes: BTreeMap<String, u64>,
+    /// Where the record behind the directory starts.
+    end: usize,
+}
+
+impl<'a> Members<'a> {
+    fn open(bytes: &'a [u8]) -> Result<Self, Refusal> {
+        if !bytes.starts_with(b"PK\x03\x04") {
+            let found = format!("{:02x?}", &bytes[..bytes.len().min(4)]);
+            return Err(Refusal::byte(0, "a zip archive, [50, 4b, 03, 04]", found));
         }
+        // The number of members is in the last record, which is 22 bytes long without a comment; the converter writes none.
+        let end = bytes.len().saturating_sub(22);
+        if !bytes[end..].starts_with(b"PK\x05\x06") {
+            let found = format!("{:02x?}", &bytes[end..bytes.len().min(end + 4)]);
+            return Err(Refusal::byte(end, "the end of a zip archive, [50, 4b, 05, 06]", found));
+        }
+        let n_members = usize::from(u16::from_le_bytes([bytes[end + 10], bytes[end + 11]]));
+        if n_members > MAX_MEMBERS {
+            return Err(Refusal::byte(end + 10, format!("at most {MAX_MEMBERS} members"), n_members.to_string()));
+        }
+        let mut archive = ZipArchive::new(Cursor::new(bytes))
+            .map_err(|error| Refusal::byte(end, "a list of members", error.to_string()))?;
+        if archive.len() != n_members {
+            let found = format!("{} different names", archive.len());
+            return Err(Refusal::byte(end + 10, format!("{n_members} members"), found));
+        }
+        let mut sizes = BTreeMap::new();
+        for idx in 0..n_members {
+            let file = archive.by_index_raw(idx);
+            let file = file.map_err(|error| Refusal::byte(end, format!("member {idx}"), error.to_string()))?;
+            let name = file.name().map_err(|error| Refusal::byte(end, "a member's name", error.to_string()))?;
+            sizes.insert(name.into_owned(), file.size());
+        }
+        Ok(Self { archive, sizes, end })
+    }
+
+    fn size(&self, name: &str) -> Option<u64> {
+        self.sizes.get(name).copied()
+    }
+
+    /// Refuses, before anything is unpacked, an archive without a member that is needed or with one that is too large.
+    fn check_sizes(&self) -> Result<(), Refusal> {
+        let needed = [MANIFEST, PARAMS].into_iter().chain(PARTS.map(|(_, file)| file));
+        if let Some(name) = needed.clone().find(|name| self.size(name).is_none()) {
+            let names: Vec<String> = self
+                .sizes
+                .keys()
+                .take(16)
+                .map(|name| name.chars().take(40).flat_map(char::escape_debug).collect())
+                .collect();
+            return Err(Refusal::key("members", name, names.join(", ")));
+        }
+        let mut parts = 0;
+        for name in needed.chain(OPTIONAL.map(|(_, file)| file)) {
+            let Some(size) = self.size(name) else { continue };
+            let is_part = PARTS.iter().any(|(_, file)| *file == name);
+            let limit = if is_part { MAX_PARTS } else { MAX_XML as u64 };
+            if size > limit {
+                return Err(Refusal::byte(self.end, format!("at most {limit} bytes"), size.to_string()).inside(name));
+            }
+            parts += if is_part { size } else { 0 };
+        }
+        if parts > MAX_PARTS {
+            let expected = format!("parts of at most {MAX_PARTS} bytes together");
+            return Err(Refusal::byte(self.end, expected, parts.to_string()));
+        }
+        Ok(())
+    }
+
+    /// The content of a member whose size has been checked.
+    fn unpack(&mut self, name: &str) -> Result<Vec<u8>, Refusal> {
+        let end = self.end;
+        let mut file = self
+            .archive
+            .by_name(name)
+            .map_err(|error| Refusal::byte(end, "data that can be unpacked", error.to_string()).inside(name))?;
+        let (start, size) = (file.data_start().unwrap_or(0) as usize, file.size());
+        let refuse = |expected: String, found: String| Refusal::byte(start, expected, found).inside(name);
         let mut content = vec![];
         // One byte more than announced would be a lie about the size, of any length.
         let read = file.by_ref().take(size + 1).read_to_end(&mut content);
@@ -174,9 +219,8 @@ fn unzip(bytes: &[u8]) -> Result<BTreeMap<String, Vec<u8>>, Refusal> {
         if content.len() as u64 != size {
             return Err(refuse(format!("{size} bytes"), format!("{} or more", content.len())));
         }
-        members.insert(name, content);
+        Ok(content)
     }
-    Ok(members)
 }
 
 /// `manifest.json`.
@@ -208,7 +252,7 @@ impl Manifest {
     }
 
     /// `bytes`, if they are what the manifest says of `file`.
-    fn checked<'a>(&self, key: &str, file: &str, bytes: &'a [u8]) -> Result<&'a [u8], Refusal> {
+    fn checked(&self, key: &str, file: &str, bytes: Vec<u8>) -> Result<Vec<u8>, Refusal> {
         let entry = &self.0[key];
         let expect = |field: &str, expected: Value| match &entry[field] {
             found if *found == expected => Ok(()),
@@ -219,7 +263,7 @@ impl Manifest {
         }
         expect("File", json!(file))?;
         expect("Size", json!(bytes.len()))?;
-        expect("md5", json!(md5_of(bytes)))?;
+        expect("md5", json!(md5_of(&bytes)))?;
         Ok(bytes)
     }
 
@@ -256,6 +300,6 @@ const PARTS: [(&str, &str); 5] = [
 /// Members that nothing here is made of, but that are checked if they are there.
 const OPTIONAL: [(&str, &str); 2] = [("xmlSchema", "dnnParams.xsd"), ("Versions", "verTable.txt")];
 const MAX_MEMBERS: usize = 64;
-/// Twice the chip's memory.
-const MAX_PART: u64 = 16 << 20;
+/// Of the five parts together: twice the chip's memory.
+const MAX_PARTS: u64 = 16 << 20;
 const MAX_ZIP: u64 = 32 << 20;

@@ -9,7 +9,7 @@ use sensei_imx500::dnn_params::DnnParams;
 use sensei_imx500::fit_report::FitReport;
 use sensei_imx500::onnx;
 use sensei_imx500::packer_out::PackerOut;
-use sensei_imx500::rpk::Rpk;
+use sensei_imx500::rpk::{Rpk, RpkFile};
 use sensei_int8::model_file;
 use zip::write::SimpleFileOptions;
 
@@ -137,15 +137,23 @@ fn manifest() {
     });
 }
 
-/// A member that unpacks to more than it says, and one that says that it is too large.
-#[test]
-fn zip_bombs() {
-    let bomb = |name: &str, len: usize| {
-        let mut zip = zip::ZipWriter::new(Cursor::new(vec![]));
+/// A zip of members of these sizes, all of zeros.
+fn zip_of_zeros<'a>(members: impl IntoIterator<Item = (&'a str, usize)>) -> Vec<u8> {
+    let mut zip = zip::ZipWriter::new(Cursor::new(vec![]));
+    for (name, len) in members {
         zip.start_file(name, SimpleFileOptions::default()).expect("in memory");
         zip.write_all(&vec![0; len]).expect("in memory");
-        zip.finish().expect("in memory").into_inner()
-    };
+    }
+    zip.finish().expect("in memory").into_inner()
+}
+
+const NEEDED: [&str; 7] =
+    ["cfgA.bin", "cfgC.bin", "dnnParams.xml", "l2staticData.bin", "manifest.json", "sdpsA.bin", "sdpsC.bin"];
+
+/// A member that unpacks to more than it says, one that says that it is too large, many that nothing is made of.
+#[test]
+fn zip_bombs() {
+    let bomb = |large: &str, len: usize| zip_of_zeros(NEEDED.map(|name| (name, if name == large { len } else { 9 })));
     let check = |zip: &[u8], expected: &str| {
         let mut text = String::new();
         let peak = peak_of(|| text = PackerOut::from_bytes(zip).expect_err("a bomb").to_string());
@@ -154,15 +162,28 @@ fn zip_bombs() {
     };
     check(&bomb("cfgA.bin", 200 << 20), "at most 16777216 bytes, found 209715200");
     check(&bomb("manifest.json", 2 << 20), "at most 1048576 bytes, found 2097152");
-    let mut lie = bomb("cfgA.bin", 10 << 20);
-    let directory = lie.windows(4).position(|four| four == b"PK\x01\x02").expect("a directory");
+    let parts = NEEDED.map(|name| (name, if name.ends_with(".bin") { 4 << 20 } else { 9 }));
+    check(&zip_of_zeros(parts), "parts of at most 16777216 bytes together, found 20971520");
+    let mut lie = bomb("manifest.json", 10 << 20);
+    let directory =
+        lie.windows(17).position(|name| name == b"manifest.json\x50\x4b\x01\x02").expect("a directory") - 46;
     lie[directory + 24..directory + 28].copy_from_slice(&100_u32.to_le_bytes());
-    check(&lie, "cfgA.bin: at byte ");
+    check(&lie, "manifest.json: at byte ");
+    let names: Vec<String> = (0..40).map(|idx| format!("m{idx}")).collect();
+    let many = zip_of_zeros(names.iter().map(|name| (name.as_str(), 8 << 20)));
+    check(&many, "members: expected manifest.json, found m0, m1, m10");
+    let whole = small().packer_out().to_zip().expect("in memory");
+    let mut zip = zip::ZipWriter::new_append(Cursor::new(whole)).expect("ours");
+    zip.start_file("more.bin", SimpleFileOptions::default()).expect("in memory");
+    zip.write_all(&vec![0; 100 << 20]).expect("in memory");
+    let zip = zip.finish().expect("in memory").into_inner();
+    let peak = peak_of(|| assert!(PackerOut::from_bytes(&zip).expect("the rest is sound") == small().packer_out()));
+    assert!(peak < 1 << 20, "{peak} bytes");
 }
 
 #[test]
 fn rpk() {
-    let bytes = Rpk::new(&small().packer_out(), small().format, small().intrinsics.map(String::from))
+    let bytes = Rpk::new(&small().packer_out(), small().format, small().intrinsics())
         .and_then(|rpk| rpk.to_bytes())
         .expect("a known layout");
     let decode = |bytes: &[u8]| match Rpk::from_bytes(bytes) {
@@ -178,6 +199,34 @@ fn rpk() {
     let archive = bytes.windows(6).position(|six| six == b"070701").expect("an archive");
     let (blocks, archive) = bytes.split_at(archive);
     damage("the rpk's archive", archive, archive.len(), 6000, 1 << 20, |bytes| decode(&[blocks, bytes].concat()));
+}
+
+/// What other programs write is taken, too; what is taken is bounded, and told if it is not ours.
+#[test]
+fn rpk_of_others() {
+    let rpk = Rpk::new(&small().packer_out(), small().format, small().intrinsics()).expect("a known layout");
+    let bytes = rpk.to_bytes().expect("a known layout");
+    let decode = |bytes: &[u8]| match RpkFile::from_bytes(bytes) {
+        Ok(file) => {
+            assert_eq!(file.differences.is_empty(), Rpk::from_bytes(bytes).is_ok(), "{:?}", file.differences);
+            assert!(file.differences.iter().all(|line| line.len() < 1000 && !line.contains(char::is_control)));
+            file.rpk != rpk || bytes.len() == file.rpk.to_bytes().expect("checked").len()
+        }
+        Err(_) => false,
+    };
+    damage("network.rpk", &bytes, bytes.len(), 6000, 1 << 20, decode);
+    damage("the rpk's head", &bytes, 1400, 6000, 1 << 20, decode);
+    let archive = bytes.windows(6).position(|six| six == b"070701").expect("an archive");
+    let (blocks, archive) = bytes.split_at(archive);
+    damage("the rpk's archive", archive, archive.len(), 6000, 1 << 20, |bytes| decode(&[blocks, bytes].concat()));
+    // An archive of many folders, each with something to say.
+    let folder: Vec<u8> = archive[..110].iter().chain(b"ab\0\0").copied().collect();
+    let mut folder = [&folder[..14], b"000041ED", &folder[22..]].concat();
+    folder[54..62].copy_from_slice(b"00000000");
+    folder[94..102].copy_from_slice(b"00000002");
+    let many = [blocks, &folder[..112].repeat(100_000)].concat();
+    let peak = peak_of(|| drop(RpkFile::from_bytes(&many).expect_err("too many files")));
+    assert!(peak < 1 << 20, "{peak} bytes");
 }
 
 #[test]

@@ -13,7 +13,7 @@ mod sample;
 use sample::package::{CASES, Case};
 
 fn packaged(case: &Case) -> Rpk {
-    let rpk = Rpk::new(&case.packer_out(), case.format, case.intrinsics.map(String::from));
+    let rpk = Rpk::new(&case.packer_out(), case.format, case.intrinsics());
     rpk.unwrap_or_else(|refusal| panic!("{}: {refusal}", case.name))
 }
 
@@ -117,14 +117,14 @@ fn what_the_layout_does_not_know_is_refused() {
     assert_eq!(text, "outputs: expected tensors of at most 65534 lines of 2560 bytes, found 284765626 lines");
     let text = refusal(&|network| network.params.networks[0].outputs.clear());
     assert_eq!(text, "outputTensors: expected at least 1 output, found none");
+    let output = CASES[0].params().networks[0].outputs[0].clone();
+    let text = refusal(&|network| network.params.networks[0].outputs.push(output.clone()));
+    assert_eq!(text, "outputTensors: expected each ordinal from 0 to 1 once, found [0, 0], of which 0 is wrong");
+    let text = refusal(&|network| network.params.networks[0].outputs = vec![output.clone(); 65]);
+    assert_eq!(text, "outputTensors: expected at most 64 outputs, found 65");
     for name in ["Y", "BayerRGB", "rgb"] {
         InputFormat::named(name).expect_err("a refusal");
     }
-    let text = Rpk::new(&CASES[0].packer_out(), InputFormat::Rgb, Some("[1]".into())).map(|_| ());
-    assert_eq!(
-        text.expect_err("a refusal").to_string(),
-        "network_intrinsics: expected a JSON object of at most 65536 bytes, found [1]"
-    );
 }
 
 #[test]

@@ -14,7 +14,7 @@ use sensei_imx500::fit_report::FitReport;
 use sensei_imx500::memory::{NetworkShape, memory_estimate};
 use sensei_imx500::onnx::read_onnx;
 use sensei_imx500::packer_out::{PackerOut, Part};
-use sensei_imx500::rpk::Rpk;
+use sensei_imx500::rpk::RpkFile;
 use sensei_int8::model::{IntegerModel, IntegerOp};
 use sensei_int8::model_file::read_model;
 use sensei_student::weights::read_weights;
@@ -126,20 +126,30 @@ fn show_packer_out(network: &PackerOut) {
 }
 
 fn show_rpk(path: &Path) -> anyhow::Result<()> {
-    let rpk = Rpk::read(path)?;
+    let RpkFile { rpk, differences } = RpkFile::read(path)?;
     let [major, minor, patch] = rpk.release();
     say(&format!(
         "camera network of release {major}.{minor}.{patch}, colours {}; its layout is right, and its parts have no checksum",
         rpk.format().name()
     ));
+    if !differences.is_empty() {
+        say("readable, but not byte for byte what Sensei writes:");
+        differences.iter().for_each(|difference| say(&format!("  {difference}")));
+    }
     rpk.parts().for_each(|(what, part)| show_part(what, part));
     show_params(rpk.params());
     if let Some(intrinsics) = rpk.intrinsics() {
-        say(&format!("intrinsics {intrinsics}"));
+        say(&format!("intrinsics {}", visible(intrinsics)));
     }
     let info = rpk.network_info().map_err(|refusal| anyhow::anyhow!("{}: {refusal}", path.display()))?;
     info.lines().for_each(say);
     Ok(())
+}
+
+/// Control characters escaped, which JSON may hold: they are not for the terminal.
+fn visible(text: &str) -> String {
+    let escaped = |c: char| if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escaped).collect()
 }
 
 fn show_part(what: &str, part: &Part) {
@@ -148,8 +158,16 @@ fn show_part(what: &str, part: &Part) {
 
 fn show_params(params: &DnnParams) {
     for network in &params.networks {
-        for (what, tensors) in [("input", &network.inputs), ("output", &network.outputs)] {
-            tensors.iter().for_each(|tensor| show_tensor(&network.name, what, tensor));
+        network.inputs.iter().for_each(|tensor| show_tensor(&network.name, "input", tensor));
+        let outputs = network.outputs_by_ordinal();
+        outputs.iter().for_each(|tensor| show_tensor(&network.name, "output", tensor));
+        if !network.outputs.iter().eq(outputs) {
+            let listed: Vec<String> = network.outputs.iter().map(|output| output.ordinal.to_string()).collect();
+            say(&format!(
+                "{}: outputs above as the host gets them; listed in the order {}",
+                network.name,
+                listed.join(", ")
+            ));
         }
     }
     let map = params.memory;

@@ -8,13 +8,14 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
+use sensei_data::crop_rule::{Border, CropRule};
 use sensei_eval::report::EvalReport;
 use sensei_imx500::converter::{ConvertOptions, Converter};
 use sensei_imx500::memory::{MemoryEstimate, NetworkShape, memory_estimate};
 use sensei_imx500::onnx::write_onnx;
 use sensei_imx500::packer_out::PackerOut;
 use sensei_imx500::recording::write_pair;
-use sensei_imx500::rpk::{InputFormat, Rpk, STUDENT_INTRINSICS};
+use sensei_imx500::rpk::{InputFormat, Intrinsics, Rpk};
 use sensei_int8::interpreter::Interpreter;
 use sensei_int8::model::IntegerModel;
 use sensei_int8::model_file::{read_model, write_model};
@@ -83,7 +84,7 @@ pub fn export(
         manifest["packer_out_digest"] = json!(digest(&zip)?);
         if let ConverterChoice::Rpk(_) = converter {
             let file = partial.join("network.rpk");
-            package_rpk(&zip, &file, InputFormat::Rgb, Some(STUDENT_INTRINSICS.into()))?;
+            package_rpk(&zip, &file, InputFormat::Rgb, Some(Intrinsics::of_student()))?;
             manifest["rpk_digest"] = json!(digest(&file)?);
         }
     }
@@ -157,9 +158,21 @@ fn manifest_of_model(
         "memory_estimate": memory_json(estimate),
         "input": "int8, pixel - 128, channels x height x width",
         "input_side": model.input().shape[1],
+        "crop": plan.crop.name(),
+        "border": border_name(plan.crop),
         "output": "mask logits; foreground where greater than 0",
         "test_vectors": examples.iter().map(|example| example.annotation_id).collect::<Vec<_>>(),
     })
+}
+
+/// What training saw at the border: `camera.py` shows a region as that.
+fn border_name(crop: CropRule) -> &'static str {
+    match crop {
+        CropRule::CenterWindow { border, .. } | CropRule::Roi { border, .. } => match border {
+            Border::Reference => "reference",
+            Border::Corrected => "corrected",
+        },
+    }
 }
 
 fn add_origin_and_scores(manifest: &mut serde_json::Value, origin: Option<&Origin>, scores: Option<&EvalReport>) {
@@ -297,7 +310,7 @@ fn digest(path: &Path) -> anyhow::Result<String> {
 ///
 /// # Errors
 /// If the zip is broken or holds something whose layout in a `network.rpk` is not known, or the file cannot be written.
-pub fn package_rpk(zip: &Path, out: &Path, format: InputFormat, intrinsics: Option<String>) -> anyhow::Result<()> {
+pub fn package_rpk(zip: &Path, out: &Path, format: InputFormat, intrinsics: Option<Intrinsics>) -> anyhow::Result<()> {
     let network = PackerOut::read(zip)?;
     let rpk =
         Rpk::new(&network, format, intrinsics).map_err(|refusal| anyhow::anyhow!("{}: {refusal}", zip.display()))?;

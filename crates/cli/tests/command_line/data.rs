@@ -88,8 +88,14 @@ fn annotation_without_its_image() {
 #[test]
 fn annotation_files_that_are_none() {
     check_annotations(|file| *file = json!([1]), &["images: expected a list, found 1"]);
-    check_annotations(|file| _ = file.as_object_mut().unwrap().remove("images"), &["images: expected a list, found none"]);
-    check_annotations(|file| file["annotations"][0]["bbox"] = json!([1, 2]), &["annotation 1: bbox: expected [x, y, width, height]", "found [1, 2]"]);
+    check_annotations(
+        |file| _ = file.as_object_mut().unwrap().remove("images"),
+        &["images: expected a list, found none"],
+    );
+    check_annotations(
+        |file| file["annotations"][0]["bbox"] = json!([1, 2]),
+        &["annotation 1: bbox: expected [x, y, width, height]", "found [1, 2]"],
+    );
     check_annotations(
         |file| file["annotations"][1]["id"] = json!(1),
         &["annotation 1: id: expected one that no other entry has, found it 2 times"],

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // tests, which say what they skip
 
 mod cache;
+mod camera;
 mod cases;
 mod configuration;
 mod data;

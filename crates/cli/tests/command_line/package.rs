@@ -6,13 +6,14 @@ use std::process::Command;
 
 use sensei_imx500::dnn_params::{Dimension, DnnParams, DnnTensor, MemoryMap, Network};
 use sensei_imx500::packer_out::{PackerOut, Part};
-use sensei_imx500::rpk::{InputFormat, Rpk, STUDENT_INTRINSICS};
+use sensei_imx500::rpk::{InputFormat, Intrinsics, Rpk};
 
 use super::{Place, text};
 
 fn packer_out() -> PackerOut {
     let side = |size, serialization| Dimension { size, serialization, padding: 0 };
     let tensor = |name: &str, orders: [u8; 3], channels, kept| DnnTensor {
+        ordinal: 0,
         name: name.into(),
         l2_offset: 4096,
         bits: 8,
@@ -94,10 +95,13 @@ fn a_run_is_exported_as_far_as_the_cameras_file() {
     let output = export(&path, &["--rpk"]);
     assert!(output.status.success(), "{:?}", text(&output));
     let rpk = Rpk::read(&package.join("network.rpk")).unwrap();
-    assert_eq!(rpk, Rpk::new(&packer_out(), InputFormat::Rgb, Some(STUDENT_INTRINSICS.into())).unwrap());
+    assert_eq!(rpk, Rpk::new(&packer_out(), InputFormat::Rgb, Some(Intrinsics::of_student())).unwrap());
     let manifest: serde_json::Value =
         serde_json::from_slice(&fs::read(package.join("manifest.json")).unwrap()).unwrap();
     let digest = |name: &str| blake3::hash(&fs::read(package.join(name)).unwrap()).to_hex().to_string();
+    // What camera.py makes of a region at the sensor's border.
+    assert_eq!(manifest["border"], "corrected");
+    assert_eq!(manifest["crop"], "roi-32-pad0.1-corrected");
     assert_eq!(manifest["rpk_digest"], digest("network.rpk"));
     assert_eq!(manifest["packer_out_digest"], digest("imx500/packerOut.zip"));
 
@@ -134,8 +138,22 @@ fn files_of_the_sensor_are_explained_or_refused() {
     place.refuses(
         &["inspect", "damaged.rpk"],
         1,
-        &["damaged.rpk: at byte 68: expected [80, 00, f0, 00]", "found [a0, 00, f0, 00]"],
+        &["damaged.rpk: at byte 68: expected address 0x8000f000, found 0xa000f000"],
     );
+    // The version that most public files have, and zeros behind the archive, as GNU cpio leaves them.
+    let mut bytes = fs::read(place.path("bgr.rpk")).unwrap();
+    bytes[60..64].copy_from_slice(b"0010");
+    bytes.resize(bytes.len() + 300, 0);
+    fs::write(place.path("other.rpk"), bytes).unwrap();
+    let words = [
+        "readable, but not byte for byte what Sensei writes:\n",
+        "  version 0100 of the network, not 0000\n",
+        "  300 zeros follow the archive\n",
+        "colours BGR",
+        "inputTensorFormat=BGR",
+    ];
+    explains("other.rpk", &words);
+    assert!(!place.does(&["inspect", "bgr.rpk"]).contains("not byte for byte"));
     damage("bin/made.zip", "damaged.zip", 45);
     place.refuses(&["inspect", "damaged.zip"], 1, &["damaged.zip: cfgA.bin: at byte", "expected", "found"]);
     place.refuses(&["rpk", "damaged.zip", "none.rpk"], 1, &["damaged.zip: cfgA.bin"]);
@@ -143,6 +161,45 @@ fn files_of_the_sensor_are_explained_or_refused() {
     fs::write(place.path("half.xml"), &packer_out().params.to_xml()[..300]).unwrap();
     place.refuses(&["inspect", "half.xml"], 1, &["half.xml: line ", "well-formed XML"]);
     place.refuses(&["rpk", "bin/made.zip", "y.rpk", "--input-format", "Y"], 2, &["expected RGB or BGR", "found Y"]);
+}
+
+#[test]
+fn intrinsics_that_picamera2_refuses_are_named_by_their_file() {
+    let place = Place::new();
+    stand_in(&place, CONVERT);
+    let write = |name: &str, text: &str| fs::write(place.path(name), text).unwrap();
+    write("good.json", r#"{"task": "segmentation", "preserve_aspect_ratio": true}"#);
+    write("not-json.json", "{task: x}");
+    write("unknown-task.json", r#"{"task": "instance segmentation"}"#);
+    let refuses = |name: &str, words: &[&str]| {
+        place.refuses(&["rpk", "bin/made.zip", "x.rpk", "--intrinsics", name], 1, words);
+        assert!(!place.path("x.rpk").exists());
+    };
+    refuses("not-json.json", &["error: not-json.json: line 1: expected a JSON object"]);
+    let tasks = "\"classification\", \"object detection\", \"pose estimation\" or \"segmentation\"";
+    refuses("unknown-task.json", &["error: unknown-task.json: task: ", tasks, "found \"instance segmentation\""]);
+    refuses("none.json", &["error: none.json: cannot read"]);
+    place.does(&["rpk", "bin/made.zip", "x.rpk", "--intrinsics", "good.json"]);
+    assert!(place.does(&["inspect", "x.rpk"]).contains("intrinsics {\"task\": \"segmentation\""));
+}
+
+#[test]
+fn outputs_in_any_order_are_shown_as_the_host_gets_them() {
+    let place = Place::new();
+    let mut network = packer_out();
+    let outputs = &mut network.params.networks[0].outputs;
+    let mut second = outputs[0].clone();
+    (second.ordinal, second.name) = (1, "second".into());
+    outputs.insert(0, second);
+    network.write(&place.path("two.zip")).unwrap();
+    place.does(&["rpk", "two.zip", "two.rpk"]);
+    for file in ["two.zip", "two.rpk"] {
+        let out = place.does(&["inspect", file]);
+        let at = |words: &str| out.find(words).unwrap_or_else(|| panic!("expected {words:?} in: {out}"));
+        assert!(at("tiny: output output [") < at("tiny: output second ["), "{out}");
+        at("listed in the order 1, 0");
+        assert!(!out.contains("not byte for byte"), "{out}");
+    }
 }
 
 #[test]

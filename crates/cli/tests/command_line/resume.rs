@@ -112,7 +112,8 @@ fn two_runs_at_once_share_their_scenes() {
         })
         .collect();
     assert_eq!(outs.iter().filter(|out| out.contains("rendered ")).count(), 1, "one makes them");
-    let names: Vec<_> = fs::read_dir(place.path("runs/synthetic")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let names: Vec<_> =
+        fs::read_dir(place.path("runs/synthetic")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names.len(), 1, "{names:?}");
 }
 

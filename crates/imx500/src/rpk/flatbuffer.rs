@@ -134,6 +134,11 @@ impl<'a> Table<'a> {
         Ok(Self { bytes, start, vtable: vtable.ok_or_else(|| refuse(format!("{len} bytes at byte {at}")))? })
     }
 
+    /// Where it lies in the buffer.
+    pub(super) fn offset(&self) -> usize {
+        self.start
+    }
+
     pub(super) fn u8(&self, slot: usize) -> Result<u8, Refusal> {
         self.field(slot).map_or(Ok(0), |at| Ok(slice(self.bytes, at, 1, "a byte")?[0]))
     }
@@ -154,11 +159,17 @@ impl<'a> Table<'a> {
         let at = self.target(slot)?;
         let len = u32_at(self.bytes, at, "length of a text")? as usize;
         let text = slice(self.bytes, at + 4, len.min(MAX_TEXT + 1), "a text")?;
-        let refuse = |found: String| Refusal::byte(at, format!("UTF-8 of at most {MAX_TEXT} bytes"), found);
+        let refuse = |found: String| {
+            Refusal::byte(at, format!("UTF-8 of at most {MAX_TEXT} bytes, no control characters"), found)
+        };
         if len > MAX_TEXT {
             return Err(refuse(format!("{len} bytes")));
         }
-        Ok(std::str::from_utf8(text).map_err(|error| refuse(error.to_string()))?.into())
+        let text = std::str::from_utf8(text).map_err(|error| refuse(error.to_string()))?;
+        if text.chars().any(char::is_control) {
+            return Err(refuse(format!("\"{}\"", text.escape_debug())));
+        }
+        Ok(text.into())
     }
 
     pub(super) fn table(&self, slot: usize) -> Result<Self, Refusal> {

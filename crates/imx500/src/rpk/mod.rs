@@ -2,8 +2,11 @@
 
 mod cpio;
 mod flatbuffer;
+mod intrinsics;
+mod read;
 mod sensor;
 mod tables;
+mod told;
 
 use std::path::Path;
 
@@ -12,8 +15,11 @@ use sensei_files::whole::write_whole;
 
 use crate::dnn_params::DnnParams;
 use crate::packer_out::{PackerOut, Part};
-use crate::refusal::{Bytes, PackageError, Refusal};
+use crate::refusal::{PackageError, Refusal};
 
+pub use intrinsics::{Intrinsics, STUDENT_INTRINSICS, TASKS};
+pub use read::RpkFile;
+use read::first_difference;
 pub use sensor::InputFormat;
 
 /// A network as a camera loads it. Everything in the file follows from this.
@@ -26,17 +32,13 @@ pub struct Rpk {
     intrinsics: Option<String>,
 }
 
-/// What the host's software has to know of a student: mask logits of a square image. JSON as picamera2 reads it.
-pub const STUDENT_INTRINSICS: &str =
-    r#"{"task": "segmentation", "inference_rate": 30, "input_aspect_ratio": {"width": 1, "height": 1}}"#;
-
 impl Rpk {
-    /// Packages a compiled network; `intrinsics` is a JSON object for the host's software.
+    /// Packages a compiled network; `intrinsics` are for the host's software.
     ///
     /// # Errors
     /// If it has several networks or inputs, an input that is no image of three 8-bit planes, or parts that are too
-    /// large for the known layout; if `intrinsics` is no JSON object of at most 64 KiB.
-    pub fn new(packer_out: &PackerOut, format: InputFormat, intrinsics: Option<String>) -> Result<Self, Refusal> {
+    /// large for the known layout.
+    pub fn new(packer_out: &PackerOut, format: InputFormat, intrinsics: Option<Intrinsics>) -> Result<Self, Refusal> {
         let PackerOut { release, params, config_1, config_2, program_a, program_c, coefficients, .. } =
             packer_out.clone();
         let pad = |mut part: Part| {
@@ -45,6 +47,7 @@ impl Rpk {
             part
         };
         let parts = [config_1, config_2, program_a, program_c, coefficients].map(pad);
+        let intrinsics = intrinsics.map(|intrinsics| intrinsics.as_str().into());
         let rpk = Self { release, params: tables::with_short_names(params), parts, format, intrinsics };
         rpk.to_bytes().map(|_| rpk)
     }
@@ -53,7 +56,7 @@ impl Rpk {
     ///
     /// # Errors
     /// If it cannot be read, is longer than 32 MiB, or differs in a byte from what [`Rpk::to_bytes`] gives for its
-    /// content.
+    /// content. [`RpkFile`] reads files of other programs.
     pub fn read(path: &Path) -> Result<Self, PackageError> {
         Self::from_bytes(&read_bounded(path, MAX_RPK)?).map_err(|refusal| refusal.of(path))
     }
@@ -98,7 +101,7 @@ impl Rpk {
     /// As [`Rpk::new`].
     pub fn network_info(&self) -> Result<String, Refusal> {
         let ap_size = tables::ap_params(&self.params)?.len();
-        sensor::network_info(&self.params.networks[0], ap_size, self.format)
+        sensor::network_info(&self.params.networks[0], sensor::NETWORK_ID, ap_size, self.format)
     }
 
     /// The bytes of `network.rpk`.
@@ -158,56 +161,18 @@ impl Rpk {
         Ok(out)
     }
 
-    /// The network in the bytes of a `network.rpk`.
+    /// The network in the bytes of a `network.rpk` that Sensei could have written.
     ///
     /// # Errors
     /// As [`Rpk::read`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Refusal> {
-        let mut reader = Bytes::new(bytes);
-        let n_blocks = block_start(&mut reader, 1, None)?;
-        reader.expect("7 sections", &[0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])?;
-        let release = release(&mut reader)?;
-        let mut sections = vec![];
-        for kind in KINDS {
-            sections.push(take_section(&mut reader, kind)?);
+        let rpk = RpkFile::from_bytes(bytes)?.rpk;
+        if let Some(text) = rpk.intrinsics() {
+            Intrinsics::parse(text).map_err(|refusal| refusal.inside(INTRINSICS))?;
         }
-        block_end(&mut reader)?;
-        let mut coefficients = sections.pop().unwrap_or_default();
-        for block in 2..=n_blocks {
-            block_start(&mut reader, block, Some(n_blocks))?;
-            coefficients.bytes.extend(take_section(&mut reader, KINDS[KINDS.len() - 1])?.bytes);
-            block_end(&mut reader)?;
-        }
-        let archive = reader.offset;
-        let files = cpio::read(reader.rest()).map_err(|refusal| refusal.after(archive))?;
-        let file = |name: &str| files.iter().find(|(known, _)| known == name).map(|(_, content)| &content[..]);
-        let info = file(INFO).ok_or_else(|| Refusal::byte(archive, format!("an archive with {INFO}"), "none"))?;
-        let format = sensor::format_of(info).map_err(|refusal| refusal.inside(INFO))?;
-        let text = |bytes: &[u8]| {
-            let utf8 = std::str::from_utf8(bytes);
-            utf8.map(String::from)
-                .map_err(|error| Refusal::byte(error.valid_up_to(), "UTF-8", "other bytes").inside(INTRINSICS))
-        };
-        let intrinsics = file(INTRINSICS).map(text).transpose()?;
-        let params = tables::parse(&sections[1].bytes).map_err(|refusal| refusal.inside("dnn_params"))?;
-        let [_, _, a, b, c, d] = <[Section; 6]>::try_from(sections)
-            .unwrap_or_else(|sections| panic!("one section of each kind, found {}", sections.len()));
-        let mut parts = vec![];
-        for section in [a, b, c, d, coefficients] {
-            parts.push(section.part()?);
-        }
-        let parts = <[Part; 5]>::try_from(parts).unwrap_or_else(|parts| panic!("five parts, found {}", parts.len()));
-        let rpk = Self { release, params, parts, format, intrinsics };
-        let expected = rpk.to_bytes()?;
-        match expected.iter().zip(bytes).position(|(expected, found)| expected != found) {
-            Some(at) => {
-                let word = |bytes: &[u8]| format!("{:02x?}", &bytes[at..bytes.len().min(at + 4)]);
-                let expected = format!("{}, as the same content is written", word(&expected));
-                Err(Refusal::byte(at, expected, word(bytes)))
-            }
-            None if expected.len() != bytes.len() => {
-                let at = expected.len().min(bytes.len());
-                Err(Refusal::byte(at, format!("a file of {} bytes", expected.len()), bytes.len().to_string()))
+        match first_difference(&rpk.to_bytes()?, bytes) {
+            Some((at, expected, found)) => {
+                Err(Refusal::byte(at, format!("{expected}, as the same content is written"), found))
             }
             None => Ok(rpk),
         }
@@ -215,93 +180,23 @@ impl Rpk {
 
     fn files(&self, ap_size: usize) -> Result<Vec<(String, Vec<u8>)>, Refusal> {
         let network = &self.params.networks[0];
-        let info = sensor::network_info(network, ap_size, self.format)?;
-        let mut files =
-            vec![("imx500_regs".into(), sensor::registers(network, self.format)?), (INFO.into(), info.into())];
+        let info = sensor::network_info(network, sensor::NETWORK_ID, ap_size, self.format)?;
+        let mut files = vec![(REGISTERS.into(), sensor::registers(network, self.format)?), (INFO.into(), info.into())];
         if let Some(text) = &self.intrinsics {
             let parsed: Option<serde_json::Value> =
-                serde_json::from_str(text).ok().filter(|_| text.len() <= MAX_INTRINSICS);
+                serde_json::from_str(text).ok().filter(|_| text.len() <= intrinsics::MAX_INTRINSICS);
             if !parsed.is_some_and(|value| value.is_object()) {
-                let expected = format!("a JSON object of at most {MAX_INTRINSICS} bytes");
-                return Err(Refusal::key(INTRINSICS, expected, text.chars().take(80).collect::<String>()));
+                let expected = format!("a JSON object of at most {} bytes", intrinsics::MAX_INTRINSICS);
+                return Err(Refusal::key(
+                    INTRINSICS,
+                    expected,
+                    text.chars().take(80).flat_map(char::escape_debug).collect::<String>(),
+                ));
             }
             files.push((INTRINSICS.into(), text.clone().into()));
         }
         Ok(files)
     }
-}
-
-#[derive(Debug, Default)]
-struct Section {
-    offset: usize,
-    address: u32,
-    bytes: Vec<u8>,
-}
-
-impl Section {
-    fn part(self) -> Result<Part, Refusal> {
-        let address = self.address ^ PART_BASE;
-        if address >= PART_BASE || self.bytes.is_empty() {
-            let expected = "an address from 0x40000000 to 0x7fffffff, and data";
-            let found = format!("{:#010x}, {} bytes", self.address, self.bytes.len());
-            return Err(Refusal::byte(self.offset + 4, expected, found));
-        }
-        Ok(Part { address, bytes: self.bytes })
-    }
-}
-
-/// The header of block `index`; the number of all blocks.
-fn block_start(reader: &mut Bytes, index: u32, n_blocks: Option<u32>) -> Result<u32, Refusal> {
-    let start = reader.offset;
-    reader.expect("the start of a block", BLOCK_START)?;
-    let size = reader.u32_be("a block's size")? as usize;
-    let room = BLOCK.min(reader.rest().len() + 8).saturating_sub(HEADER + FOOTER);
-    if size > room {
-        return Err(Refusal::byte(start + 4, format!("a block of at most {room} bytes"), size.to_string()));
-    }
-    let found = reader.u32_be("a block's index")?;
-    let expected = n_blocks.unwrap_or(found >> 16) << 16 | index;
-    if found != expected || found >> 16 == 0 {
-        return Err(Refusal::byte(start + 8, format!("block {index}, {expected:#010x}"), format!("{found:#010x}")));
-    }
-    let mut rest = [0; 20];
-    rest[3] = u8::from(index == 1);
-    reader.expect("the rest of a block's header", &rest)?;
-    Ok(found >> 16)
-}
-
-fn block_end(reader: &mut Bytes) -> Result<(), Refusal> {
-    reader.expect("the end of a block", &[0; FOOTER - 4])?;
-    reader.expect("the end of a block", BLOCK_END)
-}
-
-fn release(reader: &mut Bytes) -> Result<[u8; 3], Refusal> {
-    let offset = reader.offset;
-    let mut text = vec![];
-    swapped(&mut text, &reader.array::<16>("a version")?);
-    let number = |digits: &[u8]| std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
-    let numbers: Option<Vec<u8>> = text[..6].chunks(2).map(number).collect();
-    let refuse = || {
-        Refusal::byte(offset, "a version, 16 digits in swapped words", format!("{:?}", text.escape_ascii().to_string()))
-    };
-    numbers.and_then(|numbers| numbers.try_into().ok()).ok_or_else(refuse)
-}
-
-fn take_section(reader: &mut Bytes, kind: u32) -> Result<Section, Refusal> {
-    let offset = reader.offset;
-    let found = reader.u32_be("a section's kind")?;
-    if found != kind {
-        return Err(Refusal::byte(offset, format!("section {kind}"), found.to_string()));
-    }
-    let address = reader.u32_be("a section's address")?;
-    let size = reader.u32_be("a section's size")? as usize;
-    reader.take("a section's version", 20)?;
-    if !size.is_multiple_of(16) {
-        return Err(Refusal::byte(offset + 8, "a multiple of 16 bytes", size.to_string()));
-    }
-    let mut bytes = vec![];
-    swapped(&mut bytes, reader.take("a section's data", size)?);
-    Ok(Section { offset, address, bytes })
 }
 
 fn words(out: &mut Vec<u8>, words: &[u32]) {
@@ -334,7 +229,8 @@ const PART_NAMES: [&str; 5] = ["configuration 1", "configuration 2", "program A"
 const TABLE_ADDRESSES: [u32; 2] = [0x8000_f000, 0x8001_0400];
 /// Where the sensor sees the network processor's memory.
 const PART_BASE: u32 = 0x4000_0000;
+/// Files of the archive.
+const REGISTERS: &str = "imx500_regs";
 const INFO: &str = "network_info.txt";
 const INTRINSICS: &str = "network_intrinsics";
-const MAX_INTRINSICS: usize = 64 << 10;
 const MAX_RPK: u64 = 32 << 20;

@@ -7,7 +7,7 @@
 use crate::dnn_params::{DnnTensor, Network};
 use crate::refusal::Refusal;
 
-/// In which order the sensor gives its colours.
+/// In which order the network wants its colours; the sensor then gives them so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InputFormat {
     /// Red first: what students are trained on.
@@ -29,7 +29,10 @@ impl InputFormat {
                 let expected = "RGB or BGR: the registers of other formats are not known";
                 Err(Refusal::key("input format", expected, name))
             }
-            _ => Err(Refusal::key("input format", "RGB or BGR", format!("{name:?}"))),
+            _ => {
+                let found = name.chars().take(40).flat_map(char::escape_debug).collect::<String>();
+                Err(Refusal::key("input format", "RGB or BGR", format!("\"{found}\"")))
+            }
         }
     }
 
@@ -65,7 +68,12 @@ pub(super) fn input_size(network: &Network) -> Result<(u16, u16), Refusal> {
 }
 
 /// The text of `network_info.txt`.
-pub(super) fn network_info(network: &Network, ap_size: usize, format: InputFormat) -> Result<String, Refusal> {
+pub(super) fn network_info(
+    network: &Network,
+    network_id: &str,
+    ap_size: usize,
+    format: InputFormat,
+) -> Result<String, Refusal> {
     let (width, height) = input_size(network)?;
     let is_signed = network.inputs[0].signed;
     let gain = |on: bool| if on { format!("0x{UNIT_GAIN:04X}") } else { "0x0000".into() };
@@ -77,7 +85,7 @@ pub(super) fn network_info(network: &Network, ap_size: usize, format: InputForma
     let mut lines: Vec<(String, String)> = vec![];
     let mut line = |key: &str, value: &str| lines.push((key.into(), value.into()));
     line("version", "020400");
-    line("networkID", NETWORK_ID);
+    line("networkID", network_id);
     line("networkType", "0");
     line("apParamSize", &ap_size.to_string());
     line("networkNum", "1");
@@ -106,8 +114,9 @@ pub(super) fn network_info(network: &Network, ap_size: usize, format: InputForma
     line("inputTensorNorm_YGain", "0x0020");
     line("inputTensorNorm_YAdd", lowest);
     line("outputTensorNum", &network.outputs.len().to_string());
+    let outputs = network.outputs_by_ordinal();
     let mut each = |key: &str, value: &dyn Fn(&DnnTensor) -> u64| {
-        for (idx, output) in network.outputs.iter().enumerate() {
+        for (idx, output) in outputs.iter().enumerate() {
             line(&format!("{key}{}", idx + 1), &value(output).to_string());
         }
     };
@@ -118,10 +127,9 @@ pub(super) fn network_info(network: &Network, ap_size: usize, format: InputForma
 }
 
 /// The colour order that a `network_info.txt` names.
-pub(super) fn format_of(info: &[u8]) -> Result<InputFormat, Refusal> {
+pub(super) fn format_of(info: &str) -> Result<InputFormat, Refusal> {
     let key = "inputTensorFormat";
-    let text = String::from_utf8_lossy(info);
-    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    let value = info.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
     InputFormat::named(value.ok_or_else(|| Refusal::key(key, "RGB or BGR", "none"))?)
 }
 

@@ -14,8 +14,10 @@ pub struct Sample {
     pub encoder: &'static [usize],
     pub bottleneck: usize,
     pub decoder: &'static [usize],
-    /// Dilated bottleneck block, channel gate and depthwise head.
+    /// Channel gate and depthwise head.
     pub is_picosam3: bool,
+    /// A second, dilated block in PicoSAM3's bottleneck.
+    pub is_dilated: bool,
     pub is_bilinear: bool,
     pub activation: Activation,
     /// Stages end in a depthwise block of stride 2 instead of a dense convolution.
@@ -33,6 +35,7 @@ pub const PICOSAM2: Sample = Sample {
     bottleneck: 320,
     decoder: &[192, 128, 80, 40],
     is_picosam3: false,
+    is_dilated: true,
     is_bilinear: false,
     activation: Activation::Relu,
     is_depthwise_down: false,
@@ -79,6 +82,7 @@ pub const QUICKSTART_W4: Sample = Sample {
     bottleneck: 128,
     decoder: &[96, 64, 32, 32],
     is_picosam3: true,
+    is_dilated: true,
     is_bilinear: false,
     activation: Activation::Relu,
     is_depthwise_down: false,
@@ -224,7 +228,7 @@ impl Sample {
             };
         }
         x = b.depthwise_block("bottleneck", x, self.bottleneck, 1, 1);
-        if self.is_picosam3 {
+        if self.is_picosam3 && self.is_dilated {
             x = b.depthwise_block("bottleneck2", x, self.bottleneck, 2, 1);
         }
         for (idx, (&width, skip)) in self.decoder.iter().zip(skips.into_iter().rev()).enumerate() {

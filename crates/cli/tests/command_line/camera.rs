@@ -1,0 +1,188 @@
+//! `camera.py` of a package, with a stand-in for picamera2 that says which window of the sensor it was asked for.
+
+use std::fs;
+use std::process::{Command, Output};
+
+use super::text;
+
+/// A folder with the program, a manifest as packages have it, and the stand-in.
+struct Pi {
+    dir: tempfile::TempDir,
+}
+
+impl Pi {
+    /// None where python3 has no numpy, which the program needs.
+    fn new(border: &str, crop: &str) -> Option<Self> {
+        let has_numpy =
+            Command::new("python3").args(["-c", "import numpy"]).output().is_ok_and(|done| done.status.success());
+        if !has_numpy {
+            assert!(std::env::var_os("CI").is_none(), "python3 has no numpy, and CI must not skip");
+            sensei_testing::skipped("camera.py with a stand-in for picamera2", "python3 has no numpy");
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        write("camera.py", include_str!("../../../../scripts/imx500/camera.py"));
+        write("manifest.json", &format!(r#"{{"input_side": 4, "border": "{border}", "crop": "{crop}"}}"#));
+        fs::create_dir_all(dir.path().join("picamera2/devices")).unwrap();
+        write("picamera2/__init__.py", CAMERA);
+        write("picamera2/devices/__init__.py", DEVICE);
+        Some(Self { dir })
+    }
+
+    fn run(&self, arguments: &[&str], has_results: bool) -> Output {
+        let mut command = Command::new("python3");
+        command.arg("camera.py").args(arguments).current_dir(self.dir.path());
+        command.env("FAKE_RESULTS", if has_results { "1" } else { "0" }).env_remove("SENSEI_TENSORS");
+        command.output().unwrap()
+    }
+
+    /// The window that picamera2 was asked for.
+    fn window(&self, arguments: &[&str]) -> String {
+        let log = self.dir.path().join("window");
+        let _ = fs::remove_file(&log);
+        let output = self.run(arguments, true);
+        assert!(output.status.success(), "{arguments:?}: {:?}", text(&output));
+        fs::read_to_string(&log).unwrap_or_else(|_| "none".into())
+    }
+
+    fn refuses(&self, arguments: &[&str], has_results: bool, words: &[&str]) {
+        let output = self.run(arguments, has_results);
+        let (out, err) = text(&output);
+        assert_eq!(output.status.code(), Some(1), "{out}\n{err}");
+        assert!(err.starts_with("error: ") && err.lines().count() == 1, "{err}");
+        words.iter().for_each(|word| assert!(err.contains(word), "expected {word:?} in: {err}"));
+    }
+}
+
+/// Three frames, of which the first has no result; then the camera is switched off. Without results the clock runs fast.
+const CAMERA: &str = r#"
+import os, sys, time
+
+class Picamera2:
+    def __init__(self, number):
+        self.n_frames = 0
+        if os.environ["FAKE_RESULTS"] == "0":
+            now = [0.0]
+            def monotonic():
+                now[0] += 30.0
+                return now[0]
+            time.monotonic = monotonic
+
+    def create_preview_configuration(self, **controls):
+        return {}
+
+    def start(self, config, show_preview):
+        pass
+
+    def capture_metadata(self):
+        self.n_frames += 1
+        if os.environ["FAKE_RESULTS"] == "0":
+            if self.n_frames > 100:
+                sys.exit("it waits for ever")
+            return {"FrameDuration": 33333}
+        if self.n_frames == 1:
+            return {"FrameDuration": 33333}
+        if self.n_frames == 4:
+            sys.stdout.flush()
+            os._exit(0)
+        # Column by column: the first column is foreground.
+        return {
+            "CnnOutputTensor": [1.0] * 4 + [-1.0] * 12,
+            "CnnInputTensor": bytes(48),
+            "CnnKpiInfo": (12000 + 1000 * self.n_frames, 2500),
+        }
+"#;
+
+const DEVICE: &str = r#"
+class IMX500:
+    camera_num = 0
+
+    def __init__(self, network_file):
+        pass
+
+    def show_network_fw_progress_bar(self):
+        pass
+
+    def set_inference_roi_abs(self, roi):
+        with open("window", "w") as log:
+            log.write(" ".join(map(str, roi)))
+
+    @staticmethod
+    def get_kpi_info(metadata):
+        kpi = metadata.get("CnnKpiInfo")
+        return None if kpi is None else (kpi[0] / 1000, kpi[1] / 1000)
+"#;
+
+#[test]
+fn regions_over_the_border_are_clipped_as_training_saw_them() {
+    let Some(pi) = Pi::new("reference", "roi-4-pad0.1-reference") else { return };
+    for (region, window) in [
+        (["3800", "2900", "600"], "3800 2900 256 140"), // measured with picamera2
+        (["0", "0", "600"], "0 0 600 600"),
+        (["-100", "50", "600"], "0 50 500 600"),
+        (["-50", "2900", "500"], "0 2900 450 140"),
+        (["0", "0", "5000"], "0 0 4056 3040"),
+        (["4052", "0", "64"], "4052 0 4 64"),
+    ] {
+        assert_eq!(pi.window(&[&["show"][..], &region].concat()), window, "show {region:?}");
+        assert_eq!(pi.window(&[&["record", "tensors", "2"][..], &region].concat()), window, "record {region:?}");
+    }
+    pi.refuses(&["show", "4053", "0", "64"], true, &["region 4053 0 64: expected 4 pixels or more"]);
+    pi.refuses(&["show", "-600", "0", "600"], true, &["region -600 0 600: expected 4 pixels or more"]);
+    pi.refuses(&["record", "tensors", "2", "0", "0", "63"], true, &["region 0 0 63: expected a square of 64 or more"]);
+}
+
+#[test]
+fn the_rule_of_windows_shifts_and_the_corrected_border_refuses() {
+    let Some(pi) = Pi::new("reference", "center_window-4-reference") else { return };
+    assert_eq!(pi.window(&["show", "-100", "50", "600"]), "0 50 600 600");
+    assert_eq!(pi.window(&["show", "3800", "-5", "600"]), "3800 0 256 600");
+    let Some(pi) = Pi::new("corrected", "roi-4-pad0.1-corrected") else { return };
+    assert_eq!(pi.window(&["show", "3456", "2440", "600"]), "3456 2440 600 600");
+    pi.refuses(
+        &["show", "3457", "0", "600"],
+        true,
+        &["expected a square within 4056 x 3040", "border = \"corrected\""],
+    );
+}
+
+#[test]
+fn regions_of_the_shared_cases_have_picamera2s_windows() {
+    let Some(shared) = sensei_testing::shared_dir("regions_of_the_shared_cases_have_picamera2s_windows") else {
+        return;
+    };
+    let file = fs::read(shared.join("cases/camera/regions.json")).unwrap();
+    let file: serde_json::Value = serde_json::from_slice(&file).unwrap();
+    let Some(pi) = Pi::new(file["border"].as_str().unwrap(), "roi-4-pad0.1-reference") else { return };
+    let words = |value: &serde_json::Value| -> Vec<String> {
+        value.as_array().unwrap().iter().map(ToString::to_string).collect()
+    };
+    for case in file["cases"].as_array().unwrap() {
+        let region = words(&case["region"]);
+        let arguments = ["show", &region[0], &region[1], &region[2]];
+        assert_eq!(pi.window(&arguments), words(&case["window"]).join(" "), "{region:?}");
+    }
+}
+
+#[test]
+fn the_chips_milliseconds_are_shown_and_recorded() {
+    let Some(pi) = Pi::new("reference", "roi-4-pad0.1-reference") else { return };
+    let (out, _) = text(&pi.run(&["show", "0", "0", "600"], true));
+    assert!(out.contains("25.0% of the region is foreground; network 14.0 ms, signal processors 2.5 ms"), "{out}");
+    assert!(out.contains("\n#...\n#...\n#...\n#...\n"), "{out}");
+    // No region: the whole sensor, as the camera starts.
+    assert_eq!(pi.window(&["record", "tensors", "2"]), "none");
+    let (out, _) = text(&pi.run(&["record", "tensors", "2"], true));
+    assert!(out.contains("network: 14.0 to 15.0 ms, median 15.0 ms, in 2 frames"), "{out}");
+    let table = fs::read_to_string(pi.dir.path().join("tensors/milliseconds.csv")).unwrap();
+    assert_eq!(table, "frame,network,signal_processors\n0000,14.000,2.500\n0001,15.000,2.500\n");
+    assert_eq!(fs::read(pi.dir.path().join("tensors/0001.input")).unwrap(), [0; 48]);
+}
+
+#[test]
+fn waiting_for_a_first_result_ends() {
+    let Some(pi) = Pi::new("reference", "roi-4-pad0.1-reference") else { return };
+    pi.refuses(&["show", "0", "0", "600"], false, &["no CnnOutputTensor within 120 s"]);
+    pi.refuses(&["record", "tensors"], false, &["no CnnOutputTensor and CnnInputTensor within 120 s", "input kept"]);
+}
