@@ -168,6 +168,11 @@ pub enum Command {
         /// The file or cache folder
         file: PathBuf,
     },
+    /// Hold every file of a run or a package to the digests that were written with it
+    Verify {
+        /// A run folder or a package
+        folder: PathBuf,
+    },
     /// Write report.html of a run
     Report {
         /// A run folder

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
+use sensei_files::digest_list::DigestList;
 use sensei_files::lock::{Lock, LockError};
 use sensei_report::run_folder::RunFolder;
 
@@ -80,7 +81,32 @@ pub fn open(root: &Path) -> anyhow::Result<RunFolder> {
     if !folder.plan_toml().is_file() {
         bail!("{}: expected a run folder with a plan.toml, found none", root.display());
     }
+    check(&folder, &folder.plan_toml())?;
     Ok(folder)
+}
+
+/// Lists files of a run as they are now.
+///
+/// # Errors
+/// If they cannot be read, or the list not be written.
+pub fn record(folder: &RunFolder, files: &[PathBuf]) -> anyhow::Result<()> {
+    Ok(DigestList::read(folder.root())?.record(files)?)
+}
+
+/// Takes files of a run out of its list, before they are written again.
+///
+/// # Errors
+/// If the list cannot be read or written.
+pub fn forget(folder: &RunFolder, files: &[PathBuf]) -> anyhow::Result<()> {
+    Ok(DigestList::read(folder.root())?.forget(files)?)
+}
+
+/// Refuses a file of a run that was changed since the run wrote it.
+///
+/// # Errors
+/// If it was.
+pub fn check(folder: &RunFolder, file: &Path) -> anyhow::Result<()> {
+    Ok(DigestList::read(folder.root())?.check(file)?)
 }
 
 /// Whether there is something to go on from.

@@ -5,6 +5,7 @@
 
 pub mod bounded;
 pub mod digest;
+pub mod digest_list;
 pub mod error;
 pub mod folder;
 pub mod lock;

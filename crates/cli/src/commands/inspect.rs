@@ -42,6 +42,13 @@ pub fn inspect(path: &Path) -> anyhow::Result<()> {
                 say(&format!("{key} = {value}"));
             }
             show_model(&file.model);
+            let found = blake3::Hash::from_bytes(file.model.digest()).to_hex().to_string();
+            if let Some(expected) = file.metadata.get("sensei.int8_model").filter(|expected| **expected != found) {
+                bail!(
+                    "{}: expected the model {expected} that the file names, found {found}: it was changed",
+                    path.display()
+                );
+            }
         }
         Some("safetensors" | "pt" | "pth") => {
             let file = read_weights(path)?;

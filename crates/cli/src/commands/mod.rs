@@ -11,6 +11,7 @@ mod replay;
 mod rpk;
 mod run;
 mod teacher;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -54,6 +55,7 @@ pub fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
             gate::gate(&baseline, &candidate, &predictor, max_drop_points, &files)
         }
         Command::Baseline { run, file, predictor } => gate::baseline(&run, &file, &predictor).map(done),
+        Command::Verify { folder } => verify::verify(&folder).map(done),
         Command::Inspect { file } => inspect::inspect(&file).map(done),
         Command::Report { run } => run::report(&run).map(done),
     }

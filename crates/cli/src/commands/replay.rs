@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use sensei_imx500::recording::compare;
-use sensei_int8::model_file::read_model;
 
+use crate::commands::verify::{model_of, read_manifest};
 use crate::progress::say;
 
 /// Runs a package's integer model on every recorded input and compares with what the chip answered.
@@ -13,13 +13,8 @@ use crate::progress::say;
 /// # Errors
 /// If package or recording cannot be read, or an output differs.
 pub fn replay(package: &Path, recording: &Path) -> anyhow::Result<()> {
-    let file = package.join("manifest.json");
-    let manifest = std::fs::read_to_string(&file).with_context(|| format!("{}: cannot read", file.display()))?;
-    let manifest: serde_json::Value =
-        serde_json::from_str(&manifest).with_context(|| format!("{}: expected JSON", file.display()))?;
-    let network = manifest["network"].as_str();
-    let network = network.with_context(|| format!("{}: expected a network's name, found none", file.display()))?;
-    let model = read_model(&package.join(format!("{network}.s8m")))?;
+    let manifest = read_manifest(&package.join("manifest.json"))?;
+    let model = model_of(package, &manifest)?;
     let frames = compare(&model, recording)?;
     let values: usize = frames.iter().map(|frame| frame.values).sum();
     let mut mismatches = 0;

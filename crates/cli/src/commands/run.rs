@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use anyhow::{Context, ensure};
+use burn::tensor::Device;
 use sensei_answers::key::AnswerKey;
 use sensei_eval::protocol::ProtocolRules;
+use sensei_eval::report::EvalReport;
 use sensei_int8::model::IntegerModel;
 use sensei_samples::source::SampleSource;
 use sensei_student::fold::fold_input_normalization;
@@ -18,7 +20,7 @@ use crate::commands::plan::check_budget;
 use crate::config::{RunPlan, check_same_run, load_plan, load_protocol};
 use crate::device::{Devices, open as open_devices, start_threads};
 use crate::phases::data::{OtherData, Split, check_disjoint, checked_splits, open, open_by, own_rules};
-use crate::phases::evaluate::{Networks, robustness, score, scores_of};
+use crate::phases::evaluate::{Networks, robustness, score, score_files, scores_of};
 use crate::phases::export::{ConverterChoice, Origin, int8_model};
 use crate::phases::train::{TrainOptions, train, trained_weights};
 use crate::phases::{export as exporting, quantize as quantizing};
@@ -41,7 +43,7 @@ pub fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     // What is scored is what was written, read back.
     let (weights, model) = scored_networks(&plan, &folder)?;
     let networks = Networks { weights: &weights, int8: model.as_ref() };
-    let scores = score(&plan, &networks, &own_rules(&plan), (&train, &val), &devices.main, &folder.eval())?;
+    let scores = own_scores(&plan, &folder, &networks, (&train, &val), &devices.main)?;
     if let (Some(deployment), Some(model)) = (&plan.deployment, &model) {
         let origin = origin(&train, &val, &weights);
         let converter = deployment.export.converter.as_deref();
@@ -110,13 +112,32 @@ pub fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
         }
         None => {
             let (train, val) = splits(&plan, runs)?;
-            score(&plan, &networks, &own_rules(&plan), (&train, &val), &device, &out)?;
+            if out == folder.eval() {
+                own_scores(&plan, &folder, &networks, (&train, &val), &device)?;
+            } else {
+                score(&plan, &networks, &own_rules(&plan), (&train, &val), &device, &out)?;
+            }
         }
     }
     if arguments.weights.is_some() {
         say(&format!("weights digest {}", weights_digest(&weights)));
     }
     Ok(())
+}
+
+/// Scores a run's own networks by its own rules, into its folder.
+fn own_scores(
+    plan: &RunPlan,
+    folder: &RunFolder,
+    networks: &Networks,
+    splits: (&SampleSource, &SampleSource),
+    device: &Device,
+) -> anyhow::Result<EvalReport> {
+    let files = score_files(&folder.eval());
+    run_folder::forget(folder, &files)?;
+    let report = score(plan, networks, &own_rules(plan), splits, device, &folder.eval())?;
+    run_folder::record(folder, &files)?;
+    Ok(report)
 }
 
 /// Weights of another program, for a run's network.
@@ -162,6 +183,7 @@ pub fn export(run: &Path, converter: Option<&Path>, rpk: bool) -> anyhow::Result
     let model = int8_model(&folder)?;
     let (train, val) = splits(&plan, runs_of(&folder))?;
     let origin = origin(&train, &val, &trained_weights(&plan, &folder)?);
+    score_files(&folder.eval()).iter().try_for_each(|file| run_folder::check(&folder, file))?;
     let scores = scores_of(&folder.eval(), &model)?;
     let converter = match converter.or(deployment.export.converter.as_deref()) {
         program if rpk => ConverterChoice::Rpk(program),
@@ -174,6 +196,9 @@ pub fn export(run: &Path, converter: Option<&Path>, rpk: bool) -> anyhow::Result
 /// The page for people.
 pub fn report(run: &Path) -> anyhow::Result<()> {
     let folder = run_folder::open(run)?;
+    for file in [folder.layers(), folder.layers_before()].into_iter().chain(score_files(&folder.eval())) {
+        run_folder::check(&folder, &file)?;
+    }
     let page = page::page(&folder)?;
     write_whole(&folder.report(), page.as_bytes())?;
     say(&format!("report: {}", folder.report().display()));
@@ -210,9 +235,12 @@ fn prepare_and_train(arguments: &RunArguments) -> anyhow::Result<Trained> {
         checked_splits(&plan, &runs).with_context(|| arguments.config.display().to_string())?;
     let (folder, lock) = run_folder::create(root, arguments.resume)?;
     if folder.plan_toml().exists() {
+        run_folder::check(&folder, &folder.plan_toml())?;
         check_same_run(&folder.plan_toml(), &plan).map_err(usage)?;
     }
+    run_folder::forget(&folder, &[folder.plan_toml()])?;
     write_whole(&folder.plan_toml(), plan.resolved_toml.as_bytes())?;
+    run_folder::record(&folder, &[folder.plan_toml()])?;
     let how = TrainOptions { resume: arguments.resume, profile: arguments.profile };
     let mut fitted = train(&plan, &folder, &train_split, &val_split, &devices, how)?;
     if fitted.stopped {

@@ -1,7 +1,7 @@
 //! Scores of a run: floors, teacher, float, fake-quantized and integer network on the same instances.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::predict::{
     EvalInput, PredictError, candidates, eval_item, float_network, integer_network, network, teacher,
@@ -93,6 +93,11 @@ fn below_floors(report: &EvalReport) -> Option<String> {
              learned nothing useful"
         )
     })
+}
+
+/// The files that scores leave in a folder.
+pub fn score_files(out: &Path) -> Vec<PathBuf> {
+    [REPORT, SCORED_MODEL, "table.txt", "overlays.png"].map(|name| out.join(name)).into()
 }
 
 /// Scores all but the integer network's twin with boxes that are more and more wrong, and writes a report for each jitter and `robustness.txt` into `out`.

@@ -24,7 +24,9 @@ use serde_json::json;
 
 use crate::config::RunPlan;
 use crate::progress::say;
+use crate::run_folder;
 use crate::stop;
+use sensei_files::digest_list::list_all;
 use sensei_files::folder::replace;
 use sensei_files::whole::write_whole;
 use sensei_report::run_folder::RunFolder;
@@ -90,6 +92,7 @@ pub fn export(
     }
     write_whole(&partial.join("MODEL_CARD.md"), model_card(plan, model, origin, scores, &estimate).as_bytes())?;
     write_whole(&partial.join("manifest.json"), &serde_json::to_vec_pretty(&manifest)?)?;
+    list_all(&partial)?;
 
     let package = folder.package();
     stop::check("exporting")?;
@@ -324,6 +327,7 @@ pub fn package_rpk(zip: &Path, out: &Path, format: InputFormat, intrinsics: Opti
 /// # Errors
 /// If it has none yet, or the file is broken.
 pub fn int8_model(folder: &RunFolder) -> anyhow::Result<IntegerModel> {
+    run_folder::check(folder, &folder.int8())?;
     read_model(&folder.int8()).context("the run has no int8 model")
 }
 

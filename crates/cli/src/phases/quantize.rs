@@ -23,6 +23,7 @@ use crate::config::RunPlan;
 use crate::phases::layers::rows;
 use crate::phases::stages::trained_quantizers;
 use crate::progress::{say, warn};
+use crate::run_folder;
 use crate::stop;
 use sensei_files::whole::write_whole;
 use sensei_report::layers::{LayerRow, before_and_after, write_rows};
@@ -72,6 +73,7 @@ pub fn quantize(
     let calibration = match plan.train.trains_on_grid() {
         true => {
             let file = folder.thresholds();
+            run_folder::check(folder, &file)?;
             let thresholds = read_weights(&file)?.tensors;
             let config = plan.deployment()?.quantize.calibration();
             let quantizers = trained_quantizers(&plan.graph, &config, thresholds, float.device());
@@ -102,6 +104,7 @@ fn layers_before(
         warn(&format!("{}: not there; what training on the grid changed is left out", file.display()));
         return Ok(None);
     }
+    run_folder::check(folder, &file)?;
     let weights = read_weights(&file)?.for_graph(&plan.graph)?;
     let float = folded(plan, &weights, batches)?;
     let calibration = calibrate(&float, batches, config)?;
@@ -176,6 +179,9 @@ fn folded(plan: &RunPlan, weights: &NamedWeights, batches: &[Tensor<4>]) -> anyh
 /// # Errors
 /// If they cannot be written.
 pub fn save(quantized: &Quantized, folder: &RunFolder) -> anyhow::Result<()> {
+    let table_file = folder.layers().with_extension("txt");
+    let files = [folder.int8(), folder.layers(), folder.layers_before(), table_file.clone()];
+    run_folder::forget(folder, &files)?;
     write_model(&folder.int8(), &quantized.model)?;
     let calibration = &quantized.calibration;
     let after = rows(&quantized.layers, calibration, &quantized.model);
@@ -189,7 +195,8 @@ pub fn save(quantized: &Quantized, folder: &RunFolder) -> anyhow::Result<()> {
         fs::remove_file(folder.layers_before())
             .with_context(|| format!("{}: cannot remove", folder.layers_before().display()))?;
     }
-    write_whole(&folder.layers().with_extension("txt"), table.as_bytes())?;
+    write_whole(&table_file, table.as_bytes())?;
+    run_folder::record(folder, &files)?;
     let saturated: u64 = calibration.nodes.iter().map(|node| node.saturated).sum();
     let values: u64 = calibration.nodes.iter().map(|node| node.seen.count()).sum();
     let clipped: usize = calibration.convs.values().map(|conv| conv.clipped_weights).sum();

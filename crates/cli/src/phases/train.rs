@@ -19,6 +19,7 @@ use crate::config::RunPlan;
 use crate::device::Devices;
 use crate::phases::stages::ChipStages;
 use crate::progress::{TrainProgress, Validate, say, warn};
+use crate::run_folder;
 use sensei_report::run_folder::RunFolder;
 
 /// What a training run does besides training.
@@ -87,6 +88,7 @@ pub fn train(
     }
     let weights = &fitted.groups[WEIGHTS];
     write_weights(&folder.student(), weights, &metadata)?;
+    run_folder::record(folder, &[folder.student(), folder.thresholds(), folder.before_quantization()])?;
     say(&format!("weights digest {} (state {})", weights_digest(weights), fitted.state_digest));
     Ok(fitted)
 }
@@ -96,6 +98,7 @@ pub fn train(
 /// # Errors
 /// If it has none yet, or they are of another network.
 pub fn trained_weights(plan: &RunPlan, folder: &RunFolder) -> anyhow::Result<NamedWeights> {
+    run_folder::check(folder, &folder.student())?;
     let file = read_weights(&folder.student()).context("the run has no trained student")?;
     Ok(file.for_graph(&plan.graph)?)
 }
