@@ -1,5 +1,6 @@
 //! Bars on the screen and lines in `events.jsonl`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -176,10 +177,10 @@ pub fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-/// Prints a line of the program's results. A failure does not end a run, whose results are in files; it is told at the
-/// end, see [`output_failure`].
+/// Prints a line of the program's results, control characters of it escaped. A failure does not end a run, whose results
+/// are in files; it is told at the end, see [`output_failure`].
 pub fn say(line: &str) {
-    if let Err(error) = writeln!(std::io::stdout(), "{line}") {
+    if let Err(error) = writeln!(std::io::stdout(), "{}", escaped(line)) {
         // Only the first one is kept.
         let _ = OUTPUT_FAILURE.set(error);
     }
@@ -192,8 +193,33 @@ pub fn output_failure() -> Option<&'static std::io::Error> {
 
 static OUTPUT_FAILURE: OnceLock<std::io::Error> = OnceLock::new();
 
-/// Prints a line about the program's doings.
+/// Prints a line about the program's doings, control characters of it escaped.
 pub fn warn(line: &str) {
     // There is nowhere left to tell that this fails.
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(std::io::stderr(), "{}", escaped(line));
+}
+
+/// Names from files are part of lines: what would steer a terminal becomes `\u{1b}`. Line ends and tabs stay.
+fn escaped(line: &str) -> Cow<'_, str> {
+    let steers = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if !line.contains(steers) {
+        return Cow::Borrowed(line);
+    }
+    let escape = |c: char| if steers(c) { c.escape_unicode().to_string() } else { c.to_string() };
+    Cow::Owned(line.chars().map(escape).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_escaped_and_line_ends_are_not() {
+        let check = |line: &str, expected: &str| assert_eq!(escaped(line), expected);
+        check("conv1.weight [3, 3]", "conv1.weight [3, 3]");
+        check("a\u{1b}[2J\u{7}\r", "a\\u{1b}[2J\\u{7}\\u{d}");
+        // The 8-bit form of the escape sequence, and DEL.
+        check("a\u{9b}2J\u{7f}", "a\\u{9b}2J\\u{7f}");
+        check("name\tvalue\nGrößen → 1", "name\tvalue\nGrößen → 1");
+    }
 }

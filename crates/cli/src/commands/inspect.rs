@@ -51,7 +51,11 @@ pub fn inspect(path: &Path) -> anyhow::Result<()> {
                 say(&format!("{key} = {value}"));
             }
             for (name, tensor) in &file.tensors {
-                say(&format!("{name} {:?}", tensor.shape));
+                // A line end in a name must not make a line of its own.
+                say(&format!("{} {:?}", name.replace('\n', "\\n"), tensor.shape));
+            }
+            for entry in file.left_out() {
+                say(&format!("left out: {} ({})", entry.name.replace('\n', "\\n"), entry.found));
             }
         }
         Some("zip") => show_packer_out(&PackerOut::read(path)?),

@@ -123,6 +123,9 @@ fn foreign_weights(plan: &RunPlan, path: &Path, imagenet_normalised: bool) -> an
         say(&format!("{}: {} tensors were converted to 32-bit floats", path.display(), file.converted.len()));
     }
     let weights = file.for_graph(&plan.graph)?;
+    if let Some(note) = file.note(&plan.graph) {
+        say(&format!("{}: {note}", path.display()));
+    }
     if !imagenet_normalised {
         return Ok(weights);
     }

@@ -118,7 +118,11 @@ fn initial_student(plan: &RunPlan, device: &Device) -> anyhow::Result<Student> {
     let device = device.clone().autodiff();
     match &plan.initial_weights {
         Some(path) => {
-            let weights = read_weights(path)?.for_graph(&plan.graph)?;
+            let file = read_weights(path)?;
+            let weights = file.for_graph(&plan.graph)?;
+            if let Some(note) = file.note(&plan.graph) {
+                say(&format!("{}: {note}", path.display()));
+            }
             Ok(Student::from_weights(plan.graph.clone(), &weights, &device)?)
         }
         None => Ok(Student::new(plan.graph.clone(), plan.train.seed, &device)),
