@@ -199,6 +199,11 @@ pub fn warn(line: &str) {
     let _ = writeln!(std::io::stderr(), "{}", escaped(line));
 }
 
+/// A text from a file as part of a line: its line ends must not make lines of their own.
+pub fn on_one_line(text: &str) -> String {
+    text.replace('\n', "\\n")
+}
+
 /// Names from files are part of lines: what would steer a terminal becomes `\u{1b}`. Line ends and tabs stay.
 fn escaped(line: &str) -> Cow<'_, str> {
     let steers = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
@@ -220,6 +225,7 @@ mod tests {
         check("a\u{1b}[2J\u{7}\r", "a\\u{1b}[2J\\u{7}\\u{d}");
         // The 8-bit form of the escape sequence, and DEL.
         check("a\u{9b}2J\u{7f}", "a\\u{9b}2J\\u{7f}");
+        assert_eq!(on_one_line("a\nerror: b"), "a\\nerror: b");
         check("name\tvalue\nGrößen → 1", "name\tvalue\nGrößen → 1");
     }
 }

@@ -131,7 +131,7 @@ fn read(name: &str) -> WeightsFile {
 }
 
 fn refuses(name: &str, words: &[&str]) {
-    let message = chain(&read_weights(&golden(name)).unwrap_err());
+    let message = chain(&read_weights(&golden(name)).expect_err(name));
     for word in words {
         assert!(message.contains(word), "{name}: {message}");
     }

@@ -135,7 +135,7 @@ fn a_needed_tensor_of_integers_is_named() {
 }
 
 fn refuses(graph: &LayerGraph, weights: NamedWeights, expected: &str) {
-    assert_eq!(file(weights).for_graph(graph).unwrap_err().to_string(), expected);
+    assert_eq!(file(weights).for_graph(graph).expect_err("names that do not fit").to_string(), expected);
 }
 
 fn file(tensors: NamedWeights) -> WeightsFile {

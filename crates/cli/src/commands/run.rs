@@ -22,7 +22,7 @@ use crate::phases::evaluate::{Networks, robustness, score, scores_of};
 use crate::phases::export::{ConverterChoice, Origin, int8_model};
 use crate::phases::train::{TrainOptions, train, trained_weights};
 use crate::phases::{export as exporting, quantize as quantizing};
-use crate::progress::{say, stop_flag};
+use crate::progress::{on_one_line, say, stop_flag};
 use crate::run_folder;
 use crate::usage;
 use sensei_files::whole::write_whole;
@@ -124,7 +124,7 @@ fn foreign_weights(plan: &RunPlan, path: &Path, imagenet_normalised: bool) -> an
     }
     let weights = file.for_graph(&plan.graph)?;
     if let Some(note) = file.note(&plan.graph) {
-        say(&format!("{}: {note}", path.display()));
+        say(&format!("{}: {}", path.display(), on_one_line(&note)));
     }
     if !imagenet_normalised {
         return Ok(weights);

@@ -21,7 +21,7 @@ use sensei_train::run_digests::RunDigests;
 use crate::config::RunPlan;
 use crate::device::Devices;
 use crate::phases::stages::ChipStages;
-use crate::progress::{TrainProgress, Validate, say, warn};
+use crate::progress::{TrainProgress, Validate, on_one_line, say, warn};
 use sensei_report::run_folder::RunFolder;
 
 /// What a training run does besides training.
@@ -121,7 +121,7 @@ fn initial_student(plan: &RunPlan, device: &Device) -> anyhow::Result<Student> {
             let file = read_weights(path)?;
             let weights = file.for_graph(&plan.graph)?;
             if let Some(note) = file.note(&plan.graph) {
-                say(&format!("{}: {note}", path.display()));
+                say(&format!("{}: {}", path.display(), on_one_line(&note)));
             }
             Ok(Student::from_weights(plan.graph.clone(), &weights, &device)?)
         }

@@ -8,7 +8,7 @@ pub(super) fn foreign_kind(bytes: &[u8]) -> Option<String> {
         return Some("a Git LFS pointer; `git lfs pull` fetches the file itself".into());
     }
     let begins = |tag: &&str| text.get(..tag.len()).is_some_and(|found| found.eq_ignore_ascii_case(tag.as_bytes()));
-    if PAGE_STARTS.iter().any(|tag| begins(&tag)) {
+    if PAGE_STARTS.iter().any(begins) {
         return Some("a web page (HTML); download the file itself, from the address behind its button".into());
     }
     // A server's refusal, saved under the file's name. The length that safetensors begin with has zeros.

@@ -38,7 +38,7 @@ pub(super) fn find_state_dict<'a>(pickle: &Pickle<'a>) -> Result<StateDict<'a>, 
     match largest[..] {
         [] => no_tensors(pickle),
         [best] => state_dict(pickle, best),
-        [ref first, ref second, ..] => {
+        [first, second, ..] => {
             let named =
                 |candidate: &Candidate| shortened(candidate.path.last().copied().unwrap_or("the whole")).to_string();
             let found = format!("{} and {}, of {} tensors each", named(first), named(second), first.n_tensors);

@@ -117,6 +117,7 @@ impl<'a> Pickle<'a> {
             Value::Global(Global::Unknown(name)) => format!("the class or function {name}"),
             Value::Opaque(name) => format!("an object of {name}"),
             Value::Tensor(view) => format!("a tensor of shape {:?}", view.shape),
+            Value::Dict(items) if items.len() == 1 => "a dictionary of 1 entry".into(),
             Value::Dict(items) => format!("a dictionary of {} entries", items.len()),
             other => other.kind().into(),
         }

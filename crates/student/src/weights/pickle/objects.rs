@@ -99,7 +99,7 @@ impl<'a> Machine<'a> {
             Global::Dict => self.dictionary(at, arguments),
             Global::RebuildTensor => self.tensor(at, arguments),
             Global::RebuildParameter => self.parameter(at, arguments),
-            Global::RebuildFromType => self.from_type(at, arguments),
+            Global::RebuildFromType => self.tensor_of_class(at, arguments),
             Global::Unknown(name) => Ok(Value::Opaque(name)),
             Global::Storage(_) => Err(kind(at, "a class or function", "the class of a storage")),
         }
@@ -152,7 +152,7 @@ impl<'a> Machine<'a> {
     }
 
     /// `_rebuild_from_type_v2(function, class, arguments, state)`.
-    fn from_type(&self, at: usize, arguments: &[ValueId]) -> Result<Value<'a>, PickleError> {
+    fn tensor_of_class(&self, at: usize, arguments: &[ValueId]) -> Result<Value<'a>, PickleError> {
         let [function, _class, inner, _state] = *arguments else {
             return Err(kind(at, "four arguments of a tensor with attributes", "another number"));
         };
