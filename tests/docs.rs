@@ -21,6 +21,7 @@ const PLAIN_PAGES: &[&str] = &[
     "docs/formats/onnx-dialect.md",
     "docs/formats/packer-out.md",
     "docs/formats/rpk.md",
+    "docs/formats/weights.md",
     "docs/guides/",
     "docs/scale/",
     "fuzz/",

@@ -238,7 +238,7 @@ pub enum FileKind {
 pub struct EvalArguments {
     /// A run folder
     pub run: PathBuf,
-    /// Weights to score instead of the run's: .safetensors, or a PyTorch .pt/.pth of tensors only
+    /// Weights to score instead of the run's: .safetensors, or a PyTorch checkpoint; docs/formats/weights.md
     #[arg(long)]
     pub weights: Option<PathBuf>,
     /// Says that these weights were trained on ImageNet-normalised images: their normalisation is folded into the

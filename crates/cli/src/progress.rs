@@ -1,5 +1,6 @@
 //! Bars on the screen and lines in `events.jsonl`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -169,10 +170,10 @@ impl Observer for TrainProgress<'_> {
     }
 }
 
-/// Prints a line of the program's results. A failure does not end a run, whose results are in files; it is told at the
-/// end, see [`output_failure`].
+/// Prints a line of the program's results, control characters of it escaped. A failure does not end a run, whose results
+/// are in files; it is told at the end, see [`output_failure`].
 pub fn say(line: &str) {
-    if let Err(error) = writeln!(std::io::stdout(), "{line}") {
+    if let Err(error) = writeln!(std::io::stdout(), "{}", escaped(line)) {
         // Only the first one is kept.
         let _ = OUTPUT_FAILURE.set(error);
     }
@@ -185,8 +186,39 @@ pub fn output_failure() -> Option<&'static std::io::Error> {
 
 static OUTPUT_FAILURE: OnceLock<std::io::Error> = OnceLock::new();
 
-/// Prints a line about the program's doings.
+/// Prints a line about the program's doings, control characters of it escaped.
 pub fn warn(line: &str) {
     // There is nowhere left to tell that this fails.
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(std::io::stderr(), "{}", escaped(line));
+}
+
+/// A text from a file as part of a line: its line ends must not make lines of their own.
+pub fn on_one_line(text: &str) -> String {
+    text.replace('\n', "\\n")
+}
+
+/// Names from files are part of lines: what would steer a terminal becomes `\u{1b}`. Line ends and tabs stay.
+fn escaped(line: &str) -> Cow<'_, str> {
+    let steers = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if !line.contains(steers) {
+        return Cow::Borrowed(line);
+    }
+    let escape = |c: char| if steers(c) { c.escape_unicode().to_string() } else { c.to_string() };
+    Cow::Owned(line.chars().map(escape).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_escaped_and_line_ends_are_not() {
+        let check = |line: &str, expected: &str| assert_eq!(escaped(line), expected);
+        check("conv1.weight [3, 3]", "conv1.weight [3, 3]");
+        check("a\u{1b}[2J\u{7}\r", "a\\u{1b}[2J\\u{7}\\u{d}");
+        // The 8-bit form of the escape sequence, and DEL.
+        check("a\u{9b}2J\u{7f}", "a\\u{9b}2J\\u{7f}");
+        assert_eq!(on_one_line("a\nerror: b"), "a\\nerror: b");
+        check("name\tvalue\nGrößen → 1", "name\tvalue\nGrößen → 1");
+    }
 }

@@ -68,7 +68,10 @@ fn a_tensor_too_few_too_many_or_of_another_shape_is_an_error_that_names_it() {
         assert_eq!(match_weights(&graph, &weights, "w.pt").unwrap_err().to_string(), expected);
     };
     let scalar = || HostTensor { shape: vec![1], values: vec![0.0] };
-    check(&|w| drop(w.remove("refine.3.bias")), "w.pt: refine.3.bias: expected a tensor of shape [1], found none");
+    check(
+        &|w| drop(w.remove("refine.3.bias")),
+        "w.pt: refine.3.bias: expected a tensor of shape [1], found none; the 119 tensors that are there fit",
+    );
     check(
         &|w| drop(w.insert("refine.3.biass".into(), scalar())),
         "w.pt: refine.3.biass: expected no such tensor in this network, found one of shape [1]",
@@ -83,16 +86,8 @@ fn a_tensor_too_few_too_many_or_of_another_shape_is_an_error_that_names_it() {
     );
     check(
         &|w| drop(w.insert("module.refine.3.bias".into(), scalar())),
-        "w.pt: refine.3.bias: expected no such tensor in this network, found one of shape [1]",
+        "w.pt: module.refine.3.bias: expected no such tensor in this network, found one of shape [1]",
     );
-}
-
-#[test]
-fn a_prefix_of_data_parallel_training_is_taken_off() {
-    let (_, graph) = small();
-    let weights = initial_weights(&graph, 1);
-    let prefixed = weights.iter().map(|(name, tensor)| (format!("module.{name}"), tensor.clone())).collect();
-    assert_eq!(match_weights(&graph, &prefixed, "w.pt").unwrap(), weights);
 }
 
 #[test]
@@ -112,7 +107,8 @@ fn published_checkpoints_are_read() {
 
     let wrapped = read("wrapped.pt");
     assert_eq!(wrapped.for_graph(&graph).unwrap(), expected);
-    let beside: Vec<&str> = wrapped.ignored.iter().map(String::as_str).filter(|name| !name.contains('.')).collect();
+    let beside: Vec<&str> =
+        wrapped.ignored.iter().map(|entry| entry.name.as_str()).filter(|name| !name.contains('.')).collect();
     assert_eq!(beside, ["epoch", "loss", "optimizer", "note", "done"]);
 
     let halved = read("halved_views.pt");
@@ -137,11 +133,11 @@ fn hostile_checkpoints_are_refused_and_nothing_in_them_runs() {
     let good = read_weights(&checkpoint("hostile", "good.pt")).unwrap();
     assert_eq!(good.tensors["a"].values, [1.0, 2.0, 3.0, 4.0]);
     for (name, expected) in [
-        ("os_system", r#"expected OrderedDict, _rebuild_tensor_v2 or a torch storage, found "posix.system""#),
-        ("builtins_eval", r#"found "__builtin__.eval"; nothing of it was executed"#),
-        ("build_on_global", "expected a dictionary, found a class or function"),
-        ("call_of_a_string", "expected OrderedDict() or _rebuild_tensor_v2(...), found a string"),
-        ("protocol_4", "found opcode 0x95"),
+        ("os_system", "found a (an object of posix.system); nothing of it was executed"),
+        ("builtins_eval", "found an object of __builtin__.eval; nothing of it was executed"),
+        ("build_on_global", "expected a dictionary or an object, found a class or function"),
+        ("call_of_a_string", "expected a class or function, found a string"),
+        ("protocol_4", "found a (an integer)"),
         ("huge_shape", "a: expected a view into 4 stored values, found shape [1099511627776], stride [1], offset 0"),
         ("overflowing_shape", "found shape [1099511627776, 1099511627776], stride [1, 1], offset 0"),
         ("zero_stride", "a: expected at most 956 bytes in all, twice the file, found more"),
@@ -152,9 +148,9 @@ fn hostile_checkpoints_are_refused_and_nothing_in_them_runs() {
         ("storage_smaller_than_said", "x/data/0: expected 5 values of 4 bytes, found 16 bytes"),
         ("storage_missing", "expected one member x/data/1, found 0"),
         ("storage_outside", "expected one member x/data/../../../etc/passwd, found 0"),
-        ("unknown_storage", r#"found "torch.QUInt8Storage""#),
+        ("unknown_storage", "found a (an object of torch.QUInt8Storage)"),
         ("many_views", "twice the file, found more"),
-        ("memo_bomb", "found the keys [a]"),
+        ("memo_bomb", "found a (a tuple)"),
         ("own_member", "the whole: expected a dictionary, found a list"),
         ("deep_tuples", "the whole: expected a dictionary, found a tuple"),
         ("deep_marks", "expected a value on the stack, found none"),
@@ -166,14 +162,13 @@ fn hostile_checkpoints_are_refused_and_nothing_in_them_runs() {
         ("not_a_dict", "the whole: expected a dictionary, found a list"),
         (
             "no_tensors",
-            "tensors, or a dictionary of them under state_dict, model_state_dict or model, found the keys [a]",
+            "tensors, or a dictionary of them under state_dict, model_state_dict, model or the like, found a (an integer)",
         ),
         ("big_endian", "x/byteorder: expected little, found big"),
         ("compressed", "x/data.pkl: expected a stored member"),
         ("cut_archive", "not a whole zip archive"),
         ("flipped_bit", "x/data/0: cannot read"),
         ("empty", "expected safetensors or a PyTorch checkpoint"),
-        ("before_torch_1_6", "expected safetensors or a PyTorch checkpoint"),
     ] {
         let path = checkpoint("hostile", &format!("{name}.pt"));
         let message = chain(&read_weights(&path).unwrap_err());
@@ -251,6 +246,7 @@ fn metadata_that_is_no_setting_is_an_error() {
         tensors: NamedWeights::new(),
         metadata,
         converted: BTreeMap::new(),
+        path_inside: None,
         ignored: vec![],
     };
     assert!(chain(&file.config().unwrap_err()).contains("unknown field `typo`"));

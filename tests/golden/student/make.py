@@ -469,9 +469,6 @@ def write_hostile():
     (folder / "cut_archive.pt").write_bytes(whole[: len(whole) // 2])
     (folder / "flipped_bit.pt").write_bytes(whole.replace(struct.pack("<f", 2), struct.pack("<f", 2.5), 1))
     (folder / "empty.pt").write_bytes(b"")
-    legacy = io.BytesIO()
-    torch.save({"a": torch.ones(4)}, legacy, _use_new_zipfile_serialization=False)
-    (folder / "before_torch_1_6.pt").write_bytes(legacy.getvalue())
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ use sensei_student::weights::read_weights;
 
 use crate::commands::teacher::describe;
 use crate::phases::export::memory_line;
-use crate::progress::say;
+use crate::progress::{on_one_line, say};
 
 /// Explains a file by its ending, or a cache folder.
 pub fn inspect(path: &Path) -> anyhow::Result<()> {
@@ -58,7 +58,10 @@ pub fn inspect(path: &Path) -> anyhow::Result<()> {
                 say(&format!("{key} = {value}"));
             }
             for (name, tensor) in &file.tensors {
-                say(&format!("{name} {:?}", tensor.shape));
+                say(&format!("{} {:?}", on_one_line(name), tensor.shape));
+            }
+            for entry in file.left_out() {
+                say(&format!("left out: {} ({})", on_one_line(&entry.name), entry.found));
             }
         }
         Some("zip") => show_packer_out(&PackerOut::read(path)?),

@@ -24,7 +24,7 @@ use crate::phases::evaluate::{Networks, robustness, score, score_files, scores_o
 use crate::phases::export::{ConverterChoice, Origin, int8_model};
 use crate::phases::train::{TrainOptions, train, trained_weights};
 use crate::phases::{export as exporting, quantize as quantizing};
-use crate::progress::say;
+use crate::progress::{on_one_line, say};
 use crate::run_folder;
 use crate::stop;
 use crate::usage;
@@ -147,6 +147,9 @@ fn foreign_weights(plan: &RunPlan, path: &Path, imagenet_normalised: bool) -> an
         say(&format!("{}: {} tensors were converted to 32-bit floats", path.display(), file.converted.len()));
     }
     let weights = file.for_graph(&plan.graph)?;
+    if let Some(note) = file.note(&plan.graph) {
+        say(&format!("{}: {}", path.display(), on_one_line(&note)));
+    }
     if !imagenet_normalised {
         return Ok(weights);
     }

@@ -18,7 +18,7 @@ use sensei_train::run_digests::RunDigests;
 use crate::config::RunPlan;
 use crate::device::Devices;
 use crate::phases::stages::ChipStages;
-use crate::progress::{TrainProgress, Validate, say, warn};
+use crate::progress::{TrainProgress, Validate, on_one_line, say, warn};
 use crate::run_folder;
 use sensei_report::run_folder::RunFolder;
 
@@ -117,7 +117,11 @@ fn initial_student(plan: &RunPlan, device: &Device) -> anyhow::Result<Student> {
     let device = device.clone().autodiff();
     match &plan.initial_weights {
         Some(path) => {
-            let weights = read_weights(path)?.for_graph(&plan.graph)?;
+            let file = read_weights(path)?;
+            let weights = file.for_graph(&plan.graph)?;
+            if let Some(note) = file.note(&plan.graph) {
+                say(&format!("{}: {}", path.display(), on_one_line(&note)));
+            }
             Ok(Student::from_weights(plan.graph.clone(), &weights, &device)?)
         }
         None => Ok(Student::new(plan.graph.clone(), plan.train.seed, &device)),

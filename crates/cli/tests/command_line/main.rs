@@ -20,6 +20,7 @@ mod package;
 mod resume;
 mod schema;
 mod scoring;
+mod weights;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,14 +1,17 @@
-//! PyTorch's zip checkpoints (`torch.save`, `.pt`, `.pth`), read without executing anything in them.
+//! PyTorch's checkpoints (`torch.save`, `.pt`, `.pth`), read without executing anything in them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::io::{Cursor, Read};
 
 use zip::result::ZipError;
-use zip::{CompressionMethod, ZipArchive};
 
+use super::archive::Archive;
 use super::elements::ElementType;
-use super::pickle::{Pickle, PickleError, TensorView, Value, ValueId, parse};
+use super::legacy::{Legacy, read_legacy};
+use super::pickle::{Pickle, PickleError, TensorView, Value, parse};
+use super::state_dict::{StateDict, find_state_dict};
+use super::views::{check_view, gather};
 
 /// A tensor of a file, before its name means anything.
 pub(super) struct RawTensor {
@@ -20,17 +23,28 @@ pub(super) struct RawTensor {
 
 /// What a checkpoint holds.
 pub(super) struct Checkpoint {
+    /// The keys that lead to the weights; none if they are the whole.
+    pub path: Option<String>,
     pub tensors: BTreeMap<String, RawTensor>,
-    /// Entries beside the weights: epoch, optimiser and the like.
-    pub ignored: Vec<String>,
+    /// Entries that are no tensors of numbers: epoch, optimiser and the like.
+    pub ignored: Vec<LeftOut>,
 }
 
-/// An archive that is not a dictionary of tensors as `torch.save` writes it.
+/// An entry of a file that is not taken for weights.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Its name in the file, behind the keys that lead to it.
+    pub name: String,
+    /// What it is, in words: `a dictionary of 12 tensors`.
+    pub found: String,
+}
+
+/// A file that is not a dictionary of tensors as `torch.save` writes it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
     /// The archive itself.
-    #[error("not a whole zip archive; checkpoints of PyTorch before 1.6 must be saved again by a later one")]
+    #[error("not a whole zip archive; if the file was cut, fetch or save it again")]
     Zip(#[source] ZipError),
     /// A member that a checkpoint must have.
     #[error("expected one member {expected}, found {found}")]
@@ -58,11 +72,25 @@ pub enum CheckpointError {
         /// What it is.
         found: String,
     },
-    /// The dictionary.
-    #[error(transparent)]
-    Pickle(PickleError),
+    /// One of the pickles.
+    #[error("{part}")]
+    Pickle {
+        /// Which.
+        part: &'static str,
+        /// What is wrong.
+        source: PickleError,
+    },
+    /// No tensors, but objects that only running their code would make.
+    #[error(
+        "expected a dictionary of tensors, found {found}; nothing of it was executed. \
+         Save model.state_dict(), not the model"
+    )]
+    Object {
+        /// What there is.
+        found: String,
+    },
     /// A pickled value of another kind.
-    #[error("data.pkl: {name}: expected {expected}, found {found}")]
+    #[error("{name}: expected {expected}, found {found}")]
     Value {
         /// The key it is under, or where it is.
         name: String,
@@ -97,179 +125,79 @@ pub enum CheckpointError {
     },
 }
 
-/// Reads the weights of a checkpoint: the pickled dictionary itself, or the one under `state_dict`,
-/// `model_state_dict` or `model` in it.
+/// Reads the weights of a checkpoint in either layout.
 pub(super) fn read_checkpoint(bytes: &[u8]) -> Result<Checkpoint, CheckpointError> {
-    let mut archive = Archive::open(bytes)?;
-    let byte_order = format!("{}byteorder", archive.folder);
-    if archive.zip.index_for_name(&byte_order).is_some() {
-        let found = archive.member(&byte_order)?;
-        if found != b"little" {
-            let (expected, found) = ("little".into(), String::from_utf8_lossy(&found).into_owned());
-            return Err(CheckpointError::Content { member: byte_order, expected, found });
+    let limit = bytes.len().saturating_mul(2);
+    if !bytes.starts_with(ZIP_START) {
+        let Legacy { object, storages } = read_legacy(bytes)?;
+        let by_key = storages.into_iter().map(|(key, values)| (key, Cow::Borrowed(values))).collect();
+        return tensors(&object, find_state_dict(&object)?, &Storages { place: "storage ".into(), by_key }, limit);
+    }
+    let mut archive = Archive::open(bytes, limit)?;
+    let data = archive.pickle()?;
+    let pickle = parse(&data).map_err(|source| CheckpointError::Pickle { part: "data.pkl", source })?;
+    let state = find_state_dict(&pickle)?;
+    let mut by_key = BTreeMap::new();
+    for (_, id) in &state.entries {
+        if let Value::Tensor(view) = &pickle.values[*id]
+            && let Entry::Vacant(new) = by_key.entry(view.key)
+        {
+            new.insert(Cow::Owned(archive.storage(view.key)?));
         }
     }
-    let data = archive.member(&format!("{}data.pkl", archive.folder))?;
-    let pickle = parse(&data).map_err(CheckpointError::Pickle)?;
-    let (state, mut ignored) = state_dict(&pickle)?;
+    tensors(&pickle, state, &Storages { place: archive.storage_folder(), by_key }, limit)
+}
 
+/// How a zip archive begins; the other layout begins with [`PICKLE_START`].
+pub(super) const ZIP_START: &[u8] = b"PK";
+
+/// How a pickle of protocol 2 or later begins.
+pub(super) const PICKLE_START: &[u8] = &[0x80];
+
+/// Stored values by key.
+struct Storages<'a> {
+    /// What a message says before the key.
+    place: String,
+    by_key: BTreeMap<&'a str, Cow<'a, [u8]>>,
+}
+
+/// The tensors of a state dict, of at most `limit` stored bytes together.
+fn tensors(
+    pickle: &Pickle,
+    state: StateDict,
+    storages: &Storages,
+    limit: usize,
+) -> Result<Checkpoint, CheckpointError> {
+    let StateDict { path, entries, beside: mut ignored } = state;
     let mut tensors = BTreeMap::new();
-    let mut storages = BTreeMap::new();
-    let mut left = archive.limit;
-    for (name, id) in state {
+    let mut left = limit;
+    for (name, id) in entries {
         let Value::Tensor(view) = &pickle.values[id] else {
-            ignored.push(name);
+            ignored.push(LeftOut { found: pickle.describe(id), name: name.into() });
             continue;
         };
-        let n_values = check_view(&name, view)?;
+        let n_values = check_view(name, view)?;
         left = left
-            .checked_sub(n_values.saturating_mul(view.storage.element.bytes()))
-            .ok_or_else(|| CheckpointError::TooLarge { name: name.clone(), limit: archive.limit })?;
-        let member = format!("{}data/{}", archive.folder, view.storage.key);
-        let storage = match storages.entry(view.storage.key) {
-            Entry::Occupied(read) => read.into_mut(),
-            Entry::Vacant(new) => new.insert(archive.member(&member)?),
+            .checked_sub(n_values.saturating_mul(view.element.bytes()))
+            .ok_or_else(|| CheckpointError::TooLarge { name: name.into(), limit })?;
+        let values = gather(view, n_values, storages.whole(view)?);
+        let tensor = RawTensor { shape: view.shape.clone(), element: view.element, values };
+        tensors.insert(name.into(), tensor);
+    }
+    Ok(Checkpoint { path, tensors, ignored })
+}
+
+impl Storages<'_> {
+    /// The bytes of the storage of `view`, as many as the pickle says.
+    fn whole(&self, view: &TensorView) -> Result<&[u8], CheckpointError> {
+        let member = format!("{}{}", self.place, view.key);
+        let Some(storage) = self.by_key.get(view.key) else {
+            return Err(CheckpointError::Member { expected: member, found: 0 });
         };
-        let expected = view.storage.numel.checked_mul(view.storage.element.bytes());
-        if expected != Some(storage.len()) {
-            let expected = format!("{} values of {} bytes", view.storage.numel, view.storage.element.bytes());
+        if view.numel.checked_mul(view.element.bytes()) != Some(storage.len()) {
+            let expected = format!("{} values of {} bytes", view.numel, view.element.bytes());
             return Err(CheckpointError::Content { member, expected, found: format!("{} bytes", storage.len()) });
         }
-        let tensor = RawTensor {
-            shape: view.shape.clone(),
-            element: view.storage.element,
-            values: gather(view, n_values, storage),
-        };
-        if tensors.insert(name.clone(), tensor).is_some() {
-            return Err(CheckpointError::Value { name, expected: "one entry", found: "two".into() });
-        }
+        Ok(storage)
     }
-    Ok(Checkpoint { tensors, ignored })
-}
-
-/// Keys and values of a dictionary.
-type Entries = Vec<(String, ValueId)>;
-
-struct Archive<'a> {
-    zip: ZipArchive<Cursor<&'a [u8]>>,
-    /// What `data.pkl` and all other members begin with: `archive/`.
-    folder: String,
-    limit: usize,
-    /// Bytes that may still be read: members can overlap in a file made for it.
-    left: usize,
-}
-
-impl<'a> Archive<'a> {
-    fn open(bytes: &'a [u8]) -> Result<Self, CheckpointError> {
-        let zip = ZipArchive::new(Cursor::new(bytes)).map_err(CheckpointError::Zip)?;
-        let mut folders = Vec::new();
-        for name in zip.file_names() {
-            let name = name.map_err(CheckpointError::Zip)?;
-            if let Some(folder) =
-                name.strip_suffix("data.pkl").filter(|folder| folder.is_empty() || folder.ends_with('/'))
-            {
-                folders.push(folder.to_string());
-            }
-        }
-        let limit = bytes.len().saturating_mul(2);
-        match <[String; 1]>::try_from(folders) {
-            Ok([folder]) => Ok(Self { zip, folder, limit, left: limit }),
-            Err(folders) => Err(CheckpointError::Member { expected: "data.pkl".into(), found: folders.len() }),
-        }
-    }
-
-    fn member(&mut self, name: &str) -> Result<Vec<u8>, CheckpointError> {
-        let mut file = match self.zip.by_name(name) {
-            Ok(file) => file,
-            Err(ZipError::FileNotFound) => return Err(CheckpointError::Member { expected: name.into(), found: 0 }),
-            Err(error) => return Err(CheckpointError::Zip(error)),
-        };
-        if file.compression() != CompressionMethod::Stored {
-            let (expected, found) = ("a stored member".into(), format!("one compressed by {}", file.compression()));
-            return Err(CheckpointError::Content { member: name.into(), expected, found });
-        }
-        let size = usize::try_from(file.size()).unwrap_or(usize::MAX);
-        let too_large = || CheckpointError::TooLarge { name: name.into(), limit: self.limit };
-        self.left = self.left.checked_sub(size).ok_or_else(too_large)?;
-        let mut content = Vec::with_capacity(size);
-        let read = file.by_ref().take(size as u64 + 1).read_to_end(&mut content);
-        read.map_err(|source| CheckpointError::Read { member: name.into(), source })?;
-        if content.len() != size {
-            let (expected, found) = (format!("{size} bytes"), format!("{} bytes", content.len()));
-            return Err(CheckpointError::Content { member: name.into(), expected, found });
-        }
-        Ok(content)
-    }
-}
-
-/// The entries of the dictionary of tensors, and the names of what lies beside it.
-fn state_dict(pickle: &Pickle) -> Result<(Entries, Vec<String>), CheckpointError> {
-    let root = entries(pickle, pickle.root, "the whole")?;
-    let is_tensor = |id: &ValueId| matches!(pickle.values[*id], Value::Tensor(_));
-    if root.iter().any(|(_, id)| is_tensor(id)) {
-        return Ok((root, vec![]));
-    }
-    for wrapper in ["state_dict", "model_state_dict", "model"] {
-        let Some((_, inner)) = root.iter().find(|(name, _)| name == wrapper) else { continue };
-        let state = entries(pickle, *inner, wrapper)?;
-        let beside = root.iter().map(|(name, _)| name.clone()).filter(|name| name != wrapper).collect();
-        if state.iter().any(|(_, id)| is_tensor(id)) {
-            return Ok((state, beside));
-        }
-    }
-    let found = root.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
-    let expected = "tensors, or a dictionary of them under state_dict, model_state_dict or model";
-    Err(CheckpointError::Value { name: "the whole".into(), expected, found: format!("the keys [{found}]") })
-}
-
-fn entries(pickle: &Pickle, id: ValueId, name: &str) -> Result<Entries, CheckpointError> {
-    let wrong = |expected, found: &str| CheckpointError::Value { name: name.into(), expected, found: found.into() };
-    let Value::Dict(dict) = &pickle.values[id] else {
-        return Err(wrong("a dictionary", pickle.values[id].kind()));
-    };
-    let entry = |(key, value): &(ValueId, ValueId)| match &pickle.values[*key] {
-        Value::Text(key) => Ok((key.to_string(), *value)),
-        other => Err(wrong("strings as keys", other.kind())),
-    };
-    dict.iter().map(entry).collect()
-}
-
-/// The number of values of a view that stays within its storage.
-fn check_view(name: &str, view: &TensorView) -> Result<usize, CheckpointError> {
-    let last = || {
-        let mut last = view.offset;
-        for (size, stride) in view.shape.iter().zip(&view.stride) {
-            last = last.checked_add(size.checked_sub(1)?.checked_mul(*stride)?)?;
-        }
-        Some(last)
-    };
-    let n_values = view.shape.iter().try_fold(1usize, |product, size| product.checked_mul(*size));
-    match n_values {
-        Some(0) if view.shape.len() == view.stride.len() => Ok(0),
-        Some(n) if view.shape.len() == view.stride.len() && last().is_some_and(|last| last < view.storage.numel) => {
-            Ok(n)
-        }
-        _ => Err(CheckpointError::OutOfBounds {
-            name: name.into(),
-            numel: view.storage.numel,
-            shape: view.shape.clone(),
-            stride: view.stride.clone(),
-            offset: view.offset,
-        }),
-    }
-}
-
-/// The values of a checked view in row-major order; none if they are integers.
-fn gather(view: &TensorView, n_values: usize, storage: &[u8]) -> Option<Vec<f32>> {
-    let size = view.storage.element.bytes();
-    let mut values = Vec::with_capacity(n_values);
-    for flat in 0..n_values {
-        let (mut rest, mut at) = (flat, view.offset);
-        for (size, stride) in view.shape.iter().zip(&view.stride).rev() {
-            at += rest % size * stride;
-            rest /= size;
-        }
-        values.push(view.storage.element.value(&storage[at * size..(at + 1) * size])?);
-    }
-    Some(values)
 }

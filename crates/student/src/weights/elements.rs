@@ -1,5 +1,7 @@
 //! Element types of weight files, widened or rounded to 32-bit floats.
 
+use std::fmt;
+
 use burn::tensor::{bf16, f16};
 
 /// How a file stores one value.
@@ -15,6 +17,19 @@ pub enum ElementType {
     F64,
     /// An integer or boolean of this many bytes: only counters are, and those are not read.
     Integer(usize),
+}
+
+impl fmt::Display for ElementType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ElementType::F16 => write!(f, "16-bit floats"),
+            ElementType::Bf16 => write!(f, "bfloat16"),
+            ElementType::F32 => write!(f, "32-bit floats"),
+            ElementType::F64 => write!(f, "64-bit floats"),
+            ElementType::Integer(1) => write!(f, "integers of 1 byte"),
+            ElementType::Integer(bytes) => write!(f, "integers of {bytes} bytes"),
+        }
+    }
 }
 
 impl ElementType {

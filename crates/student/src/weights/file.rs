@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use sensei_files::bounded::read_bounded;
 use sensei_files::whole::write_whole;
 use sensei_graph::layer_graph::LayerGraph;
 
-use super::checkpoint::{Checkpoint, RawTensor, read_checkpoint};
+use super::WeightsError;
+use super::checkpoint::{Checkpoint, LeftOut, PICKLE_START, RawTensor, ZIP_START, read_checkpoint};
 use super::elements::ElementType;
-use super::{WeightsError, match_weights};
+use super::foreign::foreign_kind;
+use super::matching::{is_prefixed, select};
 use crate::unet::UnetConfig;
 use sensei_tensor::network::{HostTensor, NamedWeights};
 
@@ -25,8 +27,10 @@ pub struct WeightsFile {
     pub metadata: BTreeMap<String, String>,
     /// Names of tensors that were not 32-bit floats and were converted, with the type they had.
     pub converted: BTreeMap<String, ElementType>,
-    /// Entries that are not weights and were left out: `num_batches_tracked`, optimiser state and the like.
-    pub ignored: Vec<String>,
+    /// The keys of the checkpoint that lead to the weights, joined by dots; none if they are the whole file.
+    pub path_inside: Option<String>,
+    /// Entries that were left out: `num_batches_tracked`, integers, optimiser state, other sets of weights.
+    pub ignored: Vec<LeftOut>,
 }
 
 /// Largest file that is read, in bytes: several times the largest network [`UnetConfig`] allows in practice.
@@ -38,40 +42,47 @@ pub const METADATA_GRAPH: &str = "sensei.graph";
 /// Metadata key of a [`UnetConfig`] as JSON.
 pub const METADATA_CONFIG: &str = "sensei.config";
 
-/// Reads a safetensors file or a PyTorch checkpoint; which of the two, its first bytes tell.
+/// Reads a safetensors file or a PyTorch checkpoint of either layout; which of them, its first bytes tell.
+///
+/// A checkpoint's weights are the dictionary of tensors under `state_dict`, `model_state_dict`, `model` or another usual
+/// name, whatever lies beside it, or the whole. Classes and functions in it are skipped: nothing is imported or called.
 ///
 /// # Errors
-/// If the file is neither, is larger than [`MAX_WEIGHTS_FILE_BYTES`], is cut or inconsistent, or holds a tensor of an
-/// element type that is no float.
+/// If the file is neither, is larger than [`MAX_WEIGHTS_FILE_BYTES`], is cut or inconsistent, or all its tensors are of
+/// element types that are no floats.
 pub fn read_weights(path: &Path) -> Result<WeightsFile, WeightsError> {
     let bytes = read_bounded(path, MAX_WEIGHTS_FILE_BYTES)?;
-    let checkpoint = bytes.starts_with(b"PK");
-    let (raw, metadata) = if checkpoint {
+    let (raw, metadata) = if bytes.starts_with(ZIP_START) || is_pickle(&bytes) {
         let malformed = |source| WeightsError::Checkpoint { path: path.into(), source };
         (read_checkpoint(&bytes).map_err(malformed)?, BTreeMap::new())
+    } else if let Some(found) = foreign_kind(&bytes) {
+        return Err(WeightsError::Foreign { path: path.into(), found });
     } else {
-        read_safetensors(path, &bytes)?
+        read_safetensors(&bytes).map_err(|source| WeightsError::Safetensors { path: path.into(), source })?
     };
-    let Checkpoint { tensors: raw, mut ignored } = raw;
+    let Checkpoint { path: path_inside, tensors: raw, mut ignored } = raw;
     let (mut tensors, mut converted) = (NamedWeights::new(), BTreeMap::new());
     for (name, RawTensor { shape, element, values }) in raw {
-        if name.ends_with(COUNTER) {
-            ignored.push(name);
+        let Some(values) = values.filter(|_| !name.ends_with(COUNTER)) else {
+            ignored.push(LeftOut { name, found: format!("{element} of shape {shape:?}") });
             continue;
-        }
-        let Some(values) = values else {
-            return Err(WeightsError::ElementType { path: path.into(), name, found: format!("{element:?}") });
         };
         if element != ElementType::F32 {
             converted.insert(name.clone(), element);
         }
         tensors.insert(name, HostTensor { shape, values });
     }
-    Ok(WeightsFile { path: path.into(), tensors, metadata, converted, ignored })
+    if tensors.is_empty()
+        && let Some(LeftOut { name, found }) = ignored.iter().find(|entry| !entry.name.ends_with(COUNTER))
+    {
+        return Err(WeightsError::ElementType { path: path.into(), name: name.clone(), found: found.clone() });
+    }
+    Ok(WeightsFile { path: path.into(), tensors, metadata, converted, path_inside, ignored })
 }
 
 impl WeightsFile {
-    /// The tensors that `graph` names, under its names.
+    /// The tensors that `graph` names, under its names. Prefixes are taken off as by
+    /// [`match_weights`](super::match_weights); what is not under the prefix is left out.
     ///
     /// # Errors
     /// If the file says that it is of another graph, or its tensors are not those of `graph`.
@@ -81,7 +92,47 @@ impl WeightsFile {
             let (path, found) = (self.path.clone(), found.clone());
             return Err(WeightsError::OtherGraph { path, expected: digest, found });
         }
-        match_weights(graph, &self.tensors, &self.path.display().to_string())
+        let origin = self.path.display().to_string();
+        let matched = select(graph, &self.tensors, &origin)?.matched(graph, &origin);
+        matched.map_err(|error| match &error {
+            WeightsError::Missing { name, .. } => self.no_floats(name).unwrap_or(error),
+            _ => error,
+        })
+    }
+
+    /// What was left out but for counters of batches, which every file has and nothing needs.
+    pub fn left_out(&self) -> impl Iterator<Item = &LeftOut> {
+        self.ignored.iter().filter(|entry| !entry.name.ends_with(COUNTER))
+    }
+
+    /// One line on where in the file the weights of `graph` are and what of it was left out, counters of batches aside;
+    /// none if nothing is to be said.
+    pub fn note(&self, graph: &LayerGraph) -> Option<String> {
+        let selection = select(graph, &self.tensors, "").ok()?;
+        let beside = selection.beside.iter().map(|name| format!("{name} {:?}", self.tensors[*name].shape));
+        let ignored = self.left_out().map(|LeftOut { name, found }| format!("{name} ({found})"));
+        let left_out: Vec<String> = ignored.chain(beside).collect();
+        let mut parts = vec![];
+        match (&self.path_inside, selection.prefix.as_str()) {
+            (None, "") => {}
+            (None, prefix) => parts.push(format!("the weights are those named {prefix}*")),
+            (Some(inside), "") => parts.push(format!("the weights are those under {inside}")),
+            (Some(inside), prefix) => parts.push(format!("the weights are those under {inside} named {prefix}*")),
+        }
+        if !left_out.is_empty() {
+            let more = left_out.len().saturating_sub(MAX_NOTED);
+            let first = left_out[..left_out.len() - more].join(", ");
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            parts.push(format!("left out: {first}{more}"));
+        }
+        (!parts.is_empty()).then(|| parts.join("; "))
+    }
+
+    /// The error for a tensor that is there, but not as floats.
+    fn no_floats(&self, name: &str) -> Option<WeightsError> {
+        let entry = self.ignored.iter().find(|entry| is_prefixed(&entry.name, name))?;
+        let LeftOut { name, found } = entry.clone();
+        Some(WeightsError::ElementType { path: self.path.clone(), name, found })
     }
 
     /// The setting of the network, if the file tells it.
@@ -118,29 +169,47 @@ pub fn write_weights(
 
 const COUNTER: &str = ".num_batches_tracked";
 
-fn read_safetensors(path: &Path, bytes: &[u8]) -> Result<(Checkpoint, BTreeMap<String, String>), WeightsError> {
-    let malformed = |source| WeightsError::Safetensors { path: path.into(), source };
-    let (_, header) = SafeTensors::read_metadata(bytes).map_err(malformed)?;
+/// Entries that [`WeightsFile::note`] names.
+const MAX_NOTED: usize = 8;
+
+/// Longest header of safetensors, in bytes: the crate's own limit.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// Safetensors begin with the length of their header in 8 bytes, the first of which may be [`PICKLE_START`]. Those of a
+/// pickle make a length that no header has.
+fn is_pickle(bytes: &[u8]) -> bool {
+    let length = bytes.first_chunk().map(|length| u64::from_le_bytes(*length));
+    bytes.starts_with(PICKLE_START) && length.is_some_and(|length| length > MAX_HEADER_BYTES)
+}
+
+fn read_safetensors(bytes: &[u8]) -> Result<(Checkpoint, BTreeMap<String, String>), SafeTensorError> {
+    let (_, header) = SafeTensors::read_metadata(bytes)?;
     let metadata = header.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
-    let mut tensors = BTreeMap::new();
-    for (name, view) in SafeTensors::deserialize(bytes).map_err(malformed)?.tensors() {
-        let element = match view.dtype() {
-            Dtype::F16 => ElementType::F16,
-            Dtype::BF16 => ElementType::Bf16,
-            Dtype::F32 => ElementType::F32,
-            Dtype::F64 => ElementType::F64,
-            Dtype::BOOL | Dtype::U8 | Dtype::I8 => ElementType::Integer(1),
-            Dtype::I16 | Dtype::U16 => ElementType::Integer(2),
-            Dtype::I32 | Dtype::U32 => ElementType::Integer(4),
-            Dtype::I64 | Dtype::U64 => ElementType::Integer(8),
-            other => {
-                return Err(WeightsError::ElementType { path: path.into(), name, found: format!("{other:?}") });
-            }
+    let (mut tensors, mut ignored) = (BTreeMap::new(), vec![]);
+    for (name, view) in SafeTensors::deserialize(bytes)?.tensors() {
+        let shape = view.shape().to_vec();
+        let Some(element) = element(view.dtype()) else {
+            ignored.push(LeftOut { name, found: format!("{:?} of shape {shape:?}", view.dtype()) });
+            continue;
         };
         let values = view.data().chunks_exact(element.bytes()).map(|bytes| element.value(bytes)).collect();
-        tensors.insert(name, RawTensor { shape: view.shape().to_vec(), element, values });
+        tensors.insert(name, RawTensor { shape, element, values });
     }
-    Ok((Checkpoint { tensors, ignored: vec![] }, metadata))
+    Ok((Checkpoint { path: None, tensors, ignored }, metadata))
+}
+
+fn element(dtype: Dtype) -> Option<ElementType> {
+    Some(match dtype {
+        Dtype::F16 => ElementType::F16,
+        Dtype::BF16 => ElementType::Bf16,
+        Dtype::F32 => ElementType::F32,
+        Dtype::F64 => ElementType::F64,
+        Dtype::BOOL | Dtype::U8 | Dtype::I8 => ElementType::Integer(1),
+        Dtype::I16 | Dtype::U16 => ElementType::Integer(2),
+        Dtype::I32 | Dtype::U32 => ElementType::Integer(4),
+        Dtype::I64 | Dtype::U64 => ElementType::Integer(8),
+        _ => return None,
+    })
 }
 
 /// Written here and not by the safetensors crate, which lists metadata in an order that changes from run to run.

@@ -4,19 +4,24 @@ use std::path::PathBuf;
 
 use safetensors::SafeTensorError;
 use sensei_files::error::FileError;
-use sensei_graph::layer_graph::LayerGraph;
-use sensei_tensor::network::NamedWeights;
 
+mod archive;
 mod checkpoint;
 mod elements;
 mod file;
+mod foreign;
+mod legacy;
+mod matching;
 mod pickle;
+mod state_dict;
+mod views;
 
-pub use checkpoint::CheckpointError;
+pub use checkpoint::{CheckpointError, LeftOut};
 pub use elements::ElementType;
 pub use file::{
     MAX_WEIGHTS_FILE_BYTES, METADATA_CONFIG, METADATA_GRAPH, WeightsFile, read_weights, weights_metadata, write_weights,
 };
+pub use matching::match_weights;
 pub use pickle::PickleError;
 
 /// Weights that cannot be read, written, or given to a network.
@@ -34,7 +39,15 @@ pub enum WeightsError {
         /// What is wrong, read as safetensors.
         source: SafeTensorError,
     },
-    /// A PyTorch archive that is not a dictionary of tensors.
+    /// A file that a download or a program left in the place of weights.
+    #[error("{path}: expected safetensors or a PyTorch checkpoint, found {found}")]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What it is, with what to do.
+        found: String,
+    },
+    /// A PyTorch file that is not a dictionary of tensors.
     #[error("{path}: expected a PyTorch checkpoint of named tensors")]
     Checkpoint {
         /// The file.
@@ -71,7 +84,7 @@ pub enum WeightsError {
         source: serde_json::Error,
     },
     /// The network needs a tensor that is not there.
-    #[error("{origin}: {name}: expected a tensor of shape {expected:?}, found none")]
+    #[error("{origin}: {name}: expected a tensor of shape {expected:?}, found {found}")]
     Missing {
         /// The file, or what else the weights came from.
         origin: String,
@@ -79,6 +92,18 @@ pub enum WeightsError {
         name: String,
         /// Its shape.
         expected: Vec<usize>,
+        /// What is there instead: the first names, with shapes.
+        found: String,
+    },
+    /// The names fit twice, under two prefixes.
+    #[error("{origin}: expected one set of weights, found two: behind {first:?} and behind {second:?}; save one alone")]
+    Ambiguous {
+        /// The file, or what else the weights came from.
+        origin: String,
+        /// A prefix.
+        first: String,
+        /// Another.
+        second: String,
     },
     /// A tensor that the network does not have.
     #[error("{origin}: {name}: expected no such tensor in this network, found one of shape {found:?}")]
@@ -128,40 +153,4 @@ pub enum WeightsError {
         /// The convolution.
         conv: String,
     },
-}
-
-/// The tensors of `weights` that `graph` names, all of them and no others, a `module.` in front of a name removed.
-///
-/// `origin` begins the text of an error: the path of a file, or words.
-///
-/// # Errors
-/// If a tensor is missing, is not of this network, or has another shape or a value that is not finite.
-pub fn match_weights(graph: &LayerGraph, weights: &NamedWeights, origin: &str) -> Result<NamedWeights, WeightsError> {
-    let origin = || origin.to_string();
-    let mut given = NamedWeights::new();
-    for (name, tensor) in weights {
-        let bare = name.strip_prefix("module.").unwrap_or(name);
-        if given.insert(bare.to_string(), tensor.clone()).is_some() {
-            let (name, found) = (name.clone(), tensor.shape.clone());
-            return Err(WeightsError::Unexpected { origin: origin(), name, found });
-        }
-    }
-    let mut matched = NamedWeights::new();
-    for spec in graph.tensors() {
-        let (name, expected) = (spec.name, spec.shape);
-        let Some(tensor) = given.remove(&name) else {
-            return Err(WeightsError::Missing { origin: origin(), name, expected });
-        };
-        if tensor.shape != expected || tensor.values.len() != expected.iter().product::<usize>() {
-            return Err(WeightsError::Shape { origin: origin(), name, expected, found: tensor.shape });
-        }
-        if let Some(idx) = tensor.values.iter().position(|value| !value.is_finite()) {
-            return Err(WeightsError::NotFinite { origin: origin(), name, idx, found: tensor.values[idx] });
-        }
-        matched.insert(name, tensor);
-    }
-    match given.pop_first() {
-        Some((name, tensor)) => Err(WeightsError::Unexpected { origin: origin(), name, found: tensor.shape }),
-        None => Ok(matched),
-    }
 }
