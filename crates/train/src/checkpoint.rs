@@ -434,15 +434,26 @@ fn serialize(tensors: &NamedWeights, header: &str) -> Result<Vec<u8>, String> {
         let view = TensorView::new(Dtype::F32, tensor.shape.clone(), &bytes[name.as_str()]);
         views.push((name.as_str(), view.map_err(|error| format!("{name}: {error}"))?));
     }
-    let metadata = [("sensei_checkpoint".to_string(), header.to_string())].into();
+    let metadata = [(METADATA_HEADER.to_string(), header.to_string())].into();
     safetensors::serialize(views, Some(metadata)).map_err(|error| error.to_string())
 }
+
+/// The header of a checkpoint whose tensors are those that it was written with.
+///
+/// # Errors
+/// If the file cannot be read, or is no checkpoint of this format, or a damaged one.
+pub fn verified_header(path: &Path) -> Result<CheckpointHeader, TrainError> {
+    read(path).map(|(header, _)| header)
+}
+
+/// Metadata key of the header.
+pub const METADATA_HEADER: &str = "sensei_checkpoint";
 
 fn read(path: &Path) -> Result<(CheckpointHeader, NamedWeights), TrainError> {
     let broken = |problem: String| TrainError::BrokenCheckpoint { path: path.to_path_buf(), problem };
     let bytes = fs::read(path).map_err(FileError::io(path, "read"))?;
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| broken(error.to_string()))?;
-    let header = metadata.metadata().as_ref().and_then(|map| map.get("sensei_checkpoint"));
+    let header = metadata.metadata().as_ref().and_then(|map| map.get(METADATA_HEADER));
     let header = header.ok_or_else(|| broken("no sensei_checkpoint entry in its metadata".into()))?;
     let found = serde_json::from_str::<FormatOnly>(header).map_err(|error| broken(error.to_string()))?.format;
     if found != FORMAT {

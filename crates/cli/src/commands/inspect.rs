@@ -18,6 +18,7 @@ use sensei_imx500::rpk::RpkFile;
 use sensei_int8::model::{IntegerModel, IntegerOp};
 use sensei_int8::model_file::read_model;
 use sensei_student::weights::read_weights;
+use sensei_train::checkpoint::{METADATA_HEADER, verified_header};
 
 use crate::commands::teacher::describe;
 use crate::phases::export::memory_line;
@@ -59,6 +60,13 @@ pub fn inspect(path: &Path) -> anyhow::Result<()> {
             }
             for (name, tensor) in &file.tensors {
                 say(&format!("{} {:?}", on_one_line(name), tensor.shape));
+            }
+            if file.metadata.contains_key(METADATA_HEADER) {
+                let header = verified_header(path)?;
+                say(&format!(
+                    "checkpoint after step {}: as it was written (state {})",
+                    header.step, header.state_digest
+                ));
             }
             for entry in file.left_out() {
                 say(&format!("left out: {} ({})", on_one_line(&entry.name), entry.found));

@@ -47,3 +47,49 @@ fn what_only_the_chip_needs_is_refused_without_quantize() {
         &["[[train.stage]] \"only\": expected [quantize], found none"],
     );
 }
+
+#[test]
+fn changed_files_of_a_run_and_a_package_are_refused() {
+    let place = Place::new();
+    place.does(&["run", "tiny.toml"]);
+    let out = place.does(&["verify", "runs/tiny"]);
+    assert_eq!(out.matches("files are as they were written").count(), 2, "run and package: {out}");
+    let flip = |name: &str| {
+        let path = place.path(name);
+        let before = fs::read(&path).unwrap();
+        let mut bytes = before.clone();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        before
+    };
+    for (name, command) in [
+        ("student.safetensors", &["quantize", "runs/tiny"][..]),
+        ("student.s8m", &["export", "runs/tiny"]),
+        ("layers.json", &["report", "runs/tiny"]),
+        ("eval/report.json", &["export", "runs/tiny"]),
+        ("plan.toml", &["eval", "runs/tiny"]),
+        ("package/tiny.s8m", &["replay", "runs/tiny/package", "runs/tiny/package/test_vectors"]),
+        ("package/manifest.json", &["replay", "runs/tiny/package", "runs/tiny/package/test_vectors"]),
+        ("package/tiny.onnx", &["inspect", "runs/tiny/package/tiny.onnx"]),
+        ("student.safetensors", &["inspect", "runs/tiny/student.safetensors"]),
+    ] {
+        let path = format!("runs/tiny/{name}");
+        let before = flip(&path);
+        let output = place.command(command).output().unwrap();
+        assert_ne!(output.status.code(), Some(0), "{command:?} with a flipped bit in {name}");
+        let output = place.command(&["verify", "runs/tiny"]).output().unwrap();
+        let (out, err) = crate::text(&output);
+        assert_eq!(output.status.code(), Some(1), "{name}");
+        let file = name.rsplit('/').next().unwrap();
+        assert!(out.contains(file) && out.contains("changed since it was written"), "{name}: {out}{err}");
+        fs::write(place.path(&path), before).unwrap();
+    }
+    place.does(&["verify", "runs/tiny"]);
+    place.refuses(&["verify", "scenes"], 1, &["scenes: expected a run or a package with a SHA256SUMS, found none"]);
+    let mut command = std::process::Command::new("sha256sum");
+    command.args(["-c", "--quiet", "SHA256SUMS"]).current_dir(place.path("runs/tiny/package"));
+    if let Ok(mut child) = command.spawn() {
+        assert!(child.wait().unwrap().success(), "sha256sum takes the list");
+    }
+}

@@ -59,5 +59,8 @@ fn training_on_the_grid_is_told_beside_its_start() {
     assert!(!run.join("layers-before.json").exists(), "of a training that is not known any more");
 
     fs::write(run.join("layers.json"), "[{}]").unwrap();
+    place.refuses(&["report", "runs/tiny"], 1, &["layers.json: changed since it was written"]);
+    // A folder from before there were digests.
+    fs::remove_file(run.join("SHA256SUMS")).unwrap();
     place.refuses(&["report", "runs/tiny"], 1, &["layers.json: not a layer report", "missing field"]);
 }

@@ -42,6 +42,9 @@ pub const METADATA_GRAPH: &str = "sensei.graph";
 /// Metadata key of a [`UnetConfig`] as JSON.
 pub const METADATA_CONFIG: &str = "sensei.config";
 
+/// Metadata key of the digest of all tensors, which a reader holds them to: a flipped bit is no error else, but other weights.
+pub const METADATA_CONTENT: &str = "sensei.content";
+
 /// Reads a safetensors file or a PyTorch checkpoint of either layout; which of them, its first bytes tell.
 ///
 /// A checkpoint's weights are the dictionary of tensors under `state_dict`, `model_state_dict`, `model` or another usual
@@ -77,7 +80,25 @@ pub fn read_weights(path: &Path) -> Result<WeightsFile, WeightsError> {
     {
         return Err(WeightsError::ElementType { path: path.into(), name: name.clone(), found: found.clone() });
     }
+    if let Some(expected) = metadata.get(METADATA_CONTENT) {
+        let found = content_digest(&tensors);
+        if found != *expected {
+            return Err(WeightsError::Content { path: path.into(), expected: expected.clone(), found });
+        }
+    }
     Ok(WeightsFile { path: path.into(), tensors, metadata, converted, path_inside, ignored })
+}
+
+/// BLAKE3 over names, shapes and values, 64 hexadecimal digits.
+fn content_digest(tensors: &NamedWeights) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for (name, tensor) in tensors {
+        hasher.update(format!("{name} {:?}\n", tensor.shape).as_bytes());
+        for value in &tensor.values {
+            hasher.update(&value.to_le_bytes());
+        }
+    }
+    hasher.finalize().to_hex().to_string()
 }
 
 impl WeightsFile {
@@ -215,9 +236,9 @@ fn element(dtype: Dtype) -> Option<ElementType> {
 /// Written here and not by the safetensors crate, which lists metadata in an order that changes from run to run.
 fn safetensors_bytes(weights: &NamedWeights, metadata: &BTreeMap<String, String>) -> Vec<u8> {
     let mut header = serde_json::Map::new();
-    if !metadata.is_empty() {
-        header.insert("__metadata__".into(), serde_json::json!(metadata));
-    }
+    let mut metadata = metadata.clone();
+    metadata.insert(METADATA_CONTENT.into(), content_digest(weights));
+    header.insert("__metadata__".into(), serde_json::json!(metadata));
     let mut data = Vec::new();
     let mut add = |name: String, dtype: &str, shape: &[usize], bytes: &[u8]| {
         let offsets = [data.len(), data.len() + bytes.len()];

@@ -47,6 +47,16 @@ pub enum WeightsError {
         /// What it is, with what to do.
         found: String,
     },
+    /// The tensors are not those that the file was written with.
+    #[error("{path}: changed since it was written: expected tensors of digest {expected}, found {found}")]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// In its metadata.
+        expected: String,
+        /// Of its tensors.
+        found: String,
+    },
     /// A PyTorch file that is not a dictionary of tensors.
     #[error("{path}: expected a PyTorch checkpoint of named tensors")]
     Checkpoint {
