@@ -26,8 +26,8 @@ use crate::{feature_bytes, mask_bytes};
 pub struct CacheWriter {
     path: PathBuf,
     partial: PathBuf,
-    lock_path: PathBuf,
-    _lock: Lock,
+    /// Some until the writer ends.
+    lock: Option<Lock>,
     key: AnswerKey,
     teacher: TeacherDescription,
     provenance: Vec<String>,
@@ -59,6 +59,9 @@ impl CacheWriter {
         // Without a trailing slash, which would put what is beside the cache inside of it.
         let path: PathBuf = path.components().collect();
         let (partial, lock_path) = (beside(&path, "", ".partial"), beside(&path, ".", ".lock"));
+        if let Some(parent) = path.parent().filter(|parent| *parent != Path::new("")) {
+            fs::create_dir_all(parent).map_err(FileError::io(&path, "create"))?;
+        }
         // The lock lies beside the folder, and stays until the cache is published: in the folder, it would move or go with it, and a
         // second writer could take the folder over while the first one publishes it.
         let lock = Lock::take(&lock_path, "writing the cache").map_err(|error| match error {
@@ -66,6 +69,7 @@ impl CacheWriter {
             _ => CacheError::Busy { path: partial.clone() },
         })?;
         if path.symlink_metadata().is_ok() {
+            lock.remove();
             return Err(CacheError::Exists { path });
         }
         if partial.exists() {
@@ -75,8 +79,7 @@ impl CacheWriter {
         Ok(CacheWriter {
             path,
             partial,
-            lock_path,
-            _lock: lock,
+            lock: Some(lock),
             key,
             teacher,
             provenance,
@@ -146,8 +149,6 @@ impl CacheWriter {
         }
         fs::rename(&self.partial, &self.path).map_err(FileError::io(&self.path, "move the finished cache to"))?;
         self.is_finished = true;
-        // Whoever gets this lock, or makes a new file of its name, finds the cache.
-        let _ = fs::remove_file(&self.lock_path);
         sync_folder_of(&self.path)?;
         Ok(manifest)
     }
@@ -190,6 +191,9 @@ impl Drop for CacheWriter {
         if !self.is_finished {
             // Best effort: what stays has no manifest under the cache's name and is removed by the next writer.
             let _ = fs::remove_dir_all(&self.partial);
+        }
+        if let Some(lock) = self.lock.take() {
+            lock.remove();
         }
     }
 }

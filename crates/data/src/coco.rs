@@ -71,7 +71,8 @@ pub(crate) fn load(
     }
     // What has no id of its own cannot be said to be left out.
     let may_leave_out = n_structural == 0 && bad.iter().all(|entry| matches!(entry.entry, Entry::Id { .. }));
-    if !bad.is_empty() && !(options.unusable == UnusableRule::LeaveOut && may_leave_out) {
+    let are_left_out = options.unusable == UnusableRule::LeaveOut && may_leave_out;
+    if !bad.is_empty() && !are_left_out {
         return Err(DatasetError::Entries { path: path.to_path_buf(), entries: bad, n_sound: instances.len() });
     }
     let (annotations_path, images_dir) = (path.to_path_buf(), images_dir.to_path_buf());

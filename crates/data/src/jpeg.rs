@@ -168,7 +168,7 @@ impl Cut {
         let step = 8 * u32::from(rows_of_blocks.clamp(1, 4));
         let exact_rows = n_rows.max(1).checked_next_multiple_of(step)?;
         let decoded_rows = exact_rows + step;
-        (decoded_rows < frame.size.height)
-            .then(|| Self { decoded_rows: decoded_rows as u16, exact_rows: exact_rows as u16 })
+        let cut = Self { decoded_rows: decoded_rows as u16, exact_rows: exact_rows as u16 };
+        (decoded_rows < frame.size.height).then_some(cut)
     }
 }

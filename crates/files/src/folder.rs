@@ -52,6 +52,12 @@ pub fn make_once<E: From<FileError>>(folder: &Path, make: impl FnOnce(&Path) -> 
         LockError::File(error) => error,
         LockError::Held { path, holder } => FileError::io(path, "lock")(io::Error::other(holder)),
     })?;
+    let made = make_locked(folder, make);
+    lock.remove();
+    made
+}
+
+fn make_locked<E: From<FileError>>(folder: &Path, make: impl FnOnce(&Path) -> Result<(), E>) -> Result<Made, E> {
     if folder.exists() {
         return Ok(Made::Elsewhere);
     }
@@ -65,9 +71,6 @@ pub fn make_once<E: From<FileError>>(folder: &Path, make: impl FnOnce(&Path) -> 
         return Err(error);
     }
     sync_folder_of(folder)?;
-    // Whoever still waits for this lock finds the folder, and so does whoever makes a new file of its name.
-    let _ = fs::remove_file(&lock_path);
-    drop(lock);
     Ok(Made::Here)
 }
 
@@ -180,7 +183,7 @@ mod tests {
             Err(FileError::TooLarge { path: partial.into(), limit: 0 })
         });
         assert!(failed.is_err());
-        assert_eq!(names(place.path()), [".scenes.lock", "scenes.other"]);
+        assert_eq!(names(place.path()), ["scenes.other"]);
         assert_eq!(make_once(&folder, fill).unwrap(), Made::Here);
         assert_eq!(names(place.path()), ["scenes", "scenes.other"]);
     }

@@ -1,6 +1,6 @@
 //! One holder at a time of what a file stands for.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process;
@@ -9,10 +9,11 @@ use crate::error::FileError;
 
 /// A held lock. It ends with the value, and with its process, however that dies.
 ///
-/// The file stays, empty: were it removed, two processes could hold a file of the same name each.
+/// The file stays, empty, unless it is [removed](Self::remove).
 #[derive(Debug)]
 pub struct Lock {
     file: File,
+    path: PathBuf,
 }
 
 /// A lock that cannot be had.
@@ -51,21 +52,16 @@ impl Lock {
     /// # Errors
     /// `Held`, naming the holder; `File`.
     pub fn take(path: &Path, doing: &str) -> Result<Self, LockError> {
-        let file = open(path)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                let read = file.take(MAX_HOLDER_BYTES).read_to_string(&mut holder);
-                let holder = match read {
-                    Ok(_) if !holder.is_empty() => holder,
-                    _ => String::from("another process"),
-                };
-                return Err(LockError::Held { path: path.into(), holder });
+        loop {
+            let file = open(path)?;
+            match file.try_lock() {
+                Ok(()) if stands_under(path, &file) => return Self { file, path: path.into() }.told(doing),
+                // It was removed by its holder meanwhile, and another file may stand there.
+                Ok(()) => continue,
+                Err(TryLockError::WouldBlock) => return Err(held(path, file)),
+                Err(TryLockError::Error(source)) => return Err(FileError::io(path, "lock")(source).into()),
             }
-            Err(TryLockError::Error(source)) => return Err(FileError::io(path, "lock")(source).into()),
         }
-        Self { file }.told(path, doing)
     }
 
     /// [`take`](Self::take), but waits until no other process has it.
@@ -73,19 +69,29 @@ impl Lock {
     /// # Errors
     /// `File`.
     pub fn wait_for(path: &Path, doing: &str) -> Result<Self, LockError> {
-        let file = open(path)?;
-        file.lock().map_err(FileError::io(path, "lock"))?;
-        Self { file }.told(path, doing)
+        loop {
+            let file = open(path)?;
+            file.lock().map_err(FileError::io(path, "lock"))?;
+            if stands_under(path, &file) {
+                return Self { file, path: path.into() }.told(doing);
+            }
+        }
     }
 
-    fn told(mut self, path: &Path, doing: &str) -> Result<Self, LockError> {
+    /// Ends the lock and removes its file: for one beside something that is there now.
+    pub fn remove(self) {
+        // What stays is an empty file. Whoever opened it before finds out that it stands under no name any more.
+        let _ = fs::remove_file(&self.path);
+    }
+
+    fn told(mut self, doing: &str) -> Result<Self, LockError> {
         let text = format!("process {} ({doing})", process::id());
         let tell = |file: &mut File| {
             file.set_len(0)?;
             file.rewind()?;
             file.write_all(text.as_bytes())
         };
-        tell(&mut self.file).map_err(FileError::io(path, "write"))?;
+        tell(&mut self.file).map_err(FileError::io(&self.path, "write"))?;
         Ok(self)
     }
 }
@@ -96,6 +102,29 @@ impl Drop for Lock {
         let _ = self.file.set_len(0);
         let _ = self.file.unlock();
     }
+}
+
+fn held(path: &Path, file: File) -> LockError {
+    let mut holder = String::new();
+    let holder = match file.take(MAX_HOLDER_BYTES).read_to_string(&mut holder) {
+        Ok(_) if !holder.is_empty() => holder,
+        _ => String::from("another process"),
+    };
+    LockError::Held { path: path.into(), holder }
+}
+
+/// Whether the name still stands for the file that was opened by it.
+#[cfg(unix)]
+fn stands_under(path: &Path, file: &File) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let same = |a: fs::Metadata, b: fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+    fs::metadata(path).ok().zip(file.metadata().ok()).is_some_and(|(a, b)| same(a, b))
+}
+
+/// Other systems do not remove a file that is open.
+#[cfg(not(unix))]
+fn stands_under(_: &Path, _: &File) -> bool {
+    true
 }
 
 fn open(path: &Path) -> Result<File, FileError> {
@@ -129,6 +158,26 @@ mod tests {
         drop(held);
         waiting.join().unwrap().unwrap();
         Lock::take(&path, "third").unwrap();
+    }
+
+    #[test]
+    fn removed_locks_are_held_by_one_at_a_time_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let n_holders = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        let lock = Lock::wait_for(&path, "counting").unwrap();
+                        assert_eq!(n_holders.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
+                        n_holders.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                        lock.remove();
+                    }
+                });
+            }
+        });
+        assert!(!path.exists());
     }
 
     #[test]

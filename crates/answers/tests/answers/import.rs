@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 use sensei_answers::asked::{Preprocessing, Question};
 use sensei_answers::folder_store::FolderStore;
 use sensei_answers::import::{ImportError, import_answers};
@@ -12,8 +13,11 @@ use sensei_answers::record::PromptPoint;
 use sensei_answers::store::Store;
 use sensei_answers::verify::{compare_with_truth, verify};
 use sensei_data::dataset::Dataset;
+use sensei_data::image_file::{ImageLimits, read_image};
+use sensei_data::pixel_means::pixel_means;
 use sensei_files::digest::hex;
 use sensei_testing::{shared_dir, workspace_root};
+use sha2::{Digest, Sha256};
 
 use crate::text;
 
@@ -242,4 +246,59 @@ fn file_that_is_no_dump_is_refused() {
     check(&fixture.path("a.png"), &["a.png", "safetensors"]);
     check(&fixture.path("nothing"), &["nothing", "cannot read"]);
     check(&fixture.path("dump/shard-00000.safetensors"), &["shard-00000", "metadata", "`teacher`"]);
+}
+
+/// Writes the dump's first shard again, with the means of the pictures that a teacher's program saw.
+fn with_pixel_means(fixture: &Fixture, change: impl Fn(&mut Vec<u8>)) {
+    let dataset = fixture.dataset();
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&fs::read(fixture.path("dump/manifest.json")).unwrap()).unwrap();
+    for entry in manifest["shards"].as_array().unwrap() {
+        let path = fixture.path("dump").join(entry["file"].as_str().unwrap());
+        let bytes = fs::read(&path).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let ids = file.tensor("annotation_id").unwrap();
+        let mut means = vec![];
+        for id in ids.data().as_chunks::<8>().0 {
+            let id = i64::from_le_bytes(*id) as u64;
+            let instance = dataset.instances.iter().find(|instance| instance.id == id).unwrap();
+            let image = read_image(&dataset.image_path(instance.image_idx), &ImageLimits::default()).unwrap().image;
+            means.extend(pixel_means(&image));
+        }
+        change(&mut means);
+        let n = ids.shape()[0];
+        let means = TensorView::new(Dtype::U8, vec![n, 4, 4, 3], &means).unwrap();
+        let tensors = file.tensors().into_iter().chain([("pixel_means".to_string(), means)]);
+        let bytes = safetensors::serialize(tensors, None).unwrap();
+        fs::write(&path, &bytes).unwrap();
+        let (before, after) = (entry["sha256"].as_str().unwrap().to_string(), hex(&Sha256::digest(&bytes)));
+        fixture.edit("dump/manifest.json", |json| json.replacen(&before, &after, 1));
+    }
+}
+
+#[test]
+fn pictures_that_the_teacher_saw_are_compared_with_those_that_are_decoded() {
+    let fixture = Fixture::new();
+    with_pixel_means(&fixture, |_| ());
+    let report = import_answers(&fixture.path("dump"), &fixture.dataset(), &fixture.path("cache")).unwrap();
+    assert_eq!((report.n_pictures_verified, report.n_images_verified), (2, 2));
+    let store = FolderStore::open(&fixture.path("cache"), &report.manifest.key).unwrap();
+    let dataset = fixture.dataset();
+    let record = store.masks(store.ids()[0]).unwrap();
+    let image_idx = dataset.images.iter().position(|image| image.id == record.image.id).unwrap();
+    let image = read_image(&dataset.image_path(image_idx), &ImageLimits::default()).unwrap().image;
+    assert_eq!(record.image.pixel_digest, Some(*blake3::hash(&image.pixels).as_bytes()));
+
+    // Decoders may differ by some levels, and no more.
+    for (by, is_refused) in [(4, false), (5, true)] {
+        let fixture = Fixture::new();
+        with_pixel_means(&fixture, |means| {
+            means.iter_mut().for_each(|mean| *mean = if *mean < 128 { *mean + by } else { *mean - by })
+        });
+        if is_refused {
+            fixture.refuses(&["pixels: mean red of cell 0, 0 of 4 x 4", "as the teacher saw it"]);
+        } else {
+            import_answers(&fixture.path("dump"), &fixture.dataset(), &fixture.path("cache")).unwrap();
+        }
+    }
 }

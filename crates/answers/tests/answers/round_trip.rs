@@ -189,7 +189,7 @@ fn killed_writer_leaves_nothing_that_opens_and_does_not_block() {
         let entry = entry.unwrap();
         fs::copy(entry.path(), partial.join(entry.file_name())).unwrap();
     }
-    assert_eq!(fs::read_dir(&partial).unwrap().count(), 4, "three shards and the lock");
+    assert_eq!(fs::read_dir(&partial).unwrap().count(), 3, "three shards");
     for place in [&killed, &path, &partial] {
         assert!(matches!(FolderStore::open(place, &key(4)).unwrap_err(), CacheError::Missing { .. }));
     }
@@ -240,7 +240,8 @@ fn folder_that_cannot_be_written_is_an_error() {
     // /proc refuses even the superuser, who passes by read-only permissions.
     for place in [file.join("cache"), "/proc/cache".into()] {
         let error = text(&CacheWriter::create(&place, key(4), teacher(), vec![]).unwrap_err());
-        assert!(error.contains("cannot create") && error.contains(place.to_str().unwrap()), "{error}");
+        let is_told = error.contains("cannot create") || error.contains(".cache.lock: cannot lock");
+        assert!(is_told && error.contains(place.parent().unwrap().to_str().unwrap()), "{error}");
     }
 }
 

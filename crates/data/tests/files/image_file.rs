@@ -271,3 +271,14 @@ fn other_files_are_named_with_what_was_found() {
     let error = read_image(missing, &ImageLimits::default()).unwrap_err().to_string();
     assert_eq!(error, "/no/such/image.jpg: cannot read image");
 }
+
+#[test]
+fn deep_grey_pictures_have_their_means() {
+    let Some(shared) = shared_dir("deep_grey_pictures_have_their_means") else { return };
+    for (name, expected) in [("scene001.png", 113.10), ("scene002.png", 6.37)] {
+        let path = shared.join("cases/png-16-bit-grey/img").join(name);
+        let pixels = read_image(&path, &ImageLimits::default()).unwrap().image.pixels;
+        let mean = pixels.iter().map(|&value| f64::from(value)).sum::<f64>() / pixels.len() as f64;
+        assert!((mean - expected).abs() < 0.01, "{name}: {mean}");
+    }
+}
