@@ -5,7 +5,7 @@ The run is small and whole: pictures, a teacher's dump to import, training, quan
 once in one folder of runs, which share the cache that they import; one or both are killed. After the resume, nothing may be torn, lost,
 changed or left over.
 
-usage: scripts/check/kills.py SENSEI [--kills N] [--seed S]     needs the Python standard library alone
+usage: scripts/check/kills.py SENSEI [--kills N] [--seed S]     needs Python alone
 """
 
 import argparse
@@ -201,7 +201,9 @@ def make_split(place: pathlib.Path, split: str, first_id: int, n_images: int, rn
 
 
 def content(run: pathlib.Path) -> dict[str, str]:
-    files = (path for path in run.rglob("*") if path.is_file() and path.name not in NOT_COMPARED)
+    # A run that was asked to stop has a checkpoint more, and so keeps others; the last step's is the same.
+    old = sorted(run.glob("checkpoints/*"))[:-1]
+    files = (path for path in run.rglob("*") if path.is_file() and path.name not in NOT_COMPARED and path not in old)
     return {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

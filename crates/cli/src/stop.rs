@@ -1,6 +1,5 @@
 //! Being asked to stop: by Ctrl-C, a terminal that closes, or a supervisor.
 
-use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -66,7 +65,7 @@ fn signals() -> Vec<i32> {
 /// Whether a signal was ignored when the program started, where the system tells it.
 #[cfg(unix)]
 fn is_ignored(signal: i32) -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
     mask >> (signal - 1) & 1 == 1
@@ -82,7 +81,11 @@ pub fn is_asked() -> bool {
 /// # Errors
 /// If the program was asked to stop.
 pub fn check(phase: &'static str) -> Result<(), Stopped> {
-    if is_asked() { Err(Stopped { phase, advice: "; --resume goes on" }) } else { Ok(()) }
+    if is_asked() {
+        Err(Stopped { phase, advice: "; what was written before is whole, and `run --resume` goes on from it" })
+    } else {
+        Ok(())
+    }
 }
 
 /// A sound point of a command that starts again from its beginning.

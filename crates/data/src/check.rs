@@ -132,7 +132,11 @@ pub fn check(dataset: &Dataset, decode_images: bool) -> CheckReport {
         n_images: dataset.images.len(),
         n_images_without_instances: has_instances.iter().filter(|has| !**has).count(),
         n_missing_files: of_image(|finding| finding.state == ImageState::Missing),
-        n_decoded_images: of_image(|finding| matches!(finding.state, ImageState::Decoded | ImageState::WrongSize)),
+        n_decoded_images: if decode_images {
+            of_image(|finding| matches!(finding.state, ImageState::Decoded | ImageState::WrongSize))
+        } else {
+            0
+        },
         n_broken_images: of_image(|finding| finding.state == ImageState::Broken),
         n_wrong_sizes: of_image(|finding| finding.state == ImageState::WrongSize),
         n_turned_images: of_image(|finding| finding.turned.is_some()),

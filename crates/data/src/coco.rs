@@ -65,9 +65,13 @@ pub(crate) fn load(
     let instances = unique("annotation", instances, |instance| instance.id, &mut bad);
     if n_structural > 0 {
         // Their annotations are as good as the images and categories are: it is these that have to be mended.
-        bad.retain(|entry| {
-            !matches!(entry.problem, EntryProblem::UnknownImage { .. } | EntryProblem::UnknownCategory { .. })
-        });
+        let is_annotation = |entry: &Entry| matches!(entry, Entry::Id { list: "annotation", .. });
+        let follows = |bad: &BadEntry| {
+            let is_of_other =
+                matches!(bad.problem, EntryProblem::UnknownImage { .. } | EntryProblem::UnknownCategory { .. });
+            is_annotation(&bad.entry) && is_of_other
+        };
+        bad.retain(|bad| !follows(bad));
     }
     // What has no id of its own cannot be said to be left out.
     let may_leave_out = n_structural == 0 && bad.iter().all(|entry| matches!(entry.entry, Entry::Id { .. }));

@@ -1,6 +1,6 @@
 //! Folders that exist whole or not at all, also where several processes want the same one.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -108,11 +108,18 @@ fn exchange(a: &Path, b: &Path) -> io::Result<()> {
 /// Removes the unfinished folders of processes that died. Only under the folder's lock: nobody else is making one then.
 fn remove_leftovers(folder: &Path) -> Result<(), FileError> {
     let parent = folder.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
-    let own = beside(folder, "", PARTIAL)?.file_name().map(OsString::from).unwrap_or_default();
+    let [own, hidden] = ["", "."].map(|before| beside(folder, before, PARTIAL));
+    let (own, hidden) = (own?, hidden?);
+    let is_left = |name: &OsStr| {
+        let starts = |with: &Path| {
+            let with = with.file_name().unwrap_or_default();
+            name.as_encoded_bytes().starts_with(with.as_encoded_bytes())
+        };
+        starts(&own) || starts(&hidden)
+    };
     for entry in fs::read_dir(parent).map_err(FileError::io(parent, "list"))? {
         let entry = entry.map_err(FileError::io(parent, "list"))?;
-        let name = entry.file_name();
-        if name.as_encoded_bytes().starts_with(own.as_encoded_bytes()) {
+        if is_left(&entry.file_name()) {
             let path = entry.path();
             let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             removed.map_err(FileError::io(path, "remove"))?;
@@ -177,6 +184,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let folder = place.path().join("scenes");
         fs::create_dir(place.path().join("scenes.partial-4194399")).unwrap();
+        fs::write(place.path().join(".scenes.partial-4194399.lock"), "").unwrap();
         fs::create_dir(place.path().join("scenes.other")).unwrap();
         let failed: Result<Made, FileError> = make_once(&folder, |partial| {
             fill(partial)?;
