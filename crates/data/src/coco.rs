@@ -63,16 +63,20 @@ pub(crate) fn load(
     let annotations = json.annotations.rows(path, "annotations")?;
     let instances = entries(annotations, "annotation", &mut bad, |annotation| annotation.check(&known));
     let instances = unique("annotation", instances, |instance| instance.id, &mut bad);
-    if n_structural > 0 {
-        // Their annotations are as good as the images and categories are: it is these that have to be mended.
-        let is_annotation = |entry: &Entry| matches!(entry, Entry::Id { list: "annotation", .. });
-        let follows = |bad: &BadEntry| {
-            let is_of_other =
-                matches!(bad.problem, EntryProblem::UnknownImage { .. } | EntryProblem::UnknownCategory { .. });
-            is_annotation(&bad.entry) && is_of_other
-        };
-        bad.retain(|bad| !follows(bad));
-    }
+    // What refers to a bad image or category is as good as that is: it is the image or category that has to be mended.
+    let bad_ids = |wanted: &str| -> BTreeSet<u64> {
+        let of_list = bad.iter().filter_map(|bad| match bad.entry {
+            Entry::Id { list, id } if list == wanted => Some(id),
+            _ => None,
+        });
+        of_list.collect()
+    };
+    let (bad_images, bad_categories) = (bad_ids("image"), bad_ids("category"));
+    bad.retain(|bad| match bad.problem {
+        EntryProblem::UnknownImage { image_id, .. } => !bad_images.contains(&image_id),
+        EntryProblem::UnknownCategory { category_id, .. } => !bad_categories.contains(&category_id),
+        _ => true,
+    });
     // What has no id of its own cannot be said to be left out.
     let may_leave_out = n_structural == 0 && bad.iter().all(|entry| matches!(entry.entry, Entry::Id { .. }));
     let are_left_out = options.unusable == UnusableRule::LeaveOut && may_leave_out;
