@@ -71,10 +71,15 @@ pub(crate) fn load(
         });
         of_list.collect()
     };
+    let has_nameless =
+        |wanted: &str| bad.iter().any(|bad| matches!(bad.entry, Entry::Place { list, .. } if list == wanted));
     let (bad_images, bad_categories) = (bad_ids("image"), bad_ids("category"));
+    let (nameless_image, nameless_category) = (has_nameless("image"), has_nameless("category"));
     bad.retain(|bad| match bad.problem {
-        EntryProblem::UnknownImage { image_id, .. } => !bad_images.contains(&image_id),
-        EntryProblem::UnknownCategory { category_id, .. } => !bad_categories.contains(&category_id),
+        EntryProblem::UnknownImage { image_id, .. } => !nameless_image && !bad_images.contains(&image_id),
+        EntryProblem::UnknownCategory { category_id, .. } => {
+            !nameless_category && !bad_categories.contains(&category_id)
+        }
         _ => true,
     });
     // What has no id of its own cannot be said to be left out.
