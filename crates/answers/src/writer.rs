@@ -1,11 +1,11 @@
 //! Writing a cache: nothing stands under its name before all of it is on disk.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use sensei_files::error::FileError;
+use sensei_files::folder::beside;
 use sensei_files::lock::{Lock, LockError};
 use sensei_files::whole::{sync_folder, sync_folder_of, write_synced};
 
@@ -58,7 +58,7 @@ impl CacheWriter {
         };
         // Without a trailing slash, which would put what is beside the cache inside of it.
         let path: PathBuf = path.components().collect();
-        let (partial, lock_path) = (beside(&path, "", ".partial"), beside(&path, ".", ".lock"));
+        let (partial, lock_path) = (beside(&path, "", ".partial")?, beside(&path, ".", ".lock")?);
         if let Some(parent) = path.parent().filter(|parent| *parent != Path::new("")) {
             fs::create_dir_all(parent).map_err(FileError::io(&path, "create"))?;
         }
@@ -196,14 +196,6 @@ impl Drop for CacheWriter {
             lock.remove();
         }
     }
-}
-
-/// A path beside another, named after it.
-fn beside(path: &Path, before: &str, after: &str) -> PathBuf {
-    let mut name = OsString::from(before);
-    name.push(path.file_name().unwrap_or_default());
-    name.push(after);
-    path.with_file_name(name)
 }
 
 fn invalid(record: RecordId, source: RecordFault) -> CacheError {

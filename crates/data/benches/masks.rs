@@ -41,7 +41,7 @@ fn main() {
         .iter()
         .filter_map(|instance| match &instance.segmentation {
             Segmentation::Polygons(polygons) => Some((polygons, dataset.images[instance.image_idx].size)),
-            Segmentation::Rle(_) => None,
+            Segmentation::Rle(_) | Segmentation::NotRead => None,
         })
         .collect();
     let draw =

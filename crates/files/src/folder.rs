@@ -128,8 +128,11 @@ fn remove_leftovers(folder: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
-/// A path beside another, named after it.
-fn beside(path: &Path, before: &str, after: &str) -> Result<PathBuf, FileError> {
+/// A path beside another, named after it: `before`, its own name, `after`.
+///
+/// # Errors
+/// If the path has no name.
+pub fn beside(path: &Path, before: &str, after: &str) -> Result<PathBuf, FileError> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename);
     let name = name.map_err(|kind| FileError::io(path, "make")(kind.into()))?;
     let mut beside = OsString::from(before);

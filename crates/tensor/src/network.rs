@@ -41,6 +41,18 @@ pub struct HostTensor {
 /// Tensors by their published name, running means and variances included.
 pub type NamedWeights = BTreeMap<String, HostTensor>;
 
+/// 64 hex digits that two sets of tensors share only if names, shapes and bits are the same: BLAKE3.
+pub fn weights_digest(weights: &NamedWeights) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for (name, tensor) in weights {
+        hasher.update(format!("{name} {:?}\n", tensor.shape).as_bytes());
+        for value in &tensor.values {
+            hasher.update(&value.to_le_bytes());
+        }
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
 /// Statistics of one batch norm over one batch, without autodiff.
 #[derive(Debug, Clone)]
 pub struct BatchStats {

@@ -9,7 +9,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use sensei_files::error::FileError;
 use sensei_files::whole::write_whole;
-use sensei_tensor::network::{HostTensor, NamedWeights, Network, ParameterGroup, host_values};
+use sensei_tensor::network::{HostTensor, NamedWeights, Network, ParameterGroup, host_values, weights_digest};
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
@@ -360,18 +360,6 @@ impl Prefixed<'_> {
             None => Ok(()),
         }
     }
-}
-
-/// 64 hex digits that two sets of tensors share only if names, shapes and bits are the same: BLAKE3.
-pub fn weights_digest(weights: &NamedWeights) -> String {
-    let mut hasher = blake3::Hasher::new();
-    for (name, tensor) in weights {
-        hasher.update(format!("{name} {:?}\n", tensor.shape).as_bytes());
-        for value in &tensor.values {
-            hasher.update(&value.to_le_bytes());
-        }
-    }
-    hasher.finalize().to_hex().to_string()
 }
 
 /// Digest of a state: of its header, without what decides the weights and this digest, and of its tensors.

@@ -6,10 +6,10 @@ use std::path::Path;
 use burn::tensor::Device;
 use sensei_samples::batch::HostBatch;
 use sensei_samples::source::SampleSource;
-use sensei_tensor::network::{NamedWeights, Network};
+use sensei_tensor::network::{NamedWeights, Network, weights_digest};
 use sensei_tensor::profile;
 
-use crate::checkpoint::{TrainState, latest, prune, weights_digest};
+use crate::checkpoint::{TrainState, latest, prune};
 use crate::error::TrainError;
 use crate::event::Event;
 use crate::groups::StepRate;

@@ -12,8 +12,7 @@ use sensei_samples::source::SampleSource;
 use sensei_student::fold::fold_input_normalization;
 use sensei_student::student::WEIGHTS;
 use sensei_student::weights::read_weights;
-use sensei_tensor::network::NamedWeights;
-use sensei_train::checkpoint::weights_digest;
+use sensei_tensor::network::{NamedWeights, weights_digest};
 
 use crate::arguments::{EvalArguments, RunArguments};
 use crate::commands::plan::check_budget;

@@ -10,8 +10,7 @@ use sensei_quant::qat::THRESHOLDS;
 use sensei_samples::source::SampleSource;
 use sensei_student::student::{Student, WEIGHTS};
 use sensei_student::weights::{read_weights, write_weights};
-use sensei_tensor::network::NamedWeights;
-use sensei_train::checkpoint::weights_digest;
+use sensei_tensor::network::{NamedWeights, weights_digest};
 use sensei_train::fit::{Fitted, RunOptions, fit};
 use sensei_train::run_digests::RunDigests;
 

@@ -14,7 +14,7 @@ use super::elements::ElementType;
 use super::foreign::foreign_kind;
 use super::matching::{is_prefixed, select};
 use crate::unet::UnetConfig;
-use sensei_tensor::network::{HostTensor, NamedWeights};
+use sensei_tensor::network::{HostTensor, NamedWeights, weights_digest};
 
 /// Weights read from a file, with what was done to them on the way.
 #[derive(Debug, Clone, PartialEq)]
@@ -81,24 +81,12 @@ pub fn read_weights(path: &Path) -> Result<WeightsFile, WeightsError> {
         return Err(WeightsError::ElementType { path: path.into(), name: name.clone(), found: found.clone() });
     }
     if let Some(expected) = metadata.get(METADATA_CONTENT) {
-        let found = content_digest(&tensors);
+        let found = weights_digest(&tensors);
         if found != *expected {
             return Err(WeightsError::Content { path: path.into(), expected: expected.clone(), found });
         }
     }
     Ok(WeightsFile { path: path.into(), tensors, metadata, converted, path_inside, ignored })
-}
-
-/// BLAKE3 over names, shapes and values, 64 hexadecimal digits.
-fn content_digest(tensors: &NamedWeights) -> String {
-    let mut hasher = blake3::Hasher::new();
-    for (name, tensor) in tensors {
-        hasher.update(format!("{name} {:?}\n", tensor.shape).as_bytes());
-        for value in &tensor.values {
-            hasher.update(&value.to_le_bytes());
-        }
-    }
-    hasher.finalize().to_hex().to_string()
 }
 
 impl WeightsFile {
@@ -237,7 +225,7 @@ fn element(dtype: Dtype) -> Option<ElementType> {
 fn safetensors_bytes(weights: &NamedWeights, metadata: &BTreeMap<String, String>) -> Vec<u8> {
     let mut header = serde_json::Map::new();
     let mut metadata = metadata.clone();
-    metadata.insert(METADATA_CONTENT.into(), content_digest(weights));
+    metadata.insert(METADATA_CONTENT.into(), weights_digest(weights));
     header.insert("__metadata__".into(), serde_json::json!(metadata));
     let mut data = Vec::new();
     let mut add = |name: String, dtype: &str, shape: &[usize], bytes: &[u8]| {

@@ -1,7 +1,7 @@
 //! A run is a function of plan, data and initial weights: stopped, killed, resumed or not, to the bit.
 
 use sensei_student::student::WEIGHTS;
-use sensei_train::checkpoint::weights_digest;
+use sensei_tensor::network::weights_digest;
 use sensei_train::event::Event;
 
 use crate::{Fixture, N_STEPS, Ran, Run, graph, listed, plan, student};
