@@ -2,6 +2,8 @@
 //!
 //! usage: decode_images OUT IMAGE...
 
+#![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "a program")]
+
 use std::path::PathBuf;
 
 use sensei_data::image_file::{ImageLimits, read_image};

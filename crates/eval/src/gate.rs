@@ -432,7 +432,6 @@ mod tests {
         };
         for (failures, most) in [((5, 18), 0.06), ((3, 30), 0.2)] {
             let shares = [20, MIN_IMAGES as u64, 300].map(|n_images| share(n_images, failures));
-            println!("failures of {failures:?}: passed {shares:?}");
             assert!(shares[0] > 0.3, "20 images: {shares:?}: the floor would not be needed");
             assert!(shares[1] <= most && shares[2] <= 0.01, "{failures:?}: {shares:?}");
         }
