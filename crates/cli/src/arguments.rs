@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use sensei_data::dataset::UnusableRule;
 
 use crate::config::Override;
 use crate::device::DeviceName;
@@ -46,6 +47,9 @@ pub enum Command {
         /// How the annotation file is written
         #[arg(long, value_enum, default_value_t = AnnotationFormat::Coco)]
         format: AnnotationFormat,
+        /// What is done with annotations that cannot be used; as in the run's configuration
+        #[arg(long, value_enum, default_value_t = Unusable::Refuse)]
+        unusable: Unusable,
         /// The row's name; default: the result file's
         #[arg(long)]
         name: Option<String>,
@@ -66,6 +70,9 @@ pub enum Command {
         /// How the annotation file is written
         #[arg(long, value_enum, default_value_t = AnnotationFormat::Coco)]
         format: AnnotationFormat,
+        /// What is done with annotations that cannot be used; as in the run's configuration
+        #[arg(long, value_enum, default_value_t = Unusable::Refuse)]
+        unusable: Unusable,
         /// The JSON file to write
         #[arg(long)]
         out: PathBuf,
@@ -341,6 +348,25 @@ pub enum AnnotationFormat {
     Lvis,
 }
 
+/// What is done with annotations that cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Unusable {
+    /// The file is refused, and they are named
+    Refuse,
+    /// They are left out and counted
+    #[value(name = "leave_out")]
+    LeaveOut,
+}
+
+impl From<Unusable> for UnusableRule {
+    fn from(unusable: Unusable) -> Self {
+        match unusable {
+            Unusable::Refuse => Self::Refuse,
+            Unusable::LeaveOut => Self::LeaveOut,
+        }
+    }
+}
+
 /// What average precision compares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Compared {
@@ -368,6 +394,9 @@ pub enum TeacherCommand {
         /// How the annotation file is written
         #[arg(long, value_enum, default_value_t = AnnotationFormat::Coco)]
         format: AnnotationFormat,
+        /// What is done with annotations that cannot be used; as in the run's configuration
+        #[arg(long, value_enum, default_value_t = Unusable::Refuse)]
+        unusable: Unusable,
     },
     /// Read every byte of a cache and check it
     Verify {

@@ -2,12 +2,11 @@
 
 use std::path::Path;
 
-use sensei_data::dataset::UnusableRule;
 use sensei_data::detections::Detections;
 use sensei_eval::bootstrap::BootstrapConfig;
 use sensei_eval::foreign::score_masks;
 
-use crate::arguments::AnnotationFormat;
+use crate::arguments::{AnnotationFormat, Unusable};
 use crate::config::load_protocol;
 use crate::phases::data::load;
 use crate::progress::say;
@@ -21,13 +20,13 @@ pub fn eval_masks(
     annotations: &Path,
     predictions: &Path,
     protocol: &str,
-    format: AnnotationFormat,
+    (format, unusable): (AnnotationFormat, Unusable),
     name: Option<&str>,
     out: Option<&Path>,
 ) -> anyhow::Result<()> {
     let rules = load_protocol(protocol).map_err(usage)?;
     // No image is opened: annotations say how large they are.
-    let dataset = load(annotations, Path::new(""), format, UnusableRule::Refuse)?;
+    let dataset = load(annotations, Path::new(""), format, unusable.into())?;
     let detections = Detections::load(predictions, &dataset)?;
     let stem = predictions.file_stem().unwrap_or_default().to_string_lossy();
     let scores = score_masks(&dataset, &detections, name.unwrap_or(&stem), &rules, BOOTSTRAP)?;

@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use sensei_answers::folder_store::FolderStore;
 use sensei_answers::verify::stats;
 use sensei_eval::report::EvalReport;
+use sensei_files::digest_list::{DigestList, LIST};
 use sensei_graph::op::{Activation, Upsampling};
 use sensei_imx500::dnn_params::{DnnParams, DnnTensor};
 use sensei_imx500::fit_report::FitReport;
@@ -34,6 +35,11 @@ pub fn inspect(path: &Path) -> anyhow::Result<()> {
             return Ok(());
         }
         bail!("{}: expected a file or a teacher cache, found another folder", path.display());
+    }
+    // A run and a package say what their files should be.
+    let absolute = std::path::absolute(path).with_context(|| path.display().to_string())?;
+    for folder in absolute.ancestors().skip(1).take(MAX_FOLDERS_UP).filter(|folder| folder.join(LIST).is_file()) {
+        DigestList::read(folder)?.check(&absolute)?;
     }
     match path.extension().and_then(|ending| ending.to_str()) {
         Some("s8m") => show_model(&read_model(path)?),
@@ -92,6 +98,9 @@ pub fn inspect(path: &Path) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// From the converter's files to their package.
+const MAX_FOLDERS_UP: usize = 3;
 
 fn show_model(model: &IntegerModel) {
     let digest = blake3::Hash::from_bytes(model.digest()).to_hex();

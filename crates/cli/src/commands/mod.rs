@@ -31,13 +31,14 @@ pub fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Data(command) => data::execute(command).map(done),
         Command::Teacher(command) => teacher::execute(command).map(done),
         Command::Eval(arguments) => on_device(&arguments.machine, || run::eval(&arguments)).map(done),
-        Command::EvalMasks { annotations, predictions, protocol, format, name, out, threads } => {
+        Command::EvalMasks { annotations, predictions, protocol, format, unusable, name, out, threads } => {
             start_threads(threads)?;
             let name = name.as_deref();
-            eval_masks::eval_masks(&annotations, &predictions, &protocol, format, name, out.as_deref()).map(done)
+            eval_masks::eval_masks(&annotations, &predictions, &protocol, (format, unusable), name, out.as_deref())
+                .map(done)
         }
-        Command::Prompts { annotations, protocol, format, out } => {
-            prompts::prompts(&annotations, &protocol, format, &out).map(done)
+        Command::Prompts { annotations, protocol, format, unusable, out } => {
+            prompts::prompts(&annotations, &protocol, (format, unusable), &out).map(done)
         }
         Command::EvalCoco { annotations, detections, format, iou, out, threads } => {
             start_threads(threads)?;

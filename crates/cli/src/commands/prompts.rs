@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use sensei_data::dataset::UnusableRule;
 use sensei_data::prompt_source::Prompt;
 use serde::Serialize;
 
-use crate::arguments::AnnotationFormat;
+use crate::arguments::{AnnotationFormat, Unusable};
 use crate::config::load_protocol;
 use crate::phases::data::load;
 use crate::progress::say;
@@ -35,9 +34,14 @@ struct PromptJson<'a> {
 ///
 /// # Errors
 /// Files that cannot be read or written.
-pub fn prompts(annotations: &Path, protocol: &str, format: AnnotationFormat, out: &Path) -> anyhow::Result<()> {
+pub fn prompts(
+    annotations: &Path,
+    protocol: &str,
+    (format, unusable): (AnnotationFormat, Unusable),
+    out: &Path,
+) -> anyhow::Result<()> {
     let rules = load_protocol(protocol).map_err(usage)?;
-    let dataset = load(annotations, Path::new(""), format, UnusableRule::Refuse)?;
+    let dataset = load(annotations, Path::new(""), format, unusable.into())?;
     let (chosen, left_out) = rules.selection.select(&dataset)?;
     let (mut prompts, mut n_left_out) = (vec![], left_out.len());
     for idx in chosen {

@@ -16,14 +16,13 @@ use crate::arguments::TeacherCommand;
 use crate::phases::data::load;
 use crate::progress::say;
 use crate::stop;
-use sensei_data::dataset::UnusableRule;
 use sensei_files::folder::make_once;
 
 /// Does it.
 pub fn execute(command: TeacherCommand) -> anyhow::Result<()> {
     match command {
-        TeacherCommand::Import { dump, annotations, images, out, format } => {
-            let dataset = load(&annotations, &images, format, UnusableRule::Refuse)?;
+        TeacherCommand::Import { dump, annotations, images, out, format, unusable } => {
+            let dataset = load(&annotations, &images, format, unusable.into())?;
             if out.exists() {
                 return Err(CacheError::Exists { path: out }.into());
             }

@@ -182,6 +182,10 @@ fn unusable_annotations_are_left_out_where_the_configuration_says_so() {
     place.config("tiny.toml", &[("instances = \"all\"", "instances = \"all\"\nunusable = \"leave_out\"")]);
     let out = place.does(&["plan", "tiny.toml"]);
     assert!(out.contains("left out: 1 (1 unusable annotation)"), "{out}");
+    let prompts = ["prompts", ANNOTATIONS, "--protocol", "picosam3-roi96", "--out", "prompts.json"];
+    place.refuses(&prompts, 1, &["annotation 1: runs cover 6 pixels"]);
+    let out = place.does(&[&prompts[..], &["--unusable", "leave_out"]].concat());
+    assert!(out.contains("1 left out"), "{out}");
 }
 
 #[test]
