@@ -5,9 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use sensei_files::error::FileError;
-use sensei_files::folder::beside;
 use sensei_files::lock::{Lock, LockError};
-use sensei_files::whole::{sync_folder, sync_folder_of, write_synced};
+use sensei_files::whole::{beside, sync_folder, sync_folder_of, write_synced};
 
 use crate::error::CacheError;
 use crate::features::FeatureRecord;

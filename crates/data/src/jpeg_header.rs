@@ -11,8 +11,6 @@ pub(crate) struct JpegHeader {
     pub(crate) n_scan_components: u8,
     /// Where the first scan's coded data begin.
     pub(crate) coded_at: usize,
-    /// The restart interval that the first scan has, in minimum coded units; 0 for none.
-    pub(crate) restart_interval: u16,
     has_jfif: bool,
     /// `transform` of Adobe's segment, if there is one.
     adobe_transform: Option<u8>,
@@ -58,7 +56,7 @@ impl JpegHeader {
     /// In words, if there is no scan, or a frame of another kind than an image has.
     pub(crate) fn read(bytes: &[u8]) -> Result<Self, String> {
         let (mut at, mut frame, mut frames) = (2, None, 0);
-        let (mut has_jfif, mut adobe_transform, mut orientation, mut restart_interval) = (false, None, None, 0);
+        let (mut has_jfif, mut adobe_transform, mut orientation) = (false, None, None);
         loop {
             let (Some(0xff), Some(&marker)) = (bytes.get(at), bytes.get(at + 1)) else {
                 return Err(format!("expected a marker at byte {at}"));
@@ -85,10 +83,6 @@ impl JpegHeader {
                     frames += 1;
                     frame = Some(Frame::read(marker, body, body_at).ok_or_else(|| cut(at))?);
                 }
-                DEFINE_RESTARTS => {
-                    let interval = body.first_chunk().ok_or_else(|| cut(at))?;
-                    restart_interval = u16::from_be_bytes(*interval);
-                }
                 // libjpeg takes segments that begin so, in any place.
                 0xe0 if body.len() >= 14 && body.starts_with(b"JFIF\0") => has_jfif = true,
                 0xe1 => {
@@ -107,7 +101,6 @@ impl JpegHeader {
                         frame,
                         n_scan_components,
                         coded_at: end,
-                        restart_interval,
                         has_jfif,
                         adobe_transform,
                         orientation,
@@ -193,6 +186,5 @@ fn cut(at: usize) -> String {
 
 /// Huffman tables, an extension, arithmetic conditioning: in the range of frames, but none.
 const NOT_FRAMES: [u8; 3] = [0xc4, 0xc8, 0xcc];
-const DEFINE_RESTARTS: u8 = 0xdd;
 const START_OF_SCAN: u8 = 0xda;
 pub(crate) const END_OF_IMAGE: u8 = 0xd9;

@@ -407,7 +407,7 @@ mod tests {
     }
 
     /// A candidate that fails on 5 images of 100 by 18 points, or on 3 by 30, loses .90 points. Few comparisons may let that pass as less
-    /// than .5: those whose images hold no such failure.
+    /// than .5: those whose images hold no such failure, .95^n or .97^n of those with n images.
     #[test]
     fn rare_large_failures_pass_seldom() {
         let n_trials = 1000;

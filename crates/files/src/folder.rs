@@ -1,14 +1,14 @@
 //! Folders that exist whole or not at all, also where several processes want the same one.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process;
 
 use crate::error::FileError;
 use crate::lock::{Lock, LockError};
-use crate::whole::sync_folder_of;
+use crate::whole::{beside, sync_folder_of};
 
 /// Whether this call made the folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,19 +126,6 @@ fn remove_leftovers(folder: &Path) -> Result<(), FileError> {
         }
     }
     Ok(())
-}
-
-/// A path beside another, named after it: `before`, its own name, `after`.
-///
-/// # Errors
-/// If the path has no name.
-pub fn beside(path: &Path, before: &str, after: &str) -> Result<PathBuf, FileError> {
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename);
-    let name = name.map_err(|kind| FileError::io(path, "make")(kind.into()))?;
-    let mut beside = OsString::from(before);
-    beside.push(name);
-    beside.push(after);
-    Ok(path.with_file_name(beside))
 }
 
 const PARTIAL: &str = ".partial-";

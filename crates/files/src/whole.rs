@@ -27,7 +27,7 @@ use crate::error::FileError;
 /// # Errors
 /// If a step fails. Only a failure to flush the folder leaves the new content under the name.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
-    let temporary = temporary_beside(path).map_err(FileError::io(path, "write"))?;
+    let temporary = temporary_beside(path)?;
     let write = || -> io::Result<()> {
         let mut file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
         file.write_all(bytes)?;
@@ -77,13 +77,21 @@ pub fn sync_folder_of(path: &Path) -> Result<(), FileError> {
 }
 
 /// A name beside `path` that no other writer uses: `.NAME.PID-COUNT.tmp`.
-fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
+fn temporary_beside(path: &Path) -> Result<PathBuf, FileError> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidFilename))?;
-    let mut temporary = OsString::from(".");
-    temporary.push(name);
-    temporary.push(format!(".{}-{}.tmp", process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
-    Ok(path.with_file_name(temporary))
+    beside(path, ".", &format!(".{}-{}.tmp", process::id(), COUNT.fetch_add(1, Ordering::Relaxed)))
+}
+
+/// A path in the folder of another, named after it: `before`, its own name, `after`.
+///
+/// # Errors
+/// If the path ends in no name, as `/` does.
+pub fn beside(path: &Path, before: &str, after: &str) -> Result<PathBuf, FileError> {
+    let nameless = || FileError::io(path, "write")(io::ErrorKind::InvalidFilename.into());
+    let mut name = OsString::from(before);
+    name.push(path.file_name().ok_or_else(nameless)?);
+    name.push(after);
+    Ok(path.with_file_name(name))
 }
 
 #[cfg(test)]

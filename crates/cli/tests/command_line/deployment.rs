@@ -87,9 +87,10 @@ fn changed_files_of_a_run_and_a_package_are_refused() {
     }
     place.does(&["verify", "runs/tiny"]);
     place.refuses(&["verify", "scenes"], 1, &["scenes: expected a run or a package with a SHA256SUMS, found none"]);
-    let mut command = std::process::Command::new("sha256sum");
-    command.args(["-c", "--quiet", "SHA256SUMS"]).current_dir(place.path("runs/tiny/package"));
-    if let Ok(mut child) = command.spawn() {
-        assert!(child.wait().unwrap().success(), "sha256sum takes the list");
+    #[cfg(target_os = "linux")]
+    {
+        let mut command = std::process::Command::new("sha256sum");
+        command.args(["-c", "--quiet", "SHA256SUMS"]).current_dir(place.path("runs/tiny/package"));
+        assert!(command.status().unwrap().success(), "sha256sum takes the list");
     }
 }
