@@ -230,48 +230,12 @@ impl<'a> Importer<'a> {
         if (self.is_interrupted)() {
             return Err(ImportError::Interrupted);
         }
-        let id = record.annotation_id;
-        let Some(state) = self.instances.get_mut(&id) else {
-            return Err(ImportError::OtherData {
-                path: self.dataset.annotations_path.clone(),
-                what: format!("annotation {id}"),
-                expected: "an instance of the data set".into(),
-                found: "none".into(),
-            });
-        };
-        state.has_record = true;
-        let instance_idx = state.instance_idx;
-        let image_idx = self.dataset.instances[instance_idx].image_idx;
-        let image = &self.dataset.images[image_idx];
-        if record.image_id != image.id {
-            return Err(ImportError::OtherData {
-                path: self.dataset.annotations_path.clone(),
-                what: format!("image of annotation {id}"),
-                expected: record.image_id.to_string(),
-                found: image.id.to_string(),
-            });
-        }
-        if let Some(size) = record.image_size.filter(|size| *size != image.size) {
-            return Err(ImportError::OtherData {
-                path: self.dataset.image_path(image_idx),
-                what: "size".into(),
-                expected: size.to_string(),
-                found: image.size.to_string(),
-            });
-        }
+        let (instance_idx, image_idx) = self.instance_of(&record)?;
         let file_digest = self.check_image(image_idx, &record.seen_image)?;
         let pixel_digest = match &record.pixel_means {
             Some(seen) => Some(self.check_pixels(image_idx, seen)?),
             None => None,
         };
-        if let Some(iou) = record.truth_iou.filter(|iou| !iou.is_nan() && !(0.0..=1.0).contains(iou)) {
-            return Err(ImportError::OtherData {
-                path: self.dataset.annotations_path.clone(),
-                what: format!("truth_iou of annotation {id}"),
-                expected: iou.to_string(),
-                found: "an IoU, which is from 0 to 1".into(),
-            });
-        }
         let mask = MaskAnswer {
             logits: record.logits.iter().map(|byte| byte.cast_signed()).collect(),
             predicted_iou: record.predicted_iou,
@@ -286,13 +250,50 @@ impl<'a> Importer<'a> {
             rect_in_image: record.rect_in_image,
             masks: vec![mask],
         };
+        let image = &self.dataset.images[image_idx];
         Ok(self.writer.push_masks(&MaskRecord {
-            annotation_id: id,
+            annotation_id: record.annotation_id,
             image: ImageIdentity { id: image.id, file_digest, pixel_digest, size: image.size },
             grid: self.grid,
             logit_step: self.logit_step,
             prompts: vec![prompt],
         })?)
+    }
+
+    /// The instance that a record is of, which now has one, and its image: what the record says about them is the data set's.
+    fn instance_of(&mut self, record: &DumpRecord) -> Result<(usize, usize), ImportError> {
+        let id = record.annotation_id;
+        let of_annotations = |what, expected, found| {
+            let path = self.dataset.annotations_path.clone();
+            Err(ImportError::OtherData { path, what, expected, found })
+        };
+        let Some(state) = self.instances.get_mut(&id) else {
+            return of_annotations(format!("annotation {id}"), "an instance of the data set".into(), "none".into());
+        };
+        state.has_record = true;
+        let instance_idx = state.instance_idx;
+        let image_idx = self.dataset.instances[instance_idx].image_idx;
+        let image = &self.dataset.images[image_idx];
+        if record.image_id != image.id {
+            return of_annotations(
+                format!("image of annotation {id}"),
+                record.image_id.to_string(),
+                image.id.to_string(),
+            );
+        }
+        if let Some(size) = record.image_size.filter(|size| *size != image.size) {
+            return Err(ImportError::OtherData {
+                path: self.dataset.image_path(image_idx),
+                what: "size".into(),
+                expected: size.to_string(),
+                found: image.size.to_string(),
+            });
+        }
+        if let Some(iou) = record.truth_iou.filter(|iou| !iou.is_nan() && !(0.0..=1.0).contains(iou)) {
+            let found = "an IoU, which is from 0 to 1".into();
+            return of_annotations(format!("truth_iou of annotation {id}"), iou.to_string(), found);
+        }
+        Ok((instance_idx, image_idx))
     }
 
     /// For dumps that do not name their annotation file: the box that the teacher was asked about is the data set's.

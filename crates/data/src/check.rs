@@ -92,51 +92,33 @@ pub fn check(dataset: &Dataset, decode_images: bool) -> CheckReport {
         .map(|instance_idx| look_at_instance(dataset, instance_idx))
         .collect();
 
-    let mut has_instances = vec![false; dataset.images.len()];
-    let mut instances_by_category: BTreeMap<u64, usize> = dataset.categories.iter().map(|c| (c.id, 0)).collect();
-    for instance in &dataset.instances {
-        has_instances[instance.image_idx] = true;
-        if !instance.is_crowd {
-            *instances_by_category.entry(instance.category_id).or_default() += 1;
-        }
-    }
-    let mut by_name: BTreeMap<String, usize> = BTreeMap::new();
-    for category in &dataset.categories {
-        *by_name.entry(category.name.clone()).or_default() += instances_by_category[&category.id];
-    }
-
     let of_image = |wanted: fn(&ImageFinding) -> bool| images.iter().filter(|finding| wanted(finding)).count();
     let no_crowd = || dataset.instances.iter().zip(&instances).filter(|(instance, _)| !instance.is_crowd);
     let with = |wanted: fn(&InstanceFinding) -> bool| no_crowd().filter(|(_, finding)| wanted(finding)).count();
     let with_area = |from: f64, to: f64| no_crowd().filter(|(instance, _)| (from..to).contains(&instance.area)).count();
     let (shared_files, drawn_again) = (shared_files(dataset), drawn_again(dataset));
-    let (n_crowd, n_annotations) = (dataset.instances.len() - no_crowd().count(), dataset.instances.len());
-    let crowd = |what| format!("{n_crowd} of {n_annotations} annotations are crowd regions (iscrowd 1){what}");
-    let is_all_crowd = n_crowd > 0 && n_crowd == n_annotations;
+    let n_crowd = dataset.instances.len() - no_crowd().count();
+    let crowd = CrowdShare { n_crowd, n_annotations: dataset.instances.len() };
     let problems: Vec<String> = (images.iter().filter_map(|finding| finding.problem.clone()))
         .chain(shared_files.iter().cloned())
         .chain(dataset.unusable.iter().map(ToString::to_string))
-        .chain(is_all_crowd.then(|| crowd(": none is left to train or score on")))
+        .chain(crowd.problem())
         .chain(is_normalised(dataset).then(|| String::from(NORMALISED)))
         .chain(instances.iter().filter_map(|finding| finding.problem.clone()))
         .collect();
-    let many_crowd = !is_all_crowd && n_crowd * MANY_CROWD > n_annotations && n_crowd >= MANY_CROWD_FROM;
     let notes: Vec<String> = (images.iter().filter_map(|finding| finding.turned.clone()))
-        .chain(many_crowd.then(|| crowd(", which are left out; COCO has 1 in 100")))
+        .chain(crowd.note())
         .chain(instances.iter().filter_map(|finding| finding.area_off_mask.clone()))
         .chain(drawn_again.iter().cloned())
         .collect();
+    let n_decoded_images = of_image(|finding| matches!(finding.state, ImageState::Decoded | ImageState::WrongSize));
     CheckReport {
         annotations: dataset.annotations_path.display().to_string(),
         digest: dataset.digest.iter().map(|byte| format!("{byte:02x}")).collect(),
         n_images: dataset.images.len(),
-        n_images_without_instances: has_instances.iter().filter(|has| !**has).count(),
+        n_images_without_instances: n_images_without_instances(dataset),
         n_missing_files: of_image(|finding| finding.state == ImageState::Missing),
-        n_decoded_images: if decode_images {
-            of_image(|finding| matches!(finding.state, ImageState::Decoded | ImageState::WrongSize))
-        } else {
-            0
-        },
+        n_decoded_images: if decode_images { n_decoded_images } else { 0 },
         n_broken_images: of_image(|finding| finding.state == ImageState::Broken),
         n_wrong_sizes: of_image(|finding| finding.state == ImageState::WrongSize),
         n_turned_images: of_image(|finding| finding.turned.is_some()),
@@ -156,11 +138,57 @@ pub fn check(dataset: &Dataset, decode_images: bool) -> CheckReport {
         n_areas_off_mask: with(|finding| finding.area_off_mask.is_some()),
         n_drawn_again: drawn_again.len(),
         n_categories: dataset.categories.len(),
-        instances_by_category: by_name,
+        instances_by_category: instances_by_category(dataset),
         n_problems: problems.len(),
         problems: problems.into_iter().take(MAX_PROBLEMS).collect(),
         n_notes: notes.len(),
         notes: notes.into_iter().take(MAX_PROBLEMS).collect(),
+    }
+}
+
+fn n_images_without_instances(dataset: &Dataset) -> usize {
+    let mut has_instances = vec![false; dataset.images.len()];
+    dataset.instances.iter().for_each(|instance| has_instances[instance.image_idx] = true);
+    has_instances.iter().filter(|has| !**has).count()
+}
+
+/// Names that several categories share are counted together.
+fn instances_by_category(dataset: &Dataset) -> BTreeMap<String, usize> {
+    let mut by_id: BTreeMap<u64, usize> = dataset.categories.iter().map(|c| (c.id, 0)).collect();
+    for instance in dataset.instances.iter().filter(|instance| !instance.is_crowd) {
+        *by_id.entry(instance.category_id).or_default() += 1;
+    }
+    let mut by_name: BTreeMap<String, usize> = BTreeMap::new();
+    for category in &dataset.categories {
+        *by_name.entry(category.name.clone()).or_default() += by_id[&category.id];
+    }
+    by_name
+}
+
+/// How much of a file is crowd regions.
+struct CrowdShare {
+    n_crowd: usize,
+    n_annotations: usize,
+}
+
+impl CrowdShare {
+    /// In words, if all of it is.
+    fn problem(&self) -> Option<String> {
+        self.is_all().then(|| self.said(": none is left to train or score on"))
+    }
+
+    /// In words, if much of it is.
+    fn note(&self) -> Option<String> {
+        let is_much = self.n_crowd * MANY_CROWD > self.n_annotations && self.n_crowd >= MANY_CROWD_FROM;
+        (is_much && !self.is_all()).then(|| self.said(", which are left out; COCO has 1 in 100"))
+    }
+
+    fn is_all(&self) -> bool {
+        self.n_crowd > 0 && self.n_crowd == self.n_annotations
+    }
+
+    fn said(&self, what: &str) -> String {
+        format!("{} of {} annotations are crowd regions (iscrowd 1){what}", self.n_crowd, self.n_annotations)
     }
 }
 

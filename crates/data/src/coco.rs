@@ -6,17 +6,14 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Component, Path};
 
-use serde::Deserialize;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserializer, MapAccess, SeqAccess};
-
+use crate::coco_json::{JsonAnnotation, JsonCategory, JsonEntry, JsonFile, JsonImage, Row};
 use crate::dataset::{
     BadEntry, Category, Dataset, DatasetError, Entry, EntryProblem, Frequency, ImageRecord, Instance, LoadOptions,
     Segmentation, UnusableRule,
 };
 use crate::geometry::Size;
-use crate::json_value::{ByKind, FromJson, Scalar, Unexpected, foreign_encoding, tolerated};
-use crate::outline::{JsonSegmentation, OutlineError, Values};
+use crate::json_value::{Scalar, Unexpected, foreign_encoding, tolerated};
+use crate::outline::{OutlineError, Values};
 
 /// Which fields must be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,25 +60,7 @@ pub(crate) fn load(
     let annotations = json.annotations.rows(path, "annotations")?;
     let instances = entries(annotations, "annotation", &mut bad, |annotation| annotation.check(&known));
     let instances = unique("annotation", instances, |instance| instance.id, &mut bad);
-    // What refers to a bad image or category is as good as that is: it is the image or category that has to be mended.
-    let bad_ids = |wanted: &str| -> BTreeSet<u64> {
-        let of_list = bad.iter().filter_map(|bad| match bad.entry {
-            Entry::Id { list, id } if list == wanted => Some(id),
-            _ => None,
-        });
-        of_list.collect()
-    };
-    let has_nameless =
-        |wanted: &str| bad.iter().any(|bad| matches!(bad.entry, Entry::Place { list, .. } if list == wanted));
-    let (bad_images, bad_categories) = (bad_ids("image"), bad_ids("category"));
-    let (nameless_image, nameless_category) = (has_nameless("image"), has_nameless("category"));
-    bad.retain(|bad| match bad.problem {
-        EntryProblem::UnknownImage { image_id, .. } => !nameless_image && !bad_images.contains(&image_id),
-        EntryProblem::UnknownCategory { category_id, .. } => {
-            !nameless_category && !bad_categories.contains(&category_id)
-        }
-        _ => true,
-    });
+    keep_causes(&mut bad);
     // What has no id of its own cannot be said to be left out.
     let may_leave_out = n_structural == 0 && bad.iter().all(|entry| matches!(entry.entry, Entry::Id { .. }));
     let are_left_out = options.unusable == UnusableRule::LeaveOut && may_leave_out;
@@ -153,6 +132,28 @@ fn unique<T>(list: &'static str, entries: Vec<T>, id: fn(&T) -> u64, bad: &mut V
     entries.into_iter().filter(|entry| !repeated.contains_key(&id(entry))).collect()
 }
 
+/// What refers to a bad image or category is as good as that is: it is the image or category that has to be mended.
+fn keep_causes(bad: &mut Vec<BadEntry>) {
+    let bad_ids = |wanted: &str| -> BTreeSet<u64> {
+        let of_list = bad.iter().filter_map(|bad| match bad.entry {
+            Entry::Id { list, id } if list == wanted => Some(id),
+            _ => None,
+        });
+        of_list.collect()
+    };
+    let has_nameless =
+        |wanted: &str| bad.iter().any(|bad| matches!(bad.entry, Entry::Place { list, .. } if list == wanted));
+    let (bad_images, bad_categories) = (bad_ids("image"), bad_ids("category"));
+    let (nameless_image, nameless_category) = (has_nameless("image"), has_nameless("category"));
+    bad.retain(|bad| match bad.problem {
+        EntryProblem::UnknownImage { image_id, .. } => !nameless_image && !bad_images.contains(&image_id),
+        EntryProblem::UnknownCategory { category_id, .. } => {
+            !nameless_category && !bad_categories.contains(&category_id)
+        }
+        _ => true,
+    });
+}
+
 /// What annotations refer to.
 struct Known<'a> {
     images: &'a [ImageRecord],
@@ -167,113 +168,6 @@ impl Known<'_> {
             return Ok(());
         }
         Err(EntryProblem::UnknownCategory { category_id, n_categories: self.category_ids.len() })
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(expecting = "an object with images, categories and annotations")]
-struct JsonFile {
-    #[serde(default)]
-    images: List<JsonImage>,
-    #[serde(default)]
-    categories: List<JsonCategory>,
-    #[serde(default)]
-    annotations: List<JsonAnnotation>,
-}
-
-/// A list of entries, or what is there instead.
-enum List<T> {
-    Rows(Vec<Row<T>>),
-    Other(Scalar),
-}
-
-/// An entry of a list.
-enum Row<T> {
-    Object(T),
-    Other(Scalar),
-}
-
-trait JsonEntry {
-    fn id(&self) -> &Scalar;
-}
-
-#[derive(Deserialize)]
-struct JsonImage {
-    #[serde(default)]
-    id: Scalar,
-    #[serde(default)]
-    width: Scalar,
-    #[serde(default)]
-    height: Scalar,
-    #[serde(default)]
-    file_name: Scalar,
-    #[serde(default)]
-    coco_url: Scalar,
-    #[serde(default)]
-    neg_category_ids: Values,
-    #[serde(default)]
-    not_exhaustive_category_ids: Values,
-}
-
-#[derive(Deserialize)]
-struct JsonCategory {
-    #[serde(default)]
-    id: Scalar,
-    #[serde(default)]
-    name: Scalar,
-    #[serde(default)]
-    frequency: Scalar,
-}
-
-#[derive(Deserialize)]
-struct JsonAnnotation {
-    #[serde(default)]
-    id: Scalar,
-    #[serde(default)]
-    image_id: Scalar,
-    #[serde(default)]
-    category_id: Scalar,
-    #[serde(default)]
-    bbox: Values,
-    #[serde(default)]
-    area: Scalar,
-    /// LVIS has none, and no crowd regions.
-    #[serde(default)]
-    iscrowd: Scalar,
-    #[serde(default)]
-    segmentation: JsonSegmentation,
-}
-
-impl JsonEntry for JsonImage {
-    fn id(&self) -> &Scalar {
-        &self.id
-    }
-}
-
-impl JsonEntry for JsonCategory {
-    fn id(&self) -> &Scalar {
-        &self.id
-    }
-}
-
-impl JsonEntry for JsonAnnotation {
-    fn id(&self) -> &Scalar {
-        &self.id
-    }
-}
-
-impl<T> List<T> {
-    fn rows(self, path: &Path, list: &'static str) -> Result<Vec<Row<T>>, DatasetError> {
-        match self {
-            Self::Rows(rows) => Ok(rows),
-            Self::Other(found) => Err(DatasetError::List { path: path.to_path_buf(), list, found: found.to_string() }),
-        }
-    }
-}
-
-impl<T> Default for List<T> {
-    fn default() -> Self {
-        Self::Other(Scalar::Missing)
     }
 }
 
@@ -375,42 +269,6 @@ impl From<OutlineError> for EntryProblem {
             OutlineError::Polygon(source) => Self::Polygon(source),
             OutlineError::Rle(source) => Self::Rle(source),
         }
-    }
-}
-
-impl<'de, T: Deserialize<'de>> FromJson<'de> for Row<T> {
-    fn from_scalar(value: Scalar) -> Self {
-        Self::Other(value)
-    }
-
-    fn from_object<A: MapAccess<'de>>(object: A) -> Result<Self, A::Error> {
-        T::deserialize(MapAccessDeserializer::new(object)).map(Self::Object)
-    }
-}
-
-impl<'de, T: Deserialize<'de>> FromJson<'de> for List<T> {
-    fn from_scalar(value: Scalar) -> Self {
-        Self::Other(value)
-    }
-
-    fn from_list<A: SeqAccess<'de>>(mut list: A) -> Result<Self, A::Error> {
-        let mut rows = vec![];
-        while let Some(row) = list.next_element()? {
-            rows.push(row);
-        }
-        Ok(Self::Rows(rows))
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Row<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        ByKind::read(deserializer)
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        ByKind::read(deserializer)
     }
 }
 

@@ -8,6 +8,7 @@ use png::{BitDepth, ColorType, InterlaceInfo, Transformations};
 
 use crate::geometry::Size;
 use crate::jpeg::{decode_jpeg, decode_upper_rows};
+use crate::large_images::in_turn;
 
 /// An RGB image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -240,18 +241,23 @@ fn decode_png(path: &Path, bytes: &[u8], limits: &ImageLimits) -> Result<RgbImag
     let header = decoder.read_header_info().map_err(|error| failed(error.to_string()))?;
     let size = Size { width: header.width, height: header.height };
     check_pixels(path, size, limits)?;
+    in_turn(size, || decode_png_pixels(decoder, size)).map_err(failed)
+}
+
+fn decode_png_pixels(mut decoder: png::Decoder<Cursor<&[u8]>>, size: Size) -> Result<RgbImage, String> {
+    let failed = |error: png::DecodingError| error.to_string();
     decoder.set_transformations(Transformations::EXPAND);
-    let mut reader = decoder.read_info().map_err(|error| failed(error.to_string()))?;
+    let mut reader = decoder.read_info().map_err(failed)?;
     let (colours, depth) = reader.output_color_type();
     if colours == ColorType::Indexed {
-        return Err(failed(String::from("a palette that was not expanded")));
+        return Err(String::from("a palette that was not expanded"));
     }
     let row_bytes = size.width as usize * 3;
     let mut pixels = vec![0; size.n_pixels() * 3];
     let mut rgb = Vec::with_capacity(row_bytes);
     let mut next_row = 0;
     // Row by row, since the samples of 16 bits and of transparency take up to 2.7 times as much memory as the pixels.
-    while let Some(row) = reader.next_interlaced_row().map_err(|error| failed(error.to_string()))? {
+    while let Some(row) = reader.next_interlaced_row().map_err(failed)? {
         rgb.clear();
         push_rgb(row.data(), colours, depth, &mut rgb);
         match row.interlace() {
@@ -259,15 +265,15 @@ fn decode_png(path: &Path, bytes: &[u8], limits: &ImageLimits) -> Result<RgbImag
                 let out = pixels.get_mut(next_row * row_bytes..(next_row + 1) * row_bytes);
                 match out.filter(|out| out.len() == rgb.len()) {
                     Some(out) => out.copy_from_slice(&rgb),
-                    None => return Err(failed(format!("row {next_row} has {} bytes of RGB", rgb.len()))),
+                    None => return Err(format!("row {next_row} has {} bytes of RGB", rgb.len())),
                 }
             }
             InterlaceInfo::Adam7(info) => png::expand_interlaced_row(&mut pixels, row_bytes, &rgb, info, 24),
         }
         next_row += 1;
     }
-    reader.finish().map_err(|error| failed(error.to_string()))?;
-    rgb_image(size, pixels).map_err(failed)
+    reader.finish().map_err(failed)?;
+    rgb_image(size, pixels)
 }
 
 /// Appends the pixels of a row, three bytes each.

@@ -13,6 +13,7 @@ use zune_core::options::DecoderOptions;
 use crate::geometry::Size;
 use crate::image_file::{ImageError, ImageLimits, check_pixels};
 use crate::jpeg_header::{Colours, END_OF_IMAGE, JpegHeader};
+use crate::large_images::in_turn;
 
 /// Size and pixels of a whole image, three bytes a pixel.
 ///
@@ -44,7 +45,8 @@ pub(crate) fn decode_upper_rows(
     check_pixels(path, header.frame.size, limits)?;
     let height_at = header.frame.height_at;
     bytes[height_at..height_at + 2].copy_from_slice(&cut.decoded_rows.to_be_bytes());
-    let mut pixels = decode_usual(&bytes).map_err(|reason| cannot_decode(path, reason))?;
+    let mut pixels =
+        in_turn(header.frame.size, || decode_usual(&bytes)).map_err(|reason| cannot_decode(path, reason))?;
     pixels.truncate(usize::from(cut.exact_rows) * header.frame.size.width as usize * 3);
     Ok((header.frame.size, pixels))
 }
@@ -62,6 +64,9 @@ impl Decoder {
     /// zune-jpeg decodes what cameras and exporters write: grey, or YCbCr whose chroma is sampled as often as the luma or half as often
     /// across, down or both, in one scan or progressive. Of other samplings, of sequential files in several scans, of four components
     /// and of segments that disagree on the colours, version 0.5.15 makes wrong pixels, or takes sound files for damaged ones.
+    ///
+    /// Where chroma is sampled half as often, the last of an even number of pixels lies beyond the last sample. libjpeg repeats that
+    /// sample; zune-jpeg takes the next one too, which is the encoder's filling unless the blocks end there.
     fn of(header: &JpegHeader) -> Self {
         let components = &header.frame.components;
         let is_in_one_scan = usize::from(header.n_scan_components) == components.len();
@@ -70,7 +75,13 @@ impl Decoder {
             [luma, blue, red] => {
                 let is_half =
                     matches!(luma.sampling, (1 | 2, 1 | 2)) && [blue, red].iter().all(|one| one.sampling == (1, 1));
-                is_half && header.is_plain_ycbcr()
+                let ends_on_sample = |len: u32, luma_sampling: u8| luma_sampling == 1 || len % 2 == 1 || len.is_multiple_of(16);
+                let (across, down) = luma.sampling;
+                let Size { width, height } = header.frame.size;
+                is_half
+                    && header.is_plain_ycbcr()
+                    && ends_on_sample(width, across)
+                    && ends_on_sample(height, down)
             }
             _ => false,
         };
@@ -82,10 +93,10 @@ impl Decoder {
 fn decode(path: &Path, bytes: &[u8], header: &JpegHeader, limits: &ImageLimits) -> Result<(Size, Vec<u8>), ImageError> {
     let size = header.frame.size;
     check_pixels(path, size, limits)?;
-    let pixels = match Decoder::of(header) {
+    let pixels = in_turn(size, || match Decoder::of(header) {
         Decoder::Usual => decode_usual(bytes),
         Decoder::Unusual => decode_unusual(bytes, header),
-    };
+    });
     let pixels = pixels.map_err(|reason| cannot_decode(path, reason))?;
     Ok((size, pixels))
 }

@@ -23,10 +23,12 @@ pub mod sampling;
 pub mod synth;
 
 mod coco;
+mod coco_json;
 mod exif;
 mod filter;
 mod jpeg;
 mod jpeg_header;
 mod json_value;
+mod large_images;
 mod object_pixels;
 mod outline;

@@ -100,19 +100,7 @@ pub fn read_coefficients(model: &IntegerModel, bytes: &[u8]) -> Result<Compiled,
             }
             IntegerOp::Conv(_) => {
                 let layout = layouts[idx].as_ref().expect("convolutions have a layout");
-                let is_fused = fused[idx].is_some();
-                let parts = &mut found[idx];
-                if !layout.weights_first && !is_fused {
-                    parts.rescale = reader.rescales(layout, node)?;
-                }
-                parts.weights = reader.weights(layout)?;
-                if layout.order == Order::Vector {
-                    (parts.rescale, parts.bias) = reader.vector_rescales(layout, node, &parts.bias)?;
-                } else if layout.weights_first && !is_fused {
-                    parts.rescale = reader.rescales(layout, node)?;
-                }
-                let is_last = reader.bytes.rest().is_empty();
-                reader.zeros(if is_last { 0 } else { layout.zeros_after })?;
+                reader.conv(layout, node, fused[idx].is_some(), &mut found[idx])?;
             }
             IntegerOp::Input | IntegerOp::GlobalAveragePool | IntegerOp::ScaleChannels => {}
         }
@@ -177,6 +165,21 @@ impl Reader<'_> {
             Some(at) => Err(Refusal::byte(offset + at, "0", found[at].to_string())),
             None => Ok(()),
         }
+    }
+
+    /// A convolution's part but for the biases, which stand before all parts; rescales of one that an addition ends stand there.
+    fn conv(&mut self, layout: &Layout, node: &IntegerNode, is_fused: bool, parts: &mut Parts) -> Result<(), Refusal> {
+        if !layout.weights_first && !is_fused {
+            parts.rescale = self.rescales(layout, node)?;
+        }
+        parts.weights = self.weights(layout)?;
+        if layout.order == Order::Vector {
+            (parts.rescale, parts.bias) = self.vector_rescales(layout, node, &parts.bias)?;
+        } else if layout.weights_first && !is_fused {
+            parts.rescale = self.rescales(layout, node)?;
+        }
+        let is_last = self.bytes.rest().is_empty();
+        self.zeros(if is_last { 0 } else { layout.zeros_after })
     }
 
     fn biases(&mut self, layout: &Layout) -> Result<Vec<i32>, Refusal> {

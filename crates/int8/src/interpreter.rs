@@ -11,10 +11,12 @@ use std::sync::Mutex;
 use rayon::prelude::*;
 use sensei_graph::op::Upsampling;
 
-use crate::conv::{PackedConv, Plane, PlaneElement};
+use crate::conv::PackedConv;
+use crate::elementwise::{BilinearRow, PRODUCTS_BETWEEN_PIXELS, Sum, mean, repeat_pixels, scale_channels};
 use crate::grid::ActivationGrid;
 use crate::model::{IntegerModel, IntegerNode, IntegerOp, ModelError};
-use crate::simd::{InstructionSet, Simd, SimdLoop, UNITS, round_clamped};
+use crate::plane::{Plane, PlaneElement};
+use crate::simd::InstructionSet;
 
 /// Integers of one tensor.
 #[derive(Debug, Clone, PartialEq)]
@@ -245,8 +247,7 @@ impl<'a> Interpreter<'a> {
         let node = &nodes[idx];
         let input = |input: usize| plane(node.inputs[input]);
         let grid = |input: usize| nodes[node.inputs[input]].grid;
-        let step = |input: usize| grid(input).step() / node.grid.step();
-        let (stride, n_channels) = (out.stride, node.shape[0]);
+        let stride = out.stride;
         match &self.steps[idx] {
             Step::Conv(conv) => {
                 let (input, width) = (input(0), out.width);
@@ -258,15 +259,7 @@ impl<'a> Interpreter<'a> {
                     conv.run_rows(self.isa, input, rows, width, output);
                 });
             }
-            Step::Upsample { .. } => {
-                let input = input(0);
-                for (idx, pixel) in out.values.chunks_exact_mut(stride).enumerate() {
-                    let source = input.pixel(idx / out.width / 2, idx % out.width / 2);
-                    pixel.iter_mut().zip(source).for_each(|(out, &q)| {
-                        *out = T::from_integer(q.integer(node.grid), node.grid);
-                    });
-                }
-            }
+            Step::Upsample { .. } => repeat_pixels(input(0), node.grid, out),
             Step::Bilinear => {
                 let (input, row_len) = (input(0), out.width * stride);
                 let rows_per_task = rows_per_task(out.height, PRODUCTS_BETWEEN_PIXELS * out.values.len());
@@ -280,33 +273,13 @@ impl<'a> Interpreter<'a> {
                 let (a, b) = (input(0), input(1));
                 self.isa.run(Sum { planes: [a, b], grids: [grid(0), grid(1)], output: out, grid: node.grid });
             }
-            Step::Mean => {
-                let (input, step) = (input(0), step(0));
-                let count = (input.height * input.width) as f64;
-                let qmin = i64::from(grid(0).qmin()) * (input.height * input.width) as i64;
-                for (channel, out) in out.values[..n_channels].iter_mut().enumerate() {
-                    let values = input.values.iter().skip(channel).step_by(input.stride);
-                    let sum = values.map(|&byte| i64::from(byte)).sum::<i64>() + qmin;
-                    *out = T::from_integer(round(sum as f64 * step / count, node.grid), node.grid);
-                }
-            }
+            Step::Mean => mean((input(0), grid(0)), node, out),
             Step::Table(table) => {
                 for (out, &byte) in out.values.iter_mut().zip(&input(0).values) {
                     *out = T::from_integer(i32::from(table[usize::from(byte)]), node.grid);
                 }
             }
-            Step::Scale => {
-                let step = step(0) * grid(1).step();
-                let scales = &input(1).values[..n_channels];
-                let scales: Vec<f64> = scales.iter().map(|&scale| f64::from(scale.integer(grid(1))) * step).collect();
-                let pixels = out.values.chunks_exact_mut(stride).zip(input(0).values.chunks_exact(stride));
-                let grid = grid(0);
-                for (out, pixel) in pixels {
-                    for ((out, &q), &scale) in out.iter_mut().zip(pixel).zip(&scales) {
-                        *out = T::from_integer(round(f64::from(q.integer(grid)) * scale, node.grid), node.grid);
-                    }
-                }
-            }
+            Step::Scale => scale_channels([0, 1].map(|idx| (input(idx), grid(idx))), node, out),
             Step::Input => unreachable!("{}: node 0 has no output to compute", node.name),
         }
     }
@@ -340,86 +313,10 @@ impl<'a> Interpreter<'a> {
     }
 }
 
-/// A row of the upsampled input: three parts of the nearer and one of the farther pixel along each axis, in sixteenths.
-struct BilinearRow<'a, T> {
-    input: &'a Plane<u8>,
-    y: usize,
-    row: &'a mut [T],
-    /// Of the input and of the output.
-    grid: ActivationGrid,
-}
-
-impl<T: PlaneElement> SimdLoop for BilinearRow<'_, T> {
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        let Self { input, y, row, grid } = self;
-        let (near, far) = nearer_and_farther(y, input.height);
-        for (x, out) in row.chunks_exact_mut(input.stride).enumerate() {
-            let (near_x, far_x) = nearer_and_farther(x, input.width);
-            let (pixel, beside) = (input.pixel(near, near_x), input.pixel(near, far_x));
-            let (across, corner) = (input.pixel(far, near_x), input.pixel(far, far_x));
-            for (out, (((pixel, beside), across), corner)) in
-                out.iter_mut().zip(pixel.iter().zip(beside).zip(across).zip(corner))
-            {
-                let [pixel, beside, across, corner] = [pixel, beside, across, corner].map(|&byte| u16::from(byte));
-                let sixteenths = 9 * pixel + 3 * (beside + across) + corner;
-                // Half to even. A byte is its integer less the grid's smallest, which is even.
-                let byte = (sixteenths + 7 + (sixteenths >> 4 & 1)) >> 4;
-                *out = T::from_integer(i32::from(byte) + grid.qmin(), grid);
-            }
-        }
-    }
-}
-
-/// The pixel that an upsampled one lies in, and its neighbour on that side, or itself at the border.
-fn nearer_and_farther(at: usize, len: usize) -> (usize, usize) {
-    let near = at / 2;
-    (near, if at.is_multiple_of(2) { near.saturating_sub(1) } else { (near + 1).min(len - 1) })
-}
-
-/// Two planes of one shape, added.
-struct Sum<'a, T> {
-    planes: [&'a Plane<u8>; 2],
-    grids: [ActivationGrid; 2],
-    output: &'a mut Plane<T>,
-    grid: ActivationGrid,
-}
-
-impl<T: PlaneElement> SimdLoop for Sum<'_, T> {
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        let Sum { planes: [a, b], grids, output, grid } = self;
-        let values = output.values.iter_mut().zip(a.values.iter().zip(&b.values));
-        let steps = grids.map(|grid_in| grid_in.step() / grid.step());
-        // In units of the smaller step, which are whole numbers, a sum is below 2^9 times the other: in 24 bits exact.
-        let (small, large) = (steps[0].min(steps[1]), steps[0].max(steps[1]));
-        if grid.bits() == 8 && large / small <= f64::from(1 << 12) && large <= f64::from(1 << 10) {
-            let [step_a, step_b] = steps.map(|step| step as f32);
-            let zero = grids[0].qmin() as f32 * step_a + grids[1].qmin() as f32 * step_b;
-            for (out, (&a, &b)) in values {
-                let sum = f32::from(a) * step_a + f32::from(b) * step_b + zero;
-                let q = (sum + UNITS).to_bits() as i32 - UNITS.to_bits() as i32;
-                *out = T::from_integer(q.clamp(grid.qmin(), grid.qmax()), grid);
-            }
-            return;
-        }
-        for (out, (&a, &b)) in values {
-            let sum = f64::from(a.integer(grids[0])) * steps[0] + f64::from(b.integer(grids[1])) * steps[1];
-            *out = T::from_integer(round(sum, grid), grid);
-        }
-    }
-}
-
-/// ConvRows of an output that one task computes: all, if there is too little to do for several.
+/// Rows of an output that one task computes: all, if there is too little to do for several.
 fn rows_per_task(height: usize, products: usize) -> usize {
     let n_tasks = if products < MIN_PARALLEL_PRODUCTS { 1 } else { 2 * rayon::current_num_threads() };
     height.div_ceil(if rayon::current_num_threads() == 1 { 1 } else { n_tasks })
-}
-
-/// The nearest integer of the grid to a value in steps of the grid, ties to even.
-#[inline(always)]
-fn round(steps: f64, grid: ActivationGrid) -> i32 {
-    i32::from(round_clamped(steps, (f64::from(grid.qmin()), f64::from(grid.qmax()))))
 }
 
 fn sigmoid_table(input: ActivationGrid, output: ActivationGrid) -> Vec<i16> {
@@ -427,7 +324,5 @@ fn sigmoid_table(input: ActivationGrid, output: ActivationGrid) -> Vec<i16> {
     (input.qmin()..=input.qmax()).map(|q| output.quantize(sigmoid(q)) as i16).collect()
 }
 
-/// Products that make an upsampled value.
-const PRODUCTS_BETWEEN_PIXELS: usize = 4;
 /// Products below which a second thread costs more than it saves.
 const MIN_PARALLEL_PRODUCTS: usize = 200_000;

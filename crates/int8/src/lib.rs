@@ -6,10 +6,12 @@
 #![warn(clippy::wildcard_enum_match_arm, reason = "a new operator is a compile error wherever it matters")]
 
 mod conv;
+mod elementwise;
 pub mod grid;
 pub mod interpreter;
 pub mod model;
 pub mod model_file;
+mod plane;
 #[cfg(test)]
 mod reference;
 mod simd;

@@ -101,6 +101,19 @@ pub fn calibrate(
     batches: &[Tensor<4>],
     config: &CalibrationConfig,
 ) -> Result<Calibration, QuantError> {
+    calibrate_unless(student, batches, config, &|| false)
+}
+
+/// [`calibrate`], which `is_interrupted` can end before each batch and before each convolution.
+///
+/// # Errors
+/// As [`calibrate`], and `Interrupted`.
+pub fn calibrate_unless(
+    student: &FoldedStudent,
+    batches: &[Tensor<4>],
+    config: &CalibrationConfig,
+    is_interrupted: &dyn Fn() -> bool,
+) -> Result<Calibration, QuantError> {
     let graph = student.graph();
     let sizes = batches.iter().map(|batch| check_images(graph, batch));
     let n_images = sizes.sum::<Result<usize, QuantError>>()?;
@@ -126,6 +139,7 @@ pub fn calibrate(
 
     let mut seen = vec![Histogram::default(); graph.nodes().len()];
     for batch in batches {
+        go_on(is_interrupted)?;
         observe_batch(student, batch, &mut seen, &mut errors)?;
     }
     let grids =
@@ -142,9 +156,9 @@ pub fn calibrate(
         raise_thresholds(node, conv, grids[node.inputs[0]])?;
     }
     if config.rounding == Rounding::Gptq {
-        reconstruct(student, batches, &grids, &mut convs, config.bias_correction)?;
+        reconstruct(student, batches, &grids, &mut convs, config.bias_correction, is_interrupted)?;
     }
-    finish(student, batches, seen, &grids, convs)
+    finish(student, batches, seen, &grids, convs, is_interrupted)
 }
 
 impl Calibration {
@@ -172,12 +186,13 @@ impl Calibration {
 /// The calibration of these grids and thresholds, with what they cut off.
 ///
 /// # Errors
-/// As [`calibrate`].
+/// As [`calibrate_unless`].
 pub(crate) fn calibration_on(
     student: &FoldedStudent,
     batches: &[Tensor<4>],
     grids: &[ActivationGrid],
     mut convs: BTreeMap<usize, ConvCalibration>,
+    is_interrupted: &dyn Fn() -> bool,
 ) -> Result<Calibration, QuantError> {
     let sizes = batches.iter().map(|batch| check_images(student.graph(), batch));
     if sizes.sum::<Result<usize, QuantError>>()? == 0 {
@@ -190,9 +205,15 @@ pub(crate) fn calibration_on(
     }
     let mut seen = vec![Histogram::default(); student.graph().nodes().len()];
     for batch in batches {
+        go_on(is_interrupted)?;
         observe_batch(student, batch, &mut seen, &mut BTreeMap::new())?;
     }
-    finish(student, batches, seen, grids, convs)
+    finish(student, batches, seen, grids, convs, is_interrupted)
+}
+
+/// Between two parts of the work.
+pub(crate) fn go_on(is_interrupted: &dyn Fn() -> bool) -> Result<(), QuantError> {
+    if is_interrupted() { Err(QuantError::Interrupted) } else { Ok(()) }
 }
 
 /// Weights that their channel's grid cuts off by more than half a step.
@@ -214,11 +235,12 @@ fn finish(
     seen: Vec<Histogram>,
     grids: &[ActivationGrid],
     convs: BTreeMap<usize, ConvCalibration>,
+    is_interrupted: &dyn Fn() -> bool,
 ) -> Result<Calibration, QuantError> {
     let n_images = batches.iter().map(|batch| batch.dims()[0]).sum();
     let nodes = grids.iter().zip(seen).map(|(&grid, seen)| NodeCalibration { grid, seen, saturated: 0 });
     let mut calibration = Calibration { nodes: nodes.collect(), convs, n_images, clamped_thresholds: 0 };
-    count_saturated(student, batches, &mut calibration)?;
+    count_saturated(student, batches, &mut calibration, is_interrupted)?;
     Ok(calibration)
 }
 
@@ -331,11 +353,13 @@ fn count_saturated(
     student: &FoldedStudent,
     batches: &[Tensor<4>],
     calibration: &mut Calibration,
+    is_interrupted: &dyn Fn() -> bool,
 ) -> Result<(), QuantError> {
     let graph = student.graph();
     let model = lower(student, calibration, "calibration")?;
     let quantized = FakeQuantStudent::new(graph, model, student.device())?;
     for batch in batches {
+        go_on(is_interrupted)?;
         quantized.forward_observed(batch.clone(), |idx, real, _| {
             let activation = graph.nodes()[idx].op.activation();
             let node = &mut calibration.nodes[idx];

@@ -79,6 +79,9 @@ pub enum QuantError {
         /// First node that differs.
         node_idx: usize,
     },
+    /// The caller asked to stop.
+    #[error("the calibration was interrupted")]
+    Interrupted,
 }
 
 impl From<WeightsError> for QuantError {

@@ -9,7 +9,7 @@ use sensei_int8::grid::ActivationGrid;
 use sensei_student::student::without_weights;
 use sensei_tensor::ops;
 
-use crate::calibration::{ConvCalibration, raise_thresholds};
+use crate::calibration::{ConvCalibration, go_on, raise_thresholds};
 use crate::error::QuantError;
 use crate::fake_quant::{FakeQuantConv, fake_quantize};
 use crate::folded::{FoldedStudent, host_values, weight_tensor};
@@ -38,6 +38,7 @@ pub(crate) fn reconstruct(
     grids: &[ActivationGrid],
     convs: &mut BTreeMap<usize, ConvCalibration>,
     correct_bias: bool,
+    is_interrupted: &dyn Fn() -> bool,
 ) -> Result<(), QuantError> {
     let n_images: usize = batches.iter().map(|batch| batch.dims()[0]).sum();
     let batches: Vec<Tensor<4>> = batches.iter().step_by(n_images.div_ceil(MAX_IMAGES)).cloned().collect();
@@ -51,7 +52,8 @@ pub(crate) fn reconstruct(
         if failed.is_some() {
             return vec![];
         }
-        let outputs = compute_node(student, idx, node, &inputs, grids, convs, correct_bias);
+        let outputs =
+            go_on(is_interrupted).and_then(|()| compute_node(student, idx, node, &inputs, grids, convs, correct_bias));
         outputs.unwrap_or_else(|error| {
             failed = Some(error);
             vec![]

@@ -275,7 +275,12 @@ impl Quantizers {
     ///
     /// # Panics
     /// If the student is of another network.
-    pub fn calibration(&self, student: &FoldedStudent, batches: &[Tensor<4>]) -> Result<Calibration, QuantError> {
+    pub fn calibration(
+        &self,
+        student: &FoldedStudent,
+        batches: &[Tensor<4>],
+        is_interrupted: &dyn Fn() -> bool,
+    ) -> Result<Calibration, QuantError> {
         let convs = student.weights().iter().map(|(&idx, folded)| {
             let (parameter, weight_bits) = self.weights[idx].expect("convolution nodes have weight thresholds");
             let thresholds = weight_thresholds(&host_values(&self.thresholds.parameters[parameter].values)).collect();
@@ -283,7 +288,7 @@ impl Quantizers {
             let weights = folded.weight.values.clone();
             (idx, ConvCalibration { weights, thresholds, weight_bits, bias, clipped_weights: 0, raised_channels: 0 })
         });
-        let mut calibration = calibration_on(student, batches, &self.grids(), convs.collect())?;
+        let mut calibration = calibration_on(student, batches, &self.grids(), convs.collect(), is_interrupted)?;
         calibration.clamped_thresholds = self.clamped_thresholds();
         Ok(calibration)
     }

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use burn::tensor::Tensor;
 use sensei_tensor::ops;
 
-use crate::calibration::{Calibration, CalibrationConfig, calibrate};
+use crate::calibration::{Calibration, CalibrationConfig, calibrate_unless, go_on};
 use crate::compare::decibels;
 use crate::error::QuantError;
 use crate::fake_quant::FakeQuantStudent;
@@ -127,19 +127,20 @@ impl SensitivityReport {
 /// - `batches`: each `[batch, 3, height, width]`, values `(pixel - 128) / 128`; all calibrate, the first of them, up to
 ///   64 images, are compared
 /// # Errors
-/// As [`calibrate`] and [`lower`].
+/// As [`calibrate_unless`] and [`lower`].
 pub fn sensitivity(
     student: &FoldedStudent,
     batches: &[Tensor<4>],
     config: &CalibrationConfig,
     narrow_bits: u8,
     bytes_saved: impl Fn(&str) -> u64,
+    is_interrupted: &dyn Fn() -> bool,
 ) -> Result<SensitivityReport, QuantError> {
     let graph = student.graph();
     let config = CalibrationConfig { rounding: Rounding::Nearest, ..config.clone() };
-    let wide = calibrate(student, batches, &config)?;
+    let wide = calibrate_unless(student, batches, &config, is_interrupted)?;
     let narrow = CalibrationConfig { weight_bits: narrow_bits, weight_bits_of: BTreeMap::new(), ..config.clone() };
-    let narrow = calibrate(student, batches, &narrow)?;
+    let narrow = calibrate_unless(student, batches, &narrow, is_interrupted)?;
 
     let mut n_images = 0;
     let enough = |batch: &&Tensor<4>| {
@@ -163,6 +164,7 @@ pub fn sensitivity(
         if node.op.conv().is_none() || weight_bits <= narrow_bits {
             continue;
         }
+        go_on(is_interrupted)?;
         let mut one = wide.clone();
         one.convs.insert(idx, narrow.convs[&idx].clone());
         report.convs.push(ConvSensitivity {

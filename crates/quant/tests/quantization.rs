@@ -311,7 +311,8 @@ fn the_cheapest_convolutions_are_narrowed_until_the_budget_is_met() {
         memory_estimate(&NetworkShape::of_graph(student.graph(), bits, 8)).coefficients
     };
     let saved = |conv: &str| bytes(&[]) - bytes(&[conv]);
-    let found = sensitivity(&student, std::slice::from_ref(&batch), &MSE, 4, saved).expect("ordinary images");
+    let found =
+        sensitivity(&student, std::slice::from_ref(&batch), &MSE, 4, saved, &|| false).expect("ordinary images");
     let n_convs = student.weights().len();
     assert_eq!((found.convs.len(), found.n_images), (n_convs, 4), "{}", found.table());
     // One narrowed alone is what a calibration with that one narrowed gives.
@@ -449,7 +450,7 @@ fn check_training_on_the_grid(graph: &LayerGraph) {
         let calibration = calibrate(&folded, &batches, &config).expect("ordinary images");
         let quantizers = Quantizers::new(graph, &calibration, &device);
 
-        let calibration = quantizers.calibration(&folded, &batches).expect("ordinary images");
+        let calibration = quantizers.calibration(&folded, &batches, &|| false).expect("ordinary images");
         assert_eq!(quantizers.grids(), calibration.nodes.iter().map(|node| node.grid).collect::<Vec<_>>());
         let model = lower(&folded, &calibration, "small").expect("a network that the chip holds");
         let fake = FakeQuantStudent::new(graph, model, &Device::flex()).expect("a model of this network");
@@ -522,7 +523,7 @@ fn trained_thresholds_beyond_the_chips_are_counted() {
     let quantizers = Quantizers::new(&graph, &calibrate(&folded, &batches, &MSE).expect("ordinary images"), &device);
     let clamped = |thresholds: NamedWeights| {
         let quantizers = Quantizers::for_config(&graph, &MSE, &device).with_values(thresholds).expect("its names");
-        quantizers.calibration(&folded, &batches).expect("a network that the chip holds").clamped_thresholds
+        quantizers.calibration(&folded, &batches, &|| false).expect("a network that the chip holds").clamped_thresholds
     };
     let mut thresholds = quantizers.to_named();
     assert_eq!(clamped(thresholds.clone()), 0);

@@ -14,6 +14,9 @@ use crate::selection::{LeftOutReason, SelectionError, in_words};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SampleError {
+    /// The caller asked to stop.
+    #[error("the check was interrupted")]
+    Interrupted,
     /// An image could not be read or decoded.
     #[error("sample {annotation_id}: cannot read its image")]
     Image {

@@ -233,11 +233,20 @@ impl SampleSource {
     /// all are known now.
     ///
     /// # Errors
-    /// For the first instance one of whose crops is not covered, or whose record cannot be read.
-    pub fn check_coverage(&self, epochs: &[&Augmentation], seed: u64) -> Result<(), SampleError> {
+    /// For the first instance one of whose crops is not covered, or whose record cannot be read; `Interrupted` if `is_interrupted`
+    /// said so before one of them.
+    pub fn check_coverage(
+        &self,
+        epochs: &[&Augmentation],
+        seed: u64,
+        is_interrupted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<(), SampleError> {
         let Some(store) = &self.teacher else { return Ok(()) };
         let prompt_idx = self.teacher_prompt_idx(store.as_ref());
         let check = |&idx: &usize| {
+            if is_interrupted() {
+                return Err(SampleError::Interrupted);
+            }
             let annotation_id = self.annotation_id(idx);
             let cannot = |source| SampleError::Teacher { annotation_id, source };
             let record = store.masks(annotation_id).map_err(cannot)?;

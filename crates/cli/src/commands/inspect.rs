@@ -43,41 +43,8 @@ pub fn inspect(path: &Path) -> anyhow::Result<()> {
     }
     match path.extension().and_then(|ending| ending.to_str()) {
         Some("s8m") => show_model(&read_model(path)?),
-        Some("onnx") => {
-            let file = read_onnx(path)?;
-            for (key, value) in &file.metadata {
-                say(&format!("{key} = {value}"));
-            }
-            show_model(&file.model);
-            let found = blake3::Hash::from_bytes(file.model.digest()).to_hex().to_string();
-            if let Some(expected) = file.metadata.get("sensei.int8_model").filter(|expected| **expected != found) {
-                bail!(
-                    "{}: expected the model {expected} that the file names, found {found}: it was changed",
-                    path.display()
-                );
-            }
-        }
-        Some("safetensors" | "pt" | "pth") => {
-            let file = read_weights(path)?;
-            let values: usize = file.tensors.values().map(|tensor| tensor.values.len()).sum();
-            say(&format!("{}: {} tensors, {values} values", path.display(), file.tensors.len()));
-            for (key, value) in &file.metadata {
-                say(&format!("{key} = {value}"));
-            }
-            for (name, tensor) in &file.tensors {
-                say(&format!("{} {:?}", on_one_line(name), tensor.shape));
-            }
-            if file.metadata.contains_key(METADATA_HEADER) {
-                let header = verified_header(path)?;
-                say(&format!(
-                    "checkpoint after step {}: as it was written (state {})",
-                    header.step, header.state_digest
-                ));
-            }
-            for entry in file.left_out() {
-                say(&format!("left out: {} ({})", on_one_line(&entry.name), entry.found));
-            }
-        }
+        Some("onnx") => show_onnx(path)?,
+        Some("safetensors" | "pt" | "pth") => show_weights(path)?,
         Some("zip") => show_packer_out(&PackerOut::read(path)?),
         Some("xml") => show_params(&DnnParams::read(path)?),
         Some("rpk") => show_rpk(path)?,
@@ -101,6 +68,39 @@ pub fn inspect(path: &Path) -> anyhow::Result<()> {
 
 /// From the converter's files to their package.
 const MAX_FOLDERS_UP: usize = 3;
+
+fn show_onnx(path: &Path) -> anyhow::Result<()> {
+    let file = read_onnx(path)?;
+    for (key, value) in &file.metadata {
+        say(&format!("{key} = {value}"));
+    }
+    show_model(&file.model);
+    let found = blake3::Hash::from_bytes(file.model.digest()).to_hex().to_string();
+    if let Some(expected) = file.metadata.get("sensei.int8_model").filter(|expected| **expected != found) {
+        bail!("{}: expected the model {expected} that the file names, found {found}: it was changed", path.display());
+    }
+    Ok(())
+}
+
+fn show_weights(path: &Path) -> anyhow::Result<()> {
+    let file = read_weights(path)?;
+    let values: usize = file.tensors.values().map(|tensor| tensor.values.len()).sum();
+    say(&format!("{}: {} tensors, {values} values", path.display(), file.tensors.len()));
+    for (key, value) in &file.metadata {
+        say(&format!("{key} = {value}"));
+    }
+    for (name, tensor) in &file.tensors {
+        say(&format!("{} {:?}", on_one_line(name), tensor.shape));
+    }
+    if file.metadata.contains_key(METADATA_HEADER) {
+        let header = verified_header(path)?;
+        say(&format!("checkpoint after step {}: as it was written (state {})", header.step, header.state_digest));
+    }
+    for entry in file.left_out() {
+        say(&format!("left out: {} ({})", on_one_line(&entry.name), entry.found));
+    }
+    Ok(())
+}
 
 fn show_model(model: &IntegerModel) {
     let digest = blake3::Hash::from_bytes(model.digest()).to_hex();

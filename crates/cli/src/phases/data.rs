@@ -209,9 +209,12 @@ pub fn checked_splits(plan: &RunPlan, runs: &Path) -> anyhow::Result<(SampleSour
     check_images("val", &val)?;
     plan.train.check_batches(plan.graph.min_train_batch(), train.instances.len()).map_err(usage)?;
     stop::check("checking the data")?;
-    train.check_coverage(&plan.train.augmentation_by_epoch(), plan.train.seed)?;
-    val.check_coverage(&[&Augmentation::NONE], plan.train.seed)?;
+    let covered = train.check_coverage(&plan.train.augmentation_by_epoch(), plan.train.seed, &stop::is_asked);
     stop::check("checking the data")?;
+    covered?;
+    let covered = val.check_coverage(&[&Augmentation::NONE], plan.train.seed, &stop::is_asked);
+    stop::check("checking the data")?;
+    covered?;
     Ok((train, val))
 }
 

@@ -7,9 +7,10 @@ use burn::tensor::{Device, Tensor};
 use sensei_imx500::memory::{NetworkShape, memory_estimate};
 use sensei_int8::model::IntegerModel;
 use sensei_int8::model_file::write_model;
-use sensei_quant::calibration::{Calibration, CalibrationConfig, calibrate};
+use sensei_quant::calibration::{Calibration, CalibrationConfig, calibrate_unless};
 use sensei_quant::compare::{LayerComparison, LayerReport, compare_layers};
 use sensei_quant::equalize::equalize;
+use sensei_quant::error::QuantError;
 use sensei_quant::fake_quant::FakeQuantStudent;
 use sensei_quant::folded::FoldedStudent;
 use sensei_quant::lower::lower;
@@ -58,9 +59,9 @@ pub fn quantize(
     let Prepared { float, batches, mut config } = prepare(plan, weights, train)?;
     let mut report = None;
     if let Some(budget) = &plan.deployment()?.quantize.budget {
-        let measured = sensitivity(&float, &batches, &config, budget.weight_bits, |conv| {
-            bytes_saved(plan, &config, budget.weight_bits, conv)
-        })?;
+        let saved = |conv: &str| bytes_saved(plan, &config, budget.weight_bits, conv);
+        let measured =
+            unless_stopped(sensitivity(&float, &batches, &config, budget.weight_bits, saved, &stop::is_asked))?;
         let memory = |narrowed: &[&str]| {
             let bits =
                 |name: &str| if narrowed.contains(&name) { budget.weight_bits } else { config.weight_bits_of(name) };
@@ -78,9 +79,9 @@ pub fn quantize(
             let config = plan.deployment()?.quantize.calibration();
             let quantizers = trained_quantizers(&plan.graph, &config, thresholds, float.device());
             let quantizers = quantizers.with_context(|| file.display().to_string())?;
-            quantizers.calibration(&float, &batches)?
+            unless_stopped(quantizers.calibration(&float, &batches, &stop::is_asked))?
         }
-        false => calibrate(&float, &batches, &config)?,
+        false => unless_stopped(calibrate_unless(&float, &batches, &config, &stop::is_asked))?,
     };
     stop::check("quantizing")?;
     let (model, layers) = compared(plan, &float, &calibration, &batches)?;
@@ -107,7 +108,7 @@ fn layers_before(
     run_folder::check(folder, &file)?;
     let weights = read_weights(&file)?.for_graph(&plan.graph)?;
     let float = folded(plan, &weights, batches)?;
-    let calibration = calibrate(&float, batches, config)?;
+    let calibration = unless_stopped(calibrate_unless(&float, batches, config, &stop::is_asked))?;
     let (model, layers) = compared(plan, &float, &calibration, batches)?;
     Ok(Some(rows(&layers, &calibration, &model)))
 }
@@ -137,7 +138,14 @@ pub fn sensitivities(
     bits: u8,
 ) -> anyhow::Result<SensitivityReport> {
     let Prepared { float, batches, config } = prepare(plan, weights, train)?;
-    Ok(sensitivity(&float, &batches, &config, bits, |conv| bytes_saved(plan, &config, bits, conv))?)
+    let saved = |conv: &str| bytes_saved(plan, &config, bits, conv);
+    unless_stopped(sensitivity(&float, &batches, &config, bits, saved, &stop::is_asked))
+}
+
+/// What was made, or that the program was asked to stop meanwhile.
+fn unless_stopped<T>(made: Result<T, QuantError>) -> anyhow::Result<T> {
+    stop::check("quantizing")?;
+    Ok(made?)
 }
 
 /// Bytes of the chip's memory that fewer bits for one convolution's weights save.

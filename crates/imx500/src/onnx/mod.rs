@@ -1,11 +1,14 @@
 //! The ONNX dialect that the vendor's converter takes. Described in `docs/formats/onnx-dialect.md`.
 
+mod error;
+mod parts;
 mod proto;
 #[allow(clippy::wildcard_enum_match_arm, reason = "what a file's values may be, not operators")]
 mod read;
 mod write;
 
-pub use read::{OnnxError, OnnxFile, from_bytes, read_onnx};
+pub use error::OnnxError;
+pub use read::{OnnxFile, from_bytes, read_onnx};
 pub use write::write_onnx;
 
 /// Limits of the `Clip` that is ReLU6.

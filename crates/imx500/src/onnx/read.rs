@@ -1,20 +1,18 @@
 //! Reads the converter's dialect back into a model: what [`super::write_onnx`] and other hands wrote, and nothing wider.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use prost::Message;
-use prost::encoding::{WireType, decode_key, decode_varint};
 use sensei_files::bounded::read_bounded;
-use sensei_files::error::FileError;
 
+use super::error::OnnxError;
+use super::parts::check_number_of_messages;
 use super::proto::{Attribute, FLOAT, Graph, Model, Node, QUANTIZERS, Tensor, ValueInfo};
 use super::{BILINEAR_2X, NEAREST_2X, RELU6};
 use sensei_graph::op::{Activation, ConvShape, Upsampling};
 use sensei_int8::grid::{ActivationGrid, GridError, WeightThreshold};
-use sensei_int8::model::{
-    Clipped, FloatConv, IntegerConv, IntegerModel, IntegerNode, IntegerOp, ModelError, check_shape,
-};
+use sensei_int8::model::{Clipped, FloatConv, IntegerConv, IntegerModel, IntegerNode, IntegerOp, check_shape};
 
 /// An ONNX file of the dialect.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,57 +25,6 @@ pub struct OnnxFile {
     pub producer: String,
     /// Weights that its quantizers cut off.
     pub clipped: Clipped,
-}
-
-/// A file that is not of the dialect.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum OnnxError {
-    /// The file cannot be read, or is longer than 32 MiB.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// Not protobuf, or more parts than any network has.
-    #[error("{path}: not an ONNX file: {reason}")]
-    Protobuf {
-        /// The file.
-        path: PathBuf,
-        /// What broke.
-        reason: String,
-    },
-    /// ONNX, but not what the dialect allows.
-    #[error("{path}: {node}: {what}: expected {expected}, found {found}")]
-    Dialect {
-        /// The file.
-        path: PathBuf,
-        /// The node's name, or `graph`.
-        node: String,
-        /// Which part.
-        what: &'static str,
-        /// What the dialect has there.
-        expected: String,
-        /// What the file has.
-        found: String,
-    },
-    /// A threshold on which the chip's rescale would not be exact.
-    #[error("{path}: {node}: channel {channel}: {source}")]
-    OffGrid {
-        /// The file.
-        path: PathBuf,
-        /// The quantizer's name.
-        node: String,
-        /// Output channel; 0 for an activation.
-        channel: usize,
-        /// The threshold.
-        source: GridError,
-    },
-    /// The dialect, but a network that cannot be run.
-    #[error("{path}: {source}")]
-    Model {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: ModelError,
-    },
 }
 
 /// Reads an ONNX file of the dialect.
@@ -95,8 +42,7 @@ pub fn read_onnx(path: &Path) -> Result<OnnxFile, OnnxError> {
 /// As [`read_onnx`].
 pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<OnnxFile, OnnxError> {
     let protobuf = |reason: String| OnnxError::Protobuf { path: path.into(), reason };
-    let mut budget = MAX_MESSAGES;
-    count_messages(bytes, Kind::Model, &mut budget).map_err(protobuf)?;
+    check_number_of_messages(bytes).map_err(protobuf)?;
     let model = Model::decode(bytes).map_err(|error| protobuf(error.to_string()))?;
     let graph = model.graph.ok_or_else(|| protobuf("no graph".into()))?;
     let mut reader = Reader { path, nodes: vec![], values: BTreeMap::new(), clipped: Clipped::default() };
@@ -436,53 +382,3 @@ impl<'a> Reader<'a> {
 fn find<'n>(node: &'n Node, what: &str) -> Option<&'n Attribute> {
     node.attribute.iter().find(|attribute| attribute.name.as_deref() == Some(what))
 }
-
-#[derive(Clone, Copy)]
-enum Kind {
-    Model,
-    Graph,
-    Node,
-    Attribute,
-    ValueInfo,
-    ValueType,
-    TensorType,
-    Shape,
-    Leaf,
-}
-
-/// Counts messages before any is decoded: two bytes of an empty message would cost a hundred and more in memory.
-fn count_messages(mut bytes: &[u8], kind: Kind, budget: &mut usize) -> Result<(), String> {
-    let text = |error: prost::DecodeError| error.to_string();
-    while !bytes.is_empty() {
-        let (tag, wire_type) = decode_key(&mut bytes).map_err(text)?;
-        let len = match wire_type {
-            WireType::Varint => decode_varint(&mut bytes).map(|_| 0).map_err(text)?,
-            WireType::ThirtyTwoBit => 4,
-            WireType::SixtyFourBit => 8,
-            WireType::LengthDelimited => decode_varint(&mut bytes).map_err(text)?,
-            _ => return Err("a group".into()),
-        };
-        let len = usize::try_from(len).ok().filter(|&len| len <= bytes.len()).ok_or("a field longer than the file")?;
-        let (field, rest) = bytes.split_at(len);
-        bytes = rest;
-        if wire_type != WireType::LengthDelimited {
-            continue;
-        }
-        *budget = budget.checked_sub(1).ok_or_else(|| format!("more than {MAX_MESSAGES} parts"))?;
-        let inner = match (kind, tag) {
-            (Kind::Model, 7) => Kind::Graph,
-            (Kind::Graph, 1) => Kind::Node,
-            (Kind::Graph, 11..=13) => Kind::ValueInfo,
-            (Kind::Node, 5) => Kind::Attribute,
-            (Kind::ValueInfo, 2) => Kind::ValueType,
-            (Kind::ValueType, 1) => Kind::TensorType,
-            (Kind::TensorType, 2) => Kind::Shape,
-            (Kind::Model, 8 | 14) | (Kind::Graph, 5) | (Kind::Attribute, 5) | (Kind::Shape, 1) => Kind::Leaf,
-            _ => continue,
-        };
-        count_messages(field, inner, budget)?;
-    }
-    Ok(())
-}
-
-const MAX_MESSAGES: usize = 200_000;
