@@ -10,6 +10,7 @@ use zune_core::bytestream::ZCursor;
 use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 
+use crate::chroma_edges::ChromaEdges;
 use crate::geometry::Size;
 use crate::image_file::{ImageError, ImageLimits, check_pixels};
 use crate::jpeg_header::{Colours, END_OF_IMAGE, JpegHeader};
@@ -39,14 +40,14 @@ pub(crate) fn decode_upper_rows(
     limits: &ImageLimits,
 ) -> Result<(Size, Vec<u8>), ImageError> {
     let header = read_header(path, &bytes)?;
-    let Some(cut) = Cut::new(&header, n_rows).filter(|_| Decoder::of(&header) == Decoder::Usual) else {
+    let (Some(cut), Decoder::Usual { edges }) = (Cut::new(&header, n_rows), Decoder::of(&header)) else {
         return decode(path, &bytes, &header, limits);
     };
     check_pixels(path, header.frame.size, limits)?;
     let height_at = header.frame.height_at;
     bytes[height_at..height_at + 2].copy_from_slice(&cut.decoded_rows.to_be_bytes());
     let mut pixels =
-        in_turn(header.frame.size, || decode_usual(&bytes)).map_err(|reason| cannot_decode(path, reason))?;
+        in_turn(header.frame.size, || decode_usual(&bytes, edges)).map_err(|reason| cannot_decode(path, reason))?;
     pixels.truncate(usize::from(cut.exact_rows) * header.frame.size.width as usize * 3);
     Ok((header.frame.size, pixels))
 }
@@ -55,7 +56,10 @@ pub(crate) fn decode_upper_rows(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Decoder {
     /// zune-jpeg.
-    Usual,
+    Usual {
+        /// Where its chroma has to be mended.
+        edges: ChromaEdges,
+    },
     /// jpeg-decoder.
     Unusual,
 }
@@ -64,29 +68,22 @@ impl Decoder {
     /// zune-jpeg decodes what cameras and exporters write: grey, or YCbCr whose chroma is sampled as often as the luma or half as often
     /// across, down or both, in one scan or progressive. Of other samplings, of sequential files in several scans, of four components
     /// and of segments that disagree on the colours, version 0.5.15 makes wrong pixels, or takes sound files for damaged ones.
-    ///
-    /// Where chroma is sampled half as often, the last of an even number of pixels lies beyond the last sample. libjpeg repeats that
-    /// sample; zune-jpeg takes the next one too, which is the encoder's filling unless the blocks end there.
     fn of(header: &JpegHeader) -> Self {
         let components = &header.frame.components;
         let is_in_one_scan = usize::from(header.n_scan_components) == components.len();
-        let is_usual = match components[..] {
-            [_] => true,
+        let sampling = match components[..] {
+            [_] => Some((1, 1)),
             [luma, blue, red] => {
                 let is_half =
                     matches!(luma.sampling, (1 | 2, 1 | 2)) && [blue, red].iter().all(|one| one.sampling == (1, 1));
-                let ends_on_sample = |len: u32, luma_sampling: u8| luma_sampling == 1 || len % 2 == 1 || len.is_multiple_of(16);
-                let (across, down) = luma.sampling;
-                let Size { width, height } = header.frame.size;
-                is_half
-                    && header.is_plain_ycbcr()
-                    && ends_on_sample(width, across)
-                    && ends_on_sample(height, down)
+                (is_half && header.is_plain_ycbcr()).then_some(luma.sampling)
             }
-            _ => false,
+            _ => None,
         };
-        let is_usual = is_usual && (is_in_one_scan || header.frame.is_progressive());
-        if is_usual { Self::Usual } else { Self::Unusual }
+        match sampling.filter(|_| is_in_one_scan || header.frame.is_progressive()) {
+            Some(luma_sampling) => Self::Usual { edges: ChromaEdges::new(header.frame.size, luma_sampling) },
+            None => Self::Unusual,
+        }
     }
 }
 
@@ -94,21 +91,27 @@ fn decode(path: &Path, bytes: &[u8], header: &JpegHeader, limits: &ImageLimits) 
     let size = header.frame.size;
     check_pixels(path, size, limits)?;
     let pixels = in_turn(size, || match Decoder::of(header) {
-        Decoder::Usual => decode_usual(bytes),
+        Decoder::Usual { edges } => decode_usual(bytes, edges),
         Decoder::Unusual => decode_unusual(bytes, header),
     });
     let pixels = pixels.map_err(|reason| cannot_decode(path, reason))?;
     Ok((size, pixels))
 }
 
-fn decode_usual(bytes: &[u8]) -> Result<Vec<u8>, String> {
+fn decode_usual(bytes: &[u8], edges: ChromaEdges) -> Result<Vec<u8>, String> {
+    let colours = if edges.are_right() { ColorSpace::RGB } else { ColorSpace::YCbCr };
     let options = DecoderOptions::default()
         .set_strict_mode(true)
         .set_max_width(usize::from(u16::MAX))
         .set_max_height(usize::from(u16::MAX))
-        .jpeg_set_out_colorspace(ColorSpace::RGB);
+        .jpeg_set_out_colorspace(colours);
     let mut decoder = zune_jpeg::JpegDecoder::new_with_options(ZCursor::new(bytes), options);
-    decoder.decode().map_err(|error| error.to_string())
+    let mut pixels = decoder.decode().map_err(|error| error.to_string())?;
+    if !edges.are_right() {
+        let (width, height) = decoder.dimensions().ok_or("an image without a size")?;
+        edges.mend(&mut pixels, Size { width: width as u32, height: height as u32 });
+    }
+    Ok(pixels)
 }
 
 fn decode_unusual(bytes: &[u8], header: &JpegHeader) -> Result<Vec<u8>, String> {

@@ -22,6 +22,7 @@ pub mod rle;
 pub mod sampling;
 pub mod synth;
 
+mod chroma_edges;
 mod coco;
 mod coco_json;
 mod exif;
