@@ -13,6 +13,15 @@ pub enum Border {
     Corrected,
 }
 
+/// What becomes of a box's region at the image's border.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BoxBorder {
+    /// It ends there, as a sensor's window must.
+    Clipped,
+    /// It runs past the border and is padded.
+    Padded,
+}
+
 /// How a prompt becomes a crop.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum CropRule {
@@ -34,6 +43,17 @@ pub enum CropRule {
         grid: u32,
         /// At the border.
         border: Border,
+    },
+    /// The padded box itself, whatever its shape, each axis scaled to the grid by itself: the student is told the box's sides.
+    Box {
+        /// Added on each side of the box, as a share of the box's width and height.
+        padding: f64,
+        /// Shortest side of a region in image pixels, 1 or more; a shorter one is lengthened on both ends. A sensor has a smallest window.
+        min_side: f64,
+        /// Side of the student's input.
+        grid: u32,
+        /// At the border.
+        border: BoxBorder,
     },
 }
 
@@ -117,7 +137,10 @@ impl CropRule {
             (CropRule::Roi { padding, grid, border }, Prompt::Box(bbox)) => {
                 (region_of_interest(bbox, image, padding, border)?, grid)
             }
-            (CropRule::Roi { .. }, Prompt::Point(PointInImage { x, y })) => {
+            (CropRule::Box { padding, min_side, grid, border }, Prompt::Box(bbox)) => {
+                (region_of_box(padded_box(bbox, image, padding)?, image, min_side, border), grid)
+            }
+            (CropRule::Roi { .. } | CropRule::Box { .. }, Prompt::Point(PointInImage { x, y })) => {
                 return Err(CropError::NotABox { x, y });
             }
         };
@@ -125,23 +148,69 @@ impl CropRule {
         Ok(CropGeometry { rect_in_image, grid })
     }
 
+    /// What is shown in place of a crop of this rule that was moved or scaled: a box's region keeps the rule's border and shortest side.
+    pub fn shown(&self, crop: CropGeometry, image: Size) -> CropGeometry {
+        match *self {
+            CropRule::Box { min_side, border, .. } => {
+                CropGeometry { rect_in_image: region_of_box(crop.rect_in_image, image, min_side, border), ..crop }
+            }
+            CropRule::CenterWindow { .. } | CropRule::Roi { .. } => crop,
+        }
+    }
+
+    /// Whether a prompt's region is lengthened to the rule's shortest side. A prompt without a crop has none.
+    pub fn is_lengthened(&self, prompt: Prompt, image: Size) -> bool {
+        let (CropRule::Box { padding, min_side, border, .. }, Prompt::Box(bbox)) = (*self, prompt) else {
+            return false;
+        };
+        padded_box(bbox, image, padding).is_ok_and(|rect| {
+            let rect = at_border(rect, image, border);
+            rect.width() < min_side || rect.height() < min_side
+        })
+    }
+
+    /// Side of the student's input in pixels.
+    pub fn grid(&self) -> u32 {
+        match *self {
+            CropRule::CenterWindow { grid, .. } | CropRule::Roi { grid, .. } | CropRule::Box { grid, .. } => grid,
+        }
+    }
+
+    /// Whether a crop can only be made of a box.
+    pub fn needs_box(&self) -> bool {
+        match self {
+            CropRule::CenterWindow { .. } => false,
+            CropRule::Roi { .. } | CropRule::Box { .. } => true,
+        }
+    }
+
     /// How the rule takes its prompt from an annotation in training.
     pub fn source(&self) -> PromptSource {
         match self {
             CropRule::CenterWindow { .. } => PromptSource::MaskCenter,
-            CropRule::Roi { .. } => PromptSource::Box,
+            CropRule::Roi { .. } | CropRule::Box { .. } => PromptSource::Box,
+        }
+    }
+
+    /// What training saw at the border, in the words of configurations.
+    pub fn border_name(&self) -> &'static str {
+        match self {
+            CropRule::CenterWindow { border, .. } | CropRule::Roi { border, .. } => match border {
+                Border::Reference => "reference",
+                Border::Corrected => "corrected",
+            },
+            CropRule::Box { border: BoxBorder::Clipped, .. } => "clipped",
+            CropRule::Box { border: BoxBorder::Padded, .. } => "padded",
         }
     }
 
     /// Name for reports and cache keys: says everything that changes the crop.
     pub fn name(&self) -> String {
-        let border = |border: Border| match border {
-            Border::Reference => "reference",
-            Border::Corrected => "corrected",
-        };
+        let border = self.border_name();
         match *self {
-            CropRule::CenterWindow { grid, border: at } => format!("center_window-{grid}-{}", border(at)),
-            CropRule::Roi { padding, grid, border: at } => format!("roi-{grid}-pad{padding}-{}", border(at)),
+            CropRule::CenterWindow { grid, .. } => format!("center_window-{grid}-{border}"),
+            CropRule::Roi { padding, grid, .. } => format!("roi-{grid}-pad{padding}-{border}"),
+            CropRule::Box { padding, min_side, grid, .. } => format!("box-{grid}-pad{padding}-min{min_side}-{border}"),
         }
     }
 }
@@ -177,6 +246,56 @@ fn check_box(bbox: [f64; 4], image: Size) -> Result<(), CropError> {
         return Err(CropError::OutsideImage { bbox, image });
     }
     Ok(())
+}
+
+/// The box with its padding.
+fn padded_box(bbox: [f64; 4], image: Size, padding: f64) -> Result<RectInImage, CropError> {
+    check_box(bbox, image)?;
+    let [x, y, width, height] = bbox;
+    let (around_x, around_y) = (width * padding, height * padding);
+    let rect = RectInImage { x0: x - around_x, y0: y - around_y, x1: x + width + around_x, y1: y + height + around_y };
+    let side = rect.width().max(rect.height());
+    if side > f64::from(MAX_ROI_SIDE) { Err(CropError::TooLarge { side }) } else { Ok(rect) }
+}
+
+/// What is shown of a region: what lies in the image, if it ends there, and no side shorter than the shortest.
+fn region_of_box(rect: RectInImage, image: Size, min_side: f64, border: BoxBorder) -> RectInImage {
+    let RectInImage { x0, y0, x1, y1 } = at_border(rect, image, border);
+    let axis = |start: f64, end: f64, image_len: u32| {
+        let image_len = f64::from(image_len);
+        match border {
+            BoxBorder::Clipped => {
+                let len = (end - start).max(min_side.min(image_len));
+                if len == end - start {
+                    return (start, end);
+                }
+                let start = (start + (end - start - len) / 2.0).clamp(0.0, image_len - len);
+                (start, start + len)
+            }
+            BoxBorder::Padded => {
+                let more = (min_side - (end - start)).max(0.0);
+                (start - more / 2.0, end + more / 2.0)
+            }
+        }
+    };
+    let ((x0, x1), (y0, y1)) = (axis(x0, x1, image.width), axis(y0, y1, image.height));
+    RectInImage { x0, y0, x1, y1 }
+}
+
+/// A region that ends at the image's border, if it does; one that lies outside is without extent then.
+fn at_border(rect: RectInImage, image: Size, border: BoxBorder) -> RectInImage {
+    match border {
+        BoxBorder::Clipped => {
+            let within = |edge: f64, image_len: u32| edge.clamp(0.0, f64::from(image_len));
+            RectInImage {
+                x0: within(rect.x0, image.width),
+                y0: within(rect.y0, image.height),
+                x1: within(rect.x1, image.width),
+                y1: within(rect.y1, image.height),
+            }
+        }
+        BoxBorder::Padded => rect,
+    }
 }
 
 fn region_of_interest(bbox: [f64; 4], image: Size, padding: f64, border: Border) -> Result<RectInImage, CropError> {
@@ -309,6 +428,61 @@ mod tests {
         }
     }
 
+    const BOX: CropRule = CropRule::Box { padding: 0.1, min_side: 8.0, grid: 96, border: BoxBorder::Clipped };
+    const FREE_BOX: CropRule = CropRule::Box { padding: 0.1, min_side: 8.0, grid: 96, border: BoxBorder::Padded };
+
+    fn edges(rule: CropRule, bbox: [f64; 4]) -> [f64; 4] {
+        let RectInImage { x0, y0, x1, y1 } = roi(rule, bbox).unwrap();
+        [x0, y0, x1, y1]
+    }
+
+    #[test]
+    fn a_box_keeps_its_shape_and_ends_at_the_border() {
+        assert_eq!(edges(BOX, [100.0, 50.0, 200.0, 10.0]), [80.0, 49.0, 320.0, 61.0]);
+        assert_eq!(edges(FREE_BOX, [100.0, 50.0, 200.0, 10.0]), [80.0, 49.0, 320.0, 61.0]);
+        assert_eq!(edges(BOX, [0.0, 470.0, 100.0, 40.0]), [0.0, 466.0, 110.0, 480.0]);
+        assert_eq!(edges(FREE_BOX, [0.0, 470.0, 100.0, 40.0]), [-10.0, 466.0, 110.0, 514.0]);
+        let crop = BOX.crop(Prompt::Box([100.0, 50.0, 200.0, 10.0]), VGA).unwrap();
+        assert_eq!(crop.point_in_crop(PointInImage { x: 200.0, y: 55.0 }), [48.0, 48.0]);
+        assert_eq!(crop.point_in_image([0.0, 96.0]), PointInImage { x: 80.0, y: 61.0 });
+    }
+
+    #[test]
+    fn a_short_side_is_lengthened_and_counted() {
+        let is_lengthened = |rule: CropRule, bbox| rule.is_lengthened(Prompt::Box(bbox), VGA);
+        // 5 pixels become 6 with the padding, then 8 around the same middle; the other side stays.
+        assert_eq!(edges(BOX, [100.0, 50.0, 5.0, 100.0]), [98.5, 40.0, 106.5, 160.0]);
+        assert_eq!(edges(FREE_BOX, [100.0, 50.0, 5.0, 100.0]), [98.5, 40.0, 106.5, 160.0]);
+        // At the border it is lengthened inwards, unless it may run past it.
+        assert_eq!(edges(BOX, [637.0, 0.0, 5.0, 5.0]), [632.0, 0.0, 640.0, 8.0]);
+        assert_eq!(edges(FREE_BOX, [637.0, 0.0, 5.0, 5.0]), [635.5, -1.5, 643.5, 6.5]);
+        for rule in [BOX, FREE_BOX] {
+            assert!(is_lengthened(rule, [100.0, 50.0, 5.0, 100.0]));
+            assert!(!is_lengthened(rule, [100.0, 50.0, 7.0, 7.0]));
+        }
+        // What is left of it within the image counts.
+        assert!(is_lengthened(BOX, [635.0, 0.0, 20.0, 20.0]) && !is_lengthened(FREE_BOX, [635.0, 0.0, 20.0, 20.0]));
+        assert!(!is_lengthened(ROI, [100.0, 50.0, 5.0, 5.0]));
+        let tiny = Size { width: 3, height: 480 };
+        let crop = BOX.crop(Prompt::Box([1.0, 1.0, 1.0, 1.0]), tiny).unwrap().rect_in_image;
+        assert_eq!((crop.x0, crop.x1), (0.0, 3.0));
+    }
+
+    #[test]
+    fn a_moved_region_is_shown_by_the_same_rule() {
+        let moved =
+            |x0: f64, x1: f64| CropGeometry { rect_in_image: RectInImage { x0, y0: 10.0, x1, y1: 30.0 }, grid: 96 };
+        let shown = |rule: CropRule, x0, x1| {
+            let RectInImage { x0, x1, .. } = rule.shown(moved(x0, x1), VGA).rect_in_image;
+            [x0, x1]
+        };
+        assert_eq!(shown(BOX, -5.0, 40.0), [0.0, 40.0]);
+        assert_eq!(shown(BOX, 660.0, 700.0), [632.0, 640.0]);
+        assert_eq!(shown(FREE_BOX, 660.0, 700.0), [660.0, 700.0]);
+        assert_eq!(shown(BOX, 20.0, 22.0), [17.0, 25.0]);
+        assert_eq!(shown(ROI, -5.0, 40.0), [-5.0, 40.0]);
+    }
+
     #[test]
     fn corrected_regions_stay_square_and_centred() {
         let rect = roi(FREE_ROI, [600.5, 10.25, 39.5, 100.0]).unwrap();
@@ -322,7 +496,7 @@ mod tests {
 
     #[test]
     fn boxes_that_show_nothing_are_refused() {
-        for rule in [ROI, FREE_ROI] {
+        for rule in [ROI, FREE_ROI, BOX, FREE_BOX] {
             for bbox in [
                 [10.0, 10.0, 0.0, 5.0],
                 [10.0, 10.0, 5.0, -1.0],
@@ -336,7 +510,9 @@ mod tests {
             {
                 assert!(matches!(roi(rule, bbox), Err(CropError::OutsideImage { .. })), "{rule:?} {bbox:?}");
             }
-            assert!(matches!(roi(rule, [10.0, 10.0, 2.0, 3.0]), Err(CropError::TooSmall { .. })), "{rule:?}");
+            // A box's region is lengthened where a square is refused.
+            let is_too_small = matches!(roi(rule, [10.0, 10.0, 2.0, 3.0]), Err(CropError::TooSmall { .. }));
+            assert_eq!(is_too_small, matches!(rule, CropRule::Roi { .. }), "{rule:?}");
             assert!(roi(rule, [10.0, 10.0, 4.0, 4.0]).is_ok());
             assert!(matches!(roi(rule, [0.0, 0.0, 1e6, 3.0]), Err(CropError::TooLarge { .. })), "{rule:?}");
         }

@@ -11,6 +11,7 @@ use sensei_data::crop::{CropGeometry, crop_rle, crop_upper_rows, rows_needed};
 use sensei_data::crop_rule::CropRule;
 use sensei_data::dataset::{Dataset, Instance};
 use sensei_data::image_file::ImageLimits;
+use sensei_data::prompt_source::PromptError;
 use sensei_data::rle::Rle;
 use sensei_files::digest::hex;
 
@@ -208,6 +209,24 @@ impl SampleSource {
         self.load(instances, |idx| self.framed(idx, Some(self.draw(idx, augmentation, seed, epoch))))
     }
 
+    /// How many of the instances used are shown in a region that is lengthened to the crop rule's shortest side.
+    ///
+    /// # Errors
+    /// If a mask cannot be read.
+    pub fn n_lengthened(&self) -> Result<usize, SampleError> {
+        if !matches!(self.crop, CropRule::Box { .. }) {
+            return Ok(0);
+        }
+        let is_lengthened = |&idx: &usize| {
+            let instance = &self.dataset.instances[idx];
+            let no_crop = |error: PromptError| SampleError::Crop { annotation_id: instance.id, source: error.into() };
+            let prompt = self.rules.prompt_of(instance, &self.mask(idx)?).map_err(no_crop)?;
+            Ok(self.crop.is_lengthened(prompt, self.dataset.images[instance.image_idx].size))
+        };
+        let found: Vec<bool> = self.instances.par_iter().map(is_lengthened).collect::<Result<_, SampleError>>()?;
+        Ok(found.into_iter().filter(|is| *is).count())
+    }
+
     /// How often image files were decoded so far.
     pub fn image_counts(&self) -> ImageCounts {
         self.images.counts()
@@ -253,7 +272,8 @@ impl SampleSource {
             let (geometry, _) = self.prompted(idx, &self.mask(idx)?)?;
             (0..).zip(epochs).try_for_each(|(epoch, augmentation)| {
                 let draw = self.draw(idx, augmentation, seed, epoch);
-                record.check_coverage(prompt_idx, &draw.jittered(&geometry).rect_in_image).map_err(cannot)
+                let shown = self.shown(idx, draw.jittered(&geometry));
+                record.check_coverage(prompt_idx, &shown.rect_in_image).map_err(cannot)
             })
         };
         self.instances.par_iter().map(check).find_first(Result::is_err).unwrap_or(Ok(()))
@@ -290,10 +310,15 @@ impl SampleSource {
         draw(augmentation, &mut sample_rng(seed, epoch, self.annotation_id(instance_idx)))
     }
 
+    /// What the student is shown in place of a crop that was moved.
+    fn shown(&self, instance_idx: usize, moved: CropGeometry) -> CropGeometry {
+        self.crop.shown(moved, self.dataset.images[self.dataset.instances[instance_idx].image_idx].size)
+    }
+
     fn framed(&self, instance_idx: usize, draw: Option<Draw>) -> Result<Framed, SampleError> {
         let truth_in_image = self.mask(instance_idx)?;
         let (geometry, bbox) = self.prompted(instance_idx, &truth_in_image)?;
-        let geometry = draw.map_or(geometry, |draw| draw.jittered(&geometry));
+        let geometry = draw.map_or(geometry, |draw| self.shown(instance_idx, draw.jittered(&geometry)));
         Ok(Framed { instance_idx, truth_in_image, geometry, bbox, draw })
     }
 

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 use schemars::JsonSchema;
-use sensei_data::crop_rule::CropRule;
 use sensei_data::prompt_source::PromptSource;
 use sensei_eval::protocol::{MaskChoice, ProtocolRules, Space};
 use sensei_samples::selection::{CrowdRule, EmptyTruthRule, SelectionRules, Subset};
@@ -189,7 +188,7 @@ impl ProtocolToml {
             (None, Some(grid)) => bail!("grid: expected none where there is no crop, found {grid}"),
         };
         ensure!(
-            prompt.is_box() || !matches!(crop, Some(CropRule::Roi { .. })),
+            prompt.is_box() || !crop.is_some_and(|crop| crop.needs_box()),
             "crop.rule: a region of interest is made of a box, found prompt {}",
             prompt.name()
         );

@@ -10,7 +10,6 @@ use sensei_answers::import::import_answers_unless;
 use sensei_answers::key::AnswerKey;
 use sensei_answers::store::Store;
 use sensei_data::augment::Augmentation;
-use sensei_data::crop_rule::CropRule;
 use sensei_data::dataset::{Dataset, DatasetError, LoadOptions, UnusableRule};
 use sensei_data::image_file::ImageLimits;
 use sensei_data::synth::{SynthConfig, write_synth};
@@ -64,7 +63,7 @@ pub fn open(plan: &RunPlan, split: Split, runs: &Path) -> anyhow::Result<SampleS
     let teacher = teacher(plan, split, &dataset, runs)?;
     let rules = SelectionRules::of_student(plan.crop);
     let source = SampleSource::new(dataset, teacher, rules, plan.crop, ImageLimits::default(), plan.instances)?;
-    say_counts(split.name(), &source);
+    say_counts(split.name(), &source)?;
     if plan.teacher.is_some()
         && let Some(annotation_id) = source.first_without_teacher()
     {
@@ -114,7 +113,7 @@ pub fn open_by(
     let limits = ImageLimits::default();
     let mut source = SampleSource::new(dataset, teacher, rules, plan.crop, limits, InstanceChoice::All)?;
     if split == Split::Val {
-        say_counts("scored", &source);
+        say_counts("scored", &source)?;
         if plan.teacher.is_some() && source.teacher.is_none() {
             say("no teacher row: the teacher was not asked by this protocol's prompts");
         } else if source.teacher.is_some() && source.first_without_teacher().is_some() {
@@ -149,9 +148,13 @@ fn unusable_rule(plan: &RunPlan) -> UnusableRule {
     }
 }
 
-fn say_counts(what: &str, source: &SampleSource) {
+fn say_counts(what: &str, source: &SampleSource) -> anyhow::Result<()> {
     let left_out = source.left_out_by_reason();
-    say(&format!("{what}: {} instances; left out: {}", source.instances.len(), in_words(&left_out)));
+    let lengthened = match source.n_lengthened()? {
+        0 => String::new(),
+        n => format!("; shown in a region lengthened to the shortest side: {n}"),
+    };
+    say(&format!("{what}: {} instances; left out: {}{lengthened}", source.instances.len(), in_words(&left_out)));
     let n_crowd = left_out.get(&LeftOutReason::Crowd).copied().unwrap_or(0);
     if n_crowd >= source.instances.len() {
         let n = source.dataset.instances.len();
@@ -160,18 +163,19 @@ fn say_counts(what: &str, source: &SampleSource) {
             source.dataset.annotations_path.display()
         ));
     }
+    Ok(())
 }
 
 /// Refuses a protocol whose crops are not of the student's size, or whose prompts are not what its crops are made of.
 fn check_student(plan: &RunPlan, rules: &ProtocolRules) -> anyhow::Result<()> {
     let side = plan.graph.input_size();
-    if let Some(CropRule::CenterWindow { grid, .. } | CropRule::Roi { grid, .. }) = rules.selection.crop {
+    if let Some(grid) = rules.selection.crop.map(|crop| crop.grid()) {
         ensure!(
             grid as usize == side,
             "protocol {}: expected a student of crops of {grid} x {grid}, found one of {side} x {side}",
             rules.name
         );
-    } else if matches!(plan.crop, CropRule::Roi { .. }) && !rules.selection.prompt.is_box() {
+    } else if plan.crop.needs_box() && !rules.selection.prompt.is_box() {
         anyhow::bail!(
             "protocol {}: prompts by {}; this student's crop is a region around a box",
             rules.name,

@@ -8,7 +8,6 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
-use sensei_data::crop_rule::{Border, CropRule};
 use sensei_eval::report::EvalReport;
 use sensei_imx500::converter::{ConvertOptions, Converter};
 use sensei_imx500::memory::{MemoryEstimate, NetworkShape, memory_estimate};
@@ -162,20 +161,10 @@ fn manifest_of_model(
         "input": "int8, pixel - 128, channels x height x width",
         "input_side": model.input().shape[1],
         "crop": plan.crop.name(),
-        "border": border_name(plan.crop),
+        "border": plan.crop.border_name(),
         "output": "mask logits; foreground where greater than 0",
         "test_vectors": examples.iter().map(|example| example.annotation_id).collect::<Vec<_>>(),
     })
-}
-
-/// What training saw at the border: `camera.py` shows a region as that.
-fn border_name(crop: CropRule) -> &'static str {
-    match crop {
-        CropRule::CenterWindow { border, .. } | CropRule::Roi { border, .. } => match border {
-            Border::Reference => "reference",
-            Border::Corrected => "corrected",
-        },
-    }
 }
 
 fn add_origin_and_scores(manifest: &mut serde_json::Value, origin: Option<&Origin>, scores: Option<&EvalReport>) {

@@ -88,7 +88,7 @@ fn missing_keys_and_wrong_types() {
             "encoder_channels = 4",
             &["encoder_channels: expected a list of 1 to 6 elements, found 4"],
         ),
-        ("rule = \"roi\"\n", "", &["crop: missing key `rule`: expected \"center_window\" or \"roi\""]),
+        ("rule = \"roi\"\n", "", &["crop: missing key `rule`: expected \"center_window\", \"roi\" or \"box\""]),
         ("seed = 3", "seed = = 3", &["tiny.toml:2: "]),
     ]);
 }
@@ -177,7 +177,7 @@ fn keys_that_the_command_line_sets() {
     refused(&["train.batch_size=0"], &["--set train.batch_size: expected a whole number from 1 to 4096, found 0"]);
     refused(&["train.stage.1.epochs=2"], &["--set train.stage.1.epochs: expected an index from 0 to 0, found `1`"]);
     refused(&["seed.low=2"], &["--set seed.low: `low`: there are no keys below this value"]);
-    refused(&["crop.rule=rio"], &["--set crop.rule: expected \"center_window\" or \"roi\", found \"rio\""]);
+    refused(&["crop.rule=rio"], &["--set crop.rule: expected \"center_window\", \"roi\" or \"box\", found \"rio\""]);
     refused(
         &["train.optimizer={ beta1 = 2.0 }"],
         &["--set train.optimizer: missing keys `beta2`, ", "--set train.optimizer: train.optimizer.beta1: expected"],

@@ -1,7 +1,7 @@
 //! `[crop]`, of run and protocol files: what part of the image a student is shown.
 
 use schemars::JsonSchema;
-use sensei_data::crop_rule::{Border, CropRule};
+use sensei_data::crop_rule::{Border, BoxBorder, CropRule};
 use serde::{Deserialize, Serialize};
 
 /// What part of the image the student is shown.
@@ -21,6 +21,29 @@ pub enum CropToml {
         #[schemars(range(min = 0.0, max = 4.0))]
         padding: f64,
     },
+    /// The padded box itself, whatever its shape, each axis scaled to the student's input by itself. The student is told the box's
+    /// sides; a sensor's window does it for nothing.
+    Box {
+        /// What happens at the image's border.
+        border: BoxBorderToml,
+        /// Added on each side of the box, as a share of its width and height.
+        #[schemars(range(min = 0.0, max = 4.0))]
+        padding: f64,
+        /// Shortest side of a region in image pixels; a shorter one is lengthened on both ends, and counted. A sensor has a smallest
+        /// window: for the IMX500, 64 of its 4056 pixels across is the smallest known to be used.
+        #[schemars(range(min = 1.0, max = 1024.0))]
+        min_side: f64,
+    },
+}
+
+/// What happens to a box's region at the image's border.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BoxBorderToml {
+    /// It ends there, as the sensor's window must.
+    Clipped,
+    /// It runs past the border, and is filled up with 128. The sensor cannot do that.
+    Padded,
 }
 
 /// What happens at the image's border.
@@ -43,6 +66,13 @@ impl CropToml {
         match *self {
             Self::CenterWindow { border } => CropRule::CenterWindow { grid, border: resolved(border) },
             Self::Roi { border, padding } => CropRule::Roi { padding, grid, border: resolved(border) },
+            Self::Box { border, padding, min_side } => {
+                let border = match border {
+                    BoxBorderToml::Clipped => BoxBorder::Clipped,
+                    BoxBorderToml::Padded => BoxBorder::Padded,
+                };
+                CropRule::Box { padding, min_side, grid, border }
+            }
         }
     }
 }
