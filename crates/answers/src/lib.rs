@@ -12,6 +12,7 @@ mod format1;
 pub mod import;
 mod import_dump;
 mod import_roi96;
+pub mod joined_store;
 pub mod kept;
 pub mod key;
 pub mod manifest;

@@ -12,6 +12,7 @@ use crate::dataset::{
     Segmentation, UnusableRule,
 };
 use crate::geometry::Size;
+use crate::joined::DatasetPart;
 use crate::json_value::{Scalar, Unexpected, foreign_encoding, tolerated};
 use crate::outline::{OutlineError, Values};
 
@@ -68,7 +69,8 @@ pub(crate) fn load(
         return Err(DatasetError::Entries { path: path.to_path_buf(), entries: bad, n_sound: instances.len() });
     }
     let (annotations_path, images_dir) = (path.to_path_buf(), images_dir.to_path_buf());
-    Ok(Dataset { annotations_path, images_dir, images, categories, instances, unusable: bad, digest })
+    let parts = vec![DatasetPart { annotations_path: annotations_path.clone(), digest, first_instance: 0 }];
+    Ok(Dataset { annotations_path, images_dir, images, categories, instances, unusable: bad, digest, parts })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, DatasetError> {

@@ -5,13 +5,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::geometry::Size;
+use crate::joined::DatasetPart;
 use crate::polygon::{self, PolygonError};
 use crate::rle::{Rle, RleError};
 
-/// One annotation file and the folder of its images. All cross-references are checked when it is loaded.
+/// An annotation file, or several, and the folder of the images. All cross-references are checked when it is loaded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dataset {
-    /// The annotation file.
+    /// The annotation file; of several, the first.
     pub annotations_path: PathBuf,
     /// The folder that file names are relative to.
     pub images_dir: PathBuf,
@@ -23,8 +24,10 @@ pub struct Dataset {
     pub instances: Vec<Instance>,
     /// Annotations that were left out because they cannot be used; each with an id, and none has the id of an instance.
     pub unusable: Vec<BadEntry>,
-    /// BLAKE3 of the annotation file's bytes.
+    /// BLAKE3 of the annotation file's bytes; of several files', one of their digests.
     pub digest: [u8; 32],
+    /// The annotation files, in the order of their instances: one, unless others were [joined](Self::join) to it.
+    pub parts: Vec<DatasetPart>,
 }
 
 /// An image as the annotation file describes it.
@@ -377,13 +380,14 @@ impl Dataset {
         match &instance.segmentation {
             Segmentation::Rle(rle) => Ok(rle.clone()),
             Segmentation::NotRead => {
-                Err(DatasetError::NoMask { path: self.annotations_path.clone(), annotation_id: instance.id })
+                let path = self.part(instance_idx).annotations_path.clone();
+                Err(DatasetError::NoMask { path, annotation_id: instance.id })
             }
-            Segmentation::Polygons(polygons) => {
-                polygon::rasterize(polygons, self.images[instance.image_idx].size).map_err(|source| {
-                    DatasetError::Polygon { path: self.annotations_path.clone(), annotation_id: instance.id, source }
-                })
-            }
+            Segmentation::Polygons(polygons) => polygon::rasterize(polygons, self.images[instance.image_idx].size)
+                .map_err(|source| {
+                    let path = self.part(instance_idx).annotations_path.clone();
+                    DatasetError::Polygon { path, annotation_id: instance.id, source }
+                }),
         }
     }
 }

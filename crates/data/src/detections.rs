@@ -354,6 +354,7 @@ mod tests {
             instances: Vec::new(),
             unusable: Vec::new(),
             digest: [0; 32],
+            parts: Vec::new(),
         }
     }
 

@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // PicoSAM3's loss: alpha is the IoU that the teacher expects of its own mask.
     let plan = LossPlan::picosam3(SampleWeighting::TeacherScorePerSample);
-    let loss = distillation_loss(&plan, student, Some(&teacher), truth);
+    let loss = distillation_loss(&plan, student, Some(&teacher), truth, &[]);
     for ((name, distances), term) in loss.terms.into_iter().zip(plan.terms()) {
         println!("{name:<15} {:.3}, weighed {}", distances.into_scalar::<f32>(), term.weight);
     }

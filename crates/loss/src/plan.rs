@@ -1,6 +1,8 @@
 //! Which distances are minimised, and how teacher and truth are weighed.
 
-use burn::tensor::Tensor;
+use std::collections::BTreeMap;
+
+use burn::tensor::{Tensor, TensorData};
 
 use sensei_tensor::mask_sums::MaskSums;
 use sensei_tensor::masks::{MaskLogits, MaskProbs};
@@ -15,6 +17,7 @@ use crate::distance::{dice_of_areas, shortfall_of_areas};
 pub struct LossPlan {
     sharpness: f64,
     weighting: SampleWeighting,
+    part_weightings: BTreeMap<usize, SampleWeighting>,
     terms: Vec<LossTerm>,
 }
 
@@ -93,7 +96,7 @@ pub enum LossPlanError {
         term: &'static str,
     },
     /// A teacher term in a plan that has no teacher.
-    #[error("{term}: expected no teacher terms, because the weighting is truth only")]
+    #[error("{term}: expected no teacher terms, because the weighting of all samples is truth only")]
     NoTeacher {
         /// The term's name.
         term: &'static str,
@@ -117,7 +120,8 @@ pub struct LossOutput {
     /// What to minimise: `[1]`.
     pub total: Tensor<1>,
     /// Each term of the plan, in its order: name and distances, `[batch]`, without weight and alpha. Detached from the
-    /// gradient. If `total` is not finite, one of these says which term and sample it was.
+    /// gradient. If `total` is not finite, one of these says which term and sample it was. Teacher terms are 0 for samples whose
+    /// weighting is truth only.
     pub terms: Vec<(&'static str, Tensor<1>)>,
 }
 
@@ -149,14 +153,31 @@ impl LossPlan {
     /// If a number is out of range, a term comes twice, nothing is minimised, or a plan without teacher has teacher
     /// terms.
     pub fn new(sharpness: f64, weighting: SampleWeighting, terms: Vec<LossTerm>) -> Result<Self, LossPlanError> {
+        Self::with_parts(sharpness, weighting, BTreeMap::new(), terms)
+    }
+
+    /// [`new`](Self::new), with another weighting for the samples of some parts of the data set, by the part's index.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_parts(
+        sharpness: f64,
+        weighting: SampleWeighting,
+        part_weightings: BTreeMap<usize, SampleWeighting>,
+        terms: Vec<LossTerm>,
+    ) -> Result<Self, LossPlanError> {
         let range = |key, expected, found: f64, allowed: bool| match found.is_finite() && allowed {
             true => Ok(()),
             false => Err(LossPlanError::Range { key, expected, found }),
         };
         range("sharpness", "a finite number above 0", sharpness, sharpness > 0.0)?;
-        if let SampleWeighting::Constant(alpha) = weighting {
-            range("alpha", "0 to 1", alpha, (0.0..=1.0).contains(&alpha))?;
+        let weightings = || std::iter::once(&weighting).chain(part_weightings.values());
+        for weighting in weightings() {
+            if let SampleWeighting::Constant(alpha) = *weighting {
+                range("alpha", "0 to 1", alpha, (0.0..=1.0).contains(&alpha))?;
+            }
         }
+        let asks_nobody = weightings().all(|weighting| *weighting == SampleWeighting::TruthOnly);
         for (idx, term) in terms.iter().enumerate() {
             let name = term.kind.name();
             range(name, "a finite weight, 0 or above", term.weight, term.weight >= 0.0)?;
@@ -166,12 +187,12 @@ impl LossPlan {
             if terms[..idx].iter().any(|earlier| earlier.kind.name() == name) {
                 return Err(LossPlanError::Twice { term: name });
             }
-            if weighting == SampleWeighting::TruthOnly && term.kind.source() == TermSource::Teacher {
+            if asks_nobody && term.kind.source() == TermSource::Teacher {
                 return Err(LossPlanError::NoTeacher { term: name });
             }
         }
         match terms.iter().any(|term| term.weight > 0.0) {
-            true => Ok(Self { sharpness, weighting, terms }),
+            true => Ok(Self { sharpness, weighting, part_weightings, terms }),
             false => Err(LossPlanError::Nothing),
         }
     }
@@ -186,7 +207,7 @@ impl LossPlan {
         let teacher = [TermKind::TeacherMse, TermKind::TeacherDice].map(one);
         let truth = [TermKind::TruthBce, TermKind::TruthDice].map(one);
         let terms = if weighting == SampleWeighting::TruthOnly { truth.to_vec() } else { [teacher, truth].concat() };
-        Self { sharpness: 1.0, weighting, terms }
+        Self { sharpness: 1.0, weighting, part_weightings: BTreeMap::new(), terms }
     }
 
     /// PicoSAM3: PicoSAM2's terms on `sigma(5 x)`, plus `0.4 relu(0.4 - area(p) / area(y))`.
@@ -205,9 +226,9 @@ impl LossPlan {
         self.sharpness
     }
 
-    /// Where alpha comes from.
-    pub fn weighting(&self) -> SampleWeighting {
-        self.weighting
+    /// Where alpha comes from, for the samples of a part of the data set.
+    pub fn weighting_of(&self, part_idx: usize) -> SampleWeighting {
+        self.part_weightings.get(&part_idx).copied().unwrap_or(self.weighting)
     }
 
     /// The terms.
@@ -219,35 +240,43 @@ impl LossPlan {
     pub fn needs(&self) -> Needs {
         let has = |source| self.terms.iter().any(|term| term.kind.source() == source);
         Needs {
-            teacher_masks: self.weighting != SampleWeighting::TruthOnly,
+            teacher_masks: std::iter::once(&self.weighting)
+                .chain(self.part_weightings.values())
+                .any(|weighting| *weighting != SampleWeighting::TruthOnly),
             truth: has(TermSource::Truth) || has(TermSource::Neither),
             taps: vec![],
         }
     }
 }
 
-/// The loss of one batch.
+/// The loss of one batch. `part_idxs` says which part of the data set each sample is of.
 ///
 /// # Shapes
+/// - `part_idxs`: `[batch]`, or empty where all are of part 0
 /// - `student`, `teacher.logits`, `truth`: `[batch, 1, height, width]`
 /// - `total`: `[1]`; each term: `[batch]`
 /// # Panics
-/// If the shapes differ, or the plan needs a teacher and there is none: bugs in the caller, not bad input.
+/// If the shapes or numbers of samples differ, or the plan needs a teacher and there is none: bugs in the caller, not bad input.
 pub fn distillation_loss(
     plan: &LossPlan,
     student: MaskLogits,
     teacher: Option<&TeacherTarget>,
     truth: MaskProbs,
+    part_idxs: &[usize],
 ) -> LossOutput {
     let teacher =
         if plan.needs().teacher_masks { Some(teacher.expect("a plan with teacher terms has a teacher")) } else { None };
     let sums = MaskSums::new(plan.sharpness, student, teacher.map(|teacher| teacher.logits.clone()), truth);
-    let alpha = teacher.map(|teacher| alpha(plan.weighting, teacher.predicted_iou.clone()));
+    let alpha = teacher.map(|teacher| plan.alpha(part_idxs, teacher.predicted_iou.clone()));
+    let is_asked = teacher.and_then(|teacher| plan.is_asked(part_idxs, &teacher.predicted_iou));
 
     let mut weighed: [Option<Tensor<1>>; 3] = [None, None, None];
     let mut terms = Vec::with_capacity(plan.terms.len());
     for term in &plan.terms {
-        let distance = distance(term.kind, &sums);
+        let mut distance = distance(term.kind, &sums);
+        if let Some(is_asked) = is_asked.clone().filter(|_| term.kind.source() == TermSource::Teacher) {
+            distance = distance * is_asked;
+        }
         terms.push((term.kind.name(), distance.clone().detach()));
         if term.weight == 0.0 {
             continue;
@@ -269,7 +298,56 @@ pub fn distillation_loss(
     LossOutput { total, terms }
 }
 
-/// The share of the teacher terms, `[batch]`; takes no gradient.
+impl LossPlan {
+    /// The share of the teacher terms, `[batch]`; takes no gradient.
+    fn alpha(&self, part_idxs: &[usize], predicted_iou: Tensor<1>) -> Tensor<1> {
+        let mut weightings: Vec<(SampleWeighting, Vec<bool>)> = vec![];
+        for (at, &part_idx) in part_idxs.iter().enumerate() {
+            let weighting = self.weighting_of(part_idx);
+            let known = weightings.iter().position(|(known, _)| *known == weighting);
+            let known = known.unwrap_or_else(|| {
+                weightings.push((weighting, vec![false; part_idxs.len()]));
+                weightings.len() - 1
+            });
+            weightings[known].1[at] = true;
+        }
+        match weightings.as_slice() {
+            [] => alpha(self.weighting, predicted_iou),
+            [(weighting, _)] => alpha(*weighting, predicted_iou),
+            several => {
+                let of_weighting = |(weighting, are_of): &(SampleWeighting, Vec<bool>)| {
+                    let mask = floats(are_of, &predicted_iou);
+                    let count = are_of.iter().filter(|is| **is).count() as f64;
+                    // The mean over a batch is that of the samples which it is for.
+                    let alpha = match weighting {
+                        SampleWeighting::TeacherScoreBatchMean => {
+                            let sum = (predicted_iou.clone().detach() * mask.clone()).sum();
+                            (sum / count).expand([are_of.len()])
+                        }
+                        _ => alpha(*weighting, predicted_iou.clone()),
+                    };
+                    alpha * mask
+                };
+                several.iter().map(of_weighting).reduce(|a, b| a + b).expect("several weightings")
+            }
+        }
+    }
+
+    /// 1 for samples that are compared with the teacher, 0 for others, `[batch]`; `None` where all are.
+    fn is_asked(&self, part_idxs: &[usize], like: &Tensor<1>) -> Option<Tensor<1>> {
+        let are_asked: Vec<bool> =
+            part_idxs.iter().map(|&part_idx| self.weighting_of(part_idx) != SampleWeighting::TruthOnly).collect();
+        are_asked.contains(&false).then(|| floats(&are_asked, like))
+    }
+}
+
+/// 1 for true, on the device of `like`.
+fn floats(values: &[bool], like: &Tensor<1>) -> Tensor<1> {
+    let values: Vec<f32> = values.iter().map(|&is| f32::from(u8::from(is))).collect();
+    Tensor::from_data(TensorData::from(values.as_slice()), &like.device())
+}
+
+/// The share of the teacher terms by one weighting, `[batch]`; takes no gradient.
 fn alpha(weighting: SampleWeighting, predicted_iou: Tensor<1>) -> Tensor<1> {
     let predicted_iou = predicted_iou.detach();
     let [batch] = predicted_iou.dims();

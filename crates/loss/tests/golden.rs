@@ -29,7 +29,7 @@ fn loss(case: &GoldenCase, plan: &LossPlan) -> (LossOutput, Vec<f32>) {
     let student = floats::<4>(case, "student").require_grad();
     let teacher = TeacherTarget { logits: MaskLogits(floats(case, "teacher")), predicted_iou: floats(case, "score") };
     let teacher = plan.needs().teacher_masks.then_some(&teacher);
-    let output = distillation_loss(plan, MaskLogits(student.clone()), teacher, MaskProbs(floats(case, "truth")));
+    let output = distillation_loss(plan, MaskLogits(student.clone()), teacher, MaskProbs(floats(case, "truth")), &[]);
     let gradient = student.grad(&output.total.backward()).expect("the total depends on the student");
     (output, values(gradient))
 }
@@ -119,7 +119,7 @@ fn a_term_that_is_not_a_number_can_be_named() {
     };
     let plan = LossPlan::picosam2(SampleWeighting::TeacherScorePerSample);
     let student = MaskLogits(floats(&case, "student"));
-    let output = distillation_loss(&plan, student, Some(&teacher), MaskProbs(floats(&case, "truth")));
+    let output = distillation_loss(&plan, student, Some(&teacher), MaskProbs(floats(&case, "truth")), &[]);
     assert!(values(output.total)[0].is_nan());
     let mut found = Vec::new();
     for (name, distances) in output.terms {
@@ -142,6 +142,54 @@ fn a_reported_term_of_weight_zero_changes_nothing() {
     assert_eq!((a.terms.len(), b.terms.len()), (1, 2));
 }
 
+/// Samples of several parts in one batch: each has the loss that it has in a batch of its own part.
+#[test]
+fn parts_of_the_data_are_weighed_each_by_its_own_rule() {
+    use SampleWeighting::{Constant, TeacherScoreBatchMean, TruthOnly};
+    let case = golden("loss/picosam");
+    let batch = case.shape("student")[0];
+    let terms = |weighting| LossPlan::picosam3(weighting).terms().to_vec();
+    let device = Device::flex();
+    let plain = |name: &str| Tensor::<4>::from_data(TensorData::new(case.f32s(name), case.shape(name)), &device);
+    let score = Tensor::<1>::from_data(TensorData::new(case.f32s("score"), [batch]), &device);
+    let of = |plan: &LossPlan, samples: &[usize], part_idxs: &[usize]| {
+        let idxs = Tensor::<1, burn::tensor::Int>::from_data(
+            TensorData::from(samples.iter().map(|&at| at as i32).collect::<Vec<_>>().as_slice()),
+            &device,
+        );
+        let pick = |name: &str| plain(name).select(0, idxs.clone());
+        let teacher =
+            TeacherTarget { logits: MaskLogits(pick("teacher")), predicted_iou: score.clone().select(0, idxs.clone()) };
+        let truth = MaskProbs(pick("truth"));
+        distillation_loss(plan, MaskLogits(pick("student")), Some(&teacher), truth, part_idxs)
+    };
+    assert!(batch >= 3, "the case has {batch} samples");
+    let (annotated, proposals): (Vec<usize>, Vec<usize>) = (0..batch).partition(|at| at % 3 != 1);
+    let parts: Vec<usize> = (0..batch).map(|at| usize::from(at % 3 == 1)).collect();
+    let all: Vec<usize> = (0..batch).collect();
+    for [first, second] in
+        [[TruthOnly, Constant(0.7)], [TeacherScoreBatchMean, TruthOnly], [Constant(0.2), TeacherScoreBatchMean]]
+    {
+        let asking = if first == TruthOnly { second } else { first };
+        let plan = LossPlan::with_parts(5.0, first, [(1, second)].into(), terms(asking)).expect("a loss");
+        assert!(plan.needs().teacher_masks);
+        let both = of(&plan, &all, &parts);
+        let alone = |weighting: SampleWeighting, samples: &[usize]| {
+            let plan = LossPlan::new(5.0, weighting, terms(weighting)).expect("a loss");
+            f64::from(values(of(&plan, samples, &[]).total)[0]) * samples.len() as f64
+        };
+        let expected = (alone(first, &annotated) + alone(second, &proposals)) / batch as f64;
+        let found = f64::from(values(both.total)[0]);
+        assert!((found - expected).abs() < 1e-5 * expected, "{first:?} {second:?}: {found} {expected}");
+        let (name, distances) = &both.terms[0];
+        assert_eq!(*name, "teacher_mse");
+        let weighting_of = |at: usize| [first, second][parts[at]];
+        for (at, distance) in values(distances.clone()).into_iter().enumerate() {
+            assert_eq!(distance == 0.0, weighting_of(at) == TruthOnly, "sample {at}");
+        }
+    }
+}
+
 #[test]
 fn losses_that_mean_nothing_are_refused() {
     use SampleWeighting::{Constant, TeacherScorePerSample, TruthOnly};
@@ -161,7 +209,7 @@ fn losses_that_mean_nothing_are_refused() {
         "truth_bce: expected a finite weight, 0 or above, found -1",
     );
     check(1.0, TruthOnly, &[bce, bce], "truth_bce: expected once, found twice");
-    let no_teacher = "teacher_mse: expected no teacher terms, because the weighting is truth only";
+    let no_teacher = "teacher_mse: expected no teacher terms, because the weighting of all samples is truth only";
     check(1.0, TruthOnly, &[term(TermKind::TeacherMse, 1.0)], no_teacher);
     let floor = term(TermKind::AreaShortfall { floor: 0.0 }, 1.0);
     check(1.0, TruthOnly, &[floor], "area_shortfall floor: expected above 0, at most 1, found 0");

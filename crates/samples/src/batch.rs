@@ -6,11 +6,14 @@ use crate::source::Sample;
 pub struct HostBatch {
     /// The annotations, in batch order.
     pub annotation_ids: Vec<u64>,
+    /// Which of the data set's parts each sample is of, in batch order.
+    pub part_idxs: Vec<usize>,
     /// Network input, `[batch, 3, grid, grid]`, `(pixel - 128) / 128`.
     pub input: Vec<f32>,
     /// Annotated masks, 0 or 1, `[batch, 1, grid, grid]`.
     pub truth: Vec<f32>,
-    /// Teacher's mask logits `[batch, 1, grid, grid]` and predicted IoUs `[batch]`, clamped to `[0, 1]`, if there is a teacher.
+    /// Teacher's mask logits `[batch, 1, grid, grid]` and predicted IoUs `[batch]`, clamped to `[0, 1]`, if a sample has an answer; 0 for
+    /// samples without.
     pub teacher: Option<(Vec<f32>, Vec<f32>)>,
     /// Predicted IoUs that had to be clamped into that range.
     pub clamped_predicted_ious: usize,
@@ -28,15 +31,21 @@ impl HostBatch {
         }
         let mut truth = Vec::with_capacity(samples.len() * grid * grid);
         samples.iter().for_each(|sample| truth.extend(sample.truth.iter().map(|&bit| f32::from(bit))));
-        let answers: Option<Vec<_>> = samples.iter().map(|sample| sample.teacher.as_ref()).collect();
-        let clamped_predicted_ious = answers.iter().flatten().filter(|answer| answer.is_clamped).count();
-        let teacher = answers.map(|answers| {
+        let answers = || samples.iter().map(|sample| sample.teacher.as_ref());
+        let clamped_predicted_ious = answers().flatten().filter(|answer| answer.is_clamped).count();
+        let teacher = answers().any(|answer| answer.is_some()).then(|| {
             let mut logits = Vec::with_capacity(samples.len() * grid * grid);
-            answers.iter().for_each(|answer| logits.extend_from_slice(&answer.logits));
-            (logits, answers.iter().map(|answer| answer.predicted_iou).collect())
+            for answer in answers() {
+                match answer {
+                    Some(answer) => logits.extend_from_slice(&answer.logits),
+                    None => logits.resize(logits.len() + grid * grid, 0.0),
+                }
+            }
+            (logits, answers().map(|answer| answer.map_or(0.0, |answer| answer.predicted_iou)).collect())
         });
         let annotation_ids = samples.iter().map(|sample| sample.annotation_id).collect();
-        Self { annotation_ids, input, truth, teacher, clamped_predicted_ious, grid }
+        let part_idxs = samples.iter().map(|sample| sample.part_idx).collect();
+        Self { annotation_ids, part_idxs, input, truth, teacher, clamped_predicted_ious, grid }
     }
 }
 

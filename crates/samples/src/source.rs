@@ -1,6 +1,6 @@
 //! From an annotation to what the student sees and is compared with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -37,6 +37,8 @@ pub struct SampleSource {
     /// The instances left out and why.
     pub left_out: Vec<LeftOut>,
     choice: InstanceChoice,
+    /// Parts of the data set that the teacher is not asked about.
+    unanswered_parts: BTreeSet<usize>,
     competitors: Vec<u32>,
     images: SplitImages,
     n_masks_decoded: AtomicU64,
@@ -55,6 +57,8 @@ pub enum InstanceChoice {
 pub struct Sample {
     /// The annotation.
     pub annotation_id: u64,
+    /// Which of the data set's [parts](Dataset::parts) it is of.
+    pub part_idx: usize,
     /// Where the crop lies in the image.
     pub geometry: CropGeometry,
     /// Box of the prompt, `[x, y, width, height]` in image pixels; the annotated one where the prompt is a point.
@@ -65,7 +69,7 @@ pub struct Sample {
     pub truth: Vec<u8>,
     /// The annotated mask in the image.
     pub truth_in_image: Rle,
-    /// The teacher's mask logits, `[grid, grid]`, if there is a teacher.
+    /// The teacher's mask logits, `[grid, grid]`, if there is a teacher and it is asked about this part of the data set.
     pub teacher: Option<TeacherAnswer>,
 }
 
@@ -92,6 +96,23 @@ impl SampleSource {
         limits: ImageLimits,
         choice: InstanceChoice,
     ) -> Result<Self, SampleError> {
+        Self::with_unanswered_parts(dataset, teacher, rules, crop, limits, choice, BTreeSet::new())
+    }
+
+    /// [`new`](Self::new), where some [parts](Dataset::parts) of the data set, by their index, have no teacher: nothing compares their
+    /// samples with one. All of their instances that have a prompt are used.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_unanswered_parts(
+        dataset: Dataset,
+        teacher: Option<Box<dyn Store>>,
+        rules: SelectionRules,
+        crop: CropRule,
+        limits: ImageLimits,
+        choice: InstanceChoice,
+        unanswered_parts: BTreeSet<usize>,
+    ) -> Result<Self, SampleError> {
         let (chosen, left_out) = rules.select(&dataset)?;
         let (crop, competitors) = (rules.crop.unwrap_or(crop), dataset.competitors());
         let images = SplitImages::new(dataset.images.len(), limits, MAX_KEPT_BYTES);
@@ -105,6 +126,7 @@ impl SampleSource {
             instances,
             left_out,
             choice,
+            unanswered_parts,
             competitors,
             images,
             n_masks_decoded,
@@ -151,8 +173,13 @@ impl SampleSource {
 
     /// The first used instance that the cache has no answer for, if any.
     pub fn first_without_teacher(&self) -> Option<u64> {
-        let ids = self.instances.iter().map(|&idx| self.annotation_id(idx));
+        let ids = self.instances.iter().filter(|&&idx| self.is_answered(idx)).map(|&idx| self.annotation_id(idx));
         ids.into_iter().find(|&id| !self.teacher.as_ref().is_some_and(|cache| cache.contains(id)))
+    }
+
+    /// Whether the teacher is asked about an instance, if there is one.
+    fn is_answered(&self, instance_idx: usize) -> bool {
+        !self.unanswered_parts.contains(&self.dataset.part_idx(instance_idx))
     }
 
     /// The annotated mask of an instance in its crop, 0 or 1, `[grid, grid]`, without reading the image.
@@ -266,6 +293,9 @@ impl SampleSource {
             if is_interrupted() {
                 return Err(SampleError::Interrupted);
             }
+            if !self.is_answered(idx) {
+                return Ok(());
+            }
             let annotation_id = self.annotation_id(idx);
             let cannot = |source| SampleError::Teacher { annotation_id, source };
             let record = store.masks(annotation_id).map_err(cannot)?;
@@ -286,7 +316,8 @@ impl SampleSource {
             Err(error) => return Err(error),
         }
         let cached = || self.teacher.as_ref().is_some_and(|cache| cache.contains(self.annotation_id(idx)));
-        Ok((choice == InstanceChoice::Cached && !cached()).then_some(LeftOutReason::NoTeacherRecord))
+        let is_wanting = choice == InstanceChoice::Cached && self.is_answered(idx) && !cached();
+        Ok(is_wanting.then_some(LeftOutReason::NoTeacherRecord))
     }
 
     fn mask(&self, instance_idx: usize) -> Result<Rle, SampleError> {
@@ -373,8 +404,10 @@ impl SampleSource {
         let Framed { instance_idx, truth_in_image, geometry, bbox, draw } = framed;
         let instance = &self.dataset.instances[instance_idx];
         let mut teacher = match &self.teacher {
-            Some(store) => Some(self.answer(store.as_ref(), instance, image.digest, &geometry)?),
-            None => None,
+            Some(store) if self.is_answered(instance_idx) => {
+                Some(self.answer(store.as_ref(), instance, image.digest, &geometry)?)
+            }
+            _ => None,
         };
         let (mut truth, mut pixels) = (crop_rle(&truth_in_image, &geometry), crop_upper_rows(&image.rows, &geometry));
         if let Some(draw) = draw {
@@ -382,7 +415,8 @@ impl SampleSource {
             let logits = teacher.as_mut().map_or(&mut [][..], |teacher| &mut teacher.logits);
             draw.flip_together(geometry.grid, &mut pixels, &mut truth, logits);
         }
-        Ok(Sample { annotation_id: instance.id, geometry, bbox, pixels, truth, truth_in_image, teacher })
+        let part_idx = self.dataset.part_idx(instance_idx);
+        Ok(Sample { annotation_id: instance.id, part_idx, geometry, bbox, pixels, truth, truth_in_image, teacher })
     }
 
     fn teacher_prompt_idx(&self, store: &dyn Store) -> usize {

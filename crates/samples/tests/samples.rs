@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use sensei_data::augment::{Augmentation, draw, sample_rng};
 use sensei_data::crop::{CropGeometry, crop_image, crop_mask};
-use sensei_data::crop_rule::{Border, CropRule};
+use sensei_data::crop_rule::{Border, BoxBorder, CropRule};
 use sensei_data::dataset::Dataset;
 use sensei_data::image_file::{ImageLimits, read_image};
 use sensei_data::prompt_source::PromptSource;
+use sensei_samples::batch::HostBatch;
 use sensei_samples::error::SampleError;
 use sensei_samples::images::ImageCounts;
 use sensei_samples::selection::{CrowdRule, EmptyTruthRule, SelectionRules, Subset};
@@ -83,12 +84,13 @@ fn plain(source: &SampleSource, idx: usize, augmentation: &Augmentation, seed: u
     let truth_in_image = dataset.mask(idx).unwrap();
     let prompt = source.rules.prompt_of(instance, &truth_in_image).unwrap();
     let draw = draw(augmentation, &mut sample_rng(seed, epoch, instance.id));
-    let geometry: CropGeometry = draw.jittered(&source.crop.crop(prompt, image.size).unwrap());
+    let crop: CropGeometry = source.crop.crop(prompt, image.size).unwrap();
+    let geometry = source.crop.shown(draw.jittered(&crop), image.size);
     let (mut pixels, mut truth) = (crop_image(&image, &geometry), crop_mask(&truth_in_image.to_mask(), &geometry));
     draw.photometric(&mut pixels);
     draw.flip_together(geometry.grid, &mut pixels, &mut truth, &mut []);
     let bbox = prompt.bbox().unwrap_or(instance.bbox);
-    Sample { annotation_id: instance.id, geometry, bbox, pixels, truth, truth_in_image, teacher: None }
+    Sample { annotation_id: instance.id, part_idx: 0, geometry, bbox, pixels, truth, truth_in_image, teacher: None }
 }
 
 fn check_equal(got: &Sample, expected: &Sample) {
@@ -132,6 +134,7 @@ proptest! {
     fn samples_are_those_of_the_plain_way(
         prompt in prompt_source(),
         border in prop_oneof![Just(Border::Reference), Just(Border::Corrected)],
+        box_border in prop_oneof![Just(None), Just(Some(BoxBorder::Clipped)), Just(Some(BoxBorder::Padded))],
         augmentation in augmentation(),
         grid in 8u32..40,
         seed: u64,
@@ -140,7 +143,10 @@ proptest! {
     ) {
         let scenes = Scenes::new();
         let crop = match prompt.is_box() {
-            true => CropRule::Roi { padding: 0.2, grid, border },
+            true => match box_border {
+                Some(border) => CropRule::Box { padding: 0.2, min_side: 6.0, grid, border },
+                None => CropRule::Roi { padding: 0.2, grid, border },
+            },
             false => CropRule::CenterWindow { grid, border },
         };
         let rules = SelectionRules {
@@ -292,4 +298,52 @@ fn the_first_sample_that_cannot_be_had_is_named_whatever_the_threads() {
         assert_eq!(named(&source.instances), OBJECTS_PER_IMAGE);
         assert_eq!(named(&backwards), 4 * OBJECTS_PER_IMAGE - 1);
     }
+}
+
+#[test]
+fn regions_of_boxes_stay_within_the_image_and_long_enough() {
+    let scenes = Scenes::new();
+    let rule = CropRule::Box { padding: 0.1, min_side: 11.0, grid: 24, border: BoxBorder::Clipped };
+    let source = scenes.source(SelectionRules::of_student(rule), rule);
+    let wild = Augmentation { roi_shift: 1.0, roi_scale: 1.0, ..Augmentation::NONE };
+    let mut shortest = f64::INFINITY;
+    for epoch in 0..20 {
+        for sample in source.augmented_samples(&source.instances, &wild, 5, epoch).unwrap() {
+            let rect = sample.geometry.rect_in_image;
+            assert!(rect.x0 >= 0.0 && rect.y0 >= 0.0 && rect.x1 <= 45.0 && rect.y1 <= 34.0, "{rect:?}");
+            shortest = shortest.min(rect.width()).min(rect.height());
+        }
+    }
+    assert!((11.0 - 1e-9..11.0 + 1e-9).contains(&shortest), "{shortest}");
+    let is_short = |idx: &&usize| {
+        let [x, y, width, height] = source.dataset.instances[**idx].bbox;
+        let within = |start: f64, len: f64, image: f64| (start + 1.1 * len).min(image) - (start - 0.1 * len).max(0.0);
+        within(x, width, 45.0) < 11.0 || within(y, height, 34.0) < 11.0
+    };
+    let n_short = source.instances.iter().filter(is_short).count();
+    assert_eq!((source.n_lengthened().unwrap(), n_short > 0), (n_short, true));
+    assert_eq!(roi_source(&scenes).n_lengthened().unwrap(), 0);
+}
+
+#[test]
+fn parts_of_a_data_set_are_told_apart_and_images_shared() {
+    let scenes = Scenes::new();
+    let load = |name: &str| Dataset::load_coco(&scenes.path(name), scenes.folder.path()).unwrap();
+    let mut file: serde_json::Value =
+        serde_json::from_slice(&fs::read(scenes.path("annotations.json")).unwrap()).unwrap();
+    for annotation in file["annotations"].as_array_mut().unwrap() {
+        annotation["id"] = json!(annotation["id"].as_u64().unwrap() + 1000);
+    }
+    fs::write(scenes.path("more.json"), serde_json::to_vec(&file).unwrap()).unwrap();
+    let mut both = load("annotations.json");
+    both.join(load("more.json")).unwrap();
+    let n = IMAGES.len() * OBJECTS_PER_IMAGE;
+    assert_eq!((both.images.len(), both.instances.len(), both.categories.len()), (IMAGES.len(), 2 * n, 1));
+    let rules = SelectionRules::of_student(ROI);
+    let source = SampleSource::new(both, None, rules, ROI, ImageLimits::default(), InstanceChoice::All).unwrap();
+    let (first, second) =
+        (source.sample(source.instances[3]).unwrap(), source.sample(source.instances[n + 3]).unwrap());
+    assert_eq!((first.part_idx, second.part_idx), (0, 1));
+    assert_eq!((first.annotation_id + 1000, &first.pixels), (second.annotation_id, &second.pixels));
+    assert_eq!(HostBatch::new(&[first, second]).part_idxs, [0, 1]);
 }

@@ -64,8 +64,13 @@ fn train(device: &Device, batch: usize, repeats: usize, half: Option<HalfPrecisi
         };
         let teacher =
             TeacherTarget { logits: MaskLogits(logits.clone()), predicted_iou: Tensor::<1>::ones([batch], device) };
-        let loss =
-            distillation_loss(&plan, MaskLogits(forward.masks.0), Some(&teacher), MaskProbs(truth.clone().autodiff()));
+        let loss = distillation_loss(
+            &plan,
+            MaskLogits(forward.masks.0),
+            Some(&teacher),
+            MaskProbs(truth.clone().autodiff()),
+            &[],
+        );
         let value: f32 = loss.total.clone().into_scalar();
         assert!(value.is_finite());
         // As training does: small 16-bit gradients are lost without a scale.

@@ -93,7 +93,7 @@ impl Training {
         let predicted_iou = Tensor::<1>::ones([self.image.dims()[0]], &self.device);
         let teacher = TeacherTarget { logits: MaskLogits(self.logits.clone().autodiff()), predicted_iou };
         let truth = MaskProbs(self.truth.clone().autodiff());
-        let loss = distillation_loss(&self.plan, MaskLogits(forward.masks.0), Some(&teacher), truth);
+        let loss = distillation_loss(&self.plan, MaskLogits(forward.masks.0), Some(&teacher), truth, &[]);
         let value: f32 = loss.total.clone().into_scalar();
         assert!(value.is_finite());
         drop(span);

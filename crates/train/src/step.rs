@@ -1,7 +1,7 @@
 //! One optimiser step: forward and backward of its batches, on one device or several, and what follows from the gradients.
 
 use burn::tensor::{Device, Tensor};
-use sensei_loss::{LossOutput, distillation_loss};
+use sensei_loss::{LossOutput, LossPlan, SampleWeighting, TeacherTarget, distillation_loss};
 use sensei_samples::batch::HostBatch;
 use sensei_tensor::masks::MaskProbs;
 use sensei_tensor::network::{BatchStats, Inputs, Network, Pass, host_values};
@@ -13,7 +13,7 @@ use crate::error::TrainError;
 use crate::groups::StepRate;
 use crate::optimizer::clip_global_norm;
 use crate::plan::{StagePlan, TrainPlan};
-use crate::tensors::{input_tensor, teacher_target, truth_tensor};
+use crate::tensors::{input_tensor, no_target, teacher_target, truth_tensor};
 
 /// Where in the plan a step is.
 pub(crate) struct StepPlan<'a> {
@@ -166,9 +166,9 @@ fn batch_gradients(network: &dyn Network, batch: &HostBatch, shared: &Shared) ->
     let outputs = network.forward(inputs, shared.pass)?;
     drop(span);
     let span = profile::span("loss");
-    let teacher = if needs.teacher_masks { teacher_target(batch, device) } else { None };
+    let teacher = if needs.teacher_masks { asked(batch, &shared.stage.loss, device) } else { None };
     let truth = MaskProbs(truth_tensor(batch, device));
-    let output = distillation_loss(&shared.stage.loss, outputs.masks, teacher.as_ref(), truth);
+    let output = distillation_loss(&shared.stage.loss, outputs.masks, teacher.as_ref(), truth, &batch.part_idxs);
     let (loss, terms) = read_loss(&output, shared.step, &batch.annotation_ids)?;
     let weight = shared.loss_scale * batch.annotation_ids.len() as f64 / shared.n_samples as f64;
     let total = if weight == 1.0 { output.total } else { output.total * weight };
@@ -188,6 +188,15 @@ fn batch_gradients(network: &dyn Network, batch: &HostBatch, shared: &Shared) ->
     });
     let gradients = gradients.collect();
     Ok(BatchGradients { loss, terms, gradients, norm_stats: outputs.norm_stats })
+}
+
+/// What the teacher said of a batch; of one that no sample of is compared with it, nothing.
+fn asked(batch: &HostBatch, loss: &LossPlan, device: &Device) -> Option<TeacherTarget> {
+    let is_truth_only = |&part_idx: &usize| loss.weighting_of(part_idx) == SampleWeighting::TruthOnly;
+    match batch.part_idxs.iter().all(is_truth_only) {
+        true => Some(no_target(batch, device)),
+        false => teacher_target(batch, device),
+    }
 }
 
 /// Clips the groups that are clipped, together; returns their norm before, and whether the others are finite.

@@ -25,6 +25,13 @@ pub fn teacher_target(batch: &HostBatch, device: &Device) -> Option<TeacherTarge
     Some(TeacherTarget { logits: MaskLogits(picture(batch, logits, 1, device)), predicted_iou })
 }
 
+/// A teacher's target where nothing is compared with it: all 0.
+pub(crate) fn no_target(batch: &HostBatch, device: &Device) -> TeacherTarget {
+    let n = batch.annotation_ids.len();
+    let logits = Tensor::zeros([n, 1, batch.grid, batch.grid], device);
+    TeacherTarget { logits: MaskLogits(logits), predicted_iou: Tensor::zeros([n], device) }
+}
+
 /// Inputs of randomly chosen instances, without augmentation, on the CPU, in batches of `[batch, 3, grid, grid]`: what grids are
 /// calibrated on.
 ///

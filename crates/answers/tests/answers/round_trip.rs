@@ -5,6 +5,8 @@ use std::fs;
 use proptest::prelude::*;
 use sensei_answers::error::CacheError;
 use sensei_answers::folder_store::FolderStore;
+use sensei_answers::joined_store::JoinedStore;
+use sensei_answers::key::AnswerKey;
 use sensei_answers::record::{MaskAnswer, MaskRecord};
 use sensei_answers::store::Store;
 use sensei_answers::verify::{stats, verify};
@@ -276,4 +278,26 @@ proptest! {
             prop_assert_eq!(cache.masks(id).unwrap(), make(id));
         }
     }
+}
+
+#[test]
+fn several_stores_answer_as_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let other_key = || AnswerKey { dataset: "07e4".into(), ..key(8) };
+    write(&dir.path().join("a"), key(8), &[5, 1, 9], 8, 200);
+    write(&dir.path().join("b"), other_key(), &[40, 9], 8, 200);
+    let open = |name: &str, key: &AnswerKey| -> Box<dyn Store> {
+        Box::new(FolderStore::open(&dir.path().join(name), key).unwrap())
+    };
+    let joined = JoinedStore::new(vec![open("a", &key(8)), open("b", &other_key())]);
+    assert_eq!(joined.ids(), [1, 5, 9, 40]);
+    assert!(joined.contains(40) && joined.contains(1) && !joined.contains(2));
+    for id in joined.ids() {
+        assert_eq!(joined.masks(id).unwrap(), record(id, 8));
+    }
+    assert!(matches!(joined.masks(2), Err(CacheError::NoRecord { .. })));
+    // Its key is neither's, so that a run notices other answers; a store alone keeps its own.
+    let digests = [key(8).digest(), other_key().digest(), joined.manifest().key.digest()];
+    assert!(digests[2] != digests[0] && digests[2] != digests[1]);
+    assert_eq!(JoinedStore::new(vec![open("a", &key(8))]).manifest().key, key(8));
 }

@@ -19,5 +19,5 @@ pub use overrides::Override;
 pub use protocol::load_protocol;
 pub use run::{RunPlan, check_same_run, load_plan};
 pub use schema::{protocol_schema, run_schema};
-pub use sections::data::{DataPlan, FilesPlan};
+pub use sections::data::{AlsoTrainPlan, DataPlan, FilesPlan, SplitPlan};
 pub use sections::teacher::TeacherAnswers;

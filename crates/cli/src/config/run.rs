@@ -1,5 +1,6 @@
 //! A run's configuration: its sections put together.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -7,14 +8,15 @@ use anyhow::{Context, bail, ensure};
 use schemars::JsonSchema;
 use sensei_data::crop_rule::CropRule;
 use sensei_graph::layer_graph::LayerGraph;
+use sensei_loss::SampleWeighting;
 use sensei_samples::source::InstanceChoice;
-use sensei_train::plan::TrainPlan;
+use sensei_train::plan::{StagePlan, TrainPlan};
 use serde::{Deserialize, Serialize};
 
 use super::overrides::Override;
 use super::read::read;
 use super::sections::crop::CropToml;
-use super::sections::data::{DataPlan, DataToml};
+use super::sections::data::{AlsoTrainPlan, DataPlan, DataToml};
 use super::sections::eval::{EvalPlan, EvalToml};
 use super::sections::export::{ExportPlan, ExportToml};
 use super::sections::logging::{LoggingPlan, LoggingToml};
@@ -95,6 +97,14 @@ pub struct DeploymentPlan {
 }
 
 impl RunPlan {
+    /// Parts of the training data whose samples are never compared with the teacher.
+    pub fn unanswered_parts(&self) -> BTreeSet<usize> {
+        let is_unanswered = |part_idx: &usize| self.train.stages.iter().all(|stage| is_truth_only(stage, *part_idx));
+        // The cache chooses the first part's instances then.
+        let first = usize::from(self.instances == InstanceChoice::Cached);
+        (first..=self.data.also_train().len()).filter(is_unanswered).collect()
+    }
+
     /// What is made for the chip.
     ///
     /// # Errors
@@ -162,10 +172,11 @@ fn resolve(file: RunToml, name: String, overrides: &[Override]) -> anyhow::Resul
     let crop = file.crop.resolve(u32::try_from(graph.input_size()).context("[student] input_size")?);
     let deployment = deployment(file.quantize, file.export, &graph)?;
     let quantize = deployment.as_ref().map(|deployment| &deployment.quantize);
-    let (train, initial_weights) = file.train.resolve(file.seed, quantize)?;
-    let (data, instances) = file.data.resolve();
+    let (data, instances) = file.data.resolve()?;
+    let also_train: Vec<String> = data.also_train().iter().map(|part| part.name.clone()).collect();
+    let (train, initial_weights) = file.train.resolve(file.seed, quantize, &also_train)?;
     let teacher = file.teacher.map(TeacherToml::resolve).transpose()?;
-    check_teacher(teacher.as_ref(), instances, &train)?;
+    check_teacher(teacher.as_ref(), instances, &train, data.also_train())?;
     Ok(RunPlan {
         name,
         data,
@@ -205,15 +216,44 @@ fn resolved_toml(file: &RunToml, overrides: &[Override]) -> anyhow::Result<Strin
 }
 
 /// Refuses what needs a teacher where there is none.
-fn check_teacher(teacher: Option<&TeacherPlan>, instances: InstanceChoice, train: &TrainPlan) -> anyhow::Result<()> {
-    if teacher.is_some() {
+fn check_teacher(
+    teacher: Option<&TeacherPlan>,
+    instances: InstanceChoice,
+    train: &TrainPlan,
+    also_train: &[AlsoTrainPlan],
+) -> anyhow::Result<()> {
+    let Some(teacher) = teacher else {
+        ensure!(instances == InstanceChoice::All, "[data] instances: \"cached\" needs a [teacher]");
+        if let Some(stage) = train.stages.iter().find(|stage| stage.loss.needs().teacher_masks) {
+            bail!("[train] stage {:?}: its loss needs a [teacher], found none", stage.name);
+        }
+        if let Some(part) = also_train.iter().find(|part| part.answers.is_some()) {
+            bail!("[[data.also_train]] {:?}: answers need a [teacher], found none", part.name);
+        }
         return Ok(());
+    };
+    let asks = |part_idx| train.stages.iter().find(|stage| !is_truth_only(stage, part_idx));
+    if teacher.train.is_none() {
+        ensure!(instances == InstanceChoice::All, "[data] instances: \"cached\" needs [teacher] train, found none");
+        if let Some(stage) = asks(0) {
+            bail!("[train] stage {:?}: its loss needs [teacher] train, found none", stage.name);
+        }
     }
-    ensure!(instances == InstanceChoice::All, "[data] instances: \"cached\" needs a [teacher]");
-    if let Some(stage) = train.stages.iter().find(|stage| stage.loss.needs().teacher_masks) {
-        bail!("[train] stage {:?}: its loss needs a [teacher], found none", stage.name);
+    for (idx, part) in also_train.iter().enumerate().filter(|(_, part)| part.answers.is_none()) {
+        if let Some(stage) = asks(1 + idx) {
+            let name = &part.name;
+            bail!(
+                "[train] stage {:?}: its loss needs answers of [[data.also_train]] {name:?}, found none; weighting_of = {{ {name} = \
+                 \"truth_only\" }} needs none",
+                stage.name
+            );
+        }
     }
     Ok(())
+}
+
+fn is_truth_only(stage: &StagePlan, part_idx: usize) -> bool {
+    stage.loss.weighting_of(part_idx) == SampleWeighting::TruthOnly
 }
 
 #[cfg(test)]

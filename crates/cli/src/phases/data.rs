@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use sensei_answers::folder_store::FolderStore;
 use sensei_answers::import::import_answers_unless;
+use sensei_answers::joined_store::JoinedStore;
 use sensei_answers::key::AnswerKey;
 use sensei_answers::store::Store;
 use sensei_data::augment::Augmentation;
@@ -18,9 +19,9 @@ use sensei_samples::selection::{LeftOutReason, SelectionRules, Subset, in_words}
 use sensei_samples::source::{InstanceChoice, SampleSource};
 
 use crate::arguments::AnnotationFormat;
-use crate::config::{DataPlan, FilesPlan, RunPlan, TeacherAnswers};
+use crate::config::{AlsoTrainPlan, DataPlan, FilesPlan, RunPlan, SplitPlan, TeacherAnswers};
 use crate::phases::images::check_images;
-use crate::progress::{say, warn};
+use crate::progress::{on_one_line, say, warn};
 use crate::stop;
 use crate::usage;
 use sensei_files::folder::make_once;
@@ -59,12 +60,20 @@ pub struct OtherData<'a> {
 /// # Errors
 /// If the data set, its teacher cache or one of its masks is missing or broken, or nothing is left of it.
 pub fn open(plan: &RunPlan, split: Split, runs: &Path) -> anyhow::Result<SampleSource> {
-    let dataset = dataset(plan, split, runs)?;
-    let teacher = teacher(plan, split, &dataset, runs)?;
+    let mut dataset = dataset(plan, split, runs)?;
+    let mut teacher = teacher(plan, split, &dataset, runs)?;
+    let unanswered = if split == Split::Train { plan.unanswered_parts() } else { BTreeSet::new() };
+    if split == Split::Train {
+        for part in plan.data.also_train() {
+            teacher = join(plan, part, &mut dataset, teacher, runs)?;
+        }
+    }
     let rules = SelectionRules::of_student(plan.crop);
-    let source = SampleSource::new(dataset, teacher, rules, plan.crop, ImageLimits::default(), plan.instances)?;
+    let limits = ImageLimits::default();
+    let source =
+        SampleSource::with_unanswered_parts(dataset, teacher, rules, plan.crop, limits, plan.instances, unanswered)?;
     say_counts(split.name(), &source)?;
-    if plan.teacher.is_some()
+    if source.teacher.is_some()
         && let Some(annotation_id) = source.first_without_teacher()
     {
         let advice = "[data] instances = \"cached\" uses the cached instances only";
@@ -154,7 +163,19 @@ fn say_counts(what: &str, source: &SampleSource) -> anyhow::Result<()> {
         0 => String::new(),
         n => format!("; shown in a region lengthened to the shortest side: {n}"),
     };
-    say(&format!("{what}: {} instances; left out: {}{lengthened}", source.instances.len(), in_words(&left_out)));
+    let parts = match source.dataset.parts.as_slice() {
+        [_] => String::new(),
+        parts => {
+            let mut counts = vec![0; parts.len()];
+            source.instances.iter().for_each(|&idx| counts[source.dataset.part_idx(idx)] += 1);
+            let named = parts.iter().zip(counts).map(|(part, n)| {
+                let name = part.annotations_path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                format!("{n} of {}", on_one_line(&name))
+            });
+            format!(" ({})", named.collect::<Vec<_>>().join(", "))
+        }
+    };
+    say(&format!("{what}: {} instances{parts}; left out: {}{lengthened}", source.instances.len(), in_words(&left_out)));
     let n_crowd = left_out.get(&LeftOutReason::Crowd).copied().unwrap_or(0);
     if n_crowd >= source.instances.len() {
         let n = source.dataset.instances.len();
@@ -185,12 +206,41 @@ fn check_student(plan: &RunPlan, rules: &ProtocolRules) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Takes further training data in, and what the teacher answered about them.
+fn join(
+    plan: &RunPlan,
+    part: &AlsoTrainPlan,
+    dataset: &mut Dataset,
+    teacher: Option<Box<dyn Store>>,
+    runs: &Path,
+) -> anyhow::Result<Option<Box<dyn Store>>> {
+    let SplitPlan { annotations, images } = &part.split;
+    let format = match plan.data {
+        DataPlan::Lvis(_) => AnnotationFormat::Lvis,
+        DataPlan::Coco(_) | DataPlan::Synthetic(_) => AnnotationFormat::Coco,
+    };
+    let other = load(annotations, images, format, unusable_rule(plan)).map_err(unusable_entries)?;
+    let answers = match &part.answers {
+        Some(answers) => Some(store(plan, answers, &other, runs)?),
+        None => None,
+    };
+    dataset.join(other)?;
+    let stores: Vec<Box<dyn Store>> = teacher.into_iter().chain(answers).collect();
+    Ok(if stores.is_empty() { None } else { Some(Box::new(JoinedStore::new(stores))) })
+}
+
 fn teacher(plan: &RunPlan, split: Split, dataset: &Dataset, runs: &Path) -> anyhow::Result<Option<Box<dyn Store>>> {
     let Some(teacher) = &plan.teacher else { return Ok(None) };
     let answers = match split {
-        Split::Train => &teacher.train,
-        Split::Val => &teacher.val,
+        Split::Train => teacher.train.as_ref(),
+        Split::Val => Some(&teacher.val),
     };
+    answers.map(|answers| store(plan, answers, dataset, runs)).transpose()
+}
+
+/// Answers of the plan's teacher about a data set.
+fn store(plan: &RunPlan, answers: &TeacherAnswers, dataset: &Dataset, runs: &Path) -> anyhow::Result<Box<dyn Store>> {
+    let teacher = plan.teacher.as_ref().context("answers need a [teacher]")?;
     let key = AnswerKey {
         teacher: teacher.digest.clone(),
         preprocessing: teacher.preprocessing.clone(),
@@ -198,7 +248,7 @@ fn teacher(plan: &RunPlan, split: Split, dataset: &Dataset, runs: &Path) -> anyh
         kept: teacher.kept.clone(),
         dataset: blake3::Hash::from_bytes(dataset.digest).to_hex().to_string(),
     };
-    Ok(Some(Box::new(cache(answers, &key, dataset, runs)?)))
+    Ok(Box::new(cache(answers, &key, dataset, runs)?))
 }
 
 /// Both splits of a run, with everything checked that can be checked before training: images, shared images, batches, and the teacher's
@@ -266,12 +316,9 @@ fn have_equal_content(a: &Path, b: &Path) -> bool {
 }
 
 fn dataset(plan: &RunPlan, split: Split, runs: &Path) -> anyhow::Result<Dataset> {
-    let load = |FilesPlan { train, val, unusable }: &FilesPlan, format| {
+    let load = |FilesPlan { train, val, unusable, .. }: &FilesPlan, format| {
         let paths = if split == Split::Train { train } else { val };
-        load(&paths.annotations, &paths.images, format, *unusable).map_err(|error| match error {
-            DatasetError::Entries { .. } => anyhow::Error::new(error).context(UNUSABLE),
-            other => other.into(),
-        })
+        load(&paths.annotations, &paths.images, format, *unusable).map_err(unusable_entries)
     };
     Ok(match &plan.data {
         DataPlan::Coco(files) => load(files, AnnotationFormat::Coco)?,
@@ -282,6 +329,13 @@ fn dataset(plan: &RunPlan, split: Split, runs: &Path) -> anyhow::Result<Dataset>
             Dataset::load_coco(&annotations, &scenes.join("images"))?
         }
     })
+}
+
+fn unusable_entries(error: DatasetError) -> anyhow::Error {
+    match error {
+        DatasetError::Entries { .. } => anyhow::Error::new(error).context(UNUSABLE),
+        other => other.into(),
+    }
 }
 
 /// The cause follows.

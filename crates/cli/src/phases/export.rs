@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
+use sensei_data::crop_rule::CropRule;
 use sensei_eval::report::EvalReport;
 use sensei_imx500::converter::{ConvertOptions, Converter};
 use sensei_imx500::memory::{MemoryEstimate, NetworkShape, memory_estimate};
@@ -245,9 +246,13 @@ fn model_card(
     let scores = scores.map_or("None: it was not scored.\n".into(), |scores| {
         format!("Protocol {} ({}).\n\n```\n{}```\n", scores.protocol.name, scores.protocol_hash, scores.table())
     });
+    let region = match plan.crop {
+        CropRule::Box { .. } => "a region of interest, the object's padded box whatever its shape and scaled per axis,",
+        CropRule::CenterWindow { .. } | CropRule::Roi { .. } => "a square region of interest",
+    };
     format!(
         "# {name}\n\n\
-         Answers a square region of interest with the mask of the object in its middle. Input: {side} x {side} RGB, `pixel - 128` as signed \
+         Answers {region} with the mask of the object in its middle. Input: {side} x {side} RGB, `pixel - 128` as signed \
          bytes. Output: {side} x {side} mask logits, foreground above 0; the chip sends them column by column.\n\n\
          ## Trained on\n{data}; plan {plan}.\n\n\
          ## Scores\n{scores}\n\

@@ -25,7 +25,7 @@ fn place() -> Place {
     place
 }
 
-fn write_cache(place: &Place, split: &str, teacher: &str, name: &str, keep: impl Fn(u64) -> bool) {
+pub fn write_cache(place: &Place, split: &str, teacher: &str, name: &str, keep: impl Fn(u64) -> bool) {
     write_cache_reaching(place, split, teacher, name, |_| 96.0, keep);
 }
 
@@ -269,7 +269,7 @@ fn image_that_the_teacher_did_not_see() {
     place.refuses(&["train", "tiny.toml"], 1, &words);
 }
 
-const WITH_TEACHER: &[(&str, &str)] = &[
+pub const WITH_TEACHER: &[(&str, &str)] = &[
     (
         "[student]",
         r#"[teacher]

@@ -17,6 +17,7 @@ mod eval_coco;
 mod layers;
 #[cfg(unix)]
 mod package;
+mod parts;
 mod resume;
 mod schema;
 mod scoring;

@@ -49,7 +49,7 @@ fn check(case: &str, flavour: UnetConfig) {
     for (step, expected) in case.f64s("adamw/loss").into_iter().enumerate() {
         let forward = student.forward_train(picture(&case, "input"));
         let target = MaskProbs(picture(&case, "target"));
-        let loss = distillation_loss(&plan, forward.masks, None, target).total;
+        let loss = distillation_loss(&plan, forward.masks, None, target, &[]).total;
         let got = f64::from(host_values(&loss)[0]);
         assert!((got - expected).abs() <= LOSS * expected, "loss of step {step}: {got} against {expected}");
         let mut found = loss.backward();

@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
+use anyhow::ensure;
 use schemars::JsonSchema;
 use sensei_data::dataset::UnusableRule;
 use sensei_data::synth::SynthConfig;
 use sensei_samples::source::InstanceChoice;
 use serde::{Deserialize, Serialize};
 
+use super::teacher::{AnswersToml, TeacherAnswers};
 use crate::config::file_path::FilePath;
 
 /// Where annotations come from, and which of them are used.
@@ -37,10 +39,28 @@ pub struct FilesToml {
     pub train: SplitToml,
     /// What it is scored on: no image of it may be in `train`.
     pub val: SplitToml,
+    /// What the student is trained on as well: proposals of a teacher, or other people's annotations. Floors are fitted to `train` alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also_train: Vec<AlsoTrainToml>,
     /// What is done with annotations that cannot be used: outlines without an area, ids that repeat, numbers that are none. Without
     /// this key they are refused.
     #[serde(default, skip_serializing_if = "UnusableToml::is_refuse")]
     pub unusable: UnusableToml,
+}
+
+/// Further annotations to train on, of the same format.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AlsoTrainToml {
+    /// What `weighting_of` in a stage's loss calls it.
+    pub name: String,
+    /// The JSON file. Its annotations' ids are none of another file's; images of the same file are the same image.
+    pub annotations: FilePath,
+    /// The folder that its file names are in.
+    pub images: FilePath,
+    /// The teacher's answers, asked as `[teacher]` says; needed unless its samples are weighed `truth_only`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answers: Option<AnswersToml>,
 }
 
 /// What is done with annotations that cannot be used.
@@ -99,14 +119,25 @@ pub enum DataPlan {
 }
 
 /// Two splits in files.
-#[derive(Debug, Clone)]
 pub struct FilesPlan {
     /// What the student is trained and calibrated on.
     pub train: SplitPlan,
     /// What it is scored on.
     pub val: SplitPlan,
+    /// What the student is trained on as well.
+    pub also_train: Vec<AlsoTrainPlan>,
     /// What is done with annotations that cannot be used.
     pub unusable: UnusableRule,
+}
+
+/// Further annotations to train on.
+pub struct AlsoTrainPlan {
+    /// What losses call it.
+    pub name: String,
+    /// The files.
+    pub split: SplitPlan,
+    /// The teacher's answers, if there are any.
+    pub answers: Option<TeacherAnswers>,
 }
 
 /// One split.
@@ -118,24 +149,47 @@ pub struct SplitPlan {
     pub images: PathBuf,
 }
 
+impl DataPlan {
+    /// What the student is trained on beside the training split.
+    pub fn also_train(&self) -> &[AlsoTrainPlan] {
+        match self {
+            Self::Coco(files) | Self::Lvis(files) => &files.also_train,
+            Self::Synthetic(_) => &[],
+        }
+    }
+}
+
+impl FilesToml {
+    fn resolve(self) -> anyhow::Result<(FilesPlan, InstancesToml)> {
+        let split = |split: SplitToml| SplitPlan { annotations: split.annotations.0, images: split.images.0 };
+        let unusable = match self.unusable {
+            UnusableToml::Refuse => UnusableRule::Refuse,
+            UnusableToml::LeaveOut => UnusableRule::LeaveOut,
+        };
+        let mut also_train: Vec<AlsoTrainPlan> = vec![];
+        for AlsoTrainToml { name, annotations, images, answers } in self.also_train {
+            let is_new = also_train.iter().all(|known| known.name != name);
+            ensure!(is_new, "[[data.also_train]] name: expected one that no other has, found {name:?} twice");
+            let split = SplitPlan { annotations: annotations.0, images: images.0 };
+            also_train.push(AlsoTrainPlan { name, split, answers: answers.map(AnswersToml::resolve) });
+        }
+        Ok((FilesPlan { train: split(self.train), val: split(self.val), also_train, unusable }, self.instances))
+    }
+}
+
 impl DataToml {
     /// Where the splits come from, and which of their instances are used.
-    pub fn resolve(self) -> (DataPlan, InstanceChoice) {
-        let split = |split: SplitToml| SplitPlan { annotations: split.annotations.0, images: split.images.0 };
-        let files = |FilesToml { instances, train, val, unusable }| {
-            let unusable = match unusable {
-                UnusableToml::Refuse => UnusableRule::Refuse,
-                UnusableToml::LeaveOut => UnusableRule::LeaveOut,
-            };
-            (FilesPlan { train: split(train), val: split(val), unusable }, instances)
-        };
+    ///
+    /// # Errors
+    /// If two further training sets have one name.
+    pub fn resolve(self) -> anyhow::Result<(DataPlan, InstanceChoice)> {
         let (data, instances) = match self {
             Self::Coco(toml) => {
-                let (plan, instances) = files(toml);
+                let (plan, instances) = toml.resolve()?;
                 (DataPlan::Coco(plan), instances)
             }
             Self::Lvis(toml) => {
-                let (plan, instances) = files(toml);
+                let (plan, instances) = toml.resolve()?;
                 (DataPlan::Lvis(plan), instances)
             }
             Self::Synthetic { instances, scenes: ScenesToml::Quickstart } => {
@@ -146,6 +200,6 @@ impl DataToml {
             InstancesToml::All => InstanceChoice::All,
             InstancesToml::Cached => InstanceChoice::Cached,
         };
-        (data, choice)
+        Ok((data, choice))
     }
 }

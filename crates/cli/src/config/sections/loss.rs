@@ -1,5 +1,8 @@
 //! `[train.stage.loss]`: what is minimised.
 
+use std::collections::BTreeMap;
+
+use anyhow::Context;
 use schemars::JsonSchema;
 use sensei_loss::{LossPlan, LossTerm, SampleWeighting, TermKind};
 use serde::{Deserialize, Serialize};
@@ -14,6 +17,9 @@ pub struct LossToml {
     pub sharpness: f64,
     /// Alpha: how much of a sample's loss is the teacher's.
     pub weighting: WeightingToml,
+    /// Another alpha for the samples of some of `[[data.also_train]]`, by its name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub weighting_of: BTreeMap<String, WeightingToml>,
     /// Distances and their weights; each kind at most once.
     #[schemars(length(min = 1))]
     pub terms: Vec<TermToml>,
@@ -66,19 +72,33 @@ pub struct WeightToml {
 }
 
 impl LossToml {
-    /// The loss.
+    /// The loss; `also_train` names the parts of the training data after the first.
     ///
     /// # Errors
-    /// If it means nothing: no term with a weight, one kind twice, teacher terms without weight of the teacher.
-    pub fn resolve(&self) -> anyhow::Result<LossPlan> {
-        let weighting = match self.weighting {
-            WeightingToml::TeacherScorePerSample => SampleWeighting::TeacherScorePerSample,
-            WeightingToml::TeacherScoreBatchMean => SampleWeighting::TeacherScoreBatchMean,
-            WeightingToml::Constant(alpha) => SampleWeighting::Constant(alpha),
-            WeightingToml::TruthOnly => SampleWeighting::TruthOnly,
+    /// If it means nothing: no term with a weight, one kind twice, teacher terms without weight of the teacher, a weighting of a part
+    /// that there is not.
+    pub fn resolve(&self, also_train: &[String]) -> anyhow::Result<LossPlan> {
+        let part_weighting = |(name, weighting): (&String, &WeightingToml)| {
+            let idx = also_train.iter().position(|known| known == name).with_context(|| {
+                let known = if also_train.is_empty() { "none".into() } else { also_train.join(", ") };
+                format!("weighting_of: expected a name of [[data.also_train]] ({known}), found {name:?}")
+            })?;
+            Ok((1 + idx, weighting.resolve()))
         };
+        let part_weightings = self.weighting_of.iter().map(part_weighting).collect::<anyhow::Result<_>>()?;
         let terms = self.terms.iter().map(TermToml::resolve).collect();
-        Ok(LossPlan::new(self.sharpness, weighting, terms)?)
+        Ok(LossPlan::with_parts(self.sharpness, self.weighting.resolve(), part_weightings, terms)?)
+    }
+}
+
+impl WeightingToml {
+    fn resolve(&self) -> SampleWeighting {
+        match *self {
+            Self::TeacherScorePerSample => SampleWeighting::TeacherScorePerSample,
+            Self::TeacherScoreBatchMean => SampleWeighting::TeacherScoreBatchMean,
+            Self::Constant(alpha) => SampleWeighting::Constant(alpha),
+            Self::TruthOnly => SampleWeighting::TruthOnly,
+        }
     }
 }
 

@@ -51,14 +51,14 @@ pub enum DecayToml {
 }
 
 impl StageToml {
-    /// The stage's plan.
+    /// The stage's plan; `also_train` names the parts of the training data after the first.
     ///
     /// # Errors
     /// If its loss means nothing.
-    pub fn resolve(self, weight_decay: f64) -> anyhow::Result<StagePlan> {
+    pub fn resolve(self, weight_decay: f64, also_train: &[String]) -> anyhow::Result<StagePlan> {
         let (groups, on_grid) =
             (self.groups(weight_decay), self.quantization.as_ref().map(StageQuantizationToml::resolve));
-        let loss = self.loss.resolve().with_context(|| format!("[[train.stage]] {:?}", self.name))?;
+        let loss = self.loss.resolve(also_train).with_context(|| format!("[[train.stage]] {:?}", self.name))?;
         Ok(StagePlan {
             epochs: self.epochs,
             schedule: Schedule {

@@ -23,8 +23,9 @@ pub struct TeacherToml {
     pub question: Question,
     /// Which part of its answer is kept.
     pub kept: Kept,
-    /// Answers for the training split.
-    pub train: AnswersToml,
+    /// Answers for the training split; needed unless all stages weigh its samples `truth_only` and all instances are used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train: Option<AnswersToml>,
     /// Answers for the validation split.
     pub val: AnswersToml,
 }
@@ -49,8 +50,8 @@ pub struct TeacherPlan {
     pub question: Question,
     /// Which part of its answer is kept.
     pub kept: Kept,
-    /// Answers for the training split.
-    pub train: TeacherAnswers,
+    /// Answers for the training split, if they are needed.
+    pub train: Option<TeacherAnswers>,
     /// Answers for the validation split.
     pub val: TeacherAnswers,
 }
@@ -61,6 +62,16 @@ pub enum TeacherAnswers {
     Cache(PathBuf),
     /// In a dump, to be imported.
     Dump(PathBuf),
+}
+
+impl AnswersToml {
+    /// Where the answers lie.
+    pub fn resolve(self) -> TeacherAnswers {
+        match self {
+            Self::Cache(path) => TeacherAnswers::Cache(path.0),
+            Self::Dump(path) => TeacherAnswers::Dump(path.0),
+        }
+    }
 }
 
 impl TeacherToml {
@@ -76,10 +87,7 @@ impl TeacherToml {
             "[teacher] kept: expected mask_logits, which the losses compare with, found {}",
             kept.kind()
         );
-        let answers = |answers: AnswersToml| match answers {
-            AnswersToml::Cache(path) => TeacherAnswers::Cache(path.0),
-            AnswersToml::Dump(path) => TeacherAnswers::Dump(path.0),
-        };
-        Ok(TeacherPlan { digest, preprocessing, question, kept, train: answers(train), val: answers(val) })
+        let train = train.map(AnswersToml::resolve);
+        Ok(TeacherPlan { digest, preprocessing, question, kept, train, val: val.resolve() })
     }
 }

@@ -48,11 +48,17 @@ pub struct TrainToml {
 }
 
 impl TrainToml {
-    /// The training's plan, and the file of the weights that it starts from.
+    /// The training's plan, and the file of the weights that it starts from. `also_train` names the parts of the training data after the
+    /// first.
     ///
     /// # Errors
     /// If stages do not go together, or a stage's loss means nothing.
-    pub fn resolve(self, seed: u64, quantize: Option<&QuantizePlan>) -> anyhow::Result<(TrainPlan, Option<PathBuf>)> {
+    pub fn resolve(
+        self,
+        seed: u64,
+        quantize: Option<&QuantizePlan>,
+        also_train: &[String],
+    ) -> anyhow::Result<(TrainPlan, Option<PathBuf>)> {
         self.check_quantized_stages(quantize)?;
         let optimizer = self.optimizer.resolve();
         let plan = TrainPlan {
@@ -66,7 +72,7 @@ impl TrainToml {
             stages: self
                 .stage
                 .into_iter()
-                .map(|stage| stage.resolve(optimizer.weight_decay))
+                .map(|stage| stage.resolve(optimizer.weight_decay, also_train))
                 .collect::<Result<_, _>>()?,
         };
         Ok((plan, self.initial_weights.map(|path| path.0)))
