@@ -192,6 +192,14 @@ impl CropRule {
         }
     }
 
+    /// What is added on each side of a box, as a share of its width and height; of a window, nothing.
+    pub fn padding(&self) -> f64 {
+        match *self {
+            CropRule::CenterWindow { .. } => 0.0,
+            CropRule::Roi { padding, .. } | CropRule::Box { padding, .. } => padding,
+        }
+    }
+
     /// What training saw at the border, in the words of configurations.
     pub fn border_name(&self) -> &'static str {
         match self {

@@ -133,6 +133,16 @@ pub struct BadEntry {
     pub problem: EntryProblem,
 }
 
+impl BadEntry {
+    /// The annotation's id, if it is an annotation with one.
+    pub fn annotation_id(&self) -> Option<u64> {
+        match self.entry {
+            Entry::Id { list: "annotation", id } => Some(id),
+            Entry::Id { .. } | Entry::Place { .. } => None,
+        }
+    }
+}
+
 /// An entry of one of an annotation file's lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry {

@@ -1,6 +1,6 @@
 //! Several annotation files as one data set: annotations by people, and proposals of a teacher on the same images or on others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use crate::dataset::{Category, Dataset};
@@ -68,9 +68,12 @@ impl Dataset {
     pub fn join(&mut self, other: Dataset) -> Result<(), JoinError> {
         let image_idxs = self.check_images(&other)?;
         let own_ids: BTreeMap<u64, usize> = self.instances.iter().enumerate().map(|(idx, i)| (i.id, idx)).collect();
-        if let Some(id) = other.instances.iter().map(|instance| instance.id).find(|id| own_ids.contains_key(id)) {
-            let before = self.part(own_ids[&id]).annotations_path.clone();
-            return Err(JoinError::AnnotationId { path: other.annotations_path, other: before, id });
+        let unusable_ids: BTreeSet<u64> = self.unusable.iter().filter_map(|bad| bad.annotation_id()).collect();
+        let ids = other.instances.iter().map(|instance| instance.id);
+        let mut ids = ids.chain(other.unusable.iter().filter_map(|bad| bad.annotation_id()));
+        if let Some(id) = ids.find(|id| own_ids.contains_key(id) || unusable_ids.contains(id)) {
+            let before = own_ids.get(&id).map_or(&self.annotations_path, |&idx| &self.part(idx).annotations_path);
+            return Err(JoinError::AnnotationId { path: other.annotations_path, other: before.clone(), id });
         }
         let category_ids = self.join_categories(&other.categories);
         let mut joined_idxs = vec![];
@@ -78,6 +81,9 @@ impl Dataset {
             joined_idxs.push(known.unwrap_or(self.images.len()));
             if known.is_none() {
                 let mut image = other.images[idx].clone();
+                for id in image.neg_category_ids.iter_mut().chain(&mut image.not_exhaustive_category_ids) {
+                    *id = category_ids[id];
+                }
                 if self.images_dir != other.images_dir {
                     // Joined to a folder, an absolute path is itself.
                     let path = other.image_path(idx);

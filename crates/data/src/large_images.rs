@@ -1,6 +1,7 @@
 //! Large images are decoded one at a time: what a decoder needs beside the pixels would else be there once per thread.
 
 use std::sync::{Mutex, PoisonError};
+use std::thread::Builder;
 
 use rayon::ThreadPoolBuilder;
 
@@ -20,14 +21,24 @@ pub(crate) fn in_turn<T: Send>(size: Size, decode: impl FnOnce() -> T + Send) ->
 }
 
 fn alone<T: Send>(decode: impl FnOnce() -> T + Send) -> T {
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let Ok(pool) = ThreadPoolBuilder::new().num_threads(1).build() else { return decode() };
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let (mut decode, mut decoded) = (Some(decode), None);
     // A thread that waits for a pool does other work of its own meanwhile: only one that is in no pool just waits.
-    let on_own_thread = || match ThreadPoolBuilder::new().num_threads(1).build() {
-        Ok(pool) => pool.install(decode),
-        Err(error) => panic!("no thread for a large image: {error}"),
-    };
-    let joined = std::thread::scope(|scope| scope.spawn(on_own_thread).join());
-    joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    let joined = std::thread::scope(|scope| {
+        let on_own_thread = || decoded = decode.take().map(|decode| pool.install(decode));
+        Builder::new().spawn_scoped(scope, on_own_thread).map(|thread| thread.join())
+    });
+    match (joined, decoded, decode) {
+        (Ok(Err(panic)), _, _) => std::panic::resume_unwind(panic),
+        (_, Some(decoded), _) => decoded,
+        // No thread is to be had: as a small image, in nobody's way.
+        (_, None, Some(decode)) => {
+            drop(turn);
+            decode()
+        }
+        (_, None, None) => unreachable!("a decoder that was called and has not answered has panicked"),
+    }
 }
 
 #[cfg(test)]

@@ -102,10 +102,15 @@ impl EvalProtocol {
 }
 
 impl ProtocolRules {
-    /// The rules by which a student is scored in its run: as it is trained, in its crop.
+    /// The rules by which a student is scored in its run: as it is trained, in its crop. In that of a box, which is stretched, pixels of
+    /// long and short boxes weigh differently, so that such a student is scored in the image.
     pub fn of_student(name: String, crop: CropRule) -> Self {
         let selection = SelectionRules::of_student(crop);
-        Self { name, selection, space: Space::Crop, mask_choice: MaskChoice::Single }
+        let space = match crop {
+            CropRule::Box { .. } => Space::Image,
+            CropRule::CenterWindow { .. } | CropRule::Roi { .. } => Space::Crop,
+        };
+        Self { name, selection, space, mask_choice: MaskChoice::Single }
     }
 
     /// The protocol on a data set; `subset` names the instances, as [`Subset::name`](sensei_samples::selection::Subset::name) does.

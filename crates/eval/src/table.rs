@@ -119,8 +119,8 @@ pub(crate) fn aligned(rows: &[Vec<String>]) -> Vec<String> {
 
 const NOTHING: &str = "n=0";
 const WITH_CROP: &[(Metric, &str)] = &[
-    (Metric::MeanIouInCrop, "crop mean_iou"),
     (Metric::MeanIouInImage, "image mean_iou"),
+    (Metric::MeanIouInCrop, "crop mean_iou"),
     (Metric::HitRateInCrop, "crop hit_rate"),
 ];
 const WITHOUT_CROP: &[(Metric, &str)] =
@@ -165,7 +165,7 @@ mod tests {
         let expected = "\
 picosam3-roi96 (28f9e78648cd): n=2 instances of 2 images
 left out: 3 (2 crowd, 1 no teacher record)
-predictor                 crop mean_iou          image mean_iou         crop hit_rate  S (n=0)  M (n=2)  L (n=0)  alone (n=1)  1-2 near (n=1)  3+ near (n=0)  r (n=1)  c (n=1)  f (n=0)
+predictor                 image mean_iou         crop mean_iou          crop hit_rate  S (n=0)  M (n=2)  L (n=0)  alone (n=1)  1-2 near (n=1)  3+ near (n=0)  r (n=1)  c (n=1)  f (n=0)
 inscribed_ellipse         0.7000 [0.600, 0.800]  0.7000 [0.600, 0.800]  0.5000         n=0      0.7000   n=0      0.6000       0.8000          n=0            0.6000   0.8000   n=0
 int8                      0.6832 [0.584, 0.782]  0.6832 [0.584, 0.782]  0.4000         n=0      0.6832   n=0      0.5842       0.7822          n=0            0.5842   0.7822   n=0
 paired, in points:

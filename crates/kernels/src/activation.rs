@@ -1,4 +1,4 @@
-//! What follows a convolution or a batch norm, value by value, and where it lets a gradient through.
+//! Elementwise activations after a convolution or a batch norm, and their derivatives.
 
 /// What ends an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

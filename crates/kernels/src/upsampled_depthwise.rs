@@ -10,7 +10,7 @@
 //! phase 1 of b           t0 t1 t2       (t0 + t1) b + t2 c
 //! ```
 //!
-//! Four products take the phase of nine, forward and for both gradients.
+//! Four multiplications replace nine, in the forward pass and in both gradients.
 
 use std::mem::MaybeUninit;
 

@@ -130,6 +130,7 @@ pub fn calibrate_unless(
     let mut errors = BTreeMap::new();
     for (idx, node) in graph.nodes().iter().enumerate() {
         let Some(conv) = node.op.conv() else { continue };
+        go_on(is_interrupted)?;
         let (calibrated, error) = calibrate_weights(student, idx, conv, config)?;
         convs.insert(idx, calibrated);
         if correct_here {

@@ -13,9 +13,9 @@ pub struct RunDigests {
     pub configuration: String,
     /// Of the weights before the first step.
     pub first_weights: String,
-    /// Of the bytes of the training split's annotation file.
+    /// Of the bytes of the training split's annotation file, and of those joined to it.
     pub annotations: String,
-    /// Of the key of the teacher's answers for the training split; `None` for a run without a teacher.
+    /// Of the keys of the teacher's answers for the training split; `None` for a run that has none.
     pub teacher: Option<String>,
 }
 

@@ -128,20 +128,22 @@ impl KeyTable<'_> {
             let of_tag = properties(option).find(|(key, _)| *key == tag).expect("each alternative has the tag");
             format!("`{}`: {}", of_tag.1["const"], description(option))
         });
-        let values = names.collect::<Vec<_>>().join("<br>");
         self.rows.push(Row {
             key: format!("{prefix}{tag}"),
             meaning: "which of these".to_string(),
-            values,
+            values: names.collect::<Vec<_>>().join("<br>"),
             default: None,
         });
-        let mut done = BTreeSet::from([tag]);
+        // A key that means something else in another alternative has a row for each meaning.
+        let mut done = BTreeSet::from([(tag, String::new())]);
         for option in options {
             for (key, of_key, is_required) in keys(option) {
-                if !done.insert(key) {
+                if !done.insert((key, values(of_key))) {
                     continue;
                 }
-                let has_key = |option: &&Schema| properties(option).any(|(name, _)| name == key);
+                let has_key = |option: &&Schema| {
+                    properties(option).any(|(name, other)| name == key && values(other) == values(of_key))
+                };
                 let with_key: Vec<String> = options.iter().filter(has_key).map(|option| name_of(option, tag)).collect();
                 let only = if with_key.len() == options.len() { String::new() } else { with_key.join(", ") + ": " };
                 self.add_key(key, of_key, is_required, &only, path, prefix);

@@ -97,12 +97,12 @@ pub struct DeploymentPlan {
 }
 
 impl RunPlan {
-    /// Parts of the training data whose samples are never compared with the teacher.
+    /// Parts of the training data that have no answers of the teacher.
     pub fn unanswered_parts(&self) -> BTreeSet<usize> {
-        let is_unanswered = |part_idx: &usize| self.train.stages.iter().all(|stage| is_truth_only(stage, *part_idx));
-        // The cache chooses the first part's instances then.
-        let first = usize::from(self.instances == InstanceChoice::Cached);
-        (first..=self.data.also_train().len()).filter(is_unanswered).collect()
+        let first = self.teacher.as_ref().is_some_and(|teacher| teacher.train.is_some());
+        let others = self.data.also_train().iter().map(|part| part.answers.is_some());
+        let are_answered = std::iter::once(first).chain(others);
+        are_answered.enumerate().filter(|(_, is_answered)| !is_answered).map(|(idx, _)| idx).collect()
     }
 
     /// What is made for the chip.

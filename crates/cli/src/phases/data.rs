@@ -110,10 +110,16 @@ pub fn open_by(
         rules.subset = Subset::All;
     }
     let other = other.filter(|_| split == Split::Val);
-    let dataset = match other {
+    let mut dataset = match other {
         Some(other) => load(other.annotations, other.images, other.format, unusable_rule(plan))?,
         None => dataset(plan, split, runs)?,
     };
+    if split == Split::Train {
+        // Their images are training images too: none of them may be scored on.
+        for part in plan.data.also_train() {
+            dataset.join(load_part(plan, part)?)?;
+        }
+    }
     let prompted_alike = rules.prompt == plan.crop.source() && rules.crop.is_none_or(|crop| crop == plan.crop);
     let teacher = match prompted_alike && other.is_none() && split == Split::Val {
         true => teacher(plan, split, &dataset, runs)?,
@@ -179,9 +185,10 @@ fn say_counts(what: &str, source: &SampleSource) -> anyhow::Result<()> {
     let n_crowd = left_out.get(&LeftOutReason::Crowd).copied().unwrap_or(0);
     if n_crowd >= source.instances.len() {
         let n = source.dataset.instances.len();
+        let files = source.dataset.parts.iter().map(|part| part.annotations_path.display().to_string());
         warn(&format!(
             "{}: {n_crowd} of {n} annotations are crowd regions (iscrowd 1) and are left out; does the exporter mark every mask so?",
-            source.dataset.annotations_path.display()
+            files.collect::<Vec<_>>().join(", ")
         ));
     }
     Ok(())
@@ -206,6 +213,16 @@ fn check_student(plan: &RunPlan, rules: &ProtocolRules) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Further training data.
+fn load_part(plan: &RunPlan, part: &AlsoTrainPlan) -> anyhow::Result<Dataset> {
+    let SplitPlan { annotations, images } = &part.split;
+    let format = match plan.data {
+        DataPlan::Lvis(_) => AnnotationFormat::Lvis,
+        DataPlan::Coco(_) | DataPlan::Synthetic(_) => AnnotationFormat::Coco,
+    };
+    load(annotations, images, format, unusable_rule(plan)).map_err(unusable_entries)
+}
+
 /// Takes further training data in, and what the teacher answered about them.
 fn join(
     plan: &RunPlan,
@@ -214,12 +231,7 @@ fn join(
     teacher: Option<Box<dyn Store>>,
     runs: &Path,
 ) -> anyhow::Result<Option<Box<dyn Store>>> {
-    let SplitPlan { annotations, images } = &part.split;
-    let format = match plan.data {
-        DataPlan::Lvis(_) => AnnotationFormat::Lvis,
-        DataPlan::Coco(_) | DataPlan::Synthetic(_) => AnnotationFormat::Coco,
-    };
-    let other = load(annotations, images, format, unusable_rule(plan)).map_err(unusable_entries)?;
+    let other = load_part(plan, part)?;
     let answers = match &part.answers {
         Some(answers) => Some(store(plan, answers, &other, runs)?),
         None => None,

@@ -227,8 +227,11 @@ pub fn scores_of(folder: &Path, model: &IntegerModel) -> anyhow::Result<Option<E
 /// The predictors that have learned nothing but where objects lie in a crop.
 fn floors<'a>(plan: &RunPlan, train: &SampleSource) -> anyhow::Result<Vec<Predictor<'a, EvalInput, PredictError>>> {
     let grid = u32::try_from(plan.graph.input_size()).context("input size")?;
-    let chosen = subset(train.instances.len(), FLOOR_INSTANCES.min(train.instances.len()), 0);
-    let truth = |at: &u32| train.truth_in_crop(train.instances[*at as usize]);
+    // What else the student is trained on, such as a teacher's proposals, is no truth.
+    let annotated: Vec<usize> =
+        train.instances.iter().copied().filter(|&idx| train.dataset.part_idx(idx) == 0).collect();
+    let chosen = subset(annotated.len(), FLOOR_INSTANCES.min(annotated.len()), 0);
+    let truth = |at: &u32| train.truth_in_crop(annotated[*at as usize]);
     let truths: Vec<Vec<u8>> = chosen.par_iter().map(truth).collect::<Result<_, _>>()?;
     let (mask, disc) = (fit_constant_mask(&truths, grid)?, fit_centred_disc(&truths, grid)?);
     Ok(vec![

@@ -163,6 +163,7 @@ fn manifest_of_model(
         "input_side": model.input().shape[1],
         "crop": plan.crop.name(),
         "border": plan.crop.border_name(),
+        "crop_padding": plan.crop.padding(),
         "output": "mask logits; foreground where greater than 0",
         "test_vectors": examples.iter().map(|example| example.annotation_id).collect::<Vec<_>>(),
     })

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::tensor::Device;
 use sensei_graph::layer_graph::LayerGraph;
-use sensei_quant::calibration::{CalibrationConfig, calibrate_unless};
+use sensei_quant::calibration::{CalibrationConfig, calibrate};
 use sensei_quant::error::QuantError;
 use sensei_quant::folded::FoldedStudent;
 use sensei_quant::grid_student::GridStudent;
@@ -18,7 +18,6 @@ use sensei_train::stages::{StageError, StageNetworks};
 use sensei_train::tensors::random_inputs;
 
 use crate::config::RunPlan;
-use crate::stop;
 
 /// Puts a student on the chip's grid where the first stage that trains on it begins.
 pub struct ChipStages<'a> {
@@ -60,9 +59,8 @@ impl StageNetworks for ChipStages<'_> {
         let batches = random_inputs(self.train, quantize.calibration_instances, seed)?;
         // On the CPU wherever the student is trained, so that the thresholds are the same for the same weights.
         let folded = FoldedStudent::new(student.graph(), &student.to_weights(), &Device::flex())?;
-        let calibration = calibrate_unless(&folded, &batches, &quantize.calibration(), &stop::is_asked);
-        stop::check("quantizing")?;
-        let calibration = calibration?;
+        // A stop is seen after the next step, whose checkpoint then has it.
+        let calibration = calibrate(&folded, &batches, &quantize.calibration())?;
         let quantizers = Quantizers::new(student.graph(), &calibration, student.device());
         *network = Box::new(GridStudent::new(student, quantizers));
         Ok(())

@@ -6,6 +6,7 @@ use burn::tensor::Device;
 use sensei_data::sampling::subset;
 use sensei_eval::evaluate::evaluate;
 use sensei_eval::metric::Metric;
+use sensei_eval::protocol::Space;
 use sensei_quant::qat::THRESHOLDS;
 use sensei_samples::source::SampleSource;
 use sensei_student::student::{Student, WEIGHTS};
@@ -16,6 +17,7 @@ use sensei_train::run_digests::RunDigests;
 
 use crate::config::RunPlan;
 use crate::device::Devices;
+use crate::phases::data::own_rules;
 use crate::phases::stages::ChipStages;
 use crate::progress::{TrainProgress, Validate, on_one_line, say, warn};
 use crate::run_folder;
@@ -48,12 +50,16 @@ pub fn train(
     let chosen = subset(val.instances.len(), plan.logging.validate_instances.min(val.instances.len()), 0);
     let chosen: Vec<usize> = chosen.into_iter().map(|at| val.instances[at as usize]).collect();
     let batch = plan.eval.batch_size;
+    let metric = match own_rules(plan).space {
+        Space::Crop => Metric::MeanIouInCrop,
+        Space::Image => Metric::MeanIouInImage,
+    };
     let validate: Validate = Box::new(|weights: &NamedWeights| {
         let mut predictors = [float_network(&plan.graph, weights, device)?];
         let items = candidates(val, &chosen, batch).take(chosen.len());
         let evaluation = evaluate::<_, PredictError>(items, &mut predictors, batch)?;
         let scores = &evaluation.scores[0].instances;
-        Ok((Metric::MeanIouInCrop.of(scores).unwrap_or(0.0), scores.len()))
+        Ok((metric.of(scores).unwrap_or(0.0), scores.len()))
     });
     let logging = &plan.logging;
     let mut progress =

@@ -23,9 +23,12 @@ impl Pi {
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
         write("camera.py", include_str!("../../../../scripts/imx500/camera.py"));
-        write("manifest.json", &format!(r#"{{"input_side": 4, "border": "{border}", "crop": "{crop}"}}"#));
+        write(
+            "manifest.json",
+            &format!(r#"{{"input_side": 4, "border": "{border}", "crop": "{crop}", "crop_padding": 0.1}}"#),
+        );
         fs::create_dir_all(dir.path().join("picamera2/devices")).unwrap();
-        write("picamera2/__init__.py", CAMERA);
+        write("picamera2/__init__.py", &format!("{CAMERA}{REQUEST}"));
         write("picamera2/devices/__init__.py", DEVICE);
         Some(Self { dir })
     }
@@ -70,6 +73,7 @@ class Picamera2:
             time.monotonic = monotonic
 
     def create_preview_configuration(self, **controls):
+        assert controls["main"] == {"format": "BGR888"}
         return {}
 
     def start(self, config, show_preview):
@@ -83,7 +87,7 @@ class Picamera2:
             return {"FrameDuration": 33333}
         if self.n_frames == 1:
             return {"FrameDuration": 33333}
-        if self.n_frames == 4:
+        if self.n_frames == int(os.environ.get("FAKE_FRAMES", "4")):
             sys.stdout.flush()
             os._exit(0)
         # Column by column: the first column is foreground.
@@ -94,12 +98,37 @@ class Picamera2:
         }
 "#;
 
+/// A frame with its picture: 8 x 6 pixels of grey.
+const REQUEST: &str = r#"
+import numpy
+
+class Request:
+    def __init__(self, metadata):
+        self.metadata = metadata
+
+    def get_metadata(self):
+        return self.metadata
+
+    def make_array(self, stream):
+        assert stream == "main"
+        return numpy.full((6, 8, 3), 100, numpy.uint8)
+
+    def release(self):
+        self.metadata = None
+
+Picamera2.capture_request = lambda self: Request(self.capture_metadata())
+"#;
+
 const DEVICE: &str = r#"
 class IMX500:
     camera_num = 0
 
     def __init__(self, network_file):
         pass
+
+    def get_roi_scaled(self, request):
+        # In the picture: four of its columns, four of its rows.
+        return (2, 1, 4, 4)
 
     def show_network_fw_progress_bar(self):
         pass
@@ -185,4 +214,72 @@ fn waiting_for_a_first_result_ends() {
     let Some(pi) = Pi::new("reference", "roi-4-pad0.1-reference") else { return };
     pi.refuses(&["show", "0", "0", "600"], false, &["no CnnOutputTensor within 120 s"]);
     pi.refuses(&["record", "tensors"], false, &["no CnnOutputTensor and CnnInputTensor within 120 s", "input kept"]);
+}
+
+#[test]
+fn a_box_becomes_its_window_as_in_training() {
+    let Some(pi) = Pi::new("clipped", "box-4-pad0.1-min10-clipped") else { return };
+    for (region, window) in [
+        (["1000", "500", "400", "200"], "960 480 480 240"),
+        (["0", "0", "400", "200"], "0 0 440 220"),
+        (["3800", "2900", "500", "500"], "3750 2850 306 190"),
+        // Shorter than the smallest window: lengthened on both ends, at the border inwards.
+        (["1000", "500", "20", "400"], "978 460 64 480"),
+        (["4040", "3030", "20", "20"], "3992 2976 64 64"),
+        (["-10", "0", "20", "100"], "0 0 64 110"),
+    ] {
+        assert_eq!(pi.window(&[&["show"][..], &region].concat()), window, "show {region:?}");
+        assert_eq!(pi.window(&[&["record", "tensors", "2"][..], &region].concat()), window, "record {region:?}");
+    }
+    pi.refuses(
+        &["show", "5000", "0", "64", "64"],
+        true,
+        &["box 5000 0 64 64: lies outside of the sensor's 4056 x 3040"],
+    );
+    pi.refuses(&["show", "0", "0", "0", "64"], true, &["expected a width and a height of 1 or more"]);
+    pi.refuses(
+        &["show", "0", "0", "64"],
+        true,
+        &["region: expected X Y WIDTH HEIGHT of the object's box, found 0 0 64"],
+    );
+    let Some(pi) = Pi::new("padded", "box-4-pad0.1-min10-padded") else { return };
+    assert_eq!(pi.window(&["show", "1000", "500", "400", "200"]), "960 480 480 240");
+    pi.refuses(&["show", "0", "0", "400", "200"], true, &["border = \"padded\"", "the sensor cannot"]);
+    // Within the sensor with its padding, but not once it is lengthened.
+    pi.refuses(&["show", "10", "10", "20", "20"], true, &["border = \"padded\"", "the sensor cannot"]);
+}
+
+#[test]
+fn the_mask_lies_on_the_picture_where_the_window_was() {
+    let Some(pi) = Pi::new("clipped", "box-4-pad0.1-min10-clipped") else { return };
+    let mut command = Command::new("python3");
+    command.args(["camera.py", "overlay", "out.png", "1000", "500", "400", "200"]).current_dir(pi.dir.path());
+    command.env("FAKE_RESULTS", "1").env("FAKE_FRAMES", "20").env_remove("SENSEI_TENSORS");
+    let (out, err) = text(&command.output().unwrap());
+    assert!(out.contains("out.png: 4 pixels of foreground in the window (2, 1, 4, 4)"), "{out}\n{err}");
+    let image = sensei_data::image_file::read_image(&pi.dir.path().join("out.png"), &Default::default()).unwrap().image;
+    assert_eq!((image.size.width, image.size.height), (8, 6));
+    let pixel = |x: usize, y: usize| &image.pixels[(y * 8 + x) * 3..][..3];
+    // The edge of the window is white; outside and on background the picture is as it was.
+    assert_eq!(
+        (pixel(2, 1), pixel(5, 4), pixel(0, 0), pixel(3, 2)),
+        (&[255; 3][..], &[255; 3][..], &[100; 3][..], &[100; 3][..])
+    );
+}
+
+#[test]
+fn times_of_the_chip_and_a_limit() {
+    let Some(pi) = Pi::new("clipped", "box-4-pad0.1-min10-clipped") else { return };
+    let (out, err) = text(&pi.run(&["kpi", "2"], true));
+    assert!(out.contains("network: 14.0 to 15.0 ms, median 15.0 ms, in 2 frames"), "{out}\n{err}");
+    assert!(out.contains("signal processors: 2.5 to 2.5 ms"), "{out}");
+    pi.refuses(&["kpi", "0"], true, &["0 frames: expected 1 or more"]);
+    pi.refuses(
+        &["show", "0", "0", "64", "64", "--limit", "0"],
+        true,
+        &["--limit: expected a number of seconds above 0"],
+    );
+    // The stand-in's first result comes with its second frame, and no further one is within the limit.
+    let (out, err) = text(&pi.run(&["record", "few", "3", "--limit", "1e-9"], true));
+    assert!(out.contains("1 frames in few"), "{out}\n{err}");
 }

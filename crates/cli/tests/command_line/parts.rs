@@ -70,8 +70,16 @@ fn further_annotations_are_trained_on() {
     assert!(more.contains(" of instances_train.json, 4 of instances_proposals.json); left out: none"), "{more}");
     assert!(!alone.contains("instances_proposals"), "{alone}");
     assert_ne!(weights_digest(&alone), weights_digest(&more));
-    // The run's own plan is the same run.
-    place.does(&["train", "more.toml", "--resume"]);
+    let again = place.does(&["train", "more.toml", "--resume"]);
+    assert_eq!(weights_digest(&again), weights_digest(&more));
+    // Other proposals are another run.
+    let path = place.path("scenes/annotations/instances_proposals.json");
+    let bytes = fs::read(&path).unwrap();
+    let moved = String::from_utf8(bytes.clone()).unwrap().replacen("\"area\":", "\"area\": ", 1);
+    assert_ne!(moved.as_bytes(), bytes);
+    fs::write(&path, moved).unwrap();
+    place.refuses(&["train", "more.toml", "--resume"], 1, &["annotations"]);
+    fs::write(&path, bytes).unwrap();
     let both = format!("also_train = [{{ {entry} }}, {{ {entry} }}]\n\n[crop]");
     place.config("twice.toml", &[("[crop]", &both)]);
     place.refuses(&["plan", "twice.toml"], 2, &["[[data.also_train]] name", "found \"proposals\" twice"]);
@@ -110,7 +118,14 @@ fn each_part_is_weighed_by_its_own_rule_and_asks_its_own_answers() {
     place.config("hard.toml", &[(from, to), teacher_in_val, ("[crop]", &also(&entry))]);
     let hard = place.does(&["train", "hard.toml"]);
     assert_ne!(weights_digest(&soft), weights_digest(&hard));
-    assert!(soft.contains("teacher"), "the teacher has its row: {soft}");
+    assert!(soft.lines().any(|line| line.starts_with("teacher ")), "the teacher has its row: {soft}");
+    // What was trained on is not scored on, whichever file names it.
+    let proposals = "scenes/annotations/instances_proposals.json";
+    place.refuses(
+        &["eval", "runs/soft", "--protocol", "sensei-box", "--annotations", proposals, "--images", "scenes/images"],
+        1,
+        &["expected no image of the training split"],
+    );
     place.config("none.toml", &[(from, to), teacher_in_val, ("[crop]", &also(&entry)), weighting, term]);
     place.refuses(
         &["plan", "none.toml"],
