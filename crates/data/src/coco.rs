@@ -215,6 +215,7 @@ impl JsonImage {
             id: id(&self.id)?,
             size: Size { width: width as u32, height: height as u32 },
             file_name,
+            images_dir: None,
             neg_category_ids: list("neg_category_ids", &self.neg_category_ids)?,
             not_exhaustive_category_ids: list("not_exhaustive_category_ids", &self.not_exhaustive_category_ids)?,
         })

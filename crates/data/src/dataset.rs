@@ -35,8 +35,10 @@ pub struct Dataset {
 pub struct ImageRecord {
     /// Unique in the file.
     pub id: u64,
-    /// Relative to [`Dataset::images_dir`].
+    /// Relative to [`Dataset::images_dir`], unless it is of a [joined](Dataset::join) data set with another folder.
     pub file_name: String,
+    /// That other folder.
+    pub images_dir: Option<PathBuf>,
     /// Width and height in pixels, as stated, not as decoded.
     pub size: Size,
     /// LVIS: categories that were verified to be absent. Empty in COCO files.
@@ -378,7 +380,8 @@ impl Dataset {
     /// # Panics
     /// If `image_idx` is not an index into [`Dataset::images`].
     pub fn image_path(&self, image_idx: usize) -> PathBuf {
-        self.images_dir.join(&self.images[image_idx].file_name)
+        let image = &self.images[image_idx];
+        image.images_dir.as_ref().unwrap_or(&self.images_dir).join(&image.file_name)
     }
 
     /// The mask of an instance, the size of its image.

@@ -343,6 +343,7 @@ mod tests {
             id,
             size: Size { width: 4, height: 3 },
             file_name: format!("{id}.png"),
+            images_dir: None,
             neg_category_ids: Vec::new(),
             not_exhaustive_category_ids: Vec::new(),
         };

@@ -60,7 +60,7 @@ pub enum JoinError {
 impl Dataset {
     /// Takes the images, categories and instances of another annotation file in, behind those that are here.
     ///
-    /// An image is the same if its file is. Categories are the same if their names are; others get new ids where theirs are taken. The
+    /// An image is the same if its file's path is. Categories are the same if their names are; others get new ids where theirs are taken. The
     /// digest is one of both files'.
     ///
     /// # Errors
@@ -85,9 +85,7 @@ impl Dataset {
                     *id = category_ids[id];
                 }
                 if self.images_dir != other.images_dir {
-                    // Joined to a folder, an absolute path is itself.
-                    let path = other.image_path(idx);
-                    image.file_name = std::path::absolute(&path).unwrap_or(path).to_string_lossy().into_owned();
+                    image.images_dir.get_or_insert_with(|| other.images_dir.clone());
                 }
                 self.images.push(image);
             }
@@ -118,10 +116,7 @@ impl Dataset {
 
     /// For each image of another data set the index of the same one here, if there is one.
     fn check_images(&self, other: &Dataset) -> Result<Vec<Option<usize>>, JoinError> {
-        let path_of = |dataset: &Dataset, idx: usize| {
-            let path = dataset.image_path(idx);
-            std::path::absolute(&path).unwrap_or(path)
-        };
+        let path_of = Dataset::image_path;
         let by_path: BTreeMap<PathBuf, usize> = (0..self.images.len()).map(|idx| (path_of(self, idx), idx)).collect();
         let by_id: BTreeMap<u64, usize> = self.images.iter().enumerate().map(|(idx, image)| (image.id, idx)).collect();
         let find = |(idx, image): (usize, &crate::dataset::ImageRecord)| {
@@ -173,6 +168,7 @@ mod tests {
         let image = |&(id, file, width): &(u64, &str, u32)| ImageRecord {
             id,
             file_name: file.into(),
+            images_dir: None,
             size: Size { width, height: 10 },
             neg_category_ids: vec![],
             not_exhaustive_category_ids: vec![],

@@ -1,6 +1,5 @@
-//! The block that the students repeat: depthwise convolution, batch norm, activation, 1x1 convolution, batch norm,
-//! activation; before it
-//! 2x upsampling and after it a skip connection, if there are any.
+//! The block that the students repeat: depthwise convolution, batch norm, activation, 1x1 convolution, batch norm, activation.
+//! Before it may be a 2x upsampling, after it a skip connection.
 //!
 //! Such a block is bound by memory: its maps are large and take few products each. So it is one operator, in which a map
 //! crosses memory once where separate operators would take it several times. Statistics are summed while a row is in the

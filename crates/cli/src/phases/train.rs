@@ -50,10 +50,7 @@ pub fn train(
     let chosen = subset(val.instances.len(), plan.logging.validate_instances.min(val.instances.len()), 0);
     let chosen: Vec<usize> = chosen.into_iter().map(|at| val.instances[at as usize]).collect();
     let batch = plan.eval.batch_size;
-    let metric = match own_rules(plan).space {
-        Space::Crop => Metric::MeanIouInCrop,
-        Space::Image => Metric::MeanIouInImage,
-    };
+    let metric = own_metric(plan);
     let validate: Validate = Box::new(|weights: &NamedWeights| {
         let mut predictors = [float_network(&plan.graph, weights, device)?];
         let items = candidates(val, &chosen, batch).take(chosen.len());
@@ -96,6 +93,14 @@ pub fn train(
     run_folder::record(folder, &[folder.student(), folder.thresholds(), folder.before_quantization()])?;
     say(&format!("weights digest {} (state {})", weights_digest(weights), fitted.state_digest));
     Ok(fitted)
+}
+
+/// What validation during training measures: mean IoU in the space of the run's own scores.
+fn own_metric(plan: &RunPlan) -> Metric {
+    match own_rules(plan).space {
+        Space::Crop => Metric::MeanIouInCrop,
+        Space::Image => Metric::MeanIouInImage,
+    }
 }
 
 /// The trained weights of a run.

@@ -32,7 +32,7 @@ fn count_messages(mut bytes: &[u8], kind: Kind, budget: &mut usize) -> Result<()
             WireType::ThirtyTwoBit => 4,
             WireType::SixtyFourBit => 8,
             WireType::LengthDelimited => decode_varint(&mut bytes).map_err(text)?,
-            _ => return Err("a group".into()),
+            WireType::StartGroup | WireType::EndGroup => return Err("a group".into()),
         };
         let len = usize::try_from(len).ok().filter(|&len| len <= bytes.len()).ok_or("a field longer than the file")?;
         let (field, rest) = bytes.split_at(len);
