@@ -6,7 +6,6 @@ use burn::tensor::Device;
 use sensei_data::sampling::subset;
 use sensei_eval::evaluate::evaluate;
 use sensei_eval::metric::Metric;
-use sensei_eval::protocol::Space;
 use sensei_quant::qat::THRESHOLDS;
 use sensei_samples::source::SampleSource;
 use sensei_student::student::{Student, WEIGHTS};
@@ -17,7 +16,6 @@ use sensei_train::run_digests::RunDigests;
 
 use crate::config::RunPlan;
 use crate::device::Devices;
-use crate::phases::data::own_rules;
 use crate::phases::stages::ChipStages;
 use crate::progress::{TrainProgress, Validate, on_one_line, say, warn};
 use crate::run_folder;
@@ -50,13 +48,12 @@ pub fn train(
     let chosen = subset(val.instances.len(), plan.logging.validate_instances.min(val.instances.len()), 0);
     let chosen: Vec<usize> = chosen.into_iter().map(|at| val.instances[at as usize]).collect();
     let batch = plan.eval.batch_size;
-    let metric = own_metric(plan);
     let validate: Validate = Box::new(|weights: &NamedWeights| {
         let mut predictors = [float_network(&plan.graph, weights, device)?];
         let items = candidates(val, &chosen, batch).take(chosen.len());
         let evaluation = evaluate::<_, PredictError>(items, &mut predictors, batch)?;
         let scores = &evaluation.scores[0].instances;
-        Ok((metric.of(scores).unwrap_or(0.0), scores.len()))
+        Ok((Metric::MeanIouInCrop.of(scores).unwrap_or(0.0), scores.len()))
     });
     let logging = &plan.logging;
     let mut progress =
@@ -93,14 +90,6 @@ pub fn train(
     run_folder::record(folder, &[folder.student(), folder.thresholds(), folder.before_quantization()])?;
     say(&format!("weights digest {} (state {})", weights_digest(weights), fitted.state_digest));
     Ok(fitted)
-}
-
-/// What validation during training measures: mean IoU in the space of the run's own scores.
-fn own_metric(plan: &RunPlan) -> Metric {
-    match own_rules(plan).space {
-        Space::Crop => Metric::MeanIouInCrop,
-        Space::Image => Metric::MeanIouInImage,
-    }
 }
 
 /// The trained weights of a run.
