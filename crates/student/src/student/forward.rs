@@ -59,7 +59,8 @@ impl Student {
     /// Mask logits with the statistics of the batch, and those statistics; shapes as [`Student::forward_eval`].
     ///
     /// # Panics
-    /// If a batch norm sees a single value per channel, which has no variance: [`LayerGraph::min_train_batch`].
+    /// If a batch norm sees a single value per channel, which has no variance:
+    /// [`min_train_batch`](sensei_graph::layer_graph::LayerGraph::min_train_batch).
     pub fn forward_train(&self, image: Tensor<4>) -> Outputs {
         self.train(image, Features::none())
     }
