@@ -56,7 +56,8 @@ pub enum SampleWeighting {
     /// The teacher's predicted IoU of that sample: what the papers describe.
     TeacherScorePerSample,
     /// The mean of the teacher's predicted IoUs over the batch: what the published code computes, because its
-    /// distances are batch means already when they are multiplied by the scores.
+    /// distances are batch means already when they are multiplied by the scores. Where parts of the data have other weightings, the
+    /// mean is over the batch's samples that are weighed by this one.
     TeacherScoreBatchMean,
     /// The same for all samples, in `[0, 1]`.
     Constant(f64),
