@@ -92,7 +92,10 @@ pub fn read_coefficients(model: &IntegerModel, bytes: &[u8]) -> Result<Compiled,
                     found[conv].rescale = reader.rescales(layout, &nodes[conv])?;
                 }
             }
-            IntegerOp::Upsample2x(_) => reader.zeros(if node.grid.signed() { 0 } else { 32 })?,
+            IntegerOp::Upsample2x(_) => {
+                let of_sum = nodes[node.inputs[0]].op == IntegerOp::Add;
+                reader.zeros(if of_sum { 0 } else { 32 })?;
+            }
             IntegerOp::Sigmoid => {
                 sigmoids.push(reader.table()?);
                 // 32 of them are the channel product's.

@@ -11,9 +11,9 @@ pub(crate) enum Order {
     Dense,
     /// The same after every 2 x 2 pixels became one with four times the channels, `[py, px, in]`.
     Folded,
-    /// `[channel / 8, px, py, kx / 2, ky / 2, 8]`, tap `2 * (kx / 2) + px` of a row.
+    /// `[channel / 8, px, py, qx, qy, 8]`, tap `half * qx + px` of a row, `half` being half of the even-sided square of taps.
     Depthwise,
-    /// Of stride 2: `[channel / 8, kx / 2, ky / 2, px, py, 8]`.
+    /// Of stride 2: `[channel / 8, kx / 2, ky / 2, px, py, 8]`, tap `2 * (kx / 2) + px` of a row.
     StridedDepthwise,
     /// `[out / 32, in, 32]`.
     Vector,
@@ -40,6 +40,7 @@ pub(crate) fn is_established(shape: &ConvShape, is_vector: bool) -> bool {
     let is_depthwise = groups == in_channels && groups == out_channels && groups > 1;
     match (kernel, stride, dilation) {
         (3, 1, 1 | 2) => is_depthwise && padding == dilation && !is_vector,
+        (5, 1 | 2, 1) => is_depthwise && padding == 2 && !is_vector,
         (3, 2, 1) => (groups == 1 || is_depthwise) && padding == 1 && !is_vector,
         (1, 1, 1) => groups == 1 && padding == 0,
         _ => false,
@@ -137,7 +138,7 @@ impl Layout {
                 dense(4 * in_channels, half, folded, ky / 2, kx / 2)
             }
             Order::Depthwise => {
-                let tap = (((kx % 2) * 2 + ky % 2) * half + kx / 2) * half + ky / 2;
+                let tap = ((kx % half * half + ky % half) * 2 + kx / half) * 2 + ky / half;
                 (out / 8 * 4 * half * half + tap) * 8 + out % 8
             }
             Order::StridedDepthwise => {

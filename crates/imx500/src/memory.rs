@@ -107,8 +107,8 @@ impl NetworkShape {
 
 /// Estimates what the converter will report for a network of the student family that keeps its input tensor.
 ///
-/// Fitted to converter 3.19.2; `docs/results/imx500-memory.md` compares it with reports. Networks whose first
-/// convolution is dense are stored in another layout at their start, which is not modelled.
+/// Fitted to converter 3.19.2; `docs/results/imx500-memory.md` compares it with reports. A dense first convolution was seen with stride 2
+/// alone.
 ///
 /// # Panics
 /// If a node reads one that does not exist.

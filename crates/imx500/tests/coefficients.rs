@@ -14,7 +14,7 @@ use sensei_int8::model::{IntegerModel, IntegerOp};
 use sha2::{Digest, Sha256};
 
 mod sample;
-use sample::{BILINEAR, MOBILE, PICOSAM2, PICOSAM3, QUICKSTART_W4, RELU6, Random, SMALL2, SMALL3, Sample};
+use sample::{BILINEAR, LITE, MOBILE, PICOSAM2, PICOSAM3, QUICKSTART_W4, RELU6, Random, SMALL2, SMALL3, Sample};
 
 /// What a network should be compiled to.
 fn expected(model: &IntegerModel) -> Vec<CompiledConv> {
@@ -50,7 +50,7 @@ fn the_integer_model_is_what_was_compiled() {
     }
 }
 
-const COMPILED: [(Sample, &str); 7] = [
+const COMPILED: [(Sample, &str); 8] = [
     (PICOSAM2, "baded8eee97e8af7dbb3b788c585c974301c15497e3ae2dbe55443ac6960bde5"),
     (PICOSAM3, "43f0e768e7d7b97f9e2b0fa3b4065510ee7bda02346b9d4af1c58bd5e48a0c2c"),
     (SMALL2, "925235f41761703c9b76f67fd361f1a0b205c217468539874d6c0d909cce6835"),
@@ -58,6 +58,7 @@ const COMPILED: [(Sample, &str); 7] = [
     // How pixels are upsampled is in the program, not in the coefficients.
     (BILINEAR, "45646c855f0f04e144c3783c603eed69f1288f25dc6ce26d61af0fce7599f1b8"),
     (RELU6, "b40970d15d00c6c8d5e2daf5f4f0949b0930651b25621930202d8ecf5e567aef"),
+    (LITE, "02a3af96febfcdf3af8114c0a94c8092d56b6cd6ecbdf35aea89fb4db9de128d"),
     (MOBILE, "52cf8f1d0a7a5f63053b5dcdfb53db5163ec28c2195b4db3e588b3f54a641663"),
 ];
 
@@ -72,7 +73,7 @@ fn the_converter_compiles_the_integer_model() {
         Err(error) if explicit.is_none() => return sensei_testing::skipped(test, &error.to_string()),
         Err(error) => panic!("IMXCONV_PT: {error}"),
     };
-    for sample in [SMALL2, SMALL3, BILINEAR, RELU6, MOBILE, QUICKSTART_W4] {
+    for sample in [SMALL2, SMALL3, BILINEAR, RELU6, MOBILE, LITE, QUICKSTART_W4] {
         let (model, bytes) = convert(&converter, &sample);
         let compiled = read_coefficients(&model, &bytes).unwrap_or_else(|refusal| panic!("{}: {refusal}", sample.name));
         for (found, expected) in compiled.convs.iter().zip(expected(&model)) {

@@ -148,7 +148,7 @@ fn bias_correction_removes_the_mean_error_of_a_convolution() {
 /// What ReLU6 cuts off is no saturation, and what it leaves fits an unsigned grid that ends at 8 or before.
 #[test]
 fn relu6_is_clamped_in_integers_and_its_work_is_no_saturation() {
-    let [.., graph] = small_graphs();
+    let [_, _, graph, _] = small_graphs();
     let student = folded(&graph, 8);
     let config = CalibrationConfig { method: ThresholdSearch::MinMax, ..MSE };
     let calibration = calibrated(&student, &config);
@@ -476,7 +476,7 @@ fn check_training_on_the_grid(graph: &LayerGraph) {
         tensor.values.fill(value);
     }
     let (found, rounding) = apart(&weights);
-    assert!(found < 0.25 * rounding, "{found}, where rounding makes {rounding}");
+    assert!(found < 0.5 * rounding, "{found}, where rounding makes {rounding}");
 }
 
 #[test]

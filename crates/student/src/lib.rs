@@ -8,6 +8,7 @@ pub mod features;
 pub mod fold;
 pub mod inference;
 pub mod init;
+pub mod lite_unet;
 pub mod mixed;
 pub mod student;
 pub mod unet;

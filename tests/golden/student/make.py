@@ -36,6 +36,10 @@ blocks of stride 2 at the ends of its stages. Weights and input come from `formu
     grad_norm/NAME [1]     Euclidean length of the gradient      f64
     grad_sample/NAME       its values at flat indices i * n // m, i < m = min(64, n)   f32 (rounded)
 
+`lite_full/data.safetensors`: the same of a U-Net on five stages of EfficientNet-Lite0 at 64 x 64, with 4 added to all shifts.
+`lite_published/data.safetensors`: logits_eval of that network where the encoder's batch norms have the published epsilon and the input is
+    (pixel - 127) / 128. The taps of the stem that would read padding are 0, so that the padding's colour does not matter.
+
 `picosam3_small/*.pt` (state_dict, wrapped, halved_views), `hostile/*.pt`: see `write_checkpoints`, `write_hostile`.
 """
 
@@ -137,6 +141,87 @@ class Unet(nn.Module):
             skip = self.n_stages - idx
             x = getattr(self, f"up{idx + 1}")(x) + getattr(self, f"skip_conn{skip}")(skips[skip - 1])
         return self.refine(self.eca(x)) if self.flavour == "picosam3" else self.output_head(x)
+
+
+class InvertedResidual(nn.Module):
+    """A block of EfficientNet-Lite0 under its published names."""
+
+    def __init__(self, channels, expansion, kernel, stride, out_channels):
+        super().__init__()
+        wide = channels * expansion
+        if expansion > 1:
+            self._expand_conv = nn.Conv2d(channels, wide, 1, bias=False)
+            self._bn0 = nn.BatchNorm2d(wide)
+        self._depthwise_conv = nn.Conv2d(wide, wide, kernel, stride, kernel // 2, groups=wide, bias=False)
+        self._bn1 = nn.BatchNorm2d(wide)
+        self._project_conv = nn.Conv2d(wide, out_channels, 1, bias=False)
+        self._bn2 = nn.BatchNorm2d(out_channels)
+        self.expands, self.adds = expansion > 1, stride == 1 and channels == out_channels
+
+    def forward(self, x):
+        y = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
+        y = self._bn2(self._project_conv(F.relu6(self._bn1(self._depthwise_conv(y)))))
+        return x + y if self.adds else y
+
+
+class LiteEncoder(nn.Module):
+    """Five stages: every output before a stride, and the last."""
+
+    def __init__(self):
+        super().__init__()
+        self._conv_stem = nn.Conv2d(3, 32, 3, 2, 1, bias=False)
+        self._bn0 = nn.BatchNorm2d(32)
+        self._blocks = nn.ModuleList()
+        channels, self.starts = 32, []
+        for blocks, expansion, kernel, stride, width in [
+            (1, 1, 3, 1, 16),
+            (2, 6, 3, 2, 24),
+            (2, 6, 5, 2, 40),
+            (3, 6, 3, 2, 80),
+            (3, 6, 5, 1, 112),
+        ]:
+            for idx in range(blocks):
+                self.starts += [len(self._blocks)] if idx == 0 and stride == 2 else []
+                step = stride if idx == 0 else 1
+                self._blocks.append(InvertedResidual(channels, expansion, kernel, step, width))
+                channels = width
+
+    def forward(self, x):
+        x = F.relu6(self._bn0(self._conv_stem(x)))
+        skips = []
+        for idx, one in enumerate(self._blocks):
+            skips += [x] if idx in self.starts else []
+            x = one(x)
+        return skips, x
+
+
+class LiteUnet(nn.Module):
+    """That, and a depthwise decoder with bilinear upsampling."""
+
+    def __init__(self, decoder=(24, 16, 12, 8)):
+        super().__init__()
+        self.encoder = LiteEncoder()
+        channels = 112
+        for stage, (width, skip) in enumerate(zip(decoder, (40, 24, 16, None)), 1):
+            up = nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), block(channels, width, nn.ReLU6))
+            self.add_module(f"up{stage}", up)
+            if skip is not None:
+                self.add_module(f"skip_conn{stage}", nn.Conv2d(skip, width, 1))
+            channels = width
+        self.refine = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU6(inplace=True),
+            nn.Conv2d(channels, 1, 1),
+        )
+
+    def forward(self, x):
+        skips, x = self.encoder(x)
+        for stage in range(1, 5):
+            x = getattr(self, f"up{stage}")(x)
+            if skips:
+                x = x + getattr(self, f"skip_conn{stage}")(skips.pop())
+        return self.refine(x)
 
 
 def small(flavour):
@@ -290,13 +375,13 @@ def take_ten_steps(model, image, target):
 
 
 def make_full(flavour):
-    model = full(flavour)
+    model, size = (LiteUnet(), 64) if flavour == "lite" else (full(flavour), 96)
     load_formula(model)
-    if flavour in ("relu6", "mobile"):
+    if flavour in ("relu6", "mobile", "lite"):
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.bias.data += 4
-    image, target = formula_input(2, 96)
+    image, target = formula_input(2, size)
     image, target = torch.from_numpy(image).double(), torch.from_numpy(target).double()
     model = model.double()
     model.eval()
@@ -312,6 +397,20 @@ def make_full(flavour):
         data[f"grad_norm/{name}"] = np.array([grad.norm().item()])
         data[f"grad_sample/{name}"] = f32(grad[[i * grad.numel() // m for i in range(m)]])
     write(f"{flavour}_full", data)
+
+
+def make_lite_published():
+    model = LiteUnet()
+    load_formula(model)
+    for module in model.encoder.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 1e-3
+    stem = model.encoder._conv_stem.weight.data
+    stem[:, :, 0, :] = 0
+    stem[:, :, :, 0] = 0
+    image, _ = formula_input(2, 64)
+    published = torch.from_numpy(image).double() + 1 / 128
+    write("lite_published", {"logits_eval": f32(model.double().eval()(published))})
 
 
 def write(case, data):
@@ -480,4 +579,6 @@ if __name__ == "__main__":
     make_full("bilinear")
     make_full("relu6")
     make_full("mobile")
+    make_full("lite")
+    make_lite_published()
     write_hostile()

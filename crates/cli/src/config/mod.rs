@@ -21,3 +21,4 @@ pub use run::{RunPlan, check_same_run, load_plan};
 pub use schema::{protocol_schema, run_schema};
 pub use sections::data::{AlsoTrainPlan, DataPlan, FilesPlan, SplitPlan};
 pub use sections::teacher::TeacherAnswers;
+pub use sections::train::FirstWeights;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 use schemars::JsonSchema;
@@ -23,7 +23,7 @@ use super::sections::logging::{LoggingPlan, LoggingToml};
 use super::sections::quantize::{QuantizePlan, QuantizeToml};
 use super::sections::student::StudentToml;
 use super::sections::teacher::{TeacherPlan, TeacherToml};
-use super::sections::train::TrainToml;
+use super::sections::train::{FirstWeights, TrainToml};
 use super::trained_keys::TrainedKeys;
 
 /// A run's configuration.
@@ -72,8 +72,8 @@ pub struct RunPlan {
     pub graph: LayerGraph,
     /// What training does.
     pub train: TrainPlan,
-    /// Weights that training starts from, instead of random ones.
-    pub initial_weights: Option<PathBuf>,
+    /// Weights that training starts from.
+    pub first_weights: FirstWeights,
     /// How scores are summarised.
     pub eval: EvalPlan,
     /// What is made for the chip, if anything is.
@@ -168,13 +168,17 @@ fn resolve(file: RunToml, name: String, overrides: &[Override]) -> anyhow::Resul
     let trained_keys = TrainedKeys::of(&file)?;
     let train_digest = trained_keys.digest();
 
+    let has_published_encoder = matches!(file.student, StudentToml::LiteUnet { .. });
+    if file.train.encoder_weights.is_some() && !has_published_encoder {
+        bail!("[train] encoder_weights: expected [student] family = \"lite_unet\" beside it, found another");
+    }
     let graph = file.student.resolve()?;
     let crop = file.crop.resolve(u32::try_from(graph.input_size()).context("[student] input_size")?);
     let deployment = deployment(file.quantize, file.export, &graph)?;
     let quantize = deployment.as_ref().map(|deployment| &deployment.quantize);
     let (data, instances) = file.data.resolve()?;
     let also_train: Vec<String> = data.also_train().iter().map(|part| part.name.clone()).collect();
-    let (train, initial_weights) = file.train.resolve(file.seed, quantize, &also_train)?;
+    let (train, first_weights) = file.train.resolve(file.seed, quantize, &also_train)?;
     let teacher = file.teacher.map(TeacherToml::resolve).transpose()?;
     check_teacher(teacher.as_ref(), instances, &train, data.also_train())?;
     Ok(RunPlan {
@@ -185,7 +189,7 @@ fn resolve(file: RunToml, name: String, overrides: &[Override]) -> anyhow::Resul
         teacher,
         graph,
         train,
-        initial_weights,
+        first_weights,
         eval: file.eval.resolve(),
         deployment,
         logging: file.logging.resolve(),
@@ -258,6 +262,8 @@ fn is_truth_only(stage: &StagePlan, part_idx: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use sensei_files::whole::write_whole;
 
     use super::*;

@@ -8,13 +8,14 @@ use sensei_eval::evaluate::evaluate;
 use sensei_eval::metric::Metric;
 use sensei_quant::qat::THRESHOLDS;
 use sensei_samples::source::SampleSource;
+use sensei_student::init::initial_weights;
 use sensei_student::student::{Student, WEIGHTS};
-use sensei_student::weights::{read_weights, write_weights};
+use sensei_student::weights::{read_weights, with_published_encoder, write_weights};
 use sensei_tensor::network::{NamedWeights, weights_digest};
 use sensei_train::fit::{Fitted, RunOptions, fit};
 use sensei_train::run_digests::RunDigests;
 
-use crate::config::RunPlan;
+use crate::config::{FirstWeights, RunPlan};
 use crate::device::Devices;
 use crate::phases::stages::ChipStages;
 use crate::progress::{TrainProgress, Validate, on_one_line, say, warn};
@@ -114,8 +115,9 @@ fn run_digests(plan: &RunPlan, initial: &Student, train: &SampleSource) -> RunDi
 
 fn initial_student(plan: &RunPlan, device: &Device) -> anyhow::Result<Student> {
     let device = device.clone().autodiff();
-    match &plan.initial_weights {
-        Some(path) => {
+    match &plan.first_weights {
+        FirstWeights::Random => Ok(Student::new(plan.graph.clone(), plan.train.seed, &device)),
+        FirstWeights::File(path) => {
             let file = read_weights(path)?;
             let weights = file.for_graph(&plan.graph)?;
             if let Some(note) = file.note(&plan.graph) {
@@ -123,6 +125,17 @@ fn initial_student(plan: &RunPlan, device: &Device) -> anyhow::Result<Student> {
             }
             Ok(Student::from_weights(plan.graph.clone(), &weights, &device)?)
         }
-        None => Ok(Student::new(plan.graph.clone(), plan.train.seed, &device)),
+        FirstWeights::PublishedEncoder(path) => {
+            let file = read_weights(path)?;
+            let random = initial_weights(&plan.graph, plan.train.seed);
+            let (weights, note) = with_published_encoder(&plan.graph, random, &file)?;
+            say(&format!(
+                "{}: {} tensors of the encoder taken, {} of later layers left out",
+                path.display(),
+                note.taken,
+                note.left_out.len()
+            ));
+            Ok(Student::from_weights(plan.graph.clone(), &weights, &device)?)
+        }
     }
 }

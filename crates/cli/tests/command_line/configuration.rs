@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::Place;
+use crate::{LITE, Place};
 
 /// Each edit is refused with the configuration's name and these words.
 fn check(edits: &[(&str, &str, &[&str])]) {
@@ -13,6 +13,29 @@ fn check(edits: &[(&str, &str, &[&str])]) {
         place.refuses(&["plan", "tiny.toml"], 2, words);
         assert!(!place.path("runs").exists());
     }
+}
+
+#[test]
+fn a_published_encoder_goes_with_its_family_alone() {
+    let batches = "accumulate_batches = 2";
+    let encoder = "accumulate_batches = 2\nencoder_weights = \"lite0.pth\"";
+    let both = format!("{encoder}\ninitial_weights = \"student.safetensors\"");
+    check(&[
+        (batches, encoder, &["[train] encoder_weights: expected [student] family = \"lite_unet\" beside it"]),
+        (batches, &both, &["encoder_weights"]),
+    ]);
+    let place = Place::new();
+    let lite = |blocks: usize, encoder: &str| {
+        let mut edits = LITE.to_vec();
+        let blocks = format!("encoder_blocks = {blocks}");
+        edits.extend([("encoder_channels = [4, 6]", blocks.as_str()), (batches, encoder)]);
+        place.config("tiny.toml", &edits);
+    };
+    lite(3, &both);
+    place.refuses(&["plan", "tiny.toml"], 2, &["[train] encoder_weights: expected none beside initial_weights"]);
+    lite(5, batches);
+    let words = ["[student]", "decoder_channels: expected 3 widths, one for each halving of 5 encoder blocks, found 2"];
+    place.refuses(&["plan", "tiny.toml"], 2, &words);
 }
 
 #[test]
@@ -48,7 +71,7 @@ fn unknown_and_misspelt_keys() {
         (
             "family = \"unet\"",
             "family = \"net\"",
-            &["student.family: expected \"picosam2\", \"picosam3\" or \"unet\", found \"net\""],
+            &["student.family: expected \"picosam2\", \"picosam3\", \"unet\" or \"lite_unet\", found \"net\""],
         ),
         (
             "weighting = \"truth_only\"",

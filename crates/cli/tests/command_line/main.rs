@@ -122,6 +122,15 @@ impl Place {
     }
 }
 
+/// Edits of the tiny configuration after which its student has an encoder of EfficientNet-Lite0's blocks. `encoder_channels` is left: the
+/// number of blocks stands in its place.
+const LITE: &[(&str, &str)] = &[
+    ("family = \"unet\"", "family = \"lite_unet\""),
+    ("bottleneck_channels = 8\n", ""),
+    ("dilated_bottleneck = true\nchannel_gate = true\nrefine_head = true\n", ""),
+    ("activation = \"relu\"\ndownsampling = \"dense\"\n", ""),
+];
+
 fn text(output: &Output) -> (String, String) {
     let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8(bytes.clone()).unwrap());
     (out, err)

@@ -7,7 +7,7 @@ use sensei_student::weights::{read_weights, write_weights};
 use sensei_tensor::network::{HostTensor, NamedWeights};
 use sensei_testing::{shared_dir, skipped};
 
-use crate::{Place, text};
+use crate::{LITE, Place, text};
 
 #[test]
 fn weights_behind_prefixes_score_as_without_and_what_is_left_out_is_said() {
@@ -31,6 +31,42 @@ fn weights_behind_prefixes_score_as_without_and_what_is_left_out_is_said() {
     place.config("begin.toml", &[("accumulate_batches = 2", begin)]);
     let begun = place.does(&["train", "begin.toml"]);
     assert!(begun.lines().any(|line| line.ends_with(note)), "{begun}");
+}
+
+/// From published weights of an encoder to a package whose integers are scored.
+#[test]
+fn a_student_starts_from_a_published_encoder() {
+    let place = Place::new();
+    let mut edits = LITE.to_vec();
+    edits.push(("encoder_channels = [4, 6]", "encoder_blocks = 3"));
+    place.config("lite.toml", &edits);
+    place.does(&["train", "lite.toml"]);
+    // What a file of the whole published network has: these names without the student's prefix, and more blocks.
+    let own = read_weights(&place.path("runs/lite/student.safetensors")).unwrap().tensors;
+    let mut published: NamedWeights = own
+        .into_iter()
+        .filter_map(|(name, tensor)| Some((name.strip_prefix("encoder.")?.to_string(), tensor)))
+        .collect();
+    let later = HostTensor { shape: vec![2], values: vec![1.0, 2.0] };
+    published.insert("_blocks.3._bn1.bias".into(), later);
+    write_weights(&place.path("lite0.safetensors"), &published, &BTreeMap::new()).unwrap();
+
+    let start = "accumulate_batches = 2\nencoder_weights = \"lite0.safetensors\"";
+    edits.push(("accumulate_batches = 2", start));
+    place.config("begun.toml", &edits);
+    let begun = place.does(&["run", "begun.toml"]);
+    let note =
+        format!("lite0.safetensors: {} tensors of the encoder taken, 1 of later layers left out", published.len() - 1);
+    assert!(begun.lines().any(|line| line.ends_with(&note)), "{begun}");
+    assert!(row(&begun, "int8").contains("int8"), "{begun}");
+
+    // Weights of something else are refused before the first step, by the first name that is missing.
+    published.remove("_conv_stem.weight");
+    write_weights(&place.path("lite0.safetensors"), &published, &BTreeMap::new()).unwrap();
+    fs::remove_dir_all(place.path("runs/begun")).unwrap();
+    let words = ["lite0.safetensors: _conv_stem.weight: expected a tensor of shape [32, 3, 3, 3], found "];
+    place.refuses(&["run", "begun.toml"], 1, &words);
+    assert!(!place.path("runs/begun/checkpoints").exists());
 }
 
 #[test]

@@ -22,6 +22,9 @@ pub struct Sample {
     pub activation: Activation,
     /// Stages end in a depthwise block of stride 2 instead of a dense convolution.
     pub is_depthwise_down: bool,
+    /// The blocks of EfficientNet-Lite0 instead of a published student: a dense stem, 5x5 taps, sums without activation. Of the widths
+    /// only those of the decoder are read.
+    pub is_lite: bool,
     /// Bits of the stride-2 convolutions' weights.
     pub dense_bits: u8,
     pub output_bits: u8,
@@ -39,6 +42,7 @@ pub const PICOSAM2: Sample = Sample {
     is_bilinear: false,
     activation: Activation::Relu,
     is_depthwise_down: false,
+    is_lite: false,
     dense_bits: 8,
     output_bits: 8,
     input: ActivationGrid::SIGNED_PIXELS,
@@ -72,6 +76,9 @@ pub const PICOSAM2_MOBILE: Sample =
     Sample { name: "picosam2-mobile", activation: Activation::Relu6, is_depthwise_down: true, ..PICOSAM2 };
 /// [`SMALL2`] with ReLU6.
 pub const RELU6: Sample = Sample { name: "relu6", activation: Activation::Relu6, ..SMALL2 };
+/// What only students on EfficientNet-Lite0 have.
+pub const LITE: Sample =
+    Sample { name: "lite", size: 64, is_lite: true, is_bilinear: true, decoder: &[24, 16, 12, 8], ..RELU6 };
 pub const PICOSAM2_BILINEAR: Sample = Sample { name: "picosam2-bilinear", is_bilinear: true, ..PICOSAM2 };
 
 /// The network of configs/quickstart-w4.toml.
@@ -86,13 +93,14 @@ pub const QUICKSTART_W4: Sample = Sample {
     is_bilinear: false,
     activation: Activation::Relu,
     is_depthwise_down: false,
+    is_lite: false,
     dense_bits: 4,
     output_bits: 16,
     input: ActivationGrid::SIGNED_PIXELS,
 };
 
 /// What `examples/sample.rs` makes by name.
-pub const ALL: [&Sample; 10] = [
+pub const ALL: [&Sample; 11] = [
     &PICOSAM2,
     &PICOSAM2_BILINEAR,
     &PICOSAM3,
@@ -103,6 +111,7 @@ pub const ALL: [&Sample; 10] = [
     &MOBILE,
     &PICOSAM2_MOBILE,
     &QUICKSTART_W4,
+    &LITE,
 ];
 
 /// A stream of bits that needs no library and no floating-point function (splitmix64).
@@ -198,6 +207,24 @@ impl Builder {
         self.conv(&format!("{name}.3"), x, Layer { out, has_activation: true, ..POINT }, self.activation_grid())
     }
 
+    /// A block of EfficientNet-Lite0; what the depthwise convolution reads is `expansion` times as wide.
+    fn inverted_residual(&mut self, name: &str, input: usize, [expansion, kernel, stride, out]: [usize; 4]) -> usize {
+        let channels = self.nodes[input].shape[0];
+        let mut x = input;
+        if expansion > 1 {
+            let expand = Layer { out: channels * expansion, has_activation: true, ..POINT };
+            x = self.conv(&format!("{name}._expand_conv"), x, expand, self.activation_grid());
+        }
+        let depthwise = Layer { kernel, stride, depthwise: true, has_activation: true, ..POINT };
+        x = self.conv(&format!("{name}._depthwise_conv"), x, depthwise, self.activation_grid());
+        x = self.conv(&format!("{name}._project_conv"), x, Layer { out, ..POINT }, grid(8, true, 3));
+        if stride == 1 && channels == out {
+            let shape = self.nodes[x].shape;
+            x = self.push(&format!("{name}.add"), IntegerOp::Add, vec![x, input], shape, grid(8, true, 4));
+        }
+        x
+    }
+
     /// Of what comes next. ReLU6 gets a grid that ends below 6, one that goes on to 8 and one to 16 in turn.
     fn activation_grid(&self) -> ActivationGrid {
         match self.activation {
@@ -216,7 +243,26 @@ impl Sample {
         let mut b = Builder { nodes: vec![], random: Random(self.size as u64), activation: self.activation };
         let mut x = b.push("input", IntegerOp::Input, vec![], [3, self.size, self.size], self.input);
         let mut skips = vec![];
-        for (idx, &width) in self.encoder.iter().enumerate() {
+        if self.is_lite {
+            let stem = Layer { out: 12, kernel: 3, stride: 2, has_activation: true, ..POINT };
+            x = b.conv("encoder._conv_stem", x, stem, b.activation_grid());
+            let blocks = [
+                [1, 3, 1, 8],
+                [6, 3, 2, 12],
+                [6, 3, 1, 12],
+                [6, 5, 2, 20],
+                [6, 5, 1, 20],
+                [6, 3, 2, 36],
+                [6, 5, 1, 40],
+            ];
+            for (idx, block) in blocks.into_iter().enumerate() {
+                if block[2] == 2 {
+                    skips.push(x);
+                }
+                x = b.inverted_residual(&format!("encoder._blocks.{idx}"), x, block);
+            }
+        }
+        for (idx, &width) in self.encoder.iter().enumerate().filter(|_| !self.is_lite) {
             let features = b.depthwise_block(&format!("encoder_stage{}", idx + 1), x, width, 1, 1);
             skips.push(features);
             let name = format!("down{}", idx + 1);
@@ -227,11 +273,14 @@ impl Sample {
                 b.conv(&name, features, down, grid(8, true, 3))
             };
         }
-        x = b.depthwise_block("bottleneck", x, self.bottleneck, 1, 1);
+        if !self.is_lite {
+            x = b.depthwise_block("bottleneck", x, self.bottleneck, 1, 1);
+        }
         if self.is_picosam3 && self.is_dilated {
             x = b.depthwise_block("bottleneck2", x, self.bottleneck, 2, 1);
         }
-        for (idx, (&width, skip)) in self.decoder.iter().zip(skips.into_iter().rev()).enumerate() {
+        let skips = skips.into_iter().rev().map(Some).chain(std::iter::repeat(None));
+        for (idx, (&width, skip)) in self.decoder.iter().zip(skips).enumerate() {
             let IntegerNode { shape: [c, h, w], grid: g, .. } = b.nodes[x];
             let op = if self.is_bilinear {
                 IntegerOp::Upsample2x(Upsampling::Bilinear)
@@ -240,6 +289,10 @@ impl Sample {
             };
             let up = b.push(&format!("up{}.0", idx + 1), op, vec![x], [c, 2 * h, 2 * w], g);
             let up = b.depthwise_block(&format!("up{}.1", idx + 1), up, width, 1, 1);
+            let Some(skip) = skip else {
+                x = up;
+                continue;
+            };
             let skip = b.conv(&format!("skip_conn{}", idx + 1), skip, Layer { out: width, ..POINT }, grid(8, true, 2));
             let shape = b.nodes[up].shape;
             x = b.push(&format!("add{}", idx + 1), IntegerOp::Add, vec![up, skip], shape, grid(8, true, 3));

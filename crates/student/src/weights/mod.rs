@@ -10,6 +10,7 @@ mod checkpoint;
 mod elements;
 mod file;
 mod foreign;
+mod imagenet;
 mod legacy;
 mod matching;
 mod pickle;
@@ -21,6 +22,7 @@ pub use elements::ElementType;
 pub use file::{
     MAX_WEIGHTS_FILE_BYTES, METADATA_CONFIG, METADATA_GRAPH, WeightsFile, read_weights, weights_metadata, write_weights,
 };
+pub use imagenet::{EncoderNote, with_published_encoder};
 pub use matching::match_weights;
 pub use pickle::PickleError;
 

@@ -3,6 +3,7 @@
 use anyhow::Context;
 use schemars::JsonSchema;
 use sensei_graph::layer_graph::LayerGraph;
+use sensei_student::lite_unet::LiteUnetConfig;
 use sensei_student::unet::{Downsampling, UnetActivation, UnetConfig};
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +42,21 @@ pub enum StudentToml {
         activation: ActivationToml,
         /// How a stage ends.
         downsampling: DownsamplingToml,
+    },
+    /// A U-Net whose encoder is the beginning of EfficientNet-Lite0, which can start from ImageNet (`train.encoder_weights`), with all of
+    /// these keys:
+    LiteUnet {
+        /// Side of the input in pixels: a multiple of 2 to the power of the number of decoder stages.
+        #[schemars(range(min = 2, max = 1024))]
+        input_size: usize,
+        /// Blocks of the encoder; 1, 3, 5, 8, 11, 15 and 16 are whole stages. The stem and blocks 2, 4, 6 and 12 halve the map.
+        #[schemars(range(min = 1, max = 16))]
+        encoder_blocks: usize,
+        /// Channels of each stage, deepest first; one for each halving.
+        #[schemars(length(min = 1, max = 5), inner(range(min = 1, max = 4096)))]
+        decoder_channels: Vec<usize>,
+        /// The decoder upsamples bilinearly with half-pixel centres instead of repeating pixels.
+        bilinear_upsampling: bool,
     },
 }
 
@@ -114,6 +130,10 @@ impl StudentToml {
                 activation: activation.resolve(),
                 downsampling: downsampling.resolve(),
             },
+            Self::LiteUnet { input_size, encoder_blocks, decoder_channels, bilinear_upsampling } => {
+                let lite = LiteUnetConfig { input_size, encoder_blocks, decoder_channels, bilinear_upsampling };
+                return lite.graph().context("[student]");
+            }
         };
         unet.graph().context("[student]")
     }

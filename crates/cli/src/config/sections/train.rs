@@ -42,13 +42,28 @@ pub struct TrainToml {
     /// Start from this `.safetensors`, or PyTorch `.pt` or `.pth`, instead of random weights. They must expect `(pixel - 128) / 128`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub initial_weights: Option<FilePath>,
+    /// Start the encoder of `family = "lite_unet"` from the published PyTorch weights of EfficientNet-Lite0, trained on ImageNet; the rest
+    /// is random. What differs in them is folded: `docs/formats/weights.md`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoder_weights: Option<FilePath>,
     /// What is done one after the other.
     #[schemars(length(min = 1))]
     pub stage: Vec<StageToml>,
 }
 
+/// What training starts from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FirstWeights {
+    /// Random weights.
+    Random,
+    /// All weights from a file.
+    File(PathBuf),
+    /// Random ones, but for an encoder from a file of EfficientNet-Lite0.
+    PublishedEncoder(PathBuf),
+}
+
 impl TrainToml {
-    /// The training's plan, and the file of the weights that it starts from. `also_train` names the parts of the training data after the
+    /// The training's plan, and the weights that it starts from. `also_train` names the parts of the training data after the
     /// first.
     ///
     /// # Errors
@@ -58,8 +73,14 @@ impl TrainToml {
         seed: u64,
         quantize: Option<&QuantizePlan>,
         also_train: &[String],
-    ) -> anyhow::Result<(TrainPlan, Option<PathBuf>)> {
+    ) -> anyhow::Result<(TrainPlan, FirstWeights)> {
         self.check_quantized_stages(quantize)?;
+        let first_weights = match (self.initial_weights, self.encoder_weights) {
+            (Some(_), Some(_)) => bail!("[train] encoder_weights: expected none beside initial_weights"),
+            (Some(FilePath(path)), None) => FirstWeights::File(path),
+            (None, Some(FilePath(path))) => FirstWeights::PublishedEncoder(path),
+            (None, None) => FirstWeights::Random,
+        };
         let optimizer = self.optimizer.resolve();
         let plan = TrainPlan {
             seed,
@@ -75,7 +96,7 @@ impl TrainToml {
                 .map(|stage| stage.resolve(optimizer.weight_decay, also_train))
                 .collect::<Result<_, _>>()?,
         };
-        Ok((plan, self.initial_weights.map(|path| path.0)))
+        Ok((plan, first_weights))
     }
 
     /// Whether a stage trains on the chip's grid: `[quantize]` then decides the weights too.

@@ -1,0 +1,249 @@
+//! A U-Net whose encoder is the beginning of EfficientNet-Lite0, so that it can start from weights that were trained on ImageNet.
+
+use serde::{Deserialize, Serialize};
+
+use sensei_graph::layer_graph::{Conv, GraphBuilder, LayerGraph};
+use sensei_graph::op::{Activation, Upsampling};
+
+/// How much of the encoder, and the decoder's widths.
+///
+/// # Source
+/// Encoder: Tan and Le 2019, "EfficientNet", and the Lite variants of its code: no squeeze-and-excitation, ReLU6 instead of swish, the
+/// stem's width not scaled. Decoder: the depthwise blocks and skip connections of PicoSAM2, with ReLU6.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LiteUnetConfig {
+    /// Side of the square input in pixels; a multiple of two to the number of decoder stages.
+    pub input_size: usize,
+    /// Blocks of the encoder, of 16: 1, 3, 5, 8, 11, 15 and 16 are whole stages.
+    pub encoder_blocks: usize,
+    /// One width per upsampling, deepest first, so that the output has the input's size.
+    pub decoder_channels: Vec<usize>,
+    /// Bilinear upsampling in the decoder instead of nearest.
+    pub bilinear_upsampling: bool,
+}
+
+/// What comes before the names that the encoder's tensors have in PyTorch.
+pub const ENCODER_PREFIX: &str = "encoder.";
+
+/// A setting that no network can have.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LiteUnetError {
+    /// More blocks than there are, or none.
+    #[error("encoder_blocks: expected 1 to {most}, found {found}", most = BLOCKS)]
+    Blocks {
+        /// Blocks asked for.
+        found: usize,
+    },
+    /// The output must have the input's size.
+    #[error(
+        "decoder_channels: expected {expected} widths, one for each halving of {blocks} encoder blocks, found {found}"
+    )]
+    DecoderStages {
+        /// Halvings of the encoder.
+        expected: usize,
+        /// Blocks of it.
+        blocks: usize,
+        /// Widths given.
+        found: usize,
+    },
+    /// A width outside of the supported range.
+    #[error("decoder_channels: expected widths between 1 and 4096, found {found:?}")]
+    Width {
+        /// The widths given.
+        found: Vec<usize>,
+    },
+    /// The input must halve evenly.
+    #[error("input_size: expected a multiple of {multiple} between {multiple} and 1024, found {found}")]
+    InputSize {
+        /// Two to the number of halvings.
+        multiple: usize,
+        /// The size given.
+        found: usize,
+    },
+}
+
+/// Some blocks of one kind, one after the other.
+struct Stage {
+    blocks: usize,
+    /// Channels within a block, as multiple of those that it reads.
+    expansion: usize,
+    kernel: usize,
+    /// Of the first block; of the others it is 1.
+    stride: usize,
+    channels: usize,
+}
+
+/// Channels that the stem writes.
+const STEM_CHANNELS: usize = 32;
+
+const STAGES: [Stage; 7] = [
+    Stage { blocks: 1, expansion: 1, kernel: 3, stride: 1, channels: 16 },
+    Stage { blocks: 2, expansion: 6, kernel: 3, stride: 2, channels: 24 },
+    Stage { blocks: 2, expansion: 6, kernel: 5, stride: 2, channels: 40 },
+    Stage { blocks: 3, expansion: 6, kernel: 3, stride: 2, channels: 80 },
+    Stage { blocks: 3, expansion: 6, kernel: 5, stride: 1, channels: 112 },
+    Stage { blocks: 4, expansion: 6, kernel: 5, stride: 2, channels: 192 },
+    Stage { blocks: 1, expansion: 6, kernel: 3, stride: 1, channels: 320 },
+];
+
+const BLOCKS: usize = 16;
+
+const ACTIVATION: Activation = Activation::Relu6;
+
+/// An inverted residual block.
+struct Block {
+    expansion: usize,
+    kernel: usize,
+    stride: usize,
+    channels: usize,
+}
+
+/// All blocks of EfficientNet-Lite0.
+fn blocks() -> impl Iterator<Item = Block> {
+    STAGES.iter().flat_map(|stage| {
+        (0..stage.blocks).map(|idx| Block {
+            expansion: stage.expansion,
+            kernel: stage.kernel,
+            stride: if idx == 0 { stage.stride } else { 1 },
+            channels: stage.channels,
+        })
+    })
+}
+
+impl LiteUnetConfig {
+    /// The network of this setting. The encoder's tensors have the names of the published PyTorch weights behind [`ENCODER_PREFIX`].
+    ///
+    /// # Errors
+    /// If blocks, widths or input size fit no network.
+    pub fn graph(&self) -> Result<LayerGraph, LiteUnetError> {
+        self.check()?;
+        let mut g = GraphBuilder::new(3, self.input_size);
+        let stem = Conv::new(3, STEM_CHANNELS, 3).stride(2).norm("encoder._bn0", ACTIVATION);
+        let mut x = g.conv("encoder._conv_stem", 0, stem);
+        // The last output of each size but the smallest, largest first.
+        let mut skips = vec![];
+        for (idx, block) in blocks().take(self.encoder_blocks).enumerate() {
+            if block.stride == 2 {
+                skips.push(x);
+            }
+            x = inverted_residual(&mut g, &format!("encoder._blocks.{idx}"), x, &block);
+        }
+
+        let upsampling = if self.bilinear_upsampling { Upsampling::Bilinear } else { Upsampling::Nearest };
+        for (idx, &channels) in self.decoder_channels.iter().enumerate() {
+            let stage = idx + 1;
+            let up = g.upsample_2x(&format!("up{stage}.0"), x, upsampling);
+            let up = depthwise_block(&mut g, &format!("up{stage}.1"), up, channels);
+            x = match skips.pop() {
+                Some(skip) => {
+                    let skip_conv = Conv::new(g.channels(skip), channels, 1).with_bias();
+                    let skip = g.conv(&format!("skip_conn{stage}"), skip, skip_conv);
+                    g.add(&format!("add{stage}"), up, skip)
+                }
+                None => up,
+            };
+        }
+        let width = g.channels(x);
+        let x = g.conv("refine.0", x, Conv::new(width, width, 3).depthwise().norm("refine.1", ACTIVATION));
+        g.conv("refine.3", x, Conv::new(width, 1, 1).with_bias());
+        Ok(g.finish())
+    }
+
+    fn check(&self) -> Result<(), LiteUnetError> {
+        let Self { input_size, encoder_blocks, ref decoder_channels, .. } = *self;
+        if !(1..=BLOCKS).contains(&encoder_blocks) {
+            return Err(LiteUnetError::Blocks { found: encoder_blocks });
+        }
+        let of_blocks = blocks().take(encoder_blocks).filter(|block| block.stride == 2).count();
+        let (expected, found) = (1 + of_blocks, decoder_channels.len());
+        if expected != found {
+            return Err(LiteUnetError::DecoderStages { expected, blocks: encoder_blocks, found });
+        }
+        if decoder_channels.iter().any(|width| !(1..=4096).contains(width)) {
+            return Err(LiteUnetError::Width { found: decoder_channels.clone() });
+        }
+        let multiple = 1 << expected;
+        if input_size == 0 || !input_size.is_multiple_of(multiple) || input_size > 1024 {
+            return Err(LiteUnetError::InputSize { multiple, found: input_size });
+        }
+        Ok(())
+    }
+}
+
+/// 1x1 convolution to more channels, depthwise convolution, 1x1 convolution to few without activation; the input is added where it has the
+/// output's shape.
+fn inverted_residual(g: &mut GraphBuilder, name: &str, input: usize, block: &Block) -> usize {
+    let channels = g.channels(input);
+    let wide = channels * block.expansion;
+    let expanded = if block.expansion == 1 {
+        input
+    } else {
+        let expand = Conv::new(channels, wide, 1).norm(&format!("{name}._bn0"), ACTIVATION);
+        g.conv(&format!("{name}._expand_conv"), input, expand)
+    };
+    let depthwise = Conv::new(wide, wide, block.kernel).depthwise().stride(block.stride);
+    let x = g.conv(&format!("{name}._depthwise_conv"), expanded, depthwise.norm(&format!("{name}._bn1"), ACTIVATION));
+    let project = Conv::new(wide, block.channels, 1).norm(&format!("{name}._bn2"), Activation::None);
+    let x = g.conv(&format!("{name}._project_conv"), x, project);
+    if block.stride == 1 && channels == block.channels { g.add(&format!("{name}.add"), x, input) } else { x }
+}
+
+fn depthwise_block(g: &mut GraphBuilder, name: &str, input: usize, out_channels: usize) -> usize {
+    let channels = g.channels(input);
+    let depthwise = Conv::new(channels, channels, 3).depthwise().norm(&format!("{name}.1"), ACTIVATION);
+    let x = g.conv(&format!("{name}.0"), input, depthwise);
+    let pointwise = Conv::new(channels, out_channels, 1).norm(&format!("{name}.4"), ACTIVATION);
+    g.conv(&format!("{name}.3"), x, pointwise)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn five_stages() -> LiteUnetConfig {
+        LiteUnetConfig {
+            input_size: 96,
+            encoder_blocks: 11,
+            decoder_channels: vec![96, 64, 48, 32],
+            bilinear_upsampling: true,
+        }
+    }
+
+    /// Sums over the published network: 700,768 parameters after stage 5, 44.7 M multiply-accumulates at 96 x 96.
+    #[test]
+    fn the_encoder_has_the_published_size() {
+        let graph = five_stages().graph().expect("a valid setting");
+        let encoder: Vec<_> = graph.nodes().iter().filter(|node| node.name.starts_with(ENCODER_PREFIX)).collect();
+        assert_eq!(encoder.iter().map(|node| node.parameters()).sum::<usize>(), 700_768);
+        assert_eq!(encoder.iter().map(|node| node.macs()).sum::<u64>() / 100_000, 447);
+        let whole = LiteUnetConfig { encoder_blocks: 16, decoder_channels: vec![8; 5], ..five_stages() };
+        let whole = whole.graph().expect("a valid setting");
+        let encoder = whole.nodes().iter().filter(|node| node.name.starts_with(ENCODER_PREFIX));
+        assert_eq!(encoder.map(|node| node.parameters()).sum::<usize>(), 2_958_848);
+    }
+
+    #[test]
+    fn any_number_of_blocks_ends_at_the_size_of_the_input() {
+        for encoder_blocks in 1..=BLOCKS {
+            let halvings = 1 + blocks().take(encoder_blocks).filter(|block| block.stride == 2).count();
+            let config = LiteUnetConfig { encoder_blocks, decoder_channels: vec![8; halvings], ..five_stages() };
+            let graph = config.graph().expect("a valid setting");
+            assert_eq!(graph.nodes().last().expect("nodes").shape, [1, 96, 96], "{encoder_blocks} blocks");
+        }
+    }
+
+    #[test]
+    fn a_setting_that_fits_no_network_is_refused() {
+        let refused = |config: LiteUnetConfig| config.graph().err().map(|error| error.to_string()).unwrap_or_default();
+        let blocks = refused(LiteUnetConfig { encoder_blocks: 17, ..five_stages() });
+        assert_eq!(blocks, "encoder_blocks: expected 1 to 16, found 17");
+        let stages = refused(LiteUnetConfig { decoder_channels: vec![8; 3], ..five_stages() });
+        assert!(stages.contains("expected 4 widths, one for each halving of 11 encoder blocks, found 3"), "{stages}");
+        let width = refused(LiteUnetConfig { decoder_channels: vec![8, 8, 8, 0], ..five_stages() });
+        assert!(width.contains("between 1 and 4096, found [8, 8, 8, 0]"), "{width}");
+        let size = refused(LiteUnetConfig { input_size: 100, ..five_stages() });
+        assert!(size.contains("a multiple of 16 between 16 and 1024, found 100"), "{size}");
+    }
+}
