@@ -15,6 +15,9 @@ pub struct Augmentation {
     pub roi_shift: f64,
     /// The crop grows or shrinks by up to about `exp(roi_scale)`; in `[0, 1]`. See [`Draw::roi_scale`].
     pub roi_scale: f64,
+    /// The crop's width grows or shrinks by up to about `exp(roi_aspect)` and its height by the inverse; in `[0, 1]`. With shift and
+    /// scale the sides of the crop are wrong one by one, as a detector's are.
+    pub roi_aspect: f64,
     /// Brightness is multiplied by up to `1 +- brightness`; in `[0, 1]`.
     pub brightness: f64,
     /// Differences from middle grey are multiplied by up to `1 +- contrast`; in `[0, 1]`.
@@ -39,6 +42,7 @@ impl Augmentation {
         flip_probability: 0.0,
         roi_shift: 0.0,
         roi_scale: 0.0,
+        roi_aspect: 0.0,
         brightness: 0.0,
         contrast: 0.0,
         saturation: 0.0,
@@ -53,6 +57,7 @@ impl Augmentation {
             ("flip_probability", self.flip_probability),
             ("roi_shift", self.roi_shift),
             ("roi_scale", self.roi_scale),
+            ("roi_aspect", self.roi_aspect),
             ("brightness", self.brightness),
             ("contrast", self.contrast),
             ("saturation", self.saturation),
@@ -74,6 +79,8 @@ pub struct Draw {
     /// Factor of the crop's sides: `(2 + t) / (2 - t)` for t uniform in `+-roi_scale`, which is `exp(t)` to 1.4 % up to
     /// t = 0.5 (8 % at 1), has `scale(-t) = 1 / scale(t)`, and is the same on every machine, as `exp` is not.
     pub roi_scale: f64,
+    /// Factor of the crop's width and divisor of its height, of the same form.
+    pub roi_aspect: f64,
     /// Factor of all values.
     pub brightness: f64,
     /// Factor of the difference from 128.
@@ -88,7 +95,7 @@ pub fn sample_rng(seed: u64, epoch: u64, annotation_id: u64) -> ChaCha8Rng {
     stream(Purpose::Augmentation, seed, epoch, annotation_id)
 }
 
-/// Draws a sample's changes. Takes seven numbers whatever the settings, so that switching one off leaves the others.
+/// Draws a sample's changes. Takes eight numbers whatever the settings, so that switching one off leaves the others.
 ///
 /// # Panics
 /// If [`Augmentation::check`] refuses the settings.
@@ -99,32 +106,31 @@ pub fn draw(augmentation: &Augmentation, rng: &mut ChaCha8Rng) -> Draw {
     let flip = unit(rng) < augmentation.flip_probability;
     let mut within = |range: f64| (2.0 * unit(rng) - 1.0) * range;
     let roi_shift = [within(augmentation.roi_shift), within(augmentation.roi_shift)];
-    let log_scale = within(augmentation.roi_scale);
-    Draw {
-        flip,
-        roi_shift,
-        roi_scale: (2.0 + log_scale) / (2.0 - log_scale),
-        brightness: 1.0 + within(augmentation.brightness),
-        contrast: 1.0 + within(augmentation.contrast),
-        saturation: 1.0 + within(augmentation.saturation),
-    }
+    let factor = |log: f64| (2.0 + log) / (2.0 - log);
+    let roi_scale = factor(within(augmentation.roi_scale));
+    let brightness = 1.0 + within(augmentation.brightness);
+    let contrast = 1.0 + within(augmentation.contrast);
+    let saturation = 1.0 + within(augmentation.saturation);
+    // Last, so that the others are those of before there was this one.
+    let roi_aspect = factor(within(augmentation.roi_aspect));
+    Draw { flip, roi_shift, roi_scale, roi_aspect, brightness, contrast, saturation }
 }
 
 impl Draw {
-    /// The crop after shift and scale; the same one, bit for bit, if neither was drawn. It may run past the border.
+    /// The crop after shift, scale and aspect; the same one, bit for bit, if neither was drawn. It may run past the border.
     pub fn jittered(&self, geometry: &CropGeometry) -> CropGeometry {
         let rect = &geometry.rect_in_image;
-        let axis = |start: f64, end: f64, shift: f64| {
+        let axis = |start: f64, end: f64, shift: f64, scale: f64| {
             let len = end - start;
             let moved = start + shift * len;
-            if self.roi_scale == 1.0 {
+            if scale == 1.0 {
                 return (moved, end + shift * len);
             }
             let center = moved + len / 2.0;
-            (center - len * self.roi_scale / 2.0, center + len * self.roi_scale / 2.0)
+            (center - len * scale / 2.0, center + len * scale / 2.0)
         };
-        let (x0, x1) = axis(rect.x0, rect.x1, self.roi_shift[0]);
-        let (y0, y1) = axis(rect.y0, rect.y1, self.roi_shift[1]);
+        let (x0, x1) = axis(rect.x0, rect.x1, self.roi_shift[0], self.roi_scale * self.roi_aspect);
+        let (y0, y1) = axis(rect.y0, rect.y1, self.roi_shift[1], self.roi_scale / self.roi_aspect);
         CropGeometry { rect_in_image: RectInImage { x0, y0, x1, y1 }, grid: geometry.grid }
     }
 
@@ -217,6 +223,7 @@ mod tests {
         flip_probability: 0.5,
         roi_shift: 0.1,
         roi_scale: 0.2,
+        roi_aspect: 0.15,
         brightness: 0.3,
         contrast: 0.3,
         saturation: 0.3,
@@ -224,6 +231,10 @@ mod tests {
 
     fn geometry() -> CropGeometry {
         CropGeometry { rect_in_image: RectInImage { x0: 10.1, y0: -3.7, x1: 110.4, y1: 96.6 }, grid: 96 }
+    }
+
+    fn still() -> Draw {
+        draw(&Augmentation::NONE, &mut sample_rng(0, 0, 0))
     }
 
     /// Computed with an independent ChaCha8 in Python (RFC 8439's block with 4 double rounds and a 64-bit counter).
@@ -238,6 +249,7 @@ mod tests {
             drawn.brightness,
             drawn.contrast,
             drawn.saturation,
+            drawn.roi_aspect,
         ];
         let expected = [
             0xbfb254e470c1d013,
@@ -246,6 +258,7 @@ mod tests {
             0x3ff11689ad684fb5,
             0x3ff30ff24623557e,
             0x3ff0588cb2822074,
+            0x3febc4eefcb23ec5,
         ];
         assert_eq!(bits.map(f64::to_bits), expected, "{drawn:?}");
         let mut rgb = [0, 255, 128, 12, 200, 77, 128, 128, 128];
@@ -294,6 +307,7 @@ mod tests {
         check(range(|draw| draw.roi_shift[0]), (-0.1, 0.1));
         check(range(|draw| draw.roi_shift[1]), (-0.1, 0.1));
         check(range(|draw| draw.roi_scale), (1.8 / 2.2, 2.2 / 1.8));
+        check(range(|draw| draw.roi_aspect), (1.85 / 2.15, 2.15 / 1.85));
         check(range(|draw| draw.contrast), (0.7, 1.3));
         let n_flipped = drawn.iter().filter(|draw| draw.flip).count();
         assert!((900..1100).contains(&n_flipped), "{n_flipped} of 2000 flipped");
@@ -301,19 +315,19 @@ mod tests {
 
     #[test]
     fn jitter_moves_and_scales_about_the_centre() {
-        let still =
-            Draw { flip: false, roi_shift: [0.0; 2], roi_scale: 1.0, brightness: 1.0, contrast: 1.0, saturation: 1.0 };
+        let still = still();
         let square = CropGeometry { rect_in_image: RectInImage { x0: 10.0, y0: 20.0, x1: 50.0, y1: 60.0 }, grid: 96 };
         let moved = Draw { roi_shift: [0.25, -0.5], ..still }.jittered(&square).rect_in_image;
         assert_eq!(moved, RectInImage { x0: 20.0, y0: 0.0, x1: 60.0, y1: 40.0 });
+        let stretched = Draw { roi_aspect: 2.0, ..still }.jittered(&square).rect_in_image;
+        assert_eq!(stretched, RectInImage { x0: -10.0, y0: 30.0, x1: 70.0, y1: 50.0 });
         let grown = Draw { roi_scale: 1.5, ..still }.jittered(&square).rect_in_image;
         assert_eq!(grown, RectInImage { x0: 0.0, y0: 10.0, x1: 60.0, y1: 70.0 });
     }
 
     #[test]
     fn photometric_changes_are_what_they_say() {
-        let still =
-            Draw { flip: false, roi_shift: [0.0; 2], roi_scale: 1.0, brightness: 1.0, contrast: 1.0, saturation: 1.0 };
+        let still = still();
         let check = |drawn: Draw, before: [u8; 3], after: [u8; 3]| {
             let mut rgb = before;
             drawn.photometric(&mut rgb);

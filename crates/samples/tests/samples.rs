@@ -121,6 +121,7 @@ fn augmentation() -> impl Strategy<Value = Augmentation> {
             flip_probability,
             roi_shift,
             roi_scale,
+            roi_aspect: 0.0,
             brightness,
             contrast,
             saturation,
@@ -305,7 +306,7 @@ fn regions_of_boxes_stay_within_the_image_and_long_enough() {
     let scenes = Scenes::new();
     let rule = CropRule::Box { padding: 0.1, min_side: 11.0, grid: 24, border: BoxBorder::Clipped };
     let source = scenes.source(SelectionRules::of_student(rule), rule);
-    let wild = Augmentation { roi_shift: 1.0, roi_scale: 1.0, ..Augmentation::NONE };
+    let wild = Augmentation { roi_shift: 1.0, roi_scale: 1.0, roi_aspect: 1.0, ..Augmentation::NONE };
     let mut shortest = f64::INFINITY;
     for epoch in 0..20 {
         for sample in source.augmented_samples(&source.instances, &wild, 5, epoch).unwrap() {

@@ -231,6 +231,7 @@ fn plan() -> TrainPlan {
             flip_probability: 0.5,
             roi_shift: 0.1,
             roi_scale: 0.2,
+            roi_aspect: 0.0,
             brightness: 0.2,
             contrast: 0.2,
             saturation: 0.2,

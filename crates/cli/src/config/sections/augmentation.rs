@@ -17,6 +17,11 @@ pub struct AugmentationToml {
     /// The crop's sides change by a factor of up to about `exp(+-roi_scale)`. The teacher's record must cover it.
     #[schemars(range(min = 0.0, max = 0.9))]
     pub roi_scale: f64,
+    /// The crop's width changes by a factor of up to about `exp(+-roi_aspect)` and its height by the inverse, so that each side is wrong by
+    /// itself, as a detector's are. Without it, by none. The teacher's record must cover it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 0.9))]
+    pub roi_aspect: Option<f64>,
     /// Brightness changes by a factor of up to `1 +- brightness`.
     #[schemars(range(min = 0.0, max = 0.9))]
     pub brightness: f64,
@@ -31,7 +36,8 @@ pub struct AugmentationToml {
 impl AugmentationToml {
     /// The augmentation.
     pub fn resolve(&self) -> Augmentation {
-        let &Self { flip_probability, roi_shift, roi_scale, brightness, contrast, saturation } = self;
-        Augmentation { flip_probability, roi_shift, roi_scale, brightness, contrast, saturation }
+        let &Self { flip_probability, roi_shift, roi_scale, roi_aspect, brightness, contrast, saturation } = self;
+        let roi_aspect = roi_aspect.unwrap_or(0.0);
+        Augmentation { flip_probability, roi_shift, roi_scale, roi_aspect, brightness, contrast, saturation }
     }
 }
