@@ -64,6 +64,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         optimizer: AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 },
         clip_gradient_norm: Some(1.0),
         average: None,
+        recalibrate_norms: None,
         mixed_precision: None,
         stages: vec![stage],
     };

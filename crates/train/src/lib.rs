@@ -12,6 +12,7 @@ pub mod loader;
 pub mod optimizer;
 pub mod plan;
 pub mod precision;
+pub mod recalibrate;
 pub mod run_digests;
 pub mod schedule;
 pub mod stages;

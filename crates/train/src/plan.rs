@@ -24,6 +24,8 @@ pub struct TrainPlan {
     pub clip_gradient_norm: Option<f64>,
     /// The exponential moving average of some groups, if there is one. With it, the average is the result.
     pub average: Option<AveragePlan>,
+    /// Samples over which the resulting weights' batch norms take their running statistics again, if they do.
+    pub recalibrate_norms: Option<usize>,
     /// 16-bit convolutions, if any.
     pub mixed_precision: Option<MixedPrecision>,
     /// The stages, in order.
@@ -215,6 +217,7 @@ mod tests {
             optimizer: AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 },
             clip_gradient_norm: None,
             average: None,
+            recalibrate_norms: None,
             mixed_precision: None,
             stages: epochs.iter().map(stage).collect(),
         }

@@ -13,6 +13,7 @@ use sensei_student::student::{Student, WEIGHTS};
 use sensei_student::weights::{read_weights, with_published_encoder, write_weights};
 use sensei_tensor::network::{NamedWeights, weights_digest};
 use sensei_train::fit::{Fitted, RunOptions, fit};
+use sensei_train::recalibrate::recalibrated;
 use sensei_train::run_digests::RunDigests;
 
 use crate::config::{FirstWeights, RunPlan};
@@ -20,6 +21,7 @@ use crate::device::Devices;
 use crate::phases::stages::ChipStages;
 use crate::progress::{TrainProgress, Validate, on_one_line, say, warn};
 use crate::run_folder;
+use crate::stop;
 use sensei_report::run_folder::RunFolder;
 
 /// What a training run does besides training.
@@ -72,7 +74,7 @@ pub fn train(
         other_devices: &devices.others,
     };
     let mut stages = ChipStages::new(plan, train, folder);
-    let fitted = fit(&plan.train, Box::new(initial), &mut stages, train, &options, &mut progress)?;
+    let mut fitted = fit(&plan.train, Box::new(initial), &mut stages, train, &options, &mut progress)?;
     if let Some(error) = progress.log_failure() {
         warn(&format!("{}: the log is incomplete: {error}", folder.events().display()));
     }
@@ -85,6 +87,15 @@ pub fn train(
     let metadata = metadata.into();
     if let Some(thresholds) = fitted.groups.get(THRESHOLDS) {
         write_weights(&folder.thresholds(), thresholds, &metadata)?;
+    }
+    if let Some(n_instances) = plan.train.recalibrate_norms {
+        let student = Student::from_weights(plan.graph.clone(), &fitted.groups[WEIGHTS], &device.clone().inner())?;
+        let found = recalibrated(&student, WEIGHTS, train, n_instances, plan.train.seed, &stop::is_asked)?;
+        stop::check("recalibrating batch norms")?;
+        if let Some(weights) = found {
+            fitted.groups.insert(WEIGHTS.into(), weights);
+        }
+        say(&format!("batch norms: statistics of {} samples", n_instances.min(train.instances.len())));
     }
     let weights = &fitted.groups[WEIGHTS];
     write_weights(&folder.student(), weights, &metadata)?;

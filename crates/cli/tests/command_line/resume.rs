@@ -6,6 +6,8 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
+use sensei_student::weights::read_weights;
+
 use crate::{Place, files_below, weights_digest};
 
 /// Enough steps to be killed in: 5 a second would still do.
@@ -51,6 +53,33 @@ fn killed_and_stopped_runs_end_as_the_straight_run() {
         assert!(fs::read(run.join("student.safetensors")).unwrap() == weights, "{name}: the same bytes");
         assert!(matches!(starts(&run)[..], [0, later] if later >= 7), "{name}: {:?}", starts(&run));
     }
+}
+
+#[test]
+fn recalibration_changes_statistics_alone_and_is_the_same_after_a_resume() {
+    let place = Place::new();
+    let tensors =
+        |name: &str| read_weights(&place.path("runs").join(name).join("student.safetensors")).unwrap().tensors;
+    place.config("tiny.toml", LONG);
+    place.does(&["train", "tiny.toml", "--name", "plain"]);
+    let plain = tensors("plain");
+
+    let recalibrate = ("ema_decay = 0.9", "ema_decay = 0.9\nrecalibrate_norms = 6");
+    place.config("tiny.toml", &[LONG, &[recalibrate]].concat());
+    let out = place.does(&["train", "tiny.toml", "--name", "straight"]);
+    assert!(out.contains("batch norms: statistics of 6 samples"), "{out}");
+    for (name, tensor) in tensors("straight") {
+        let is_statistic = name.ends_with(".running_mean") || name.ends_with(".running_var");
+        assert_eq!(tensor != plain[&name], is_statistic, "{name}");
+    }
+
+    assert_eq!(interrupted(&place, "stopped", "-TERM"), Some(4));
+    place.does(&["train", "tiny.toml", "--name", "stopped", "--resume"]);
+    assert_eq!(tensors("stopped"), tensors("straight"));
+
+    let on_grid = "epochs = 2\nquantization = { threshold_learning_rate = 1e-3, hold_thresholds_after = 1, hold_norms_after = 1 }";
+    place.config("tiny.toml", &[("epochs = 2", on_grid), recalibrate]);
+    place.refuses(&["plan", "tiny.toml"], 2, &["[train] recalibrate_norms: expected none in a run with quantization"]);
 }
 
 /// Waits until a training has written a checkpoint.

@@ -247,6 +247,7 @@ fn plan() -> TrainPlan {
         optimizer: AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 },
         clip_gradient_norm: Some(1.0),
         average: Some(AveragePlan { decay: 0.9, groups: vec![WEIGHTS.into()] }),
+        recalibrate_norms: None,
         mixed_precision: None,
         stages: vec![
             stage("first", Schedule { learning_rate: 1e-2, warmup_steps: 3, decay: Decay::Constant }),

@@ -36,6 +36,11 @@ pub struct TrainToml {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 0.999_999))]
     pub ema_decay: Option<f64>,
+    /// After the last step, batch norms take their running statistics again, with the resulting weights over this many training samples
+    /// without augmentation. Without it they are those of the last batches.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub recalibrate_norms: Option<usize>,
     /// Convolutions in 16 bits, on devices that have them: `docs/scale/README.md`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mixed_precision: Option<MixedPrecisionToml>,
@@ -89,6 +94,7 @@ impl TrainToml {
             optimizer,
             clip_gradient_norm: self.clip_gradient_norm,
             average: self.ema_decay.map(|decay| AveragePlan { decay, groups: vec![WEIGHTS.into()] }),
+            recalibrate_norms: self.recalibrate_norms,
             mixed_precision: self.mixed_precision.as_ref().map(MixedPrecisionToml::resolve),
             stages: self
                 .stage
@@ -114,6 +120,11 @@ impl TrainToml {
             bail!("[[train.stage]] {:?}: expected quantization, as in the stage before it, found none", later.name);
         }
         ensure!(self.mixed_precision.is_none(), "[train] mixed_precision: expected none in a run with quantization");
+        let recalibrates = self.recalibrate_norms.is_some();
+        ensure!(
+            !recalibrates,
+            "[train] recalibrate_norms: expected none in a run with quantization, whose thresholds go with the statistics"
+        );
         let is_plain =
             quantize.equalization.is_none() && quantize.budget.is_none() && quantize.rounding == Rounding::Nearest;
         ensure!(
