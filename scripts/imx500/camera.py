@@ -5,6 +5,7 @@
     camera.py overlay FILE.png REGION     one picture of the camera with the mask on it
     camera.py record DIR [N] [REGION]     write N frames (default 20) of the network's input and output tensors into DIR
     camera.py kpi [N]                     the milliseconds that the chip says it took, of N frames (default 100)
+    camera.py inject FROM TO              put each FROM/NAME.input in the place of the picture, write what comes out into TO
 
 REGION is, in pixels of the sensor, X Y SIZE of a square, or, for a network that is told its box (`rule = "box"`), X Y WIDTH HEIGHT of the
 object's box: the window is the box with the padding of training, and at least 64 pixels a side (training's `min_side` is in pixels of its images). A region that runs over the sensor's border is
@@ -13,9 +14,12 @@ sensor is squeezed to the input. `record` keeps the milliseconds in DIR/millisec
 give up if no result comes within two minutes.
 
 Then, anywhere: `sensei replay PACKAGE DIR` runs the integer model on each recorded input and compares its output with the chip's.
+`sensei eval RUN --write-inputs FROM` writes the inputs of a validation set, and `sensei eval RUN --recorded TO` scores what `inject` wrote as the
+row `device`. An answer counts when the chip gives back the very input that was put in; what is in TO already is not asked again.
 
 Needs picamera2 and numpy. Written against picamera2's public interface (`IMX500`, `get_kpi_info`, `get_roi_scaled`, `set_inference_roi_abs`,
-`CnnEnableInputTensor`, the metadata keys `CnnInputTensor` and `CnnOutputTensor`); it has not run on a camera. SENSEI_TENSORS=DIR takes tensors from a recording instead.
+`CnnEnableInputTensor`, the metadata keys `CnnInputTensor` and `CnnOutputTensor`) and, for `inject`, `IMX500(..., tensor_injection=True)` and
+the setter of its tensor, which is private (`_IMX500__set_input_tensor`, as picamera2's own demonstration calls it); it has not run on a camera. SENSEI_TENSORS=DIR takes tensors from a recording instead.
 """
 import itertools
 import json
@@ -37,6 +41,11 @@ MIN_WINDOW = 4
 FIRST_RESULT_SECS = 120
 # A camera that has not said by then how long it takes does not say it.
 FRAMES_WITHOUT_TIME = 30
+# A tensor that did not come back after so many results is put in again, so often.
+INJECTION_RESULTS = 30
+INJECTION_TRIES = 5
+# picamera2's demonstration injects at this rate.
+INJECTION_FRAMES_PER_SEC = 12
 # Results that may still be of the window before, after a new one was set.
 STALE_RESULTS = 5
 # When a command ends by itself, by `--limit`.
@@ -150,14 +159,21 @@ def results(frames, keys, advice):
 class Camera:
     """Metadata of frames, by picamera2."""
 
-    def __init__(self, roi, input_tensor):
+    def __init__(self, roi, input_tensor, injects=False):
         from picamera2 import Picamera2
         from picamera2.devices import IMX500
 
         # The firmware has to be loaded before the camera is opened.
-        self.network = IMX500(str(PACKAGE / "network.rpk"))
+        try:
+            self.network = IMX500(str(PACKAGE / "network.rpk"), **({"tensor_injection": True} if injects else {}))
+        except TypeError as error:
+            raise RuntimeError(f"expected a picamera2 whose IMX500 takes tensor_injection: {error}") from error
+        if injects and not hasattr(self.network, "_IMX500__set_input_tensor"):
+            raise RuntimeError("expected a picamera2 that can set the input tensor, found one without __set_input_tensor")
         self.camera = Picamera2(self.network.camera_num)
         controls = {"CnnEnableInputTensor": input_tensor}
+        if injects:
+            controls["FrameRate"] = INJECTION_FRAMES_PER_SEC
         # The bytes of "BGR888" are red, green, blue.
         config = self.camera.create_preview_configuration(main={"format": "BGR888"}, controls=controls, buffer_count=12)
         self.network.show_network_fw_progress_bar()
@@ -168,6 +184,15 @@ class Camera:
     def frames(self):
         while True:
             yield self.camera.capture_metadata()
+
+    def inject(self, tensor):
+        """Puts these bytes in the place of the picture, from one of the next frames on."""
+        file = os.memfd_create("tensor", os.MFD_CLOEXEC)
+        try:
+            os.write(file, tensor)
+            self.network._IMX500__set_input_tensor(file)
+        finally:
+            os.close(file)
 
     def milliseconds(self, metadata):
         """Of the network and of the signal processors, or None."""
@@ -293,6 +318,51 @@ def show(region):
         print("\n".join("".join("#" if pixel else "." for pixel in row) for row in rows), flush=True)
 
 
+def injected(tensor, side):
+    """The bytes of pixel - 128, [channel, row, column], as the sensor takes them: rows filled up to 32, planes to an even number of rows."""
+    planes = np.frombuffer(tensor, dtype=np.uint8).reshape(3, side, side)
+    return np.pad(planes, ((0, 0), (0, side % 2), (0, -side % 32))).tobytes()
+
+
+def inject(origin, target):
+    side = manifest()["input_side"]
+    origin, target = pathlib.Path(origin), pathlib.Path(target)
+    inputs = sorted(origin.glob("*.input"))
+    if not inputs:
+        raise ValueError(f"{origin}: expected NAME.input files, found none")
+    for file in inputs:
+        if file.stat().st_size != 3 * side * side:
+            raise ValueError(f"{file}: expected {3 * side * side} bytes, found {file.stat().st_size}")
+    target.mkdir(parents=True, exist_ok=True)
+    missing = [file for file in inputs if not (target / file.with_suffix(".output").name).exists()]
+    if not missing:
+        print(f"{target}: all {len(inputs)} are answered")
+        return
+    camera = Camera(None, True, injects=True)
+    frames = results(camera.frames(), ["CnnOutputTensor", "CnnInputTensor"], "was the network converted with its input kept?")
+    answered = 0
+    for file in missing:
+        tensor = file.read_bytes()
+        for attempt in range(INJECTION_TRIES * INJECTION_RESULTS):
+            if attempt % INJECTION_RESULTS == 0:
+                camera.inject(injected(tensor, side))
+            metadata = next(frames, None)
+            if metadata is None:
+                print(f"{answered} of {len(missing)} answered within the time limit; the same command goes on")
+                return
+            if input_of(metadata["CnnInputTensor"], side).tobytes() == tensor:
+                break
+        else:
+            raise RuntimeError(f"{file}: the sensor did not give this input back in {INJECTION_TRIES * INJECTION_RESULTS} results")
+        # The output last: a pair that has one is whole.
+        (target / file.name).write_bytes(tensor)
+        part = target / file.with_suffix(".part").name
+        np.fromiter(metadata["CnnOutputTensor"], dtype="<f4").tofile(part)
+        part.rename(target / file.with_suffix(".output").name)
+        answered += 1
+    print(f"{answered} inputs answered, {len(inputs)} in {target}; now: sensei replay PACKAGE {target}")
+
+
 def record(folder, n_frames, region):
     grid = manifest()["input_side"]
     if n_frames < 1:
@@ -331,6 +401,8 @@ def main():
                 raise ValueError("--limit: expected a number of seconds above 0")
             del arguments[at : at + 2]
         command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+        if command == "inject" and len(rest) == 2:
+            return inject(*rest)
         named = command in ("overlay", "record") and rest
         numbers = list(map(int, rest[1:] if named else rest))
         n_region = n_region_numbers() if command in ("show", "overlay", "record") else 0

@@ -267,6 +267,12 @@ pub struct EvalArguments {
     /// Score with boxes that are wrong by up to 0, 5, 10, 20 and 30 % of their sides
     #[arg(long)]
     pub robustness: bool,
+    /// Write the network's input of each instance into this folder, ANNOTATION.input, for camera.py inject; score nothing
+    #[arg(long, conflicts_with_all = ["weights", "robustness", "recorded", "out"])]
+    pub write_inputs: Option<PathBuf>,
+    /// Score also what a camera answered to these inputs, as the row device: the folder that camera.py inject wrote
+    #[arg(long, conflicts_with_all = ["weights", "robustness"])]
+    pub recorded: Option<PathBuf>,
     /// Where the report goes; default: a folder of the run, eval/ for its own networks and protocol
     #[arg(long)]
     pub out: Option<PathBuf>,

@@ -1,12 +1,14 @@
 //! The predictors that are scored, and the samples they are scored on.
 
 use std::ops::Deref;
+use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 use sensei_eval::evaluate::{Candidate, EvalError, EvalItem, Predictor};
 use sensei_eval::score::{EvalSample, Prediction, SampleCrop};
 use sensei_graph::layer_graph::LayerGraph;
+use sensei_imx500::recording::read_answer;
 use sensei_int8::interpreter::Interpreter;
 use sensei_int8::model::ModelError;
 use sensei_student::inference::InferenceStudent;
@@ -149,6 +151,20 @@ pub fn network<'a, N: Network>(
         Ok(first.map(Prediction::CropLogits).collect())
     };
     Predictor { name: name.into(), predict: Box::new(predict) }
+}
+
+/// What a camera answered to the instances' inputs, by annotation id, from a folder that `camera.py inject` wrote.
+pub fn recorded<'a>(interpreter: &'a Interpreter<'a>, folder: &'a Path) -> Predictor<'a, EvalInput, PredictError> {
+    let shape = interpreter.model().output().shape;
+    let answer = move |item: &EvalItem<EvalInput>| {
+        let failed =
+            |source: Box<dyn std::error::Error + Send + Sync>| PredictError::Predict { predictor: "device", source };
+        let input = interpreter.from_pixels(&item.input.pixels).map_err(|error| failed(error.into()))?;
+        let name = item.sample.annotation_id.to_string();
+        let logits = read_answer(folder, &name, &input, shape).map_err(|error| failed(error.into()))?;
+        Ok(Prediction::CropLogits(logits))
+    };
+    Predictor { name: "device".into(), predict: Box::new(move |items| items.iter().map(answer).collect()) }
 }
 
 /// The integer network: what the chip computes.

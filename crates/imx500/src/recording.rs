@@ -57,15 +57,48 @@ pub struct FrameComparison {
 /// # Errors
 /// If a file cannot be written.
 pub fn write_pair(folder: &Path, name: &str, input: &[i16], output: &IntTensor) -> Result<(), RecordingError> {
-    // The chip's bytes: two's complement for signed inputs.
-    let input: Vec<u8> = input.iter().map(|&q| q.to_le_bytes()[0]).collect();
+    write_input(folder, name, input)?;
     let values = output.dequantize();
     let sent = send_order(output.shape).flat_map(|at| values[at].to_le_bytes()).collect::<Vec<u8>>();
-    for (ending, bytes) in [("input", input), ("output", sent)] {
-        let path = folder.join(format!("{name}.{ending}"));
-        write_whole(&path, &bytes)?;
+    Ok(write_whole(&folder.join(format!("{name}.output")), &sent)?)
+}
+
+/// Writes an input without an output, for a camera to answer.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write_input(folder: &Path, name: &str, input: &[i16]) -> Result<(), RecordingError> {
+    Ok(write_whole(&folder.join(format!("{name}.input")), &input_bytes(input))?)
+}
+
+/// The recorded output of one input, `[channels, height, width]` as `shape` says.
+///
+/// # Errors
+/// If the pair is not there, the recorded input is not `input`, or the output has another length or a value that is not finite.
+pub fn read_answer(folder: &Path, name: &str, input: &[i16], shape: [usize; 3]) -> Result<Vec<f32>, RecordingError> {
+    let path = folder.join(format!("{name}.input"));
+    let expected = input_bytes(input);
+    let found = read_exactly(&path, expected.len())?;
+    if let Some(at) = (0..found.len()).find(|&at| found[at] != expected[at]) {
+        let (expected, found) = (format!("this sample's input, {} at byte {at}", expected[at]), found[at].to_string());
+        return Err(RecordingError::Content { path, expected, found });
     }
-    Ok(())
+    let path = folder.join(format!("{name}.output"));
+    let mut values = vec![0.0; shape.iter().product()];
+    let sent = read_exactly(&path, 4 * values.len())?;
+    for (position, (at, bytes)) in send_order(shape).zip(sent.as_chunks::<4>().0).enumerate() {
+        values[at] = f32::from_le_bytes(*bytes);
+        if !values[at].is_finite() {
+            let (expected, found) = ("finite numbers".into(), format!("{} at {position}", values[at]));
+            return Err(RecordingError::Content { path, expected, found });
+        }
+    }
+    Ok(values)
+}
+
+/// The chip's bytes: two's complement for signed inputs.
+fn input_bytes(input: &[i16]) -> Vec<u8> {
+    input.iter().map(|&q| q.to_le_bytes()[0]).collect()
 }
 
 /// Runs the model on every recorded input and compares with the recorded output.

@@ -81,6 +81,11 @@ impl<'a> Interpreter<'a> {
         Self::on(model, InstructionSet::detect())
     }
 
+    /// The network that it runs.
+    pub fn model(&self) -> &'a IntegerModel {
+        self.model
+    }
+
     /// The same for one isa: all of them compute the same integers.
     pub(crate) fn on(model: &'a IntegerModel, isa: InstructionSet) -> Self {
         let nodes = model.nodes();

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use burn::tensor::Device;
 use sensei_answers::key::AnswerKey;
 use sensei_eval::protocol::ProtocolRules;
@@ -21,6 +21,7 @@ use crate::device::{Devices, open as open_devices, start_threads};
 use crate::phases::data::{OtherData, Split, check_disjoint, checked_splits, open, open_by, own_rules};
 use crate::phases::evaluate::{Networks, robustness, score, score_files, scores_of};
 use crate::phases::export::{ConverterChoice, Origin, int8_model};
+use crate::phases::inputs::write_inputs;
 use crate::phases::train::{TrainOptions, train, trained_weights};
 use crate::phases::{export as exporting, quantize as quantizing};
 use crate::progress::{on_one_line, say};
@@ -41,7 +42,7 @@ pub fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     }
     // What is scored is what was written, read back.
     let (weights, model) = scored_networks(&plan, &folder)?;
-    let networks = Networks { weights: &weights, int8: model.as_ref() };
+    let networks = Networks { weights: &weights, int8: model.as_ref(), recorded: None };
     let scores = own_scores(&plan, &folder, &networks, (&train, &val), &devices.main)?;
     if let (Some(deployment), Some(model)) = (&plan.deployment, &model) {
         let origin = origin(&train, &val, &weights);
@@ -78,7 +79,10 @@ pub fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
         Some(path) => (foreign_weights(&plan, path, arguments.imagenet_normalised)?, None),
         None => scored_networks(&plan, &folder)?,
     };
-    let networks = Networks { weights: &weights, int8: model.as_ref() };
+    if arguments.recorded.is_some() && model.is_none() {
+        bail!("--recorded: expected a run with an integer model, found none");
+    }
+    let networks = Networks { weights: &weights, int8: model.as_ref(), recorded: arguments.recorded.as_deref() };
 
     let runs = runs_of(&folder);
     let other = arguments.annotations.as_deref().zip(arguments.images.as_deref());
@@ -96,10 +100,16 @@ pub fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
             rules.as_ref().map(|rules| rules.name.clone()),
             arguments.annotations.as_deref().map(stem),
             arguments.robustness.then(|| "robustness".to_string()),
+            arguments.recorded.as_ref().map(|_| "recorded".to_string()),
         ];
         let name: Vec<String> = std::iter::once("eval".to_string()).chain(parts.into_iter().flatten()).collect();
         folder.root().join(name.join("-"))
     });
+    if let Some(inputs) = &arguments.write_inputs {
+        let model = model.as_ref().context("--write-inputs: expected a run with an integer model, found none")?;
+        let (_, val) = rules.as_ref().map_or_else(|| splits(&plan, runs), &open_by)?;
+        return write_inputs(model, &val, inputs);
+    }
     match rules {
         _ if arguments.robustness => {
             let rules = rules.unwrap_or_else(|| ProtocolRules::of_student(plan.crop.name(), plan.crop));

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::predict::{
-    EvalInput, PredictError, candidates, eval_item, float_network, integer_network, network, teacher,
+    EvalInput, PredictError, candidates, eval_item, float_network, integer_network, network, recorded, teacher,
 };
 use anyhow::Context;
 use burn::tensor::Device;
@@ -39,6 +39,8 @@ pub struct Networks<'a> {
     pub weights: &'a NamedWeights,
     /// The integer model, read back from its file; without it, only the float network is scored.
     pub int8: Option<&'a IntegerModel>,
+    /// What a camera answered with the integer model, if it was asked.
+    pub recorded: Option<&'a Path>,
 }
 
 /// Scores everything on the validation split and writes `report.json`, `table.txt` and `overlays.png` into `out`.
@@ -162,7 +164,7 @@ impl<'a> Predicting<'a> {
     fn predictors<'p>(
         &'p self,
         plan: &RunPlan,
-        networks: &Networks,
+        networks: &Networks<'p>,
         train: &SampleSource,
         val: &SampleSource,
         device: &Device,
@@ -175,6 +177,7 @@ impl<'a> Predicting<'a> {
         if let (Some(fake), Some(interpreter)) = (&self.fake, &self.interpreter) {
             predictors.push(network("fake_quant", fake));
             predictors.push(integer_network(interpreter));
+            predictors.extend(networks.recorded.map(|folder| recorded(interpreter, folder)));
         }
         Ok(predictors)
     }
@@ -199,6 +202,7 @@ fn report(
         ("teacher", "float"),
         ("float", "fake_quant"),
         ("float", "int8"),
+        ("int8", "device"),
     ];
     let differences: Vec<_> = differences.into_iter().filter(|(a, b)| has(a) && has(b)).collect();
     Ok(EvalReport::new(rules.on(&val.dataset, val.subset_name()), evaluation, bootstrap, &differences)?)

@@ -4,6 +4,7 @@ pub mod data;
 pub mod evaluate;
 pub mod export;
 pub mod images;
+pub mod inputs;
 pub mod layers;
 pub mod quantize;
 pub mod stages;

@@ -62,6 +62,9 @@ impl Pi {
 const CAMERA: &str = r#"
 import os, sys, time
 
+# Tensors put in the place of the picture. Two frames later the camera answers them: the first value of each is its first byte.
+injected = []
+
 class Picamera2:
     def __init__(self, number):
         self.n_frames = 0
@@ -90,6 +93,11 @@ class Picamera2:
         if self.n_frames == int(os.environ.get("FAKE_FRAMES", "4")):
             sys.stdout.flush()
             os._exit(0)
+        if injected:
+            if len(injected) > 1:
+                del injected[0]
+            late = injected[0] if self.n_frames % 3 == 0 else bytes(48)
+            return {"CnnOutputTensor": [float(late[0])] + [-1.0] * 15, "CnnInputTensor": late}
         # Column by column: the first column is foreground.
         return {
             "CnnOutputTensor": [1.0] * 4 + [-1.0] * 12,
@@ -120,11 +128,23 @@ Picamera2.capture_request = lambda self: Request(self.capture_metadata())
 "#;
 
 const DEVICE: &str = r#"
+import os
+from picamera2 import injected
+
 class IMX500:
     camera_num = 0
 
-    def __init__(self, network_file):
-        pass
+    def __init__(self, network_file, tensor_injection=False):
+        self.injects = tensor_injection
+
+    def _IMX500__set_input_tensor(self, file):
+        assert self.injects
+        os.lseek(file, 0, os.SEEK_SET)
+        tensor = os.read(file, 1 << 20)
+        # 3 planes of 4 rows, each row filled up to 32.
+        assert len(tensor) == 3 * 4 * 32, len(tensor)
+        if os.environ.get("FAKE_DEAF") != "1":
+            injected.append(b"".join(tensor[32 * row :][:4] for row in range(12)))
 
     def get_roi_scaled(self, request):
         # In the picture: four of its columns, four of its rows.
@@ -207,6 +227,49 @@ fn the_chips_milliseconds_are_shown_and_recorded() {
     let table = fs::read_to_string(pi.dir.path().join("tensors/milliseconds.csv")).unwrap();
     assert_eq!(table, "frame,network,signal_processors\n0000,14.000,2.500\n0001,15.000,2.500\n");
     assert_eq!(fs::read(pi.dir.path().join("tensors/0001.input")).unwrap(), [0; 48]);
+}
+
+#[test]
+fn inputs_of_a_validation_set_go_through_the_chip() {
+    let Some(pi) = Pi::new("clipped", "box-4-pad0.1-min10-clipped") else { return };
+    let at = |name: &str| pi.dir.path().join(name);
+    fs::create_dir(at("from")).unwrap();
+    for (name, first) in [("7", 3u8), ("12", 250), ("120", 9)] {
+        let tensor: Vec<u8> = (0..48).map(|byte| if byte == 0 { first } else { byte }).collect();
+        fs::write(at(&format!("from/{name}.input")), tensor).unwrap();
+    }
+    let frames = [("FAKE_RESULTS", "1"), ("FAKE_FRAMES", "1000")];
+    let run = |more: &[(&str, &str)]| {
+        let mut command = Command::new("python3");
+        command.args(["camera.py", "inject", "from", "to"]).current_dir(pi.dir.path()).envs(frames);
+        command.envs(more.iter().copied()).output().unwrap()
+    };
+    let (out, err) = text(&run(&[]));
+    assert!(out.contains("3 inputs answered, 3 in to; now: sensei replay PACKAGE to"), "{out}{err}");
+    for (name, first) in [("7", 3.0f32), ("12", 250.0), ("120", 9.0)] {
+        let answer = fs::read(at(&format!("to/{name}.output"))).unwrap();
+        assert_eq!((answer.len(), &answer[..4]), (64, &first.to_le_bytes()[..]), "{name}");
+        assert_eq!(
+            fs::read(at(&format!("to/{name}.input"))).unwrap(),
+            fs::read(at(&format!("from/{name}.input"))).unwrap()
+        );
+    }
+    // What is answered is not asked again, what is not yet is.
+    let (out, _) = text(&run(&[]));
+    assert!(out.contains("to: all 3 are answered"), "{out}");
+    fs::remove_file(at("to/12.output")).unwrap();
+    let (out, _) = text(&run(&[]));
+    assert!(out.contains("1 inputs answered, 3 in to"), "{out}");
+
+    // A sensor that does not take the tensor, and inputs that are none.
+    fs::remove_file(at("to/12.output")).unwrap();
+    let deaf = run(&[("FAKE_DEAF", "1")]);
+    let (_, err) = text(&deaf);
+    assert_eq!(deaf.status.code(), Some(1), "{err}");
+    assert!(err.contains("12.input: the sensor did not give this input back in 150 results"), "{err}");
+    fs::write(at("from/3.input"), [0; 47]).unwrap();
+    pi.refuses(&["inject", "from", "to"], true, &["3.input: expected 48 bytes, found 47"]);
+    pi.refuses(&["inject", "picamera2", "to"], true, &["picamera2: expected NAME.input files, found none"]);
 }
 
 #[test]

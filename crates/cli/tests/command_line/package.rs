@@ -8,7 +8,11 @@ use sensei_imx500::dnn_params::{Dimension, DnnParams, DnnTensor, MemoryMap, Netw
 use sensei_imx500::packer_out::{PackerOut, Part};
 use sensei_imx500::rpk::{InputFormat, Intrinsics, Rpk};
 
-use super::{Place, text};
+use sensei_imx500::recording::write_pair;
+use sensei_int8::interpreter::Interpreter;
+use sensei_int8::model_file::read_model;
+
+use super::{Place, files_below, text};
 
 fn packer_out() -> PackerOut {
     let side = |size, serialization| Dimension { size, serialization, padding: 0 };
@@ -241,6 +245,46 @@ fn test_vectors_replay_as_the_model_and_damage_does_not() {
     fs::remove_file(vectors.join("0001.input")).unwrap();
     place.refuses(&replay, 1, &["0001.input", "cannot read"]);
     place.refuses(&["replay", "runs/tiny", "runs/tiny"], 1, &["manifest.json"]);
+}
+
+/// The camera's part is the interpreter's here.
+#[test]
+fn what_a_camera_answers_to_the_inputs_is_a_row_of_its_own() {
+    let place = Place::new();
+    place.does(&["run", "tiny.toml"]);
+    let out = place.does(&["eval", "runs/tiny", "--write-inputs", "inputs"]);
+    assert!(out.contains("inputs: 7 inputs; next, on the camera: camera.py inject inputs"), "{out}");
+    place.refuses(&["eval", "runs/tiny", "--write-inputs", "inputs"], 1, &["expected an empty folder"]);
+
+    let model = read_model(&place.path("runs/tiny/student.s8m")).unwrap();
+    let interpreter = Interpreter::new(&model);
+    let answers = place.path("answers");
+    fs::create_dir(&answers).unwrap();
+    let inputs = files_below(&place.path("inputs"));
+    for file in &inputs {
+        let input: Vec<i16> = fs::read(file).unwrap().into_iter().map(|byte| i16::from(byte as i8)).collect();
+        let name = file.file_stem().unwrap().to_str().unwrap();
+        write_pair(&answers, name, &input, &interpreter.run(&input).unwrap()).unwrap();
+    }
+    let eval = ["eval", "runs/tiny", "--recorded", "answers"];
+    let out = place.does(&eval);
+    let row = |name: &str| {
+        let line = out.lines().find(|line| line.split_whitespace().next() == Some(name)).unwrap();
+        line.split_whitespace().skip(1).map(String::from).collect::<Vec<_>>()
+    };
+    assert_eq!(row("device"), row("int8"));
+    assert!(out.contains("device - int8"), "{out}");
+    assert!(place.path("runs/tiny/eval-recorded/report.json").exists());
+
+    // Another picture's answer, and one that is missing.
+    let name = inputs[3].file_name().unwrap();
+    let mut other = fs::read(answers.join(name)).unwrap();
+    other[5] ^= 1;
+    fs::write(answers.join(name), other).unwrap();
+    let name = name.to_str().unwrap();
+    place.refuses(&eval, 1, &[name, "expected this sample's input", "at byte 5"]);
+    fs::remove_file(answers.join(name)).unwrap();
+    place.refuses(&eval, 1, &[name, "cannot read"]);
 }
 
 #[test]
