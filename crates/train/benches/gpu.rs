@@ -81,7 +81,7 @@ fn train(device: &Device, batch: usize, repeats: usize, half: Option<HalfPrecisi
             if scale == 1.0 { gradient } else { gradient / scale }
         });
         let gradients = gradients.collect();
-        optimizer.step(student.parameters_mut(), gradients, 3e-4);
+        optimizer.step(student.parameters_mut(), gradients, |_| 3e-4);
         student.update_running_stats(&forward.norm_stats);
         device.sync().unwrap();
         start.elapsed().as_secs_f64()

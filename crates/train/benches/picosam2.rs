@@ -103,7 +103,7 @@ impl Training {
         let span = profile::span("optimiser");
         let parameters = self.student.parameters();
         let gradients = parameters.iter().map(|parameter| parameter.values.grad_remove(&mut found).unwrap()).collect();
-        self.optimizer.step(self.student.parameters_mut(), gradients, 3e-4);
+        self.optimizer.step(self.student.parameters_mut(), gradients, |_| 3e-4);
         self.student.update_running_stats(&forward.norm_stats);
         drop(span);
     }

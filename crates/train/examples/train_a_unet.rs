@@ -43,6 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let weights = GroupPlan {
         group: WEIGHTS.into(),
         rate: GroupRate::Stage,
+        slower: None,
         weight_decay: 0.01,
         clipped: true,
         hold_after: None,

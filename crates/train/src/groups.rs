@@ -5,7 +5,7 @@ use sensei_tensor::network::{Network, Parameter};
 
 use crate::error::TrainError;
 use crate::optimizer::{AdamW, AdamWConfig, Ema};
-use crate::plan::{GroupPlan, GroupRate, StagePlan, TrainPlan};
+use crate::plan::{GroupPlan, GroupRate, Slower, StagePlan, TrainPlan};
 
 /// Where in a stage a step is, and its learning rate.
 #[derive(Debug, Clone, Copy)]
@@ -80,7 +80,8 @@ impl GroupStates {
         {
             let (Some(rule), Some(optimizer)) = (stage.group(&group.name), optimizer) else { continue };
             if rule.hold_after.is_none_or(|hold_after| rate.step_in_stage < hold_after) {
-                optimizer.step(&mut group.parameters, gradients, rule.learning_rate(stage, rate.learning_rate));
+                let learning_rate = rule.learning_rate(stage, rate.learning_rate);
+                optimizer.step(&mut group.parameters, gradients, |name| learning_rate * rule.factor(name));
             }
         }
         for (group, average) in network.groups().into_iter().zip(&mut self.averages) {
@@ -106,6 +107,16 @@ impl GroupPlan {
                 // A stage of rate 0 trains nothing; 0 / 0 would be no number.
                 if whole > 0.0 { peak * (learning_rate / whole) } else { 0.0 }
             }
+        }
+    }
+}
+
+impl GroupPlan {
+    /// A parameter's share of the group's learning rate.
+    fn factor(&self, parameter: &str) -> f64 {
+        match &self.slower {
+            Some(Slower { prefix, factor }) if parameter.starts_with(prefix.as_str()) => *factor,
+            _ => 1.0,
         }
     }
 }
@@ -141,4 +152,18 @@ fn check_groups(stage: &StagePlan, network: &dyn Network) -> Result<(), TrainErr
         return Err(TrainError::NothingTrained { stage: stage.name.clone(), groups: names });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_of_a_prefix_learn_at_their_share() {
+        let slower = Some(Slower { prefix: "encoder.".into(), factor: 0.25 });
+        let (group, rate) = ("weights".into(), GroupRate::Stage);
+        let rule = GroupPlan { group, rate, slower, weight_decay: 0.0, clipped: true, hold_after: None };
+        assert_eq!([rule.factor("encoder._bn0.bias"), rule.factor("up1.encoder."), rule.factor("")], [0.25, 1.0, 1.0]);
+        assert_eq!(GroupPlan { slower: None, ..rule }.factor("encoder._bn0.bias"), 1.0);
+    }
 }

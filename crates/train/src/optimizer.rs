@@ -62,17 +62,24 @@ impl AdamW {
         &self.moments
     }
 
-    /// Moves every parameter one step against its gradient (flat, same order, not tracked).
+    /// Moves every parameter one step against its gradient (flat, same order, not tracked); `learning_rate` is that of a parameter's
+    /// name.
     ///
     /// # Panics
     /// If the numbers of parameters, gradients and moments differ.
-    pub fn step(&mut self, parameters: &mut [Parameter], gradients: Vec<Tensor<1>>, learning_rate: f64) {
+    pub fn step(
+        &mut self,
+        parameters: &mut [Parameter],
+        gradients: Vec<Tensor<1>>,
+        learning_rate: impl Fn(&str) -> f64,
+    ) {
         assert_eq!(parameters.len(), gradients.len(), "AdamW: parameters and gradients");
         assert_eq!(parameters.len(), self.moments.len(), "AdamW: parameters and moments");
         self.step += 1;
         let AdamWConfig { beta1, beta2, epsilon, weight_decay } = self.config;
-        let constants = AdamWConstants { learning_rate, beta1, beta2, epsilon, weight_decay };
         for ((parameter, moments), gradient) in parameters.iter_mut().zip(&mut self.moments).zip(gradients) {
+            let learning_rate = learning_rate(&parameter.name);
+            let constants = AdamWConstants { learning_rate, beta1, beta2, epsilon, weight_decay };
             // Taken out of their places, so that a device may work in place.
             let empty = || Tensor::empty([0], &gradient.device());
             let values = std::mem::replace(&mut parameter.values, empty()).inner();
@@ -209,10 +216,10 @@ mod tests {
         let mut parameters = [parameter(&[2.0, -1.0])];
         let mut adamw = AdamW::new(config, &parameters);
         // m = 2, v = 4; both corrected: 4 and 16; decay 1 - 0.1 * 0.5: 2 * 0.95 - 0.1 * 4 / (4 + 1).
-        adamw.step(&mut parameters, vec![tensor(&[4.0, 0.0])], 0.1);
+        adamw.step(&mut parameters, vec![tensor(&[4.0, 0.0])], |_| 0.1);
         assert_close("step 1", &host_values(&parameters[0].values), &[1.82, -0.95], ROUNDED);
         // m = 1, v = 3; corrected by 0.75 and 0.4375: 4 / 3 and root 2.618615: 1.82 * 0.95 - 0.1 * (4 / 3) / 3.618615.
-        adamw.step(&mut parameters, vec![tensor(&[0.0, 0.0])], 0.1);
+        adamw.step(&mut parameters, vec![tensor(&[0.0, 0.0])], |_| 0.1);
         assert_close("step 2", &host_values(&parameters[0].values), &[1.692_153_6, -0.9025], ROUNDED);
         assert!(parameters[0].values.is_require_grad(), "the new values are leaves of the next step");
     }

@@ -58,12 +58,23 @@ pub struct GroupPlan {
     pub group: String,
     /// Its learning rate.
     pub rate: GroupRate,
+    /// Those of its parameters that learn more slowly, if any do.
+    pub slower: Option<Slower>,
     /// Decoupled weight decay.
     pub weight_decay: f64,
     /// Whether its gradient counts in the global norm and is clipped by it.
     pub clipped: bool,
     /// Steps of the stage after which its values are held, if they are.
     pub hold_after: Option<u64>,
+}
+
+/// Parameters that learn at a share of their group's rate.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Slower {
+    /// How their names begin.
+    pub prefix: String,
+    /// The share.
+    pub factor: f64,
 }
 
 /// Where a group's learning rate comes from.

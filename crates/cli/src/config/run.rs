@@ -172,6 +172,14 @@ fn resolve(file: RunToml, name: String, overrides: &[Override]) -> anyhow::Resul
     if file.train.encoder_weights.is_some() && !has_published_encoder {
         bail!("[train] encoder_weights: expected [student] family = \"lite_unet\" beside it, found another");
     }
+    if let Some(stage) = file.train.stage.iter().find(|stage| stage.encoder_rate_factor.is_some())
+        && !has_published_encoder
+    {
+        let name = &stage.name;
+        bail!(
+            "[[train.stage]] {name:?}: encoder_rate_factor: expected [student] family = \"lite_unet\" beside it, found another"
+        );
+    }
     let graph = file.student.resolve()?;
     let crop = file.crop.resolve(u32::try_from(graph.input_size()).context("[student] input_size")?);
     let deployment = deployment(file.quantize, file.export, &graph)?;

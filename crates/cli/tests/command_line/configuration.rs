@@ -23,6 +23,11 @@ fn a_published_encoder_goes_with_its_family_alone() {
     check(&[
         (batches, encoder, &["[train] encoder_weights: expected [student] family = \"lite_unet\" beside it"]),
         (batches, &both, &["encoder_weights"]),
+        (
+            "epochs = 2",
+            "epochs = 2\nencoder_rate_factor = 0.3",
+            &["encoder_rate_factor: expected [student] family = \"lite_unet\""],
+        ),
     ]);
     let place = Place::new();
     let lite = |blocks: usize, encoder: &str| {

@@ -217,7 +217,14 @@ fn student() -> Student {
 
 /// The weights, trained at the stage's learning rate.
 fn weights_rule() -> GroupPlan {
-    GroupPlan { group: WEIGHTS.into(), rate: GroupRate::Stage, weight_decay: 0.01, clipped: true, hold_after: None }
+    GroupPlan {
+        group: WEIGHTS.into(),
+        rate: GroupRate::Stage,
+        slower: None,
+        weight_decay: 0.01,
+        clipped: true,
+        hold_after: None,
+    }
 }
 
 /// Two stages of two epochs, batches of two, two a step, everything on that changes a sample, moving average.

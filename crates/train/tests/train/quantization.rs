@@ -26,6 +26,7 @@ pub(crate) fn on_grid() -> TrainPlan {
     plan.stages[1].groups.push(GroupPlan {
         group: THRESHOLDS.into(),
         rate: GroupRate::Peak(0.02),
+        slower: None,
         weight_decay: 0.0,
         clipped: false,
         hold_after: Some(5),

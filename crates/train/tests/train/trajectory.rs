@@ -55,7 +55,7 @@ fn check(case: &str, flavour: UnetConfig) {
         let mut found = loss.backward();
         let gradients = student.parameters().iter().map(|p| p.values.grad_remove(&mut found).unwrap()).collect();
         student.update_running_stats(&forward.norm_stats);
-        adamw.step(student.parameters_mut(), gradients, LEARNING_RATE);
+        adamw.step(student.parameters_mut(), gradients, |_| LEARNING_RATE);
     }
     let got = student.to_weights();
     let expected = weights_under(&case, "adamw/weight/");

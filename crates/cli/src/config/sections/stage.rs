@@ -2,8 +2,9 @@
 
 use anyhow::Context;
 use schemars::JsonSchema;
+use sensei_student::lite_unet::ENCODER_PREFIX;
 use sensei_student::student::WEIGHTS;
-use sensei_train::plan::{GroupPlan, GroupRate, StagePlan};
+use sensei_train::plan::{GroupPlan, GroupRate, Slower, StagePlan};
 use sensei_train::schedule::{Decay, Schedule};
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,10 @@ pub struct StageToml {
     /// After the warm-up.
     #[schemars(range(min = 0.0, max = 10.0))]
     pub learning_rate: f64,
+    /// Share of the learning rate at which the encoder of a `lite_unet` learns, whose weights may be good already. Without it, all learn alike.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub encoder_rate_factor: Option<f64>,
     /// Steps in which the learning rate rises linearly from 0; step 0 has rate 0, as in PicoSAM2's code.
     pub warmup_steps: u64,
     /// What the learning rate does after the warm-up.
@@ -79,8 +84,9 @@ impl StageToml {
 
     /// The groups of parameters that the stage trains: weights, and on the chip's grid their thresholds.
     fn groups(&self, weight_decay: f64) -> Vec<GroupPlan> {
-        let weights =
-            GroupPlan { group: WEIGHTS.into(), rate: GroupRate::Stage, weight_decay, clipped: true, hold_after: None };
+        let slower = self.encoder_rate_factor.map(|factor| Slower { prefix: ENCODER_PREFIX.into(), factor });
+        let (group, rate) = (WEIGHTS.into(), GroupRate::Stage);
+        let weights = GroupPlan { group, rate, slower, weight_decay, clipped: true, hold_after: None };
         std::iter::once(weights).chain(self.quantization.as_ref().map(StageQuantizationToml::thresholds)).collect()
     }
 }

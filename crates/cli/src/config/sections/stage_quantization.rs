@@ -30,6 +30,7 @@ impl StageQuantizationToml {
         GroupPlan {
             group: THRESHOLDS.into(),
             rate: GroupRate::Peak(self.threshold_learning_rate),
+            slower: None,
             // A threshold has no reason to be near 1.
             weight_decay: 0.0,
             // Of another scale than the weights'; AdamW divides it away.
