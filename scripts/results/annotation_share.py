@@ -5,7 +5,7 @@ Trains the student of a run configuration on 10, 25, 50 and 100 % of the annotat
 `[[data.also_train]]`, and on those alone. Shares are of images, each within the next. A run takes as many epochs as come closest to the steps
 asked for. Each point is a mean over seeds; intervals (95 %, percentile) are over resampled images.
 
-usage: annotation_share.py SENSEI CONFIG OUT [--seeds 1 2 3] [--steps 1000] [--jobs 2]     needs Python 3.11 alone
+usage: annotation_share.py SENSEI CONFIG OUT [--seeds 1 2 3] [--steps 1000] [--jobs 2] [--set KEY=VALUE]...     needs Python 3.11 alone
        writes OUT/share-*.json (annotations), OUT/runs, OUT/table.txt, OUT/figure.svg; what is there already is not run again
 """
 
@@ -131,6 +131,7 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--set", action="append", default=[], help="of every run, as `sensei run` has it")
     options = parser.parse_args()
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
@@ -144,7 +145,7 @@ def main():
     def run(name, differs):
         report = out / "runs" / name / "eval" / "report.json"
         if not report.exists():
-            command = [options.sensei, "run", options.config, "--runs", out / "runs", "--name", name, "--threads", "1", "--resume", *differs]
+            command = [options.sensei, "run", options.config, "--runs", out / "runs", "--name", name, "--threads", "1", "--resume", *(word for one in options.set for word in ("--set", one)), *differs]
             log = out / f"{name}.log"
             with log.open("w") as text:
                 if subprocess.run(command, stdout=text, stderr=subprocess.STDOUT).returncode:
