@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use sensei_graph::layer_graph::{Conv, GraphBuilder, LayerGraph};
 use sensei_graph::op::{Activation, Upsampling};
 
+use crate::unet::depthwise_block;
+
 /// How much of the encoder, and the decoder's widths.
 ///
 /// # Source
@@ -135,7 +137,7 @@ impl LiteUnetConfig {
         for (idx, &channels) in self.decoder_channels.iter().enumerate() {
             let stage = idx + 1;
             let up = g.upsample_2x(&format!("up{stage}.0"), x, upsampling);
-            let up = depthwise_block(&mut g, &format!("up{stage}.1"), up, channels);
+            let up = depthwise_block(&mut g, &format!("up{stage}.1"), up, channels, ACTIVATION);
             x = match skips.pop() {
                 Some(skip) => {
                     let skip_conv = Conv::new(g.channels(skip), channels, 1).with_bias();
@@ -188,14 +190,6 @@ fn inverted_residual(g: &mut GraphBuilder, name: &str, input: usize, block: &Blo
     let project = Conv::new(wide, block.channels, 1).norm(&format!("{name}._bn2"), Activation::None);
     let x = g.conv(&format!("{name}._project_conv"), x, project);
     if block.stride == 1 && channels == block.channels { g.add(&format!("{name}.add"), x, input) } else { x }
-}
-
-fn depthwise_block(g: &mut GraphBuilder, name: &str, input: usize, out_channels: usize) -> usize {
-    let channels = g.channels(input);
-    let depthwise = Conv::new(channels, channels, 3).depthwise().norm(&format!("{name}.1"), ACTIVATION);
-    let x = g.conv(&format!("{name}.0"), input, depthwise);
-    let pointwise = Conv::new(channels, out_channels, 1).norm(&format!("{name}.4"), ACTIVATION);
-    g.conv(&format!("{name}.3"), x, pointwise)
 }
 
 #[cfg(test)]

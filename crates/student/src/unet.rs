@@ -232,7 +232,7 @@ impl UnetConfig {
 }
 
 /// Depthwise 3x3, batch norm, activation, 1x1, batch norm, activation; named like the `nn.Sequential` it comes from.
-fn depthwise_block(
+pub(crate) fn depthwise_block(
     g: &mut GraphBuilder,
     name: &str,
     input: usize,

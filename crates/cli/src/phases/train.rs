@@ -141,10 +141,15 @@ fn initial_student(plan: &RunPlan, device: &Device) -> anyhow::Result<Student> {
             let random = initial_weights(&plan.graph, plan.train.seed);
             let (weights, note) = with_published_encoder(&plan.graph, random, &file)?;
             say(&format!(
-                "{}: {} tensors of the encoder taken, {} of later layers left out",
+                "{}: {} tensors of the encoder taken, {} of later layers left out; {} of {} output pixels of {} read padding and differ by at \
+                 most {:.3}",
                 path.display(),
                 note.taken,
-                note.left_out.len()
+                note.left_out.len(),
+                note.input.border_pixels,
+                note.input.pixels,
+                note.input.conv,
+                note.input.max_difference
             ));
             Ok(Student::from_weights(plan.graph.clone(), &weights, &device)?)
         }
