@@ -273,6 +273,7 @@ mod tests {
     use std::path::PathBuf;
 
     use sensei_files::whole::write_whole;
+    use sensei_imx500::memory::{NetworkShape, memory_estimate};
 
     use super::*;
 
@@ -329,6 +330,16 @@ mod tests {
         ] {
             let error = load(bits, to, &appended).err().unwrap_or_else(|| panic!("{to}{appended}: accepted"));
             assert!(format!("{error:#}").contains(expected), "{error:#}");
+        }
+    }
+
+    /// Converter 3.19.2's totals of the networks as trained: docs/results/imx500-memory.md.
+    #[test]
+    fn the_memory_of_networks_with_a_published_encoder_is_the_converters() {
+        for (name, converted) in [("sensei-box-ablation.toml", 2_174_816), ("sensei-box-sample.toml", 3_442_528)] {
+            let plan = load_plan(&shipped(name), &[]).unwrap_or_else(|error| panic!("{error:#}"));
+            let total = memory_estimate(&NetworkShape::of_graph(&plan.graph, |_| 8, 8)).total();
+            assert!(total.abs_diff(converted) * 1000 <= converted, "{name}: {total} / {converted}");
         }
     }
 
