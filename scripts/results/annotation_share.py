@@ -15,7 +15,11 @@ import json
 import pathlib
 import random
 import subprocess
+import sys
 import tomllib
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "check"))
+from paired import ious  # noqa: E402
 
 SHARES = (10, 25, 50, 100)
 KINDS = {
@@ -61,16 +65,12 @@ def plans(config, files, proposals, steps, batch):
     yield 0, "proposals", *differs(n_proposals, f"data.train.annotations={proposals}", "data.also_train=[]")
 
 
-def ious(report):
+def by_image(report):
     """Sum of IoU in the image and number of instances, by image."""
-    document = json.loads(report.read_text())
-    scores = next(one["scores"] for one in document["predictors"] if one["scores"]["predictor"] == "float")
     found = {}
-    for instance in scores["instances"]:
-        both, truth, predicted = instance["in_image"]
-        either = truth + predicted - both
-        entry = found.setdefault(instance["image_id"], [0.0, 0])
-        entry[0] += both / either if either else 1.0
+    for iou, image in ious(report, "float").values():
+        entry = found.setdefault(image, [0.0, 0])
+        entry[0] += iou
         entry[1] += 1
     return found
 
@@ -160,7 +160,7 @@ def main():
             for share, kind, _, differs in wanted
         }
         found = {
-            (share, kind): mean_over([ious(reports[share, kind, seed].result()) for seed in options.seeds])
+            (share, kind): mean_over([by_image(reports[share, kind, seed].result()) for seed in options.seeds])
             for share, kind, _, _ in wanted
         }
     points = {key: interval(one) for key, one in found.items()}
