@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 
 use sensei_tensor::mask_sums::MaskSums;
 use sensei_tensor::masks::{MaskLogits, MaskProbs};
@@ -63,6 +63,9 @@ pub enum SampleWeighting {
     Constant(f64),
     /// 0, and the teacher is not asked: training on the truth alone. A plan with it has no teacher terms.
     TruthOnly,
+    /// 0, and the teacher's mask (logit above 0) stands in for the truth in every term that reads it: what a teacher's answer is worth
+    /// where nobody annotated. A plan in which no sample is weighed otherwise has no teacher terms.
+    TeacherHard,
 }
 
 /// What a loss reads: loader, checks and plan fetch this and nothing else.
@@ -97,7 +100,7 @@ pub enum LossPlanError {
         term: &'static str,
     },
     /// A teacher term in a plan that has no teacher.
-    #[error("{term}: expected no teacher terms, because the weighting of all samples is truth only")]
+    #[error("{term}: expected no teacher terms, because no sample's weighting gives them a share")]
     NoTeacher {
         /// The term's name.
         term: &'static str,
@@ -122,7 +125,7 @@ pub struct LossOutput {
     pub total: Tensor<1>,
     /// Each term of the plan, in its order: name and distances, `[batch]`, without weight and alpha. Detached from the
     /// gradient. If `total` is not finite, one of these says which term and sample it was. Teacher terms are 0 for samples whose
-    /// weighting is truth only.
+    /// weighting gives them no share.
     pub terms: Vec<(&'static str, Tensor<1>)>,
 }
 
@@ -178,7 +181,7 @@ impl LossPlan {
                 range("alpha", "0 to 1", alpha, (0.0..=1.0).contains(&alpha))?;
             }
         }
-        let asks_nobody = weightings().all(|weighting| *weighting == SampleWeighting::TruthOnly);
+        let shares_nothing = weightings().all(|weighting| !weighting.has_teacher_terms());
         for (idx, term) in terms.iter().enumerate() {
             let name = term.kind.name();
             range(name, "a finite weight, 0 or above", term.weight, term.weight >= 0.0)?;
@@ -188,7 +191,7 @@ impl LossPlan {
             if terms[..idx].iter().any(|earlier| earlier.kind.name() == name) {
                 return Err(LossPlanError::Twice { term: name });
             }
-            if asks_nobody && term.kind.source() == TermSource::Teacher {
+            if shares_nothing && term.kind.source() == TermSource::Teacher {
                 return Err(LossPlanError::NoTeacher { term: name });
             }
         }
@@ -207,7 +210,7 @@ impl LossPlan {
         let one = |kind| LossTerm { kind, weight: 1.0 };
         let teacher = [TermKind::TeacherMse, TermKind::TeacherDice].map(one);
         let truth = [TermKind::TruthBce, TermKind::TruthDice].map(one);
-        let terms = if weighting == SampleWeighting::TruthOnly { truth.to_vec() } else { [teacher, truth].concat() };
+        let terms = if weighting.has_teacher_terms() { [teacher, truth].concat() } else { truth.to_vec() };
         Self { sharpness: 1.0, weighting, part_weightings: BTreeMap::new(), terms }
     }
 
@@ -267,7 +270,12 @@ pub fn distillation_loss(
 ) -> LossOutput {
     let teacher =
         if plan.needs().teacher_masks { Some(teacher.expect("a plan with teacher terms has a teacher")) } else { None };
-    let sums = MaskSums::new(plan.sharpness, student, teacher.map(|teacher| teacher.logits.clone()), truth);
+    let truth = match teacher {
+        Some(teacher) => plan.target(part_idxs, truth, &teacher.logits),
+        None => truth,
+    };
+    let soft = teacher.filter(|_| plan.terms.iter().any(|term| term.kind.source() == TermSource::Teacher));
+    let sums = MaskSums::new(plan.sharpness, student, soft.map(|teacher| teacher.logits.clone()), truth);
     let alpha = teacher.map(|teacher| plan.alpha(part_idxs, teacher.predicted_iou.clone()));
     let is_asked = teacher.and_then(|teacher| plan.is_asked(part_idxs, &teacher.predicted_iou));
 
@@ -317,7 +325,7 @@ impl LossPlan {
             [(weighting, _)] => alpha(*weighting, predicted_iou),
             several => {
                 let of_weighting = |(weighting, are_of): &(SampleWeighting, Vec<bool>)| {
-                    let mask = floats(are_of, &predicted_iou);
+                    let mask = floats(are_of, &predicted_iou.device());
                     let count = are_of.iter().filter(|is| **is).count() as f64;
                     // The mean over a batch is that of the samples which it is for.
                     let alpha = match weighting {
@@ -337,15 +345,39 @@ impl LossPlan {
     /// 1 for samples that are compared with the teacher, 0 for others, `[batch]`; `None` where all are.
     fn is_asked(&self, part_idxs: &[usize], like: &Tensor<1>) -> Option<Tensor<1>> {
         let are_asked: Vec<bool> =
-            part_idxs.iter().map(|&part_idx| self.weighting_of(part_idx) != SampleWeighting::TruthOnly).collect();
-        are_asked.contains(&false).then(|| floats(&are_asked, like))
+            part_idxs.iter().map(|&part_idx| self.weighting_of(part_idx).has_teacher_terms()).collect();
+        are_asked.contains(&false).then(|| floats(&are_asked, &like.device()))
+    }
+
+    /// The mask that truth terms compare with: the annotated one, or the teacher's where it stands in for it.
+    fn target(&self, part_idxs: &[usize], truth: MaskProbs, teacher: &MaskLogits) -> MaskProbs {
+        let [batch, ..] = truth.0.dims();
+        let is_hard =
+            |at: usize| self.weighting_of(part_idxs.get(at).copied().unwrap_or(0)) == SampleWeighting::TeacherHard;
+        let are_hard: Vec<bool> = (0..batch).map(is_hard).collect();
+        if !are_hard.contains(&true) {
+            return truth;
+        }
+        let mask = teacher.0.clone().detach().greater_elem(0.0).float();
+        if !are_hard.contains(&false) {
+            return MaskProbs(mask);
+        }
+        let hard = floats(&are_hard, &truth.0.device()).reshape([batch, 1, 1, 1]);
+        MaskProbs(truth.0 * (1.0 - hard.clone()) + mask * hard)
     }
 }
 
-/// 1 for true, on the device of `like`.
-fn floats(values: &[bool], like: &Tensor<1>) -> Tensor<1> {
+impl SampleWeighting {
+    /// Whether the sample's loss has teacher terms, which compare with the teacher's probabilities.
+    pub fn has_teacher_terms(self) -> bool {
+        !matches!(self, Self::TruthOnly | Self::TeacherHard)
+    }
+}
+
+/// 1 for true.
+fn floats(values: &[bool], device: &Device) -> Tensor<1> {
     let values: Vec<f32> = values.iter().map(|&is| f32::from(u8::from(is))).collect();
-    Tensor::from_data(TensorData::from(values.as_slice()), &like.device())
+    Tensor::from_data(TensorData::from(values.as_slice()), device)
 }
 
 /// The share of the teacher terms by one weighting, `[batch]`; takes no gradient.
@@ -356,7 +388,7 @@ fn alpha(weighting: SampleWeighting, predicted_iou: Tensor<1>) -> Tensor<1> {
         SampleWeighting::TeacherScorePerSample => predicted_iou,
         SampleWeighting::TeacherScoreBatchMean => predicted_iou.mean().expand([batch]),
         SampleWeighting::Constant(alpha) => predicted_iou.full_like(alpha),
-        SampleWeighting::TruthOnly => predicted_iou.zeros_like(),
+        SampleWeighting::TruthOnly | SampleWeighting::TeacherHard => predicted_iou.zeros_like(),
     }
 }
 

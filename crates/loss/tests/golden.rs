@@ -190,6 +190,44 @@ fn parts_of_the_data_are_weighed_each_by_its_own_rule() {
     }
 }
 
+/// The teacher's mask in the truth's place, for all samples or for those of one part: loss and gradient are those of that truth.
+#[test]
+fn a_teachers_mask_stands_in_for_the_truth() {
+    let case = golden("loss/picosam");
+    let shape = case.shape("student");
+    let device = Device::flex().autodiff();
+    let plain = |values: Vec<f32>| Tensor::<4>::from_data(TensorData::new(values, shape.clone()), &device);
+    let (logits, truth) = (case.f32s("teacher"), case.f32s("truth"));
+    let n_pixels = logits.len() / shape[0];
+    let run = |plan: &LossPlan, truth: &[f32], part_idxs: &[usize]| {
+        let student = plain(case.f32s("student")).require_grad();
+        let teacher = TeacherTarget {
+            logits: MaskLogits(plain(logits.clone())),
+            predicted_iou: Tensor::from_data(TensorData::new(case.f32s("score"), [shape[0]]), &device),
+        };
+        let truth = MaskProbs(plain(truth.to_vec()));
+        let output = distillation_loss(plan, MaskLogits(student.clone()), Some(&teacher), truth, part_idxs);
+        let mut gradients = output.total.clone().backward();
+        let gradient = student.grad_remove(&mut gradients).expect("a gradient");
+        (values(output.total), values(gradient.flatten::<1>(0, 3)))
+    };
+    let truth_only = LossPlan::picosam3(SampleWeighting::TruthOnly);
+    let hard = |from: usize| {
+        let is_hard = |at: usize| (at / n_pixels) % 2 >= from;
+        (0..truth.len()).map(|at| if is_hard(at) { f32::from(logits[at] > 0.0) } else { truth[at] }).collect::<Vec<_>>()
+    };
+
+    let of_all = LossPlan::picosam3(SampleWeighting::TeacherHard);
+    assert!(of_all.needs().teacher_masks && of_all.terms() == truth_only.terms());
+    assert_eq!(run(&of_all, &truth, &[]), run(&truth_only, &hard(0), &[]));
+
+    let parts: Vec<usize> = (0..shape[0]).map(|at| at % 2).collect();
+    let mixed = [(1, SampleWeighting::TeacherHard)].into();
+    let of_some = LossPlan::with_parts(5.0, SampleWeighting::TruthOnly, mixed, truth_only.terms().to_vec());
+    assert_eq!(run(&of_some.expect("a loss"), &truth, &parts), run(&truth_only, &hard(1), &[]));
+    assert_ne!(run(&truth_only, &hard(1), &[]), run(&truth_only, &truth, &[]));
+}
+
 #[test]
 fn losses_that_mean_nothing_are_refused() {
     use SampleWeighting::{Constant, TeacherScorePerSample, TruthOnly};
@@ -209,7 +247,7 @@ fn losses_that_mean_nothing_are_refused() {
         "truth_bce: expected a finite weight, 0 or above, found -1",
     );
     check(1.0, TruthOnly, &[bce, bce], "truth_bce: expected once, found twice");
-    let no_teacher = "teacher_mse: expected no teacher terms, because the weighting of all samples is truth only";
+    let no_teacher = "teacher_mse: expected no teacher terms, because no sample's weighting gives them a share";
     check(1.0, TruthOnly, &[term(TermKind::TeacherMse, 1.0)], no_teacher);
     let floor = term(TermKind::AreaShortfall { floor: 0.0 }, 1.0);
     check(1.0, TruthOnly, &[floor], "area_shortfall floor: expected above 0, at most 1, found 0");

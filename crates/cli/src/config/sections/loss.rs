@@ -37,6 +37,8 @@ pub enum WeightingToml {
     Constant(#[schemars(range(min = 0.0, max = 1.0))] f64),
     /// 0, and no teacher terms.
     TruthOnly,
+    /// 0, and the teacher's mask (logit above 0) stands in for the annotated one in all terms; no teacher terms.
+    TeacherHard,
 }
 
 /// A distance and its weight in the sum. A weight of 0: logged, not minimised.
@@ -98,6 +100,7 @@ impl WeightingToml {
             Self::TeacherScoreBatchMean => SampleWeighting::TeacherScoreBatchMean,
             Self::Constant(alpha) => SampleWeighting::Constant(alpha),
             Self::TruthOnly => SampleWeighting::TruthOnly,
+            Self::TeacherHard => SampleWeighting::TeacherHard,
         }
     }
 }
