@@ -19,6 +19,7 @@ pub mod mask;
 pub mod pixel_means;
 pub mod polygon;
 pub mod prompt_source;
+pub mod resize;
 pub mod rle;
 pub mod sampling;
 pub mod synth;

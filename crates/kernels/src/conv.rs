@@ -18,6 +18,7 @@ use crate::activation::Activation;
 use crate::buffer::{Scratch, filled};
 use crate::implicit_im2col::{PatchGrid, TapOffsets};
 use crate::instruction_set::InstructionSet;
+use crate::linear::Then;
 use crate::matrix::{Epilogue, LhsRows, Panels, RowElements, RowStarts};
 use crate::tiling::{MIN_ROWS_PER_TASK, TASKS_PER_THREAD, chunk_len, tile_rows};
 
@@ -145,6 +146,7 @@ pub struct PackedConv {
     weight: Panels,
     bias: Option<Vec<f32>>,
     activation: Activation,
+    then: Then,
 }
 
 impl PackedConv {
@@ -158,7 +160,12 @@ impl PackedConv {
         let start = |k: usize| k % ins * taps + k / ins;
         let weight =
             Panels::pack(InstructionSet::detect(), [taps * ins, shape.out_channels], weight, start, ins * taps);
-        Self { shape: *shape, bias: bias.map(|bias| weight.padded(bias)), weight, activation }
+        Self { shape: *shape, bias: bias.map(|bias| weight.padded(bias)), weight, activation, then: Then::Nothing }
+    }
+
+    /// The same convolution, ended by GELU.
+    pub fn then_gelu(self) -> Self {
+        Self { then: Then::Gelu, ..self }
     }
 
     /// Convolution, plus bias, then activation, as given; the output as in [`ConvShape`].
@@ -169,9 +176,10 @@ impl PackedConv {
         let shape = ConvShape { batch, ..self.shape };
         shape.check(Some(input), None, None);
         let epilogue = Epilogue { bias: self.bias.as_deref(), activation: self.activation };
-        if shape.is_pointwise() {
+        if shape.is_pointwise() && self.then == Then::Nothing {
             return multiply_pixels(&shape, input, &self.weight, epilogue);
         }
+        let isa = InstructionSet::detect();
         let taps = shape.forward_taps();
         let grid = shape.forward_grid(&taps);
         let (len, offsets) = grid.runs(&taps);
@@ -183,6 +191,8 @@ impl PackedConv {
                 let (values, starts) = grid.padded_copy(input, &tile, scratch);
                 let patches = LhsRows { values, starts: RowStarts::Listed(&starts), elements };
                 self.weight.multiply(patches, epilogue, out);
+                // SAFETY: `multiply` writes all of its output.
+                self.then.finish(isa, unsafe { out.assume_init_mut() });
             });
         };
         // SAFETY: the tiles cover the output, and each is written by `multiply`.

@@ -22,6 +22,7 @@ use rayon::prelude::*;
 use crate::activation::{Activation, Limits};
 use crate::buffer::filled;
 use crate::instruction_set::InstructionSet;
+use crate::linear::Then;
 use crate::tiling::{band_rows, map_bands};
 
 mod row_kernels;
@@ -145,6 +146,7 @@ pub struct PackedDepthwise {
     isa: InstructionSet,
     shape: DepthwiseShape,
     kernel: DepthwiseKernel,
+    then: Then,
 }
 
 impl PackedDepthwise {
@@ -154,7 +156,12 @@ impl PackedDepthwise {
     /// As [`forward`].
     pub fn new(shape: &DepthwiseShape, weight: &[f32], bias: Option<&[f32]>, activation: Activation) -> Self {
         let kernel = DepthwiseKernel::new(shape, weight, bias, activation);
-        Self { isa: InstructionSet::detect(), shape: *shape, kernel }
+        Self { isa: InstructionSet::detect(), shape: *shape, kernel, then: Then::Nothing }
+    }
+
+    /// The same convolution, ended by GELU.
+    pub fn then_gelu(self) -> Self {
+        Self { then: Then::Gelu, ..self }
     }
 
     /// Convolution, plus bias, then activation, as given.
@@ -172,7 +179,7 @@ impl PackedDepthwise {
                 let mut ring = RowRing::new(&shape, source, first);
                 for (y, out) in (first..).zip(out.chunks_exact_mut(row_len)) {
                     ring.advance(y);
-                    self.kernel.write_row(isa, &ring, out);
+                    self.then.finish(isa, self.kernel.write_row(isa, &ring, out));
                 }
             });
         };
@@ -190,7 +197,7 @@ fn forward_on(
     activation: Activation,
 ) -> Vec<f32> {
     let kernel = DepthwiseKernel::new(shape, weight, bias, activation);
-    PackedDepthwise { isa, shape: *shape, kernel }.forward(shape.batch, input)
+    PackedDepthwise { isa, shape: *shape, kernel, then: Then::Nothing }.forward(shape.batch, input)
 }
 
 fn backward_input_on(isa: InstructionSet, shape: &DepthwiseShape, weight: &[f32], grad_output: &[f32]) -> Vec<f32> {

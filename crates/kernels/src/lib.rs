@@ -1,4 +1,4 @@
-//! CPU kernels of the student family: forward and backward of its operators over slices of `f32`.
+//! CPU kernels over slices of `f32`: forward and backward of the student family's operators, and forward of a transformer's.
 //!
 //! This crate never sees tensors, graphs or files, and no autodiff framework.
 //!
@@ -8,13 +8,17 @@
 //! Every function panics if a slice has not the length that its shape says: a bug in the caller, not bad input.
 
 pub mod activation;
+pub mod attention;
 pub mod bilinear;
 mod buffer;
 pub mod conv;
 pub mod depthwise;
+mod gelu;
 mod implicit_im2col;
 mod instruction_set;
 mod lanes;
+pub mod layer_norm;
+pub mod linear;
 pub mod mask;
 mod matrix;
 pub mod memory;
@@ -25,6 +29,8 @@ pub mod pixelwise;
 mod reference;
 pub mod round;
 pub mod separable;
+mod softmax;
 mod tiling;
 mod upsampled_depthwise;
 mod vector;
+pub mod windows;

@@ -114,6 +114,28 @@ pub fn add(a: &[f32], b: &[f32]) -> Vec<f32> {
     zip_values(a, b, |a, b| a + b)
 }
 
+/// Each image of `images` plus `one`, of an image's length.
+///
+/// # Panics
+/// If `images` is not whole images.
+pub fn add_to_each(images: &[f32], one: &[f32]) -> Vec<f32> {
+    assert!(!one.is_empty() && images.len().is_multiple_of(one.len()), "sum: images");
+    let chunk = chunk_len(one.len(), TASKS_PER_THREAD, MIN_CHUNK);
+    let run = |out: &mut [MaybeUninit<f32>]| {
+        out.par_chunks_mut(one.len()).zip(images.par_chunks(one.len())).for_each(|(out, image)| {
+            out.par_chunks_mut(chunk).zip(image.par_chunks(chunk)).zip(one.par_chunks(chunk)).for_each(
+                |((out, image), one)| {
+                    for (out, (image, one)) in out.iter_mut().zip(image.iter().zip(one)) {
+                        out.write(image + one);
+                    }
+                },
+            );
+        });
+    };
+    // SAFETY: the chunks cover each image, and the images the output.
+    unsafe { filled(images.len(), run) }
+}
+
 /// Adds `b` to `a`.
 ///
 /// # Panics

@@ -5,6 +5,7 @@
 
 #![warn(clippy::wildcard_enum_match_arm, reason = "a new operator is a compile error wherever it matters")]
 
+pub mod layers;
 pub mod mask_sums;
 pub mod masks;
 pub mod network;

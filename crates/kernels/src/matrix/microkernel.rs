@@ -318,6 +318,9 @@ impl Microkernel<'_> {
                 (true, true, Some(bias), Some(limits)) => self.store_whole(sums, row, |sum, out, column| {
                     V::add(V::add(sum, V::load(out)), V::load(bias.add(column))).clamp(limits)
                 }),
+                (true, false, Some(bias), None) => {
+                    self.store_whole(sums, row, |sum, _, column| V::add(sum, V::load(bias.add(column))))
+                }
                 (true, true, Some(bias), None) => self.store_whole(sums, row, |sum, out, column| {
                     V::add(V::add(sum, V::load(out)), V::load(bias.add(column)))
                 }),

@@ -99,6 +99,28 @@ impl Panels {
         assert_eq!(len, self.inner * self.padded_columns(), "panels: a source of all columns");
     }
 
+    /// Packs another matrix into the same memory: element `(k, column)` is `source[column * column_stride + k]`. Only the first `existing`
+    /// columns are in the source, the others are 0.
+    pub(crate) fn repack_transposed(
+        &mut self,
+        source: &[f32],
+        [inner, columns]: [usize; 2],
+        existing: usize,
+        column_stride: usize,
+    ) {
+        assert!(existing <= columns, "panels: {existing} columns of {columns}");
+        self.clear(inner, columns);
+        let end = self.start + inner * self.padded_columns();
+        self.values.resize(end, 0.0);
+        for (first, width) in panel_columns(columns, lanes(self.isa)) {
+            let panel = &mut self.values[self.start + first * inner..][..inner * width];
+            for column in first..existing.min(first + width) {
+                let rows = panel.iter_mut().skip(column - first).step_by(width);
+                rows.zip(&source[column * column_stride..][..inner]).for_each(|(out, value)| *out = *value);
+            }
+        }
+    }
+
     /// One value per column, padded to the panels' width.
     pub(crate) fn padded(&self, values: &[f32]) -> Vec<f32> {
         assert_eq!(values.len(), self.columns, "matrix product: bias and columns");

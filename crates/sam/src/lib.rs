@@ -1,0 +1,14 @@
+//! SAM-type networks: image encoders, prompt encoder and mask decoder, under the names that their tensors have where they were published.
+//!
+//! It never builds graphs for the chip, and never sees files, data sets or images that are not normalised yet.
+//!
+//! Maps are `[image, height, width, channels]`. Layers are `sensei-tensor`'s, so that a CPU runs our kernels and every other device burn's
+//! operators.
+
+pub mod error;
+pub mod mask_decoder;
+pub mod mobile_sam;
+pub mod prompt_encoder;
+pub mod scope;
+pub mod tiny_vit;
+mod two_way;
