@@ -387,6 +387,10 @@ pub enum Compared {
 /// Teacher cache tools.
 #[derive(Debug, Subcommand)]
 pub enum TeacherCommand {
+    /// Ask MobileSAM about every object of a data set, and make a cache of what it answers: no Python, no dump
+    Build(BuildArguments),
+    /// Let MobileSAM find objects on pictures that nobody annotated, or beside what is annotated, and write them as a COCO file
+    Propose(ProposeArguments),
     /// Make a cache from a dump (see docs/formats/teacher-dump.md), or from a cache of format 1
     Import {
         /// The dump (a folder of scripts/teacher/export.py, or a single file), or the old cache
@@ -414,4 +418,147 @@ pub enum TeacherCommand {
         /// The cache
         cache: PathBuf,
     },
+}
+
+/// What a teacher is asked, and what is kept.
+#[derive(Debug, Args)]
+pub struct BuildArguments {
+    /// The annotation file
+    pub annotations: PathBuf,
+    /// The folder of its images
+    pub images: PathBuf,
+    /// The new cache
+    pub out: PathBuf,
+    /// MobileSAM's weights under their published names: .safetensors, .pt or .pth, with batch norms fused or not
+    #[arg(long)]
+    pub weights: PathBuf,
+    /// The licence of the weights, as an SPDX identifier
+    #[arg(long, default_value = "Apache-2.0")]
+    pub licence: String,
+    /// What it is asked by, for each object; several give as many answers
+    #[arg(long, value_enum, default_values_t = [BuildPrompt::Box])]
+    pub prompt: Vec<BuildPrompt>,
+    /// Points of padding behind each prompt; SAM's exported decoders have one behind a box, its PyTorch code none
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=16))]
+    pub padding_points: u32,
+    /// Which of its masks are kept
+    #[arg(long, value_enum, default_value_t = BuildMasks::Single)]
+    pub masks: BuildMasks,
+    /// Side of the part of the image that is kept, in longer sides of the box and a tenth of padding around it
+    #[arg(long, default_value_t = 2.0)]
+    pub context_scale: f64,
+    /// Smallest side of that part, in pixels
+    #[arg(long, default_value_t = 0.0)]
+    pub min_side: f64,
+    /// Logits kept along each side of that part
+    #[arg(long, default_value_t = 128)]
+    pub grid: u32,
+    /// Keep features of each image instead of masks: the name of a tap, such as embedding
+    #[arg(long, value_name = "TAP", conflicts_with_all = ["prompt", "masks", "context_scale", "min_side", "grid"])]
+    pub features: Option<String>,
+    /// How a feature is stored
+    #[arg(long, value_enum, default_value_t = BuildDtype::Int8, requires = "features")]
+    pub dtype: BuildDtype,
+    /// Prompts that are decoded together; changes memory and time, no answer
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub batch: u32,
+    /// Images that may be unusable; each is named
+    #[arg(long, default_value_t = 0)]
+    pub max_failed_images: usize,
+    /// How the annotation file is written
+    #[arg(long, value_enum, default_value_t = AnnotationFormat::Coco)]
+    pub format: AnnotationFormat,
+    /// What is done with annotations that cannot be used; as in the run's configuration
+    #[arg(long, value_enum, default_value_t = Unusable::Refuse)]
+    pub unusable: Unusable,
+    /// Threads; answers do not depend on it. 0: one per core
+    #[arg(long, default_value_t = 0, value_parser = parse_threads)]
+    pub threads: usize,
+}
+
+/// How a prompt is made of an annotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BuildPrompt {
+    /// Its box.
+    Box,
+    /// The smallest box around its mask.
+    MaskBox,
+    /// The middle of its mask's box, or the mask pixel nearest to it.
+    MaskCenter,
+    /// The mask's pixel that is farthest from what is not mask.
+    InnermostPoint,
+}
+
+/// Which of a decoder's masks are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BuildMasks {
+    /// The single answer.
+    Single,
+    /// Of the three for ambiguous prompts, the one that it thinks best.
+    BestOfThree,
+    /// The three for ambiguous prompts.
+    Three,
+    /// The single answer and the three.
+    Four,
+}
+
+/// How features are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BuildDtype {
+    /// Four bytes.
+    F32,
+    /// Two bytes.
+    F16,
+    /// A byte, with a scale for each channel.
+    Int8,
+    /// Half a byte, with a scale for each channel.
+    Int4,
+}
+
+/// What a teacher is asked for proposals, and which of its masks are kept.
+#[derive(Debug, Args)]
+pub struct ProposeArguments {
+    /// The folder of the pictures
+    pub images: PathBuf,
+    /// The COCO file to write
+    pub out: PathBuf,
+    /// MobileSAM's weights under their published names: .safetensors, .pt or .pth, with batch norms fused or not
+    #[arg(long)]
+    pub weights: PathBuf,
+    /// What is annotated already: pictures are those of this file, and its objects are not proposed again. Without it, all JPEG and PNG files of the folder
+    #[arg(long)]
+    pub annotations: Option<PathBuf>,
+    /// Points along each side of a picture
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub points: u32,
+    /// Points along each side in a second pass, where the first was not sure; 0 for none
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=64))]
+    pub fine_points: u32,
+    /// Least IoU that the teacher expects of its mask
+    #[arg(long, default_value_t = 0.8)]
+    pub min_predicted_iou: f32,
+    /// Least stability: area of the logits above 1 as a share of that above -1
+    #[arg(long, default_value_t = 0.8)]
+    pub min_stability: f32,
+    /// Least area in pixels
+    #[arg(long, default_value_t = 256)]
+    pub min_area: u64,
+    /// Largest area as a share of the picture
+    #[arg(long, default_value_t = 0.6)]
+    pub max_area_share: f64,
+    /// Masks of a larger IoU are one object
+    #[arg(long, default_value_t = 0.7)]
+    pub max_iou: f64,
+    /// Pictures that may be unusable; each is named
+    #[arg(long, default_value_t = 0)]
+    pub max_failed_images: usize,
+    /// How the annotation file is written
+    #[arg(long, value_enum, default_value_t = AnnotationFormat::Coco)]
+    pub format: AnnotationFormat,
+    /// What is done with annotations that cannot be used; as in the run's configuration
+    #[arg(long, value_enum, default_value_t = Unusable::Refuse)]
+    pub unusable: Unusable,
+    /// Threads; proposals do not depend on it. 0: one per core
+    #[arg(long, default_value_t = 0, value_parser = parse_threads)]
+    pub threads: usize,
 }

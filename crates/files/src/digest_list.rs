@@ -6,10 +6,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-
 use crate::bounded::read_bounded;
-use crate::digest::hex;
+use crate::digest::sha256_of_file;
 use crate::error::FileError;
 use crate::whole::write_whole;
 
@@ -94,7 +92,7 @@ impl DigestList {
     /// If a file is not in the folder.
     pub fn record(&mut self, files: &[PathBuf]) -> Result<(), DigestError> {
         for file in files.iter().filter(|file| file.is_file()) {
-            let digest = sha256(file)?;
+            let digest = sha256_of_file(file)?;
             self.digests.insert(self.name(file), digest);
         }
         self.write()
@@ -127,7 +125,7 @@ impl DigestList {
         if !file.is_file() {
             return Err(DigestError::Missing { path: file.into() });
         }
-        let found = sha256(file)?;
+        let found = sha256_of_file(file)?;
         if found != *expected {
             return Err(DigestError::Differs { path: file.into(), expected: expected.clone(), found });
         }
@@ -175,13 +173,6 @@ fn parse(line: &str) -> Option<(String, String)> {
     let is_digest = digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     let is_inner = !name.is_empty() && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
     (is_digest && is_inner).then(|| (digest.into(), name.into()))
-}
-
-fn sha256(path: &Path) -> Result<String, FileError> {
-    let mut file = fs::File::open(path).map_err(FileError::io(path, "read"))?;
-    let mut hasher = Sha256::new();
-    std::io::copy(&mut file, &mut hasher).map_err(FileError::io(path, "read"))?;
-    Ok(hex(&hasher.finalize()))
 }
 
 /// A package has some dozen files.

@@ -11,6 +11,8 @@ mod replay;
 mod rpk;
 mod run;
 mod teacher;
+mod teacher_build;
+mod teacher_propose;
 mod verify;
 
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! `teacher import`, `teacher verify`, `teacher stats`.
+//! `teacher import`, `teacher verify`, `teacher stats`; `teacher build` and `teacher propose` are beside it.
 
 use std::path::Path;
 
@@ -12,6 +12,7 @@ use sensei_answers::store::Store;
 use sensei_answers::verify::{CacheStats, stats, verify};
 use serde::Serialize;
 
+use super::{teacher_build, teacher_propose};
 use crate::arguments::TeacherCommand;
 use crate::phases::data::load;
 use crate::progress::say;
@@ -21,6 +22,8 @@ use sensei_files::folder::make_once;
 /// Does it.
 pub fn execute(command: TeacherCommand) -> anyhow::Result<()> {
     match command {
+        TeacherCommand::Build(arguments) => teacher_build::execute(arguments),
+        TeacherCommand::Propose(arguments) => teacher_propose::execute(arguments),
         TeacherCommand::Import { dump, annotations, images, out, format, unusable } => {
             let dataset = load(&annotations, &images, format, unusable.into())?;
             if out.exists() {

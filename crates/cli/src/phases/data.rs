@@ -21,6 +21,7 @@ use sensei_samples::source::{InstanceChoice, SampleSource};
 use crate::arguments::AnnotationFormat;
 use crate::config::{AlsoTrainPlan, DataPlan, FilesPlan, RunPlan, SplitPlan, TeacherAnswers};
 use crate::phases::images::check_images;
+use crate::phases::teacher::ask_for_run;
 use crate::progress::{on_one_line, say, warn};
 use crate::stop;
 use crate::usage;
@@ -374,9 +375,22 @@ fn scenes(config: &SynthConfig, runs: &Path) -> anyhow::Result<PathBuf> {
 fn cache(answers: &TeacherAnswers, key: &AnswerKey, dataset: &Dataset, runs: &Path) -> anyhow::Result<FolderStore> {
     match answers {
         TeacherAnswers::Cache(folder) => Ok(FolderStore::open(folder, key)?),
+        TeacherAnswers::Native(weights) => {
+            let folder = cache_folder(key, runs);
+            let mut report = None;
+            make_once(&folder, |partial| -> anyhow::Result<()> {
+                say(&format!("{}: asking the teacher", dataset.annotations_path.display()));
+                report = Some(ask_for_run(weights, key, dataset, partial)?);
+                Ok(())
+            })?;
+            if let Some(report) = report {
+                let (n, n_images) = (report.manifest.n_records, report.n_images);
+                say(&format!("{n} answers about {n_images} images are in {}", folder.display()));
+            }
+            Ok(FolderStore::open(&folder, key)?)
+        }
         TeacherAnswers::Dump(dump) => {
-            let digest = blake3::Hash::from_bytes(key.digest()).to_hex();
-            let folder = runs.join("teacher-cache").join(&digest[..16]);
+            let folder = cache_folder(key, runs);
             let mut report = None;
             make_once(&folder, |partial| -> anyhow::Result<()> {
                 let imported = import_answers_unless(dump, dataset, partial, &stop::is_asked);
@@ -398,4 +412,10 @@ fn cache(answers: &TeacherAnswers, key: &AnswerKey, dataset: &Dataset, runs: &Pa
             Ok(FolderStore::open(&folder, key)?)
         }
     }
+}
+
+/// Where the answers of a key are kept that a run has made.
+fn cache_folder(key: &AnswerKey, runs: &Path) -> PathBuf {
+    let digest = blake3::Hash::from_bytes(key.digest()).to_hex();
+    runs.join("teacher-cache").join(&digest[..16])
 }

@@ -8,4 +8,5 @@ pub mod inputs;
 pub mod layers;
 pub mod quantize;
 pub mod stages;
+pub mod teacher;
 pub mod train;

@@ -38,6 +38,8 @@ pub enum AnswersToml {
     Cache(FilePath),
     /// A dump, imported into `runs/teacher-cache/` the first time: `docs/formats/teacher-dump.md`.
     Dump(FilePath),
+    /// Weights of MobileSAM (.safetensors, .pt or .pth), which is asked the first time; its answers are kept in `runs/teacher-cache/`.
+    Native(FilePath),
 }
 
 /// The teacher's answers for both splits.
@@ -62,6 +64,8 @@ pub enum TeacherAnswers {
     Cache(PathBuf),
     /// In a dump, to be imported.
     Dump(PathBuf),
+    /// Nowhere yet: the teacher of these weights is asked.
+    Native(PathBuf),
 }
 
 impl AnswersToml {
@@ -70,6 +74,7 @@ impl AnswersToml {
         match self {
             Self::Cache(path) => TeacherAnswers::Cache(path.0),
             Self::Dump(path) => TeacherAnswers::Dump(path.0),
+            Self::Native(path) => TeacherAnswers::Native(path.0),
         }
     }
 }

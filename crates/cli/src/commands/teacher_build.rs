@@ -1,0 +1,109 @@
+//! `teacher build`.
+
+use anyhow::Context as _;
+use sensei_answers::asked::Question;
+use sensei_answers::kept::{Context, FeatureDtype, Kept, KeptMasks, ScaleSource};
+use sensei_data::image_file::ImageLimits;
+use sensei_data::prompt_source::PromptSource;
+use sensei_teacher::build::{BuildPlan, BuildReport};
+use sensei_teacher::native::NativeTeacher;
+
+use super::teacher::describe;
+use crate::arguments::{BuildArguments, BuildDtype, BuildMasks, BuildPrompt};
+use crate::device::start_threads;
+use crate::phases::data::load;
+use crate::phases::teacher;
+use crate::progress::{say, warn};
+use crate::usage;
+
+/// Asks the teacher, and makes the cache.
+///
+/// # Errors
+/// Weights or data that cannot be used, or a cache that cannot be written; nothing stands at its name then.
+pub fn execute(arguments: BuildArguments) -> anyhow::Result<()> {
+    start_threads(arguments.threads)?;
+    let dataset = load(&arguments.annotations, &arguments.images, arguments.format, arguments.unusable.into())?;
+    let teacher = teacher::open(&arguments.weights)?;
+    let plan = plan(&arguments, &teacher)?;
+    let report = teacher::ask(&teacher, &arguments.licence, &plan, &dataset, &arguments.out)?;
+    let BuildReport { manifest, n_images, n_without_objects, n_crowd, n_cut, failures } = report;
+    failures.iter().for_each(|failure| warn(failure));
+    say(&format!("{}: {} records of {n_images} images", arguments.out.display(), manifest.n_records));
+    if arguments.features.is_none() {
+        say(&format!("not asked about: {n_without_objects} images without objects, {n_crowd} crowd regions"));
+        say(&format!("logits that were cut to the int8 range: {n_cut}"));
+    }
+    if !failures.is_empty() {
+        say(&format!("images that could not be used: {}", failures.len()));
+    }
+    describe(&arguments.out)
+}
+
+fn plan(arguments: &BuildArguments, teacher: &NativeTeacher) -> anyhow::Result<BuildPlan> {
+    let (question, kept) = match &arguments.features {
+        Some(tap) => {
+            let taps = teacher.taps();
+            let names = || taps.iter().map(|tap| tap.name.as_str()).collect::<Vec<_>>().join(", ");
+            let known = taps.iter().find(|known| known.name == *tap);
+            let known = known
+                .with_context(|| format!("--features: expected one of {}, found {tap:?}", names()))
+                .map_err(usage)?;
+            let [channels, grid, _] = known.shape;
+            let kept = Kept::ImageFeatures {
+                tap: tap.clone(),
+                grid: grid as u32,
+                channels: channels as u32,
+                dtype: dtype(arguments.dtype),
+            };
+            (Question::Image, kept)
+        }
+        None => {
+            let prompts = arguments.prompt.iter().map(|&prompt| source(prompt)).collect();
+            let kept = Kept::MaskLogits {
+                context: Context::AroundBox {
+                    region_scale: 1.2,
+                    context_scale: arguments.context_scale,
+                    min_side: arguments.min_side,
+                },
+                grid: arguments.grid,
+                logit_step: 0.125,
+                masks: masks(arguments.masks),
+            };
+            (Question::Object { prompts, padding_points: arguments.padding_points }, kept)
+        }
+    };
+    Ok(BuildPlan {
+        question,
+        kept,
+        batch: arguments.batch as usize,
+        max_failed_images: arguments.max_failed_images,
+        limits: ImageLimits::default(),
+    })
+}
+
+fn source(prompt: BuildPrompt) -> PromptSource {
+    match prompt {
+        BuildPrompt::Box => PromptSource::Box,
+        BuildPrompt::MaskBox => PromptSource::MaskBox,
+        BuildPrompt::MaskCenter => PromptSource::MaskCenter,
+        BuildPrompt::InnermostPoint => PromptSource::InnermostPoint,
+    }
+}
+
+fn masks(masks: BuildMasks) -> KeptMasks {
+    match masks {
+        BuildMasks::Single => KeptMasks::Single,
+        BuildMasks::BestOfThree => KeptMasks::BestOfThree,
+        BuildMasks::Three => KeptMasks::Three,
+        BuildMasks::Four => KeptMasks::Four,
+    }
+}
+
+fn dtype(dtype: BuildDtype) -> FeatureDtype {
+    match dtype {
+        BuildDtype::F32 => FeatureDtype::F32,
+        BuildDtype::F16 => FeatureDtype::F16,
+        BuildDtype::Int8 => FeatureDtype::Int8 { scales: ScaleSource::Image },
+        BuildDtype::Int4 => FeatureDtype::Int4 { scales: ScaleSource::Image },
+    }
+}

@@ -1,0 +1,94 @@
+//! A teacher that runs here: its weights, and its answers about a data set.
+
+use std::path::Path;
+
+use anyhow::{Context as _, ensure};
+use burn::tensor::Device;
+use indicatif::{ProgressBar, ProgressStyle};
+use sensei_answers::key::{AnswerKey, TeacherDescription};
+use sensei_data::dataset::Dataset;
+use sensei_data::image_file::ImageLimits;
+use sensei_files::digest::{sha256_of_file, sha256_of_lines};
+use sensei_student::weights::read_weights;
+use sensei_teacher::build::{BuildPlan, BuildReport, build};
+use sensei_teacher::error::TeacherError;
+use sensei_teacher::native::NativeTeacher;
+
+use crate::stop;
+
+/// MobileSAM of a file of weights.
+///
+/// # Errors
+/// If the file cannot be read, or its tensors are not MobileSAM's.
+pub fn open(weights: &Path) -> anyhow::Result<NativeTeacher> {
+    let tensors = read_weights(weights)?.tensors;
+    let digest = sha256_of_lines(&[sha256_of_file(weights)?]);
+    Ok(NativeTeacher::mobile_sam(&weights.display().to_string(), &tensors, digest, &Device::flex())?)
+}
+
+/// The plan of a build whose cache has this key.
+pub fn plan_of(key: &AnswerKey) -> BuildPlan {
+    BuildPlan {
+        question: key.question.clone(),
+        kept: key.kept.clone(),
+        batch: BATCH,
+        max_failed_images: 0,
+        limits: ImageLimits::default(),
+    }
+}
+
+/// Asks a teacher about a data set, with a bar, and makes the cache `out`.
+///
+/// # Errors
+/// If it cannot be asked or the cache cannot be written, or the program was asked to stop. Nothing stands at `out` then.
+pub fn ask(
+    teacher: &NativeTeacher,
+    licence: &str,
+    plan: &BuildPlan,
+    dataset: &Dataset,
+    out: &Path,
+) -> anyhow::Result<BuildReport> {
+    let description = TeacherDescription { name: NAME.into(), licence: licence.into() };
+    let built = with_bar(|progress| build(dataset, teacher, description, plan, out, progress, &stop::is_asked))?;
+    if matches!(built, Err(TeacherError::Interrupted)) {
+        stop::check("asking the teacher")?;
+    }
+    Ok(built?)
+}
+
+/// Shows how many images are done.
+///
+/// # Errors
+/// If the bar cannot be made.
+pub fn with_bar<T>(run: impl FnOnce(&mut dyn FnMut(usize, usize)) -> T) -> anyhow::Result<T> {
+    let style = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} images, ETA {eta}");
+    let bar = ProgressBar::new(0).with_style(style.context("the bar's template")?).with_prefix("teacher");
+    let done = run(&mut |n_done: usize, n_images: usize| {
+        bar.set_length(n_images as u64);
+        bar.set_position(n_done as u64);
+    });
+    bar.finish_and_clear();
+    Ok(done)
+}
+
+/// [`ask`] for a run, whose configuration says which teacher.
+///
+/// # Errors
+/// As [`open`] and [`ask`], and if the weights are another teacher's.
+pub fn ask_for_run(weights: &Path, key: &AnswerKey, dataset: &Dataset, out: &Path) -> anyhow::Result<BuildReport> {
+    let teacher = open(weights)?;
+    ensure!(
+        teacher.digest() == key.teacher,
+        "{}: expected weights of [teacher] digest {:?}, found {:?}",
+        weights.display(),
+        key.teacher,
+        teacher.digest()
+    );
+    ask(&teacher, "not stated", &plan_of(key), dataset, out)
+}
+
+/// Prompts that are decoded together: their maps stay in a third-level cache.
+pub const BATCH: usize = 4;
+
+/// The only teacher that runs here.
+const NAME: &str = "MobileSAM";

@@ -1,0 +1,82 @@
+//! Why a teacher could not be asked.
+
+use std::path::PathBuf;
+
+use sensei_answers::error::CacheError;
+use sensei_data::dataset::DatasetError;
+use sensei_data::image_file::ImageError;
+use sensei_data::prompt_source::PromptError;
+
+/// A build that ended before its end. What it had written is gone.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TeacherError {
+    /// What is kept is nothing that this teacher answers.
+    #[error("{what}: expected {expected}, found {found}")]
+    Question {
+        /// Which part of the question.
+        what: &'static str,
+        /// What the teacher can answer.
+        expected: String,
+        /// What was asked.
+        found: String,
+    },
+    /// An image cannot be used.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// An image is not of the size that the annotations say.
+    #[error("{}: expected {expected} pixels, as annotated, found {found}", path.display())]
+    ImageSize {
+        /// The file.
+        path: PathBuf,
+        /// By the annotations.
+        expected: String,
+        /// In the file.
+        found: String,
+    },
+    /// More images cannot be used than are allowed.
+    #[error(
+        "{} of {n_images} images could not be used, at most {allowed} are allowed; the first: {}", failures.len(), failures[0]
+    )]
+    Failures {
+        /// What is wrong with each.
+        failures: Vec<String>,
+        /// Images asked about.
+        n_images: usize,
+        /// How many may fail.
+        allowed: usize,
+    },
+    /// An annotated mask cannot be read.
+    #[error(transparent)]
+    Mask(#[from] DatasetError),
+    /// An annotation has no prompt.
+    #[error("annotation {annotation_id}: no prompt")]
+    Prompt {
+        /// The annotation.
+        annotation_id: u64,
+        /// Why.
+        source: PromptError,
+    },
+    /// The teacher answered with numbers that are none.
+    #[error("{subject}: expected finite {what} of the teacher, found {found}")]
+    NotFinite {
+        /// The annotation or image.
+        subject: String,
+        /// Logits, predicted IoU or features.
+        what: &'static str,
+        /// The first such number.
+        found: f32,
+    },
+    /// The cache cannot be written.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// The data set has nothing to ask about.
+    #[error("{}: expected objects that are not crowd regions, found none", path.display())]
+    Nothing {
+        /// The annotation file.
+        path: PathBuf,
+    },
+    /// The caller asked to stop.
+    #[error("asking the teacher was interrupted")]
+    Interrupted,
+}

@@ -1,0 +1,10 @@
+//! Asks a teacher about the images of a data set: preprocessing, prompts, batches, and the cache of what it answers.
+//!
+//! It never trains, and never answers for an image that the teacher has not seen.
+
+pub mod build;
+pub mod error;
+pub mod frame;
+pub mod native;
+pub mod propose;
+mod record;
