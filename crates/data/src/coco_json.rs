@@ -19,6 +19,21 @@ pub(crate) struct JsonFile {
     pub categories: List<JsonCategory>,
     #[serde(default)]
     pub annotations: List<JsonAnnotation>,
+    #[serde(default)]
+    pub info: JsonInfo,
+}
+
+/// What a file says of itself; of most, nothing is read.
+#[derive(Default)]
+pub(crate) struct JsonInfo {
+    /// Digest of the teacher whose masks they are.
+    pub proposed_by: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct InfoFields {
+    #[serde(default)]
+    proposed_by: Scalar,
 }
 
 /// A list of entries, or what is there instead.
@@ -138,6 +153,28 @@ impl<'de, T: Deserialize<'de>> FromJson<'de> for List<T> {
             rows.push(row);
         }
         Ok(Self::Rows(rows))
+    }
+}
+
+impl<'de> FromJson<'de> for JsonInfo {
+    fn from_scalar(_: Scalar) -> Self {
+        Self::default()
+    }
+
+    fn from_object<A: MapAccess<'de>>(object: A) -> Result<Self, A::Error> {
+        let fields = InfoFields::deserialize(MapAccessDeserializer::new(object))?;
+        let proposed_by = match fields.proposed_by {
+            Scalar::Missing | Scalar::Null => None,
+            // Whatever it is, somebody meant to say that no person drew the masks.
+            said => Some(said.to_string()),
+        };
+        Ok(Self { proposed_by })
+    }
+}
+
+impl<'de> Deserialize<'de> for JsonInfo {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        ByKind::read(deserializer)
     }
 }
 

@@ -15,6 +15,8 @@ pub struct DatasetPart {
     pub digest: [u8; 32],
     /// Index of its first instance; they are followed by those of the next part.
     pub first_instance: usize,
+    /// Digest of the teacher that drew the masks, in place of a person: `info.proposed_by` of a file of `sensei teacher propose`.
+    pub proposed_by: Option<String>,
 }
 
 /// Two annotation files that cannot be one data set.
@@ -185,7 +187,12 @@ mod tests {
         let (annotations_path, digest) =
             (PathBuf::from(format!("{name}.json")), *blake3::hash(name.as_bytes()).as_bytes());
         Dataset {
-            parts: vec![DatasetPart { annotations_path: annotations_path.clone(), digest, first_instance: 0 }],
+            parts: vec![DatasetPart {
+                annotations_path: annotations_path.clone(),
+                digest,
+                first_instance: 0,
+                proposed_by: None,
+            }],
             annotations_path,
             images_dir: PathBuf::from("/images"),
             images: images.iter().map(image).collect(),

@@ -235,6 +235,15 @@ impl LossPlan {
         self.part_weightings.get(&part_idx).copied().unwrap_or(self.weighting)
     }
 
+    /// The same loss where the masks of a part are the teacher's already: [`TeacherHard`](SampleWeighting::TeacherHard) is then their truth
+    /// alone, and the teacher is not asked.
+    pub fn with_teachers_masks_in_part(mut self, part_idx: usize) -> Self {
+        if self.weighting_of(part_idx) == SampleWeighting::TeacherHard {
+            self.part_weightings.insert(part_idx, SampleWeighting::TruthOnly);
+        }
+        self
+    }
+
     /// The terms.
     pub fn terms(&self) -> &[LossTerm] {
         &self.terms

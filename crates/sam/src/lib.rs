@@ -5,6 +5,7 @@
 //! Maps are `[image, height, width, channels]`. Layers are `sensei-tensor`'s, so that a CPU runs our kernels and every other device burn's
 //! operators.
 
+pub mod efficient_sam;
 pub mod error;
 pub mod mask_decoder;
 pub mod mobile_sam;
@@ -12,3 +13,4 @@ pub mod prompt_encoder;
 pub mod scope;
 pub mod tiny_vit;
 mod two_way;
+pub mod vit;

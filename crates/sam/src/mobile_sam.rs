@@ -40,8 +40,8 @@ impl MobileSam {
         let config = TinyVitConfig::mobile_sam();
         let (input_size, grid) = (config.input_size, config.grid());
         let encoder = TinyVit::new(config, &root.at("image_encoder"))?;
-        let prompts = PromptEncoder::new(input_size, grid, &root.at("prompt_encoder"))?;
-        let decoder = MaskDecoder::new(&root.at("mask_decoder"))?;
+        let prompts = PromptEncoder::sam(input_size, grid, &root.at("prompt_encoder"))?;
+        let decoder = MaskDecoder::sam(&root.at("mask_decoder"))?;
         tensors.finish(&["image_encoder.norm_head.", "image_encoder.head."])?;
         let positions = prompts.grid_positions();
         Ok(Self { encoder, prompts, decoder, positions, grid })
@@ -78,9 +78,16 @@ impl MobileSam {
     /// # Panics
     /// If there is no prompt, or they have different numbers of points.
     pub fn decode(&self, image: &EncodedImage, prompts: &[Vec<PromptPoint>], choice: MaskChoice) -> Masks {
-        let no_mask: Tensor<3> = self.prompts.no_mask().unsqueeze();
+        let no_mask: Tensor<3> = self.prompts.no_mask().expect("SAM's encoder takes masks").unsqueeze();
         let embedding = image.embedding.clone() + no_mask;
-        self.decoder.forward(self.prompts.tokens(prompts), embedding, self.positions.clone(), choice)
+        let some = |prompts: &[Vec<PromptPoint>]| {
+            self.decoder.forward(self.prompts.tokens(prompts), embedding.clone(), self.positions.clone(), choice)
+        };
+        // With gradients all together, since they are kept together anyway.
+        if embedding.device().is_autodiff() || prompts.len() <= PROMPTS_AT_ONCE {
+            return some(prompts);
+        }
+        Masks::joined(prompts.chunks(PROMPTS_AT_ONCE).map(some).collect())
     }
 
     /// The same, on masks of an earlier answer too: logits `[prompt, 256, 256]`.
@@ -101,3 +108,6 @@ impl MobileSam {
 
 /// Side of the network's input, in pixels.
 pub const INPUT_SIZE: usize = 1024;
+
+/// Prompts whose maps are in memory together: with more, they leave the caches.
+const PROMPTS_AT_ONCE: usize = 2;

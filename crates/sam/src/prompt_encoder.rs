@@ -36,10 +36,10 @@ pub enum PointLabel {
     LowerRight = 3,
 }
 
-/// The encoder.
+/// The encoder, of SAM or of EfficientSAM.
 ///
 /// # Source
-/// facebookresearch/segment-anything `modeling/prompt_encoder.py`.
+/// facebookresearch/segment-anything `modeling/prompt_encoder.py`; yformer/EfficientSAM `efficient_sam/efficient_sam_decoder.py`.
 pub struct PromptEncoder {
     input_size: usize,
     grid: usize,
@@ -47,18 +47,28 @@ pub struct PromptEncoder {
     frequencies: Tensor<2>,
     /// A row for each label, from padding to the lower right corner.
     labels: Tensor<2>,
-    no_mask: Tensor<1>,
-    /// Two convolutions of 2x2 taps and stride 2, each with its norm; then a 1x1 convolution.
-    mask_convs: [(Tensor<4>, Tensor<1>, LayerNorm); 2],
-    mask_out: Linear,
+    /// Whether a point of padding keeps the code of its place, as EfficientSAM's do.
+    places_padding: bool,
+    /// What EfficientSAM has not.
+    masks: Option<MaskEncoder>,
+}
+
+/// The part that reads masks.
+struct MaskEncoder {
+    /// What stands for none.
+    none: Tensor<1>,
+    /// Two convolutions of 2x2 taps and stride 2, each with its norm.
+    convs: [(Tensor<4>, Tensor<1>, LayerNorm); 2],
+    /// Then a 1x1 convolution.
+    out: Linear,
 }
 
 impl PromptEncoder {
-    /// For images of `input_size` pixels and an embedding of `grid` cells a side.
+    /// SAM's, for images of `input_size` pixels and an embedding of `grid` cells a side.
     ///
     /// # Errors
     /// If a tensor is missing or of another shape.
-    pub fn new(input_size: usize, grid: usize, scope: &Scope) -> Result<Self, SamError> {
+    pub fn sam(input_size: usize, grid: usize, scope: &Scope) -> Result<Self, SamError> {
         let points = scope.at("point_embeddings");
         let row = |scope: &Scope| scope.tensor("weight", [1, CHANNELS]);
         let mut labels = vec![row(&scope.at("not_a_point_embed"))?];
@@ -79,10 +89,31 @@ impl PromptEncoder {
             grid,
             frequencies,
             labels: Tensor::cat(labels, 0),
-            no_mask: row(&scope.at("no_mask_embed"))?.reshape([CHANNELS]),
-            mask_convs: [conv(0, 1, 4)?, conv(3, 4, 16)?],
-            mask_out: Linear::new(weight, Some(last.tensor("bias", [CHANNELS])?), Then::Nothing),
+            places_padding: false,
+            masks: Some(MaskEncoder {
+                none: row(&scope.at("no_mask_embed"))?.reshape([CHANNELS]),
+                convs: [conv(0, 1, 4)?, conv(3, 4, 16)?],
+                out: Linear::new(weight, Some(last.tensor("bias", [CHANNELS])?), Then::Nothing),
+            }),
         })
+    }
+
+    /// EfficientSAM's: it knows no masks, and a point that is not on the object by its place alone.
+    ///
+    /// # Errors
+    /// If a tensor is missing or of another shape.
+    pub fn efficient_sam(input_size: usize, grid: usize, scope: &Scope) -> Result<Self, SamError> {
+        let row = |name: &str| scope.at(name).tensor("weight", [1, CHANNELS]);
+        let point = row("point_embeddings")?;
+        let labels = vec![
+            row("invalid_points")?,
+            point.zeros_like(),
+            point,
+            row("bbox_top_left_embeddings")?,
+            row("bbox_bottom_right_embeddings")?,
+        ];
+        let frequencies = scope.at("pe_layer").tensor("positional_encoding_gaussian_matrix", [2, CHANNELS / 2])?;
+        Ok(Self { input_size, grid, frequencies, labels: Tensor::cat(labels, 0), places_padding: true, masks: None })
     }
 
     /// The tokens of some prompts, `[prompt, point, channels]`.
@@ -98,7 +129,8 @@ impl PromptEncoder {
             // Half a pixel is added to points and corners, as the published code does.
             places.extend([point.x, point.y].map(|at| (at + 0.5) / self.input_size as f64));
             labels[row * N_LABELS + (point.label as i32 + 1) as usize] = 1.0;
-            is_point.push(if point.label == PointLabel::Padding { 0.0 } else { 1.0f32 });
+            let has_place = self.places_padding || point.label != PointLabel::Padding;
+            is_point.push(if has_place { 1.0f32 } else { 0.0 });
         }
         let device = self.frequencies.device();
         let rows_of = |values: Vec<f32>, columns: usize| -> Tensor<2> {
@@ -118,25 +150,26 @@ impl PromptEncoder {
         code.reshape([1, self.grid * self.grid, CHANNELS])
     }
 
-    /// What is added to the embedding where no mask is given, `[channels]`.
-    pub fn no_mask(&self) -> Tensor<1> {
-        self.no_mask.clone()
+    /// What is added to the embedding where no mask is given, `[channels]`; nothing by EfficientSAM.
+    pub fn no_mask(&self) -> Option<Tensor<1>> {
+        self.masks.as_ref().map(|masks| masks.none.clone())
     }
 
     /// What is added to the embedding where mask logits are given, `[prompt, 4 * grid, 4 * grid]`: `[prompt, cell, channels]`.
     ///
     /// # Panics
-    /// If the masks are of another size.
+    /// If the masks are of another size, or the network is EfficientSAM, which takes none.
     pub fn masks(&self, logits: Tensor<3>) -> Tensor<3> {
         let [prompts, height, width] = logits.dims();
         assert_eq!([height, width], [4 * self.grid; 2], "prompts: sides of a mask");
+        let masks = self.masks.as_ref().expect("a network that takes masks as prompts");
         let mut x: Tensor<4> = logits.reshape([prompts, 1, height, width]);
-        for (weight, bias, norm) in &self.mask_convs {
+        for (weight, bias, norm) in &masks.convs {
             let options = ConvOptions::new([2, 2], [0, 0], [1, 1], 1);
             let map = module::conv2d(x, weight.clone(), Some(bias.clone()), options).permute([0, 2, 3, 1]);
             x = norm.forward(map).permute([0, 3, 1, 2]);
         }
-        let map = self.mask_out.forward(x.permute([0, 2, 3, 1]));
+        let map = masks.out.forward(x.permute([0, 2, 3, 1]));
         map.reshape([prompts, self.grid * self.grid, CHANNELS])
     }
 

@@ -6,11 +6,24 @@ use sensei_tensor::layers::{AttentionSize, HeadsOf, LayerNorm, Linear, Then, add
 use crate::error::SamError;
 use crate::scope::Scope;
 
+/// Whose form of the transformer it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TwoWayForm {
+    /// SAM's: the first block's self-attention takes the tokens' place; ReLU.
+    ///
+    /// # Source
+    /// facebookresearch/segment-anything `modeling/transformer.py`: `TwoWayTransformer`.
+    Sam,
+    /// EfficientSAM's: every self-attention is added, and from the second block on the prompt stays in the tokens; GELU.
+    ///
+    /// # Source
+    /// yformer/EfficientSAM `efficient_sam/build_efficient_sam.py`: `TwoWayTransformer`.
+    EfficientSam,
+}
+
 /// Two blocks and a last attention.
-///
-/// # Source
-/// facebookresearch/segment-anything `modeling/transformer.py`: `TwoWayTransformer`.
 pub(crate) struct TwoWayTransformer {
+    form: TwoWayForm,
     blocks: [Block; 2],
     last: Attention,
     norm: LayerNorm,
@@ -41,10 +54,11 @@ const MLP_CHANNELS: usize = 2048;
 const EPSILON: f64 = 1e-5;
 
 impl TwoWayTransformer {
-    pub(crate) fn new(scope: &Scope) -> Result<Self, SamError> {
+    pub(crate) fn new(form: TwoWayForm, scope: &Scope) -> Result<Self, SamError> {
         let layers = scope.at("layers");
         Ok(Self {
-            blocks: [Block::new(&layers.at("0"))?, Block::new(&layers.at("1"))?],
+            form,
+            blocks: [Block::new(form, &layers.at("0"))?, Block::new(form, &layers.at("1"))?],
             last: Attention::new(CROSS_CHANNELS, &scope.at("final_attn_token_to_image"))?,
             norm: scope.at("norm_final_attn").layer_norm(CHANNELS, EPSILON, Then::Nothing)?,
         })
@@ -55,8 +69,22 @@ impl TwoWayTransformer {
     pub(crate) fn forward(&self, tokens: Tensor<3>, image: Tensor<3>, positions: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
         let prompt = tokens.clone();
         let [first, second] = &self.blocks;
-        let (tokens, image) = first.forward(tokens, image, &prompt, &positions, true);
-        let (tokens, image) = second.forward(tokens, image, &prompt, &positions, false);
+        let tokens = match self.form {
+            // Without positions, and in place of the tokens, not added to them.
+            TwoWayForm::Sam => first.self_attention.forward(tokens.clone(), tokens.clone(), tokens),
+            TwoWayForm::EfficientSam => {
+                first.self_attention.onto(tokens.clone(), tokens.clone(), tokens.clone(), tokens)
+            }
+        };
+        let (tokens, image) = first.forward(tokens, image, &prompt, &positions);
+        let placed = add_to_each(tokens.clone(), prompt.clone());
+        let tokens = match self.form {
+            TwoWayForm::Sam => second.self_attention.onto(tokens.clone(), placed.clone(), placed, tokens),
+            TwoWayForm::EfficientSam => {
+                second.self_attention.onto(placed.clone(), placed.clone(), placed.clone(), placed)
+            }
+        };
+        let (tokens, image) = second.forward(tokens, image, &prompt, &positions);
         let placed = add_to_each(image.clone(), positions);
         let queries = add_to_each(tokens.clone(), prompt);
         let tokens = self.norm.forward(self.last.onto(tokens, queries, placed, image.clone()));
@@ -65,38 +93,32 @@ impl TwoWayTransformer {
 }
 
 impl Block {
-    fn new(scope: &Scope) -> Result<Self, SamError> {
+    fn new(form: TwoWayForm, scope: &Scope) -> Result<Self, SamError> {
         let norm = |idx: usize| scope.at(&format!("norm{idx}")).layer_norm(CHANNELS, EPSILON, Then::Nothing);
         let mlp = scope.at("mlp");
+        let (wide, narrow, then) = match form {
+            TwoWayForm::Sam => (mlp.at("lin1"), mlp.at("lin2"), Then::Relu),
+            TwoWayForm::EfficientSam => (mlp.at("layers").at("0").at("0"), mlp.at("fc"), Then::Gelu),
+        };
         Ok(Self {
             self_attention: Attention::new(CHANNELS, &scope.at("self_attn"))?,
             norms: [norm(1)?, norm(2)?, norm(3)?, norm(4)?],
             tokens_to_image: Attention::new(CROSS_CHANNELS, &scope.at("cross_attn_token_to_image"))?,
-            mlp: [
-                mlp.at("lin1").linear(CHANNELS, MLP_CHANNELS, Then::Relu)?,
-                mlp.at("lin2").linear(MLP_CHANNELS, CHANNELS, Then::Nothing)?,
-            ],
+            mlp: [wide.linear(CHANNELS, MLP_CHANNELS, then)?, narrow.linear(MLP_CHANNELS, CHANNELS, Then::Nothing)?],
             image_to_tokens: Attention::new(CROSS_CHANNELS, &scope.at("cross_attn_image_to_token"))?,
         })
     }
 
+    /// What follows the self-attention.
     fn forward(
         &self,
         tokens: Tensor<3>,
         image: Tensor<3>,
         prompt: &Tensor<3>,
         positions: &Tensor<3>,
-        is_first: bool,
     ) -> (Tensor<3>, Tensor<3>) {
         let [norm1, norm2, norm3, norm4] = &self.norms;
         let with_prompt = |tokens: &Tensor<3>| add_to_each(tokens.clone(), prompt.clone());
-        // In the first block without positions, and in place of the tokens, not added to them.
-        let tokens = if is_first {
-            self.self_attention.forward(tokens.clone(), tokens.clone(), tokens)
-        } else {
-            let placed = with_prompt(&tokens);
-            self.self_attention.onto(tokens.clone(), placed.clone(), placed, tokens)
-        };
         let tokens = norm1.forward(tokens);
         let placed = add_to_each(image.clone(), positions.clone());
         let queries = with_prompt(&tokens);

@@ -1,13 +1,16 @@
 //! MobileSAM against values of its own PyTorch modules, and weights that are not its own.
 
+mod made_up;
+
 use burn::tensor::{Device, Tensor, TensorData};
+use made_up::{close, host, made_up, some_features, some_logits, weights};
 use sensei_sam::mask_decoder::MaskChoice;
 use sensei_sam::mobile_sam::{EncodedImage, MobileSam};
 use sensei_sam::prompt_encoder::{PointLabel, PromptEncoder, PromptPoint};
 use sensei_sam::scope::Tensors;
 use sensei_student::weights::read_weights;
 use sensei_tensor::network::{HostTensor, NamedWeights};
-use sensei_testing::{Tolerance, assert_close, shared_dir};
+use sensei_testing::{Tolerance, assert_close, golden, shared_dir};
 
 /// The weights of the shared folder, widened from 16 bits, and the values that PyTorch computes with them, from an embedding that the
 /// published weights of 32 bits made.
@@ -17,17 +20,13 @@ struct Golden {
     embedding: HostTensor,
 }
 
-fn golden(test: &str) -> Option<Golden> {
+fn pytorchs(test: &str) -> Option<Golden> {
     let shared = shared_dir(test)?;
     let read = |path: &str| read_weights(&shared.join(path)).expect("a file of the shared folder").tensors;
     let weights = read("data/teacher/mobilesam/mobile_sam_fused_f16.safetensors");
     let mut published = read("data/teacher_cache/golden_teacher.safetensors");
     let embedding = published.remove("embedding.358083").expect("the image's embedding");
     Some(Golden { weights, values: read("golden/mobilesam/f16weights.safetensors"), embedding })
-}
-
-fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.try_to_vec_as::<f32>().expect("a tensor on the CPU")
 }
 
 /// `[channels, cells]` to `[1, cells, channels]`.
@@ -50,9 +49,45 @@ fn prompt(points: &HostTensor, name: &str) -> Vec<PromptPoint> {
     points.map(|(&[x, y], &label)| PromptPoint { x: x.into(), y: y.into(), label }).collect()
 }
 
+/// Batch norms are not fused here, as in published checkpoints, and PyTorch computes in double precision.
+#[test]
+fn made_up_weights_give_pytorchs_values() {
+    let case = golden("sam");
+    let (device, weights) = (Device::flex(), weights(&case));
+    let network = MobileSam::new("made up", &weights, &device).expect("MobileSAM's tensors");
+    let image = made_up("image.pixels", &[1, 1024, 1024, 3]);
+    let image = Tensor::from_data(TensorData::new(image.values, [1, 1024, 1024, 3]), &device);
+    let taps: Vec<String> = network.taps().into_iter().map(|tap| tap.name).collect();
+    let (images, features) = network.encode(image, &taps).expect("its own taps");
+    for (name, features) in taps.iter().zip(features) {
+        close(name, &some_features(features), &case.f32s(&format!("tap.{name}")));
+    }
+    let label = |code: i64| match code {
+        0 => PointLabel::Background,
+        1 => PointLabel::Foreground,
+        2 => PointLabel::UpperLeft,
+        3 => PointLabel::LowerRight,
+        _ => PointLabel::Padding,
+    };
+    let (points, labels) = (case.f32s("points"), case.i64s("labels"));
+    let points = points.as_chunks::<2>().0.iter().zip(labels);
+    let points: Vec<PromptPoint> =
+        points.map(|(&[x, y], code)| PromptPoint { x: x.into(), y: y.into(), label: label(code) }).collect();
+    let prompts: Vec<Vec<PromptPoint>> = points.chunks(3).map(<[PromptPoint]>::to_vec).collect();
+    let masks = network.decode(&images[0], &prompts, MaskChoice::All);
+    close("tokens", &host(masks.tokens), &case.f32s("tokens_out"));
+    close("logits", &some_logits(masks.logits), &case.f32s("logits"));
+    close("predicted IoU", &host(masks.predicted_iou), &case.f32s("predicted_iou"));
+
+    let mask: Vec<f32> = made_up("image.mask", &[1, 1, 256, 256]).values.iter().map(|value| value * 4.0).collect();
+    let mask = Tensor::from_data(TensorData::new(mask, [1, 256, 256]), &device);
+    let refined = network.refine(&images[0], &prompts[..1], mask, MaskChoice::All);
+    close("logits on a mask", &some_logits(refined.logits), &case.f32s("refined"));
+}
+
 #[test]
 fn masks_are_pytorchs() {
-    let Some(Golden { weights, values, embedding }) = golden("masks_are_pytorchs") else { return };
+    let Some(Golden { weights, values, embedding }) = pytorchs("masks_are_pytorchs") else { return };
     for device in [Device::flex().autodiff(), Device::flex()] {
         let network = MobileSam::new("the shared folder", &weights, &device).expect("MobileSAM's tensors");
         let image = EncodedImage { embedding: cells(&embedding, &device) };
@@ -100,10 +135,10 @@ fn masks_are_those_of_the_published_weights() {
 
 #[test]
 fn prompts_are_pytorchs_tokens() {
-    let Some(Golden { weights, values, .. }) = golden("prompts_are_pytorchs_tokens") else { return };
+    let Some(Golden { weights, values, .. }) = pytorchs("prompts_are_pytorchs_tokens") else { return };
     let device = Device::flex();
     let tensors = Tensors::new("the shared folder", &weights, &device);
-    let encoder = PromptEncoder::new(1024, 64, &tensors.root().at("prompt_encoder")).expect("its tensors");
+    let encoder = PromptEncoder::sam(1024, 64, &tensors.root().at("prompt_encoder")).expect("its tensors");
     for (name, points) in &values {
         let Some(name) = name.strip_prefix("points_1024.") else { continue };
         let (found, expected) = (encoder.tokens(&[prompt(points, name)]), &values[&format!("sparse.{name}")].values);
@@ -113,7 +148,7 @@ fn prompts_are_pytorchs_tokens() {
 
 #[test]
 fn prompts_of_a_batch_are_answered_as_alone() {
-    let Some(Golden { weights, values, embedding }) = golden("prompts_of_a_batch_are_answered_as_alone") else {
+    let Some(Golden { weights, values, embedding }) = pytorchs("prompts_of_a_batch_are_answered_as_alone") else {
         return;
     };
     let device = Device::flex();
@@ -137,7 +172,7 @@ fn prompts_of_a_batch_are_answered_as_alone() {
 
 #[test]
 fn other_tensors_are_refused_by_name() {
-    let Some(Golden { weights, .. }) = golden("other_tensors_are_refused_by_name") else { return };
+    let Some(Golden { weights, .. }) = pytorchs("other_tensors_are_refused_by_name") else { return };
     let check = |change: &dyn Fn(&mut NamedWeights), expected: &str| {
         let mut changed = weights.clone();
         change(&mut changed);

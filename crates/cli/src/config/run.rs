@@ -184,9 +184,10 @@ fn resolve(file: RunToml, name: String, overrides: &[Override]) -> anyhow::Resul
     let crop = file.crop.resolve(u32::try_from(graph.input_size()).context("[student] input_size")?);
     let deployment = deployment(file.quantize, file.export, &graph)?;
     let quantize = deployment.as_ref().map(|deployment| &deployment.quantize);
-    let (data, instances) = file.data.resolve()?;
+    let (mut data, instances) = file.data.resolve()?;
     let also_train: Vec<String> = data.also_train().iter().map(|part| part.name.clone()).collect();
-    let (train, first_weights) = file.train.resolve(file.seed, quantize, &also_train)?;
+    let (mut train, first_weights) = file.train.resolve(file.seed, quantize, &also_train)?;
+    take_masks_for_answers(&mut train, data.also_train_mut());
     let teacher = file.teacher.map(TeacherToml::resolve).transpose()?;
     check_teacher(teacher.as_ref(), instances, &train, data.also_train())?;
     Ok(RunPlan {
@@ -227,6 +228,18 @@ fn resolved_toml(file: &RunToml, overrides: &[Override]) -> anyhow::Result<Strin
     Ok(format!("{head}{set}{toml}"))
 }
 
+/// Further training data that is weighed `teacher_hard` and has no answers brings the teacher's masks itself.
+fn take_masks_for_answers(train: &mut TrainPlan, also_train: &mut [AlsoTrainPlan]) {
+    for (idx, part) in also_train.iter_mut().enumerate().filter(|(_, part)| part.answers.is_none()) {
+        for stage in &mut train.stages {
+            if stage.loss.weighting_of(1 + idx) == SampleWeighting::TeacherHard {
+                part.are_proposals = true;
+                stage.loss = stage.loss.clone().with_teachers_masks_in_part(1 + idx);
+            }
+        }
+    }
+}
+
 /// Refuses what needs a teacher where there is none.
 fn check_teacher(
     teacher: Option<&TeacherPlan>,
@@ -256,7 +269,7 @@ fn check_teacher(
             let name = &part.name;
             bail!(
                 "[train] stage {:?}: its loss needs answers of [[data.also_train]] {name:?}, found none; weighting_of = {{ {name} = \
-                 \"truth_only\" }} needs none",
+                 \"truth_only\" }} needs none, nor does \"teacher_hard\" of proposals",
                 stage.name
             );
         }

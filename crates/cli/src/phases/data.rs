@@ -15,8 +15,10 @@ use sensei_data::dataset::{Dataset, DatasetError, LoadOptions, UnusableRule};
 use sensei_data::image_file::ImageLimits;
 use sensei_data::synth::{SynthConfig, write_synth};
 use sensei_eval::protocol::ProtocolRules;
+use sensei_loss::SampleWeighting;
 use sensei_samples::selection::{LeftOutReason, SelectionRules, Subset, in_words};
 use sensei_samples::source::{InstanceChoice, SampleSource};
+use sensei_train::plan::StagePlan;
 
 use crate::arguments::AnnotationFormat;
 use crate::config::{AlsoTrainPlan, DataPlan, FilesPlan, RunPlan, SplitPlan, TeacherAnswers};
@@ -62,11 +64,15 @@ pub struct OtherData<'a> {
 /// If the data set, its teacher cache or one of its masks is missing or broken, or nothing is left of it.
 pub fn open(plan: &RunPlan, split: Split, runs: &Path) -> anyhow::Result<SampleSource> {
     let mut dataset = dataset(plan, split, runs)?;
+    match split {
+        Split::Val => check_annotated(&dataset)?,
+        Split::Train => check_weighed_as_proposals(plan, 0, &dataset)?,
+    }
     let mut teacher = teacher(plan, split, &dataset, runs)?;
     let unanswered = if split == Split::Train { plan.unanswered_parts() } else { BTreeSet::new() };
     if split == Split::Train {
-        for part in plan.data.also_train() {
-            teacher = join(plan, part, &mut dataset, teacher, runs)?;
+        for (idx, part) in plan.data.also_train().iter().enumerate() {
+            teacher = join(plan, (1 + idx, part), &mut dataset, teacher, runs)?;
         }
     }
     let rules = SelectionRules::of_student(plan.crop);
@@ -115,6 +121,9 @@ pub fn open_by(
         Some(other) => load(other.annotations, other.images, other.format, unusable_rule(plan))?,
         None => dataset(plan, split, runs)?,
     };
+    if split == Split::Val {
+        check_annotated(&dataset)?;
+    }
     if split == Split::Train {
         // Their images are training images too: none of them may be scored on.
         for part in plan.data.also_train() {
@@ -224,15 +233,51 @@ fn load_part(plan: &RunPlan, part: &AlsoTrainPlan) -> anyhow::Result<Dataset> {
     load(annotations, images, format, unusable_rule(plan)).map_err(unusable_entries)
 }
 
+/// Refuses to take a teacher's masks for the truth.
+///
+/// # Errors
+/// If a file of the data set says that a teacher drew its masks.
+pub fn check_annotated(dataset: &Dataset) -> anyhow::Result<()> {
+    match dataset.parts.iter().find(|part| part.proposed_by.is_some()) {
+        None => Ok(()),
+        Some(part) => anyhow::bail!(
+            "{}: expected annotations to score on, found masks that a teacher proposed (info.proposed_by)",
+            part.annotations_path.display()
+        ),
+    }
+}
+
+/// Refuses to train on a teacher's masks as if people had drawn them, or the other way round.
+fn check_weighed_as_proposals(plan: &RunPlan, part_idx: usize, dataset: &Dataset) -> anyhow::Result<()> {
+    let path = dataset.annotations_path.display();
+    let are_proposals = dataset.parts.iter().any(|part| part.proposed_by.is_some());
+    let part = part_idx.checked_sub(1).map(|idx| &plan.data.also_train()[idx]);
+    let weighting = part.map_or("weighting".into(), |part| format!("weighting_of = {{ {} }}", part.name));
+    if part.is_some_and(|part| part.are_proposals) {
+        ensure!(are_proposals, "{path}: {weighting}: teacher_hard needs answers beside annotations; found none");
+        return Ok(());
+    }
+    let is_truth_only = |stage: &StagePlan| stage.loss.weighting_of(part_idx) == SampleWeighting::TruthOnly;
+    if are_proposals && let Some(stage) = plan.train.stages.iter().find(|stage| is_truth_only(stage)) {
+        anyhow::bail!(
+            "{path}: masks that a teacher proposed (info.proposed_by) are no truth: stage {:?}: {weighting}: expected teacher_hard or \
+             shares of the teacher, found truth_only",
+            stage.name
+        );
+    }
+    Ok(())
+}
+
 /// Takes further training data in, and what the teacher answered about them.
 fn join(
     plan: &RunPlan,
-    part: &AlsoTrainPlan,
+    (part_idx, part): (usize, &AlsoTrainPlan),
     dataset: &mut Dataset,
     teacher: Option<Box<dyn Store>>,
     runs: &Path,
 ) -> anyhow::Result<Option<Box<dyn Store>>> {
     let other = load_part(plan, part)?;
+    check_weighed_as_proposals(plan, part_idx, &other)?;
     let answers = match &part.answers {
         Some(answers) => Some(store(plan, answers, &other, runs)?),
         None => None,

@@ -15,6 +15,7 @@ mod device;
 mod disk;
 mod eval_coco;
 mod layers;
+mod native_teacher;
 #[cfg(unix)]
 mod package;
 mod parts;

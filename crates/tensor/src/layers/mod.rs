@@ -14,6 +14,7 @@ use crate::ops::flex_tensor::{flex, tensor};
 
 mod attention;
 mod conv;
+mod group_norm;
 mod layer_norm;
 mod linear;
 mod masks;
@@ -22,6 +23,7 @@ mod windows;
 
 pub use attention::{AttentionSize, HeadsOf, attention};
 pub use conv::{Conv, Depthwise, Upconv};
+pub use group_norm::GroupNorm;
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use masks::mask_products;

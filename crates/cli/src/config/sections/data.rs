@@ -58,7 +58,8 @@ pub struct AlsoTrainToml {
     pub annotations: FilePath,
     /// The folder that its file names are in.
     pub images: FilePath,
-    /// The teacher's answers, asked as `[teacher]` says; needed unless its samples are weighed `truth_only`.
+    /// The teacher's answers, asked as `[teacher]` says; needed unless its samples are weighed `truth_only`, or `teacher_hard` in a file of
+    /// `sensei teacher propose`, whose masks are the teacher's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answers: Option<AnswersToml>,
 }
@@ -138,6 +139,8 @@ pub struct AlsoTrainPlan {
     pub split: SplitPlan,
     /// The teacher's answers, if there are any.
     pub answers: Option<TeacherAnswers>,
+    /// Whether its masks are to be the teacher's: it is weighed `teacher_hard` and has no answers.
+    pub are_proposals: bool,
 }
 
 /// One split.
@@ -157,6 +160,14 @@ impl DataPlan {
             Self::Synthetic(_) => &[],
         }
     }
+
+    /// The same, to be changed.
+    pub fn also_train_mut(&mut self) -> &mut [AlsoTrainPlan] {
+        match self {
+            Self::Coco(files) | Self::Lvis(files) => &mut files.also_train,
+            Self::Synthetic(_) => &mut [],
+        }
+    }
 }
 
 impl FilesToml {
@@ -171,7 +182,8 @@ impl FilesToml {
             let is_new = also_train.iter().all(|known| known.name != name);
             ensure!(is_new, "[[data.also_train]] name: expected one that no other has, found {name:?} twice");
             let split = SplitPlan { annotations: annotations.0, images: images.0 };
-            also_train.push(AlsoTrainPlan { name, split, answers: answers.map(AnswersToml::resolve) });
+            let answers = answers.map(AnswersToml::resolve);
+            also_train.push(AlsoTrainPlan { name, split, answers, are_proposals: false });
         }
         Ok((FilesPlan { train: split(self.train), val: split(self.val), also_train, unusable }, self.instances))
     }

@@ -1,0 +1,217 @@
+//! MobileSAM asked here: its answers in a cache, in a run, and what it proposes.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use sensei_answers::folder_store::FolderStore;
+use sensei_answers::store::Store;
+use sensei_data::dataset::Dataset;
+use sensei_testing::shared_dir;
+
+use crate::{Place, files_below, weights_digest};
+
+const ANNOTATIONS: &str = "scenes/annotations/instances_train.json";
+
+/// MobileSAM's weights, where developers and CI have them.
+fn weights(test: &str) -> Option<String> {
+    let path = shared_dir(test)?.join("data/teacher/mobilesam/mobile_sam_fused_f16.safetensors");
+    Some(path.to_str().expect("a path in UTF-8").to_string())
+}
+
+fn content(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let read = |path: &std::path::PathBuf| {
+        let name = path.strip_prefix(folder).unwrap().to_string_lossy().into_owned();
+        (name, fs::read(path).unwrap())
+    };
+    files_below(folder).iter().filter(|path| path.is_file()).map(read).collect()
+}
+
+#[test]
+fn answers_are_the_same_for_any_threads_and_batches() {
+    let Some(weights) = weights("answers_are_the_same_for_any_threads_and_batches") else { return };
+    let place = Place::new();
+    let build = |out: &str, more: &[&str]| {
+        let arguments = ["teacher", "build", ANNOTATIONS, "scenes/images", out, "--weights", &weights];
+        place.does(&[&arguments, more].concat())
+    };
+    let said = build(
+        "one",
+        &["--threads", "1", "--batch", "1", "--masks", "four", "--prompt", "box", "--prompt", "innermost-point"],
+    );
+    build(
+        "two",
+        &["--threads", "2", "--batch", "3", "--masks", "four", "--prompt", "box", "--prompt", "innermost-point"],
+    );
+    assert_eq!(content(&place.path("one")), content(&place.path("two")));
+    assert!(said.contains("one: ") && said.contains("records of 5 images"), "{said}");
+    place.does(&["teacher", "verify", "one"]);
+
+    // The scenes' shapes are sharp: asked by their boxes, the teacher finds most of them.
+    let dataset = Dataset::load_coco(&place.path(ANNOTATIONS), &place.path("scenes/images")).unwrap();
+    let store = FolderStore::open_any(&place.path("one")).unwrap();
+    assert_eq!(store.ids().len(), dataset.instances.len());
+    let mut ious = vec![];
+    for (idx, instance) in dataset.instances.iter().enumerate() {
+        let record = store.masks(instance.id).unwrap();
+        assert_eq!((record.prompts.len(), record.n_masks()), (2, 4));
+        assert_eq!((record.prompts[0].points.len(), record.prompts[1].points.len()), (2, 1));
+        assert!(record.image.pixel_digest.is_some());
+        assert!(record.masks().all(|mask| mask.stability.is_some_and(|stability| (0.0..=1.0).contains(&stability))));
+        let truth = dataset.mask(idx).unwrap();
+        let found = sensei_data::rle::Rle::from_mask(&record.mask(0, 0).mask_in_image());
+        ious.push(truth.iou(&found, false));
+    }
+    let mean = ious.iter().sum::<f64>() / ious.len() as f64;
+    assert!(mean > 0.7, "{mean}: {ious:?}");
+}
+
+#[test]
+fn features_are_kept_in_a_byte_each() {
+    let Some(weights) = weights("features_are_kept_in_a_byte_each") else { return };
+    let place = Place::new();
+    let build = |out: &str, dtype: &str| {
+        let features = ["--features", "embedding", "--dtype", dtype];
+        let arguments = ["teacher", "build", ANNOTATIONS, "scenes/images", out, "--weights", &weights];
+        place.does(&[&arguments[..], &features].concat())
+    };
+    build("bytes", "int8");
+    build("floats", "f32");
+    let [bytes, floats] = ["bytes", "floats"].map(|name| FolderStore::open_any(&place.path(name)).unwrap());
+    assert_eq!(bytes.ids(), floats.ids());
+    for id in floats.ids() {
+        let (found, expected) = (bytes.features(id).unwrap().to_f32(), floats.features(id).unwrap().to_f32());
+        assert_eq!(expected.len(), 256 * 64 * 64);
+        let distance = sensei_testing::relative_l2(&found, &expected);
+        assert!(distance < 0.02, "image {id}: {distance}");
+    }
+    let arguments =
+        ["teacher", "build", ANNOTATIONS, "scenes/images", "x", "--weights", &weights, "--features", "neck"];
+    place.refuses(&arguments, 2, &["--features: expected one of patch_embed, layers.0", "embedding", "found \"neck\""]);
+}
+
+#[test]
+fn a_run_asks_the_teacher_once() {
+    let Some(weights) = weights("a_run_asks_the_teacher_once") else { return };
+    let place = Place::new();
+    let teacher = format!(
+        r#"[teacher]
+digest = "8fb27508e79f55348e12d87c123a3c36a6d36969c4236fb7a70ade0d2c89921c"
+preprocessing = {{ letterbox = {{ longest_side = 1024, resize = "pillow_bilinear", normalization = "imagenet" }} }}
+question = {{ object = {{ prompts = ["box"], padding_points = 1 }} }}
+kept = {{ mask_logits = {{ context = {{ around_box = {{ region_scale = 1.2, context_scale = 2.0, min_side = 0.0 }} }}, grid = 128, logit_step = 0.125, masks = "single" }} }}
+train = {{ native = "{weights}" }}
+val = {{ native = "{weights}" }}
+
+[student]"#
+    );
+    let hard = [("[student]", teacher.as_str()), ("weighting = \"truth_only\"", "weighting = \"teacher_hard\"")];
+    place.config("native.toml", &hard);
+    let said = place.does(&["train", "native.toml"]);
+    assert_eq!(said.matches("asking the teacher").count(), 2, "{said}");
+    let digest = weights_digest(&said).to_string();
+    let again = place.does(&["train", "native.toml", "--name", "again"]);
+    assert_eq!((again.matches("asking the teacher").count(), weights_digest(&again)), (0, digest.as_str()));
+    place.config("plain.toml", &[]);
+    assert_ne!(weights_digest(&place.does(&["train", "plain.toml"])), digest, "the teacher's masks count");
+
+    let other = teacher.replace("8fb27508", "00000000");
+    place.config("other.toml", &[("[student]", &other)]);
+    let words =
+        ["mobile_sam_fused_f16.safetensors: expected weights of [teacher] digest \"00000000", "found \"8fb27508"];
+    place.refuses(&["train", "other.toml"], 1, &words);
+}
+
+#[test]
+fn weights_and_pictures_that_cannot_be_used() {
+    let Some(weights) = weights("weights_and_pictures_that_cannot_be_used") else { return };
+    let place = Place::new();
+    place.does(&["train", "tiny.toml"]);
+    let build = |weights: &str, more: &[&'static str]| -> Vec<String> {
+        let arguments = ["teacher", "build", ANNOTATIONS, "scenes/images", "cache", "--weights", weights];
+        arguments.iter().chain(more).map(|word| word.to_string()).collect()
+    };
+    let refuses = |arguments: Vec<String>, words: &[&str]| {
+        place.refuses(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), 1, words);
+        assert!(!place.path("cache").exists());
+    };
+    let words =
+        ["student.safetensors: image_encoder.patch_embed.seq.0.c.weight: expected a tensor of shape", "found none"];
+    refuses(build("runs/tiny/student.safetensors", &[]), &words);
+    refuses(build("missing.safetensors", &[]), &["missing.safetensors: cannot read"]);
+
+    let dataset = Dataset::load_coco(&place.path(ANNOTATIONS), &place.path("scenes/images")).unwrap();
+    let name = &dataset.images[2].file_name;
+    fs::write(place.path("scenes/images").join(name), b"\x89PNG\r\n\x1a\n, but no more").unwrap();
+    let cannot = format!("{name}: cannot decode PNG");
+    refuses(build(&weights, &[]), &["1 of 5 images could not be used, at most 0 are allowed", &cannot]);
+    let allowed = build(&weights, &["--max-failed-images", "1"]);
+    let said = place.does(&allowed.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(said.contains("records of 4 images") && said.contains("images that could not be used: 1"), "{said}");
+    refuses_a_cache_that_is_there(&place, &weights);
+}
+
+fn refuses_a_cache_that_is_there(place: &Place, weights: &str) {
+    let arguments = ["teacher", "build", ANNOTATIONS, "scenes/images", "cache", "--weights", weights];
+    place.refuses(&arguments, 1, &["cache: expected no cache there yet"]);
+    place.does(&["teacher", "verify", "cache"]);
+}
+
+#[test]
+fn proposals_are_trained_on_and_never_scored_on() {
+    let Some(weights) = weights("proposals_are_trained_on_and_never_scored_on") else { return };
+    let place = Place::new();
+    let propose = |out: &str, more: &[&str]| {
+        let arguments =
+            ["teacher", "propose", "scenes/images", out, "--weights", &weights, "--points", "4", "--min-area", "40"];
+        place.does(&[&arguments, more].concat())
+    };
+    let said = propose("beside.json", &["--annotations", ANNOTATIONS]);
+    assert!(said.contains("on 5 pictures") && said.contains("of 80 points asked: "), "{said}");
+    propose("again.json", &["--annotations", ANNOTATIONS, "--threads", "1"]);
+    assert_eq!(fs::read(place.path("beside.json")).unwrap(), fs::read(place.path("again.json")).unwrap());
+    let said = propose("alone.json", &["--fine-points", "6"]);
+    assert!(said.contains("on 8 pictures") && !said.contains("; 0 points of the second pass"), "{said}");
+    place.refuses(
+        &["teacher", "propose", "scenes/images", "alone.json", "--weights", &weights],
+        1,
+        &["alone.json: exists already"],
+    );
+
+    let load = |name: &str| Dataset::load_coco(&place.path(name), &place.path("scenes/images")).unwrap();
+    let (beside, alone, annotated) = (load("beside.json"), load("alone.json"), load(ANNOTATIONS));
+    assert!(alone.instances.len() > annotated.instances.len(), "{} objects", alone.instances.len());
+    for (idx, instance) in beside.instances.iter().enumerate() {
+        let mask = beside.mask(idx).unwrap();
+        assert!(mask.area() >= 40);
+        let known = (0..annotated.instances.len()).filter(|&known| {
+            beside.images[instance.image_idx].file_name
+                == annotated.images[annotated.instances[known].image_idx].file_name
+        });
+        assert!(known.into_iter().all(|known| annotated.mask(known).unwrap().iou(&mask, false) <= 0.7), "{instance:?}");
+    }
+
+    let also = r#"
+[[data.also_train]]
+name = "proposals"
+annotations = "beside.json"
+images = "scenes/images"
+
+[crop]"#;
+    place.config("also.toml", &[("[crop]", also)]);
+    let words = [
+        "beside.json: masks that a teacher proposed",
+        "expected teacher_hard or shares of the teacher, found truth_only",
+    ];
+    place.refuses(&["train", "also.toml"], 1, &words);
+    let hard = "weighting = \"truth_only\"\nweighting_of = { proposals = \"teacher_hard\" }";
+    place.config("hard.toml", &[("[crop]", also), ("weighting = \"truth_only\"", hard)]);
+    place.does(&["train", "hard.toml"]);
+
+    let val = "val = { annotations = \"scenes/annotations/instances_val.json\"";
+    place.config("val.toml", &[(val, "val = { annotations = \"alone.json\"")]);
+    let words = ["alone.json: expected annotations to score on, found masks that a teacher proposed"];
+    place.refuses(&["train", "val.toml"], 1, &words);
+    fs::write(place.path("none.json"), "[]").unwrap();
+    place.refuses(&["eval-coco", "alone.json", "none.json"], 1, &words);
+}

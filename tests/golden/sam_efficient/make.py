@@ -1,0 +1,118 @@
+"""Golden values of EfficientSAM-Ti with made-up weights. Writes data.safetensors beside this file.
+
+Versions: torch 2.15.0 (CPU, float64), numpy 2.4.6, safetensors 0.8.0.
+
+Weights and image are not stored: both sides compute them by `made_up` of ../sam/network.py. The network is written here by its description,
+with PyTorch's operators. Sources: arXiv 2312.00863 and yformer/EfficientSAM, `efficient_sam/`.
+
+shape.NAME          i64           the shape of each tensor of the network, under its published name
+embedding           f32           every 16th channel, every 8th row and column, [16, 8, 8]
+points, labels      f32, i64      two prompts of three points, [2, 3, 2] and [2, 3]
+tokens_out          f32           tokens after the transformer, [2, 11, 256]
+logits              f32           all masks, every 16th row and column, [2, 4, 16, 16]
+predicted_iou       f32           [2, 4]
+"""
+
+import math
+import pathlib
+import sys
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.numpy import save_file
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "sam"))
+import network
+from network import attention, layer_norm, layer_norm_2d, linear, made_up, position_code, w
+
+CHANNELS, HEADS, BLOCKS = 192, 3, 12
+shapes = {}
+
+
+def weight(name, shape):
+    shapes[name] = shape
+    return torch.from_numpy(made_up(name, shape)).double()
+
+
+network.weight = weight
+
+
+def encoder(x):
+    name = "image_encoder"
+    x = F.conv2d(x, w(f"{name}.patch_embed.proj.weight", CHANNELS, 3, 16, 16), w(f"{name}.patch_embed.proj.bias", CHANNELS), 16)
+    table = w(f"{name}.pos_embed", 1, 14 * 14 + 1, CHANNELS)[:, 1:].reshape(1, 14, 14, CHANNELS).permute(0, 3, 1, 2)
+    x = x + F.interpolate(table, size=(64, 64), mode="bicubic", align_corners=False)
+    x = x.flatten(2).transpose(1, 2)
+    for block in range(BLOCKS):
+        at = f"{name}.blocks.{block}"
+        qkv = linear(layer_norm(x, f"{at}.norm1", 1e-6), f"{at}.attn.qkv", 3 * CHANNELS)
+        q, k, v = qkv.reshape(1, -1, 3, HEADS, CHANNELS // HEADS).permute(2, 0, 3, 1, 4)
+        scores = (q @ k.transpose(2, 3) / math.sqrt(CHANNELS // HEADS)).softmax(-1)
+        x = x + linear((scores @ v).transpose(1, 2).reshape(1, -1, CHANNELS), f"{at}.attn.proj", CHANNELS)
+        wide = F.gelu(linear(layer_norm(x, f"{at}.norm2", 1e-6), f"{at}.mlp.fc1", 4 * CHANNELS))
+        x = x + linear(wide, f"{at}.mlp.fc2", CHANNELS)
+    x = x.transpose(1, 2).reshape(1, CHANNELS, 64, 64)
+    x = layer_norm_2d(F.conv2d(x, w(f"{name}.neck.0.weight", 256, CHANNELS, 1, 1)), f"{name}.neck.1")
+    return layer_norm_2d(F.conv2d(x, w(f"{name}.neck.2.weight", 256, 256, 3, 3), padding=1), f"{name}.neck.3")
+
+
+def prompt_tokens(points, labels):
+    name = "prompt_encoder"
+    # Filled up to six points, at -1 and labelled so; their places are encoded like any other.
+    points, labels = F.pad(points, (0, 0, 0, 6 - points.shape[1]), value=-1.0), F.pad(labels, (0, 6 - labels.shape[1]), value=-1)
+    names = {-1: "invalid_points", 1: "point_embeddings", 2: "bbox_top_left_embeddings", 3: "bbox_bottom_right_embeddings"}
+    code = position_code((points + 0.5) / 1024)
+    for label, row in names.items():
+        code = code + (labels == label)[..., None] * w(f"{name}.{row}.weight", 1, 256)
+    return code
+
+
+def perceptron(x, name, outs, hidden=2, width=256):
+    for layer in range(hidden):
+        x = F.gelu(linear(x, f"{name}.layers.{layer}.0", width))
+    return linear(x, f"{name}.fc", outs)
+
+
+def decoder(prompts, image):
+    name = "mask_decoder"
+    own = torch.cat([w(f"{name}.iou_token.weight", 1, 256), w(f"{name}.mask_tokens.weight", 4, 256)])
+    tokens = prompt = torch.cat([own.expand(len(prompts), -1, -1), prompts], 1)
+    cell = (torch.arange(64, dtype=torch.float64) + 0.5) / 64
+    positions = position_code(torch.stack(torch.meshgrid(cell, cell, indexing="ij")[::-1], -1).reshape(-1, 2))[None]
+    image = image.flatten(2).transpose(1, 2).expand(len(prompts), -1, -1)
+    for block in range(2):
+        at = f"{name}.transformer.layers.{block}"
+        if block > 0:
+            tokens = tokens + prompt
+        tokens = layer_norm(tokens + attention(tokens, tokens, tokens, f"{at}.self_attn", 256), f"{at}.norm1")
+        tokens = tokens + attention(tokens + prompt, image + positions, image, f"{at}.cross_attn_token_to_image", 128)
+        tokens = layer_norm(tokens, f"{at}.norm2")
+        tokens = layer_norm(tokens + perceptron(tokens, f"{at}.mlp", 256, 1, 2048), f"{at}.norm3")
+        image = image + attention(image + positions, tokens + prompt, tokens, f"{at}.cross_attn_image_to_token", 128)
+        image = layer_norm(image, f"{at}.norm4")
+    last = attention(tokens + prompt, image + positions, image, f"{name}.transformer.final_attn_token_to_image", 128)
+    tokens = layer_norm(tokens + last, f"{name}.transformer.norm_final_attn")
+    x = image.transpose(1, 2).reshape(len(prompts), 256, 64, 64)
+    up = f"{name}.final_output_upscaling_layers"
+    x = F.conv_transpose2d(x, w(f"{up}.0.0.weight", 256, 64, 2, 2), w(f"{up}.0.0.bias", 64), 2)
+    x = F.gelu(F.group_norm(x, 1, w(f"{up}.0.1.weight", 64), w(f"{up}.0.1.bias", 64)))
+    x = F.gelu(F.conv_transpose2d(x, w(f"{up}.1.0.weight", 64, 32, 2, 2), w(f"{up}.1.0.bias", 32), 2))
+    vectors = [perceptron(tokens[:, 1 + m], f"{name}.output_hypernetworks_mlps.{m}", 32) for m in range(4)]
+    logits = torch.einsum("pmc,pchw->pmhw", torch.stack(vectors, 1), x)
+    return tokens, logits, perceptron(tokens[:, 0], f"{name}.iou_prediction_head", 4)
+
+
+torch.set_grad_enabled(False)
+image = torch.from_numpy(made_up("image.pixels", (1, 1024, 1024, 3))).double().permute(0, 3, 1, 2)
+embedding = encoder(image)
+points = torch.tensor([[[100.5, 200.25], [700.0, 900.75], [64.0, 3.5]], [[512.0, 40.0], [13.0, 1000.0], [600.5, 300.5]]]).double()
+labels = torch.tensor([[2, 3, 1], [1, 0, 1]])
+tokens_out, logits, iou = decoder(prompt_tokens(points, labels), embedding)
+
+data = {f"shape.{name}": np.array(shape, np.int64) for name, shape in shapes.items()}
+data |= {"embedding": embedding[0, ::16, ::8, ::8].float().numpy(), "points": points.float().numpy(), "labels": labels.numpy()}
+data |= {"tokens_out": tokens_out.float().numpy(), "logits": logits[:, :, ::16, ::16].float().numpy()}
+data |= {"predicted_iou": iou.float().numpy()}
+save_file({name: np.ascontiguousarray(value) for name, value in data.items()}, pathlib.Path(__file__).with_name("data.safetensors"))
+print({name: float(np.abs(value).max()) for name, value in data.items() if not name.startswith("shape.")})
