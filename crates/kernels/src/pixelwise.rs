@@ -8,6 +8,8 @@ use rayon::prelude::*;
 
 use crate::activation::Activation;
 use crate::buffer::filled;
+use crate::instruction_set::InstructionSet;
+use crate::linear::Then;
 use crate::tiling::{TASKS_PER_THREAD, chunk_len};
 
 /// Batch, rows, columns and channels of a feature map.
@@ -114,11 +116,12 @@ pub fn add(a: &[f32], b: &[f32]) -> Vec<f32> {
     zip_values(a, b, |a, b| a + b)
 }
 
-/// Each image of `images` plus `one`, of an image's length.
+/// Each image of `images` plus `one`, of an image's length; then what ends it.
 ///
 /// # Panics
 /// If `images` is not whole images.
-pub fn add_to_each(images: &[f32], one: &[f32]) -> Vec<f32> {
+pub fn add_to_each(images: &[f32], one: &[f32], then: Then) -> Vec<f32> {
+    let isa = InstructionSet::detect();
     assert!(!one.is_empty() && images.len().is_multiple_of(one.len()), "sum: images");
     let chunk = chunk_len(one.len(), TASKS_PER_THREAD, MIN_CHUNK);
     let run = |out: &mut [MaybeUninit<f32>]| {
@@ -126,8 +129,11 @@ pub fn add_to_each(images: &[f32], one: &[f32]) -> Vec<f32> {
             out.par_chunks_mut(chunk).zip(image.par_chunks(chunk)).zip(one.par_chunks(chunk)).for_each(
                 |((out, image), one)| {
                     for (out, (image, one)) in out.iter_mut().zip(image.iter().zip(one)) {
-                        out.write(image + one);
+                        let sum = image + one;
+                        out.write(if then == Then::Relu { sum.max(0.0) } else { sum });
                     }
+                    // SAFETY: the loop wrote every value.
+                    then.finish(isa, unsafe { out.assume_init_mut() });
                 },
             );
         });

@@ -62,7 +62,7 @@ impl EfficientSam {
             points.iter().copied().chain(std::iter::repeat_n(padding, MAX_POINTS - points.len())).collect()
         };
         let prompts: Vec<Vec<PromptPoint>> = prompts.iter().map(filled).collect();
-        self.decoder.forward(self.prompts.tokens(&prompts), image, self.positions.clone(), choice)
+        self.decoder.forward(self.prompts.tokens(&prompts), image, self.positions.clone(), None, choice)
     }
 }
 

@@ -7,9 +7,11 @@
 
 pub mod efficient_sam;
 pub mod error;
+pub mod hiera;
 pub mod mask_decoder;
 pub mod mobile_sam;
 pub mod prompt_encoder;
+pub mod sam2;
 pub mod scope;
 pub mod tiny_vit;
 mod two_way;

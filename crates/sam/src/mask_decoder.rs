@@ -1,7 +1,7 @@
 //! SAM's mask decoder: the tokens of a prompt and an image's embedding to masks, and how good each is.
 
-use burn::tensor::Tensor;
-use sensei_tensor::layers::{GroupNorm, LayerNorm, Linear, Then, Upconv, mask_products};
+use burn::tensor::{Tensor, activation};
+use sensei_tensor::layers::{GroupNorm, LayerNorm, Linear, Then, Upconv, add_then, add_to_each, mask_products};
 
 use crate::error::SamError;
 use crate::scope::Scope;
@@ -18,6 +18,16 @@ pub struct MaskDecoder {
     upscaling: (Upconv, UpscalingNorm, Upconv),
     mask_vectors: [[Linear; 3]; N_MASKS],
     iou: [Linear; 3],
+    /// What SAM 2 has beside.
+    sam2: Option<Sam2Parts>,
+}
+
+/// What SAM 2's decoder has beside SAM's; its predicted IoU then passes through a sigmoid.
+struct Sam2Parts {
+    /// Of the token that asks whether there is an object, which goes before all others.
+    object: [Linear; 3],
+    /// Of features at a quarter and at an eighth of the image's side, which are added while the image is upscaled.
+    fine: [Linear; 2],
 }
 
 /// The norm between the two steps of upscaling, then GELU.
@@ -60,13 +70,20 @@ pub struct Masks {
     pub tokens: Tensor<3>,
     /// The image after the transformer, `[prompt, cell, channels]`.
     pub image: Tensor<3>,
+    /// SAM 2's logit of there being an object, `[prompt, 1]`.
+    pub object: Option<Tensor<2>>,
 }
+
+/// Features of an image at a quarter and at an eighth of its side, `[1, 4 * grid, 4 * grid, 32]` and `[1, 2 * grid, 2 * grid, 64]`.
+pub type FineFeatures = [Tensor<4>; 2];
 
 impl Masks {
     /// The answers to some prompts and then to others.
     pub(crate) fn joined(parts: Vec<Masks>) -> Masks {
         let (mut logits, mut predicted_iou, mut tokens, mut image) = (vec![], vec![], vec![], vec![]);
+        let mut object = vec![];
         for part in parts {
+            object.extend(part.object);
             logits.push(part.logits);
             predicted_iou.push(part.predicted_iou);
             tokens.push(part.tokens);
@@ -77,6 +94,7 @@ impl Masks {
             predicted_iou: Tensor::cat(predicted_iou, 0),
             tokens: Tensor::cat(tokens, 0),
             image: Tensor::cat(image, 0),
+            object: (!object.is_empty()).then(|| Tensor::cat(object, 0)),
         }
     }
 }
@@ -100,7 +118,38 @@ impl MaskDecoder {
             ),
             mask_vectors: [vector(0)?, vector(1)?, vector(2)?, vector(3)?],
             iou: perceptron(TwoWayForm::Sam, N_MASKS, &scope.at("iou_prediction_head"))?,
+            sam2: None,
         })
+    }
+
+    /// SAM 2.1's layers, from tensors under their published names.
+    ///
+    /// # Source
+    /// facebookresearch/sam2 `sam2/modeling/sam/mask_decoder.py`, as `configs/sam2.1` builds it.
+    ///
+    /// # Errors
+    /// If a tensor is missing or of another shape.
+    pub fn sam2(scope: &Scope) -> Result<Self, SamError> {
+        let object = scope.at("obj_score_token").tensor("weight", [1, CHANNELS])?;
+        let fine = |name: &str, outs: usize| scope.at(name).pointwise_with_bias(CHANNELS, outs);
+        let sam = Self::sam(scope)?;
+        let parts = Sam2Parts {
+            object: perceptron(TwoWayForm::Sam, 1, &scope.at("pred_obj_score_head"))?,
+            fine: [fine("conv_s0", VECTOR_CHANNELS)?, fine("conv_s1", CHANNELS / 4)?],
+        };
+        let (up1, norm, _) = sam.upscaling;
+        let up2 = scope.at("output_upscaling").at("3").upconv(CHANNELS / 4, VECTOR_CHANNELS, Then::Nothing)?;
+        let tokens = Tensor::cat(vec![object, sam.tokens], 0);
+        Ok(Self { tokens, upscaling: (up1, norm, up2), sam2: Some(parts), ..sam })
+    }
+
+    /// SAM 2's features of an image at a quarter and at an eighth of its side as the decoder adds them; from maps of 256 channels.
+    ///
+    /// # Panics
+    /// If the decoder is not SAM 2's.
+    pub fn fine_features(&self, [quarter, eighth]: [Tensor<4>; 2]) -> FineFeatures {
+        let [s0, s1] = &self.sam2.as_ref().expect("SAM 2's decoder").fine;
+        [s0.forward(quarter), s1.forward(eighth)]
     }
 
     /// EfficientSAM's layers, from tensors under their published names.
@@ -123,6 +172,7 @@ impl MaskDecoder {
             ),
             mask_vectors: [vector(0)?, vector(1)?, vector(2)?, vector(3)?],
             iou: perceptron(form, N_MASKS, &scope.at("iou_prediction_head"))?,
+            sam2: None,
         })
     }
 
@@ -132,29 +182,51 @@ impl MaskDecoder {
     /// - `prompts`: `[prompt, point, channels]`
     /// - `image`: `[1 or prompt, cell, channels]`, with what is added for a mask or none; cells are a square grid's
     /// - `positions`: `[1, cell, channels]`
+    /// - `fine`: of the image, which is one then; SAM 2's decoder needs them, others have none
     ///
     /// # Panics
     /// If the sizes do not fit.
-    pub fn forward(&self, prompts: Tensor<3>, image: Tensor<3>, positions: Tensor<3>, choice: MaskChoice) -> Masks {
+    pub fn forward(
+        &self,
+        prompts: Tensor<3>,
+        image: Tensor<3>,
+        positions: Tensor<3>,
+        fine: Option<FineFeatures>,
+        choice: MaskChoice,
+    ) -> Masks {
         let [n_prompts, ..] = prompts.dims();
         let [_, cells, _] = image.dims();
         let grid = cells.isqrt();
         assert_eq!(grid * grid, cells, "mask decoder: a square grid");
         let own: Tensor<3> = self.tokens.clone().unsqueeze();
-        let tokens = Tensor::cat(vec![own.expand([n_prompts, 1 + N_MASKS, CHANNELS]), prompts], 1);
+        let [_, n_own, _] = own.dims();
+        let tokens = Tensor::cat(vec![own.expand([n_prompts, n_own, CHANNELS]), prompts], 1);
         let (tokens, image) = self.transformer.forward(tokens, image, positions);
         let token = |idx: usize| -> Tensor<2> { tokens.clone().narrow(1, idx, 1).reshape([n_prompts, CHANNELS]) };
         let (up1, norm, up2) = &self.upscaling;
-        let map = up1.forward(image.clone().reshape([n_prompts, grid, grid, CHANNELS]));
-        let map = up2.forward(match norm {
+        let mut map = up1.forward(image.clone().reshape([n_prompts, grid, grid, CHANNELS]));
+        assert_eq!(fine.is_some(), self.sam2.is_some(), "mask decoder: fine features");
+        let (quarter, eighth) = fine.map_or((None, None), |[quarter, eighth]| (Some(quarter), Some(eighth)));
+        if let Some(eighth) = eighth {
+            map = add_to_each(map, eighth);
+        }
+        let normal = match norm {
             UpscalingNorm::Layer(norm) => norm.forward(map),
             UpscalingNorm::Group(norm) => norm.forward(map),
-        });
+        };
+        let map = match quarter {
+            // GELU follows the sum.
+            Some(quarter) => add_then(up2.forward(normal), quarter, Then::Gelu),
+            None => up2.forward(normal),
+        };
+        let first = n_own - N_MASKS;
         let range = choice.range();
-        let vectors = range.clone().map(|idx| in_turn(&self.mask_vectors[idx], token(1 + idx)).unsqueeze_dim(1));
+        let vectors = range.clone().map(|idx| in_turn(&self.mask_vectors[idx], token(first + idx)).unsqueeze_dim(1));
         let logits = mask_products(Tensor::cat(vectors.collect(), 1), map);
-        let predicted_iou = in_turn(&self.iou, token(0)).narrow(1, range.start, range.len());
-        Masks { logits, predicted_iou, tokens, image }
+        let predicted_iou = in_turn(&self.iou, token(first - 1)).narrow(1, range.start, range.len());
+        let object = self.sam2.as_ref().map(|parts| in_turn(&parts.object, token(0)));
+        let predicted_iou = if object.is_some() { activation::sigmoid(predicted_iou) } else { predicted_iou };
+        Masks { logits, predicted_iou, tokens, image, object }
     }
 }
 

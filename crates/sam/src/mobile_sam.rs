@@ -81,7 +81,7 @@ impl MobileSam {
         let no_mask: Tensor<3> = self.prompts.no_mask().expect("SAM's encoder takes masks").unsqueeze();
         let embedding = image.embedding.clone() + no_mask;
         let some = |prompts: &[Vec<PromptPoint>]| {
-            self.decoder.forward(self.prompts.tokens(prompts), embedding.clone(), self.positions.clone(), choice)
+            self.decoder.forward(self.prompts.tokens(prompts), embedding.clone(), self.positions.clone(), None, choice)
         };
         // With gradients all together, since they are kept together anyway.
         if embedding.device().is_autodiff() || prompts.len() <= PROMPTS_AT_ONCE {
@@ -102,7 +102,7 @@ impl MobileSam {
         choice: MaskChoice,
     ) -> Masks {
         let embedding = image.embedding.clone() + self.prompts.masks(logits);
-        self.decoder.forward(self.prompts.tokens(prompts), embedding, self.positions.clone(), choice)
+        self.decoder.forward(self.prompts.tokens(prompts), embedding, self.positions.clone(), None, choice)
     }
 }
 

@@ -128,6 +128,15 @@ impl<'a> Scope<'a> {
         Ok(Linear::new(self.tensor("weight", [outs, ins, 1, 1])?.reshape([outs, ins]), None, Then::Nothing))
     }
 
+    /// The same with a bias `[outs]`.
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor).
+    pub fn pointwise_with_bias(&self, ins: usize, outs: usize) -> Result<Linear, SamError> {
+        let weight = self.tensor("weight", [outs, ins, 1, 1])?.reshape([outs, ins]);
+        Ok(Linear::new(weight, Some(self.tensor("bias", [outs])?), Then::Nothing))
+    }
+
     /// A convolution without bias: `weight` `[outs, ins, kernel, kernel]`.
     ///
     /// # Errors

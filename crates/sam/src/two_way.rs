@@ -97,7 +97,9 @@ impl Block {
         let norm = |idx: usize| scope.at(&format!("norm{idx}")).layer_norm(CHANNELS, EPSILON, Then::Nothing);
         let mlp = scope.at("mlp");
         let (wide, narrow, then) = match form {
-            TwoWayForm::Sam => (mlp.at("lin1"), mlp.at("lin2"), Then::Relu),
+            TwoWayForm::Sam if mlp.has("lin1.weight") => (mlp.at("lin1"), mlp.at("lin2"), Then::Relu),
+            // SAM 2's names.
+            TwoWayForm::Sam => (mlp.at("layers").at("0"), mlp.at("layers").at("1"), Then::Relu),
             TwoWayForm::EfficientSam => (mlp.at("layers").at("0").at("0"), mlp.at("fc"), Then::Gelu),
         };
         Ok(Self {

@@ -28,7 +28,7 @@ pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use masks::mask_products;
 pub use sensei_kernels::linear::Then;
-pub use sum::add_to_each;
+pub use sum::{add_then, add_to_each};
 pub use windows::{add_windows, cut_windows};
 
 /// Whether our kernels compute the layers here.
