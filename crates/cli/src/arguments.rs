@@ -459,9 +459,6 @@ pub struct BuildArguments {
     /// How a feature is stored
     #[arg(long, value_enum, default_value_t = BuildDtype::Int8, requires = "features")]
     pub dtype: BuildDtype,
-    /// Prompts that are decoded together; changes memory and time, no answer
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
-    pub batch: u32,
     /// Images that may be unusable; each is named
     #[arg(long, default_value_t = 0)]
     pub max_failed_images: usize,
@@ -534,16 +531,16 @@ pub struct ProposeArguments {
     /// Points along each side in a second pass, where the first was not sure; 0 for none
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=64))]
     pub fine_points: u32,
-    /// Least IoU that the teacher expects of its mask
+    /// Minimum IoU that the teacher expects of its mask
     #[arg(long, default_value_t = 0.8)]
     pub min_predicted_iou: f32,
-    /// Least stability: area of the logits above 1 as a share of that above -1
+    /// Minimum stability: area of the logits above 1 as a share of that above -1
     #[arg(long, default_value_t = 0.8)]
     pub min_stability: f32,
-    /// Least area in pixels
+    /// Minimum area in pixels
     #[arg(long, default_value_t = 256)]
     pub min_area: u64,
-    /// Largest area as a share of the picture
+    /// Maximum area as a share of the picture
     #[arg(long, default_value_t = 0.6)]
     pub max_area_share: f64,
     /// Masks of a larger IoU are one object
@@ -552,6 +549,9 @@ pub struct ProposeArguments {
     /// Pictures that may be unusable; each is named
     #[arg(long, default_value_t = 0)]
     pub max_failed_images: usize,
+    /// The number that annotations, and without --annotations pictures, are counted from: two files that are trained on together have other ids
+    #[arg(long, default_value_t = 10_000_000_000_000, value_parser = clap::value_parser!(u64).range(1..=9_000_000_000_000_000))]
+    pub first_id: u64,
     /// How the annotation file is written
     #[arg(long, value_enum, default_value_t = AnnotationFormat::Coco)]
     pub format: AnnotationFormat,

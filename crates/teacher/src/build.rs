@@ -5,17 +5,18 @@ use std::path::Path;
 
 use sensei_answers::asked::Question;
 use sensei_answers::features::{FeatureRecord, FeatureValues};
-use sensei_answers::kept::{Context, FeatureDtype, Kept, KeptMasks, ScaleSource};
+use sensei_answers::kept::{Context, FeatureDtype, Kept, ScaleSource};
 use sensei_answers::key::{AnswerKey, TeacherDescription};
 use sensei_answers::manifest::Manifest;
-use sensei_answers::record::{ImageIdentity, MaskRecord, PointLabel, PromptPoint};
+use sensei_answers::record::{ImageIdentity, MaskRecord, PointLabel, PromptAnswer, PromptPoint};
 use sensei_answers::writer::CacheWriter;
 use sensei_data::dataset::Dataset;
-use sensei_data::image_file::{ImageFile, ImageLimits, RgbImage};
+use sensei_data::image_file::{ImageLimits, RgbImage};
 use sensei_data::prompt_source::{Prompt, PromptSource};
 
-use crate::error::TeacherError;
-use crate::native::{Features, LOGIT_GRID, NativeTeacher, Seen};
+use crate::error::{BadAnnotation, TeacherError};
+use crate::native::{Features, LOGIT_GRID, NativeTeacher, PROMPTS_AT_ONCE, Seen};
+use crate::picture::{Failures, read_picture};
 use crate::record::KeptLogits;
 
 /// What is asked, and what is kept of the answers.
@@ -25,8 +26,6 @@ pub struct BuildPlan {
     pub question: Question,
     /// What of its answers is kept.
     pub kept: Kept,
-    /// Prompts that are decoded together; changes memory and time, no answer.
-    pub batch: usize,
     /// Images that may be unusable; each is counted and named.
     pub max_failed_images: usize,
     /// What an image file may cost.
@@ -85,22 +84,27 @@ pub fn build(
     if by_image.is_empty() {
         return Err(TeacherError::Nothing { path: dataset.annotations_path.clone() });
     }
-    let (n_images, mut n_cut, mut failures) = (by_image.len(), 0, vec![]);
+    let (n_images, mut n_cut) = (by_image.len(), 0);
+    let mut failures = Failures::new(n_images, plan.max_failed_images);
+    // What the annotations alone tell, before hours are spent.
+    let prompts = asked.prompts(dataset, &by_image)?;
     for (n_done, (image_idx, instances)) in by_image.into_iter().enumerate() {
         if is_interrupted() {
             return Err(TeacherError::Interrupted);
         }
-        match read_image(dataset, image_idx, &plan.limits) {
-            Ok((identity, image)) => {
-                n_cut += asked.image(dataset, teacher, &instances, identity, &image, &mut writer)?;
+        let record = &dataset.images[image_idx];
+        match read_picture(&dataset.image_path(image_idx), Some(record.size), &plan.limits) {
+            Ok((image, file_digest)) => {
+                let pixel_digest = Some(*blake3::hash(&image.pixels).as_bytes());
+                let identity = ImageIdentity { id: record.id, file_digest, pixel_digest, size: record.size };
+                let objects = Objects { dataset, instances: &instances, prompts: &prompts };
+                n_cut += asked.image(&objects, teacher, identity, &image, &mut writer)?;
             }
-            Err(error) => failures.push(error.to_string()),
+            Err(error) => failures.add(&error)?,
         }
         progress(n_done + 1, n_images);
     }
-    if failures.len() > plan.max_failed_images {
-        return Err(TeacherError::Failures { failures, n_images, allowed: plan.max_failed_images });
-    }
+    let failures = failures.finish()?;
     Ok(BuildReport {
         manifest: writer.finish()?,
         n_images: n_images - failures.len(),
@@ -113,7 +117,7 @@ pub fn build(
 
 /// A question, taken apart.
 enum Asked<'a> {
-    Objects { prompts: &'a [PromptSource], padding_points: u32, kept: KeptLogits, batch: usize },
+    Objects { prompts: &'a [PromptSource], padding_points: u32, kept: KeptLogits },
     Images { tap: [String; 1], dtype: FeatureDtype },
 }
 
@@ -134,10 +138,10 @@ impl<'a> Asked<'a> {
                     }
                 }
                 let kept = KeptLogits { context: context.clone(), grid: *grid, logit_step: *logit_step, masks: *masks };
-                if prompts.is_empty() || plan.batch == 0 {
-                    return cannot("question", "at least one prompt, decoded one or more at a time", "none".into());
+                if prompts.is_empty() {
+                    return cannot("question", "at least one prompt", "none".into());
                 }
-                Ok(Self::Objects { prompts, padding_points: *padding_points, kept, batch: plan.batch })
+                Ok(Self::Objects { prompts, padding_points: *padding_points, kept })
             }
             (Question::Image, Kept::ImageFeatures { tap, grid, channels, dtype }) => {
                 let taps = teacher.taps();
@@ -168,12 +172,45 @@ impl<'a> Asked<'a> {
         matches!(self, Self::Images { .. })
     }
 
+    /// The prompts of every object, by the instance's index: each by every source of the question, in its order.
+    ///
+    /// # Errors
+    /// `Annotations`, with all that have none or of whose box nothing can be kept; `Mask`.
+    fn prompts(
+        &self,
+        dataset: &Dataset,
+        by_image: &BTreeMap<usize, Vec<usize>>,
+    ) -> Result<BTreeMap<usize, Vec<Vec<PromptPoint>>>, TeacherError> {
+        let Self::Objects { prompts, .. } = self else { return Ok(BTreeMap::new()) };
+        let (mut of_instances, mut annotations) = (BTreeMap::new(), vec![]);
+        for &idx in by_image.values().flatten() {
+            let instance = &dataset.instances[idx];
+            let [_, _, width, height] = instance.bbox;
+            let mut bad = |reason: String| annotations.push(BadAnnotation { annotation_id: instance.id, reason });
+            if !(width > 0.0 && height > 0.0) {
+                bad(format!("its box is {width} x {height}"));
+                continue;
+            }
+            let mask = dataset.mask(idx)?;
+            let points = |source: &PromptSource| {
+                source.prompt(instance.id, instance.bbox, &mask).map(|prompt| match prompt {
+                    Prompt::Box(bbox) => PromptPoint::of_box(bbox),
+                    Prompt::Point(at) => vec![PromptPoint { at, label: PointLabel::Foreground }],
+                })
+            };
+            match prompts.iter().map(points).collect::<Result<Vec<_>, _>>() {
+                Ok(points) => drop(of_instances.insert(idx, points)),
+                Err(error) => bad(error.to_string()),
+            }
+        }
+        if annotations.is_empty() { Ok(of_instances) } else { Err(TeacherError::Annotations { annotations }) }
+    }
+
     /// Asks about one image; how many logits were cut.
     fn image(
         &self,
-        dataset: &Dataset,
+        objects: &Objects<'_>,
         teacher: &NativeTeacher,
-        instances: &[usize],
         identity: ImageIdentity,
         image: &RgbImage,
         writer: &mut CacheWriter,
@@ -185,95 +222,60 @@ impl<'a> Asked<'a> {
                 writer.push_features(&feature_record(identity, &seen, &features, *dtype)?)?;
                 Ok(0)
             }
-            Self::Objects { prompts, padding_points, kept, batch } => {
+            Self::Objects { prompts, padding_points, kept } => {
                 let seen = teacher.look(image, &[]);
-                let asked = Objects {
-                    dataset,
-                    teacher,
-                    seen: &seen,
-                    instances,
-                    padding_points: *padding_points,
-                    batch: *batch,
-                };
-                asked.records(prompts, kept, identity, writer)
+                let mut n_cut = 0;
+                let mut answers = vec![vec![]; objects.instances.len()];
+                for source_idx in 0..prompts.len() {
+                    let found = objects.answers(teacher, &seen, source_idx, *padding_points, kept)?;
+                    for (answers, (answer, cut)) in answers.iter_mut().zip(found) {
+                        answers.push(answer);
+                        n_cut += cut;
+                    }
+                }
+                for (&idx, prompts) in objects.instances.iter().zip(answers) {
+                    let annotation_id = objects.dataset.instances[idx].id;
+                    let (grid, logit_step) = (kept.grid, kept.logit_step);
+                    writer.push_masks(&MaskRecord { annotation_id, image: identity, grid, logit_step, prompts })?;
+                }
+                Ok(n_cut)
             }
         }
     }
 }
 
-/// The objects of an image that the teacher has looked at.
+/// The objects of an image.
 struct Objects<'a> {
     dataset: &'a Dataset,
-    teacher: &'a NativeTeacher,
-    seen: &'a Seen,
     instances: &'a [usize],
-    padding_points: u32,
-    batch: usize,
+    prompts: &'a BTreeMap<usize, Vec<Vec<PromptPoint>>>,
 }
 
 impl Objects<'_> {
-    fn records(
+    /// What is kept of the answers to one prompt of each object, and how many logits of each were cut.
+    fn answers(
         &self,
-        prompts: &[PromptSource],
+        teacher: &NativeTeacher,
+        seen: &Seen,
+        source_idx: usize,
+        padding_points: u32,
         kept: &KeptLogits,
-        identity: ImageIdentity,
-        writer: &mut CacheWriter,
-    ) -> Result<u64, TeacherError> {
-        let mut n_cut = 0;
-        let mut answers = vec![vec![]; self.instances.len()];
-        for source in prompts {
+    ) -> Result<Vec<(PromptAnswer, u64)>, TeacherError> {
+        let mut found = Vec::with_capacity(self.instances.len());
+        for instances in self.instances.chunks(PROMPTS_AT_ONCE) {
             let points: Vec<Vec<PromptPoint>> =
-                self.instances.iter().map(|&idx| self.points(idx, source)).collect::<Result<_, _>>()?;
-            let mut at = 0;
-            for points in points.chunks(self.batch) {
-                for answer in self.teacher.answer(self.seen, points, self.padding_points, kept.choice()) {
-                    let instance = &self.dataset.instances[self.instances[at]];
-                    let subject = || format!("annotation {}", instance.id);
-                    check_finite(subject, "logits", answer.logits.iter().flatten())?;
-                    check_finite(subject, "predicted IoU", &answer.predicted_iou)?;
-                    let points = points[at % self.batch].clone();
-                    let (answer, cut) = kept.answer(points, &answer, &self.seen.frame, instance.bbox);
-                    answers[at].push(answer);
-                    n_cut += cut;
-                    at += 1;
-                }
+                instances.iter().map(|idx| self.prompts[idx][source_idx].clone()).collect();
+            let answers = teacher.answer(seen, &points, padding_points, kept.choice());
+            for ((&idx, points), answer) in instances.iter().zip(points).zip(answers) {
+                let instance = &self.dataset.instances[idx];
+                let subject = || format!("annotation {}", instance.id);
+                check_finite(subject, "logits", answer.logits.iter().flatten())?;
+                check_finite(subject, "predicted IoU", &answer.predicted_iou)?;
+                found.push(kept.answer(points, &answer, &seen.frame, instance.bbox));
             }
         }
-        for (&idx, prompts) in self.instances.iter().zip(answers) {
-            let annotation_id = self.dataset.instances[idx].id;
-            let (grid, logit_step) = (kept.grid, kept.logit_step);
-            writer.push_masks(&MaskRecord { annotation_id, image: identity, grid, logit_step, prompts })?;
-        }
-        Ok(n_cut)
+        Ok(found)
     }
-
-    /// A prompt for an object, in image pixels.
-    fn points(&self, instance_idx: usize, source: &PromptSource) -> Result<Vec<PromptPoint>, TeacherError> {
-        let instance = &self.dataset.instances[instance_idx];
-        let mask = self.dataset.mask(instance_idx)?;
-        let prompt = source.prompt(instance.id, instance.bbox, &mask);
-        let prompt = prompt.map_err(|source| TeacherError::Prompt { annotation_id: instance.id, source })?;
-        Ok(match prompt {
-            Prompt::Box(bbox) => PromptPoint::of_box(bbox),
-            Prompt::Point(at) => vec![PromptPoint { at, label: PointLabel::Foreground }],
-        })
-    }
-}
-
-fn read_image(
-    dataset: &Dataset,
-    image_idx: usize,
-    limits: &ImageLimits,
-) -> Result<(ImageIdentity, RgbImage), TeacherError> {
-    let (record, path) = (&dataset.images[image_idx], dataset.image_path(image_idx));
-    let file = ImageFile::read(&path, limits)?;
-    let image = file.decode(limits)?;
-    if image.size != record.size {
-        let (expected, found) = (record.size.to_string(), image.size.to_string());
-        return Err(TeacherError::ImageSize { path, expected, found });
-    }
-    let pixel_digest = Some(*blake3::hash(&image.pixels).as_bytes());
-    Ok((ImageIdentity { id: record.id, file_digest: file.digest(), pixel_digest, size: record.size }, image))
 }
 
 fn feature_record(
@@ -306,15 +308,5 @@ fn check_finite<'v>(
     match values.into_iter().find(|value| !value.is_finite()) {
         Some(&found) => Err(TeacherError::NotFinite { subject: subject(), what, found }),
         None => Ok(()),
-    }
-}
-
-/// What the Python exporter keeps, and so what its caches and those of a build have in common: see `scripts/teacher/README.md`.
-pub fn default_kept() -> Kept {
-    Kept::MaskLogits {
-        context: Context::AroundBox { region_scale: 1.2, context_scale: 2.0, min_side: 0.0 },
-        grid: 128,
-        logit_step: 0.125,
-        masks: KeptMasks::Single,
     }
 }

@@ -5,7 +5,16 @@ use std::path::PathBuf;
 use sensei_answers::error::CacheError;
 use sensei_data::dataset::DatasetError;
 use sensei_data::image_file::ImageError;
-use sensei_data::prompt_source::PromptError;
+
+/// An annotation that the teacher cannot be asked about.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{annotation_id} ({reason})")]
+pub struct BadAnnotation {
+    /// The annotation.
+    pub annotation_id: u64,
+    /// Why.
+    pub reason: String,
+}
 
 /// A build that ended before its end. What it had written is gone.
 #[derive(Debug, thiserror::Error)]
@@ -34,13 +43,13 @@ pub enum TeacherError {
         /// In the file.
         found: String,
     },
-    /// More images cannot be used than are allowed.
+    /// More images cannot be used than are allowed, or none can.
     #[error(
-        "{} of {n_images} images could not be used, at most {allowed} are allowed; the first: {}", failures.len(), failures[0]
+        "{} of {n_images} images so far cannot be used, at most {allowed} are allowed: {}", reasons.len(), reasons.join("; ")
     )]
     Failures {
         /// What is wrong with each.
-        failures: Vec<String>,
+        reasons: Vec<String>,
         /// Images asked about.
         n_images: usize,
         /// How many may fail.
@@ -49,13 +58,11 @@ pub enum TeacherError {
     /// An annotated mask cannot be read.
     #[error(transparent)]
     Mask(#[from] DatasetError),
-    /// An annotation has no prompt.
-    #[error("annotation {annotation_id}: no prompt")]
-    Prompt {
-        /// The annotation.
-        annotation_id: u64,
-        /// Why.
-        source: PromptError,
+    /// Annotations that the teacher cannot be asked about.
+    #[error("annotations that cannot be asked about: {}", annotations.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Annotations {
+        /// Each, with the reason.
+        annotations: Vec<BadAnnotation>,
     },
     /// The teacher answered with numbers that are none.
     #[error("{subject}: expected finite {what} of the teacher, found {found}")]

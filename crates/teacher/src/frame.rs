@@ -44,7 +44,8 @@ impl Frame {
         Self { size: image.size, resized, side, values }
     }
 
-    /// Where a point of the image is in the frame, in its pixels: both axes by one scale, as the published code has it.
+    /// Where a point of the image is in the frame, in its pixels: both axes by one scale, as `scripts/teacher/export.py` has it. SAM's own code
+    /// takes the rounded ratio of each axis, which is less than half a pixel away.
     pub fn point(&self, at: PointInImage) -> [f64; 2] {
         let scale = f64::from(self.side) / f64::from(self.size.width.max(self.size.height));
         [at.x * scale, at.y * scale]

@@ -6,5 +6,6 @@ pub mod build;
 pub mod error;
 pub mod frame;
 pub mod native;
+mod picture;
 pub mod propose;
 mod record;

@@ -132,5 +132,8 @@ fn read<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.try_to_vec_as::<f32>().expect("a tensor that its device can read back")
 }
 
+/// Prompts that callers answer together: their answers are in memory at once.
+pub(crate) const PROMPTS_AT_ONCE: usize = 16;
+
 /// Side of the mask logits that the decoder puts out.
 pub const LOGIT_GRID: u32 = 256;

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use sensei_answers::record::{PointLabel, PromptPoint};
 use sensei_data::dataset::Dataset;
 use sensei_data::geometry::{PointInImage, Size};
-use sensei_data::image_file::{ImageFile, ImageLimits, RgbImage};
+use sensei_data::image_file::{ImageLimits, RgbImage};
 use sensei_data::rle::Rle;
 use sensei_sam::mask_decoder::MaskChoice;
 
 use crate::error::TeacherError;
-use crate::native::{Answer, LOGIT_GRID, NativeTeacher, Seen};
+use crate::native::{Answer, LOGIT_GRID, NativeTeacher, PROMPTS_AT_ONCE, Seen};
+use crate::picture::{Failures, read_picture};
 use crate::record::{mask_in_image, stability};
 
 /// What is asked, and what is kept.
@@ -18,23 +19,22 @@ use crate::record::{mask_in_image, stability};
 pub struct ProposePlan {
     /// Points along each side of a picture, at the centres of equal cells.
     pub points: u32,
-    /// Points along each side in a second pass, of which those are asked that no kept mask of the first is sure of; 0 for none.
+    /// Points along each side in a second pass, of which those are asked that no mask of the first is sure of which passed; 0 for none.
     ///
     /// # Source
     /// TinySAM's hierarchical mask generation (arXiv 2312.13789): [`SURE_LOGIT`].
     pub fine_points: u32,
-    /// Least IoU that the teacher expects of its mask.
+    /// Minimum IoU that the teacher expects of its mask.
     pub min_predicted_iou: f32,
-    /// Least [stability](sensei_answers::record::MaskAnswer::stability).
+    /// Minimum [stability](sensei_answers::record::MaskAnswer::stability).
     pub min_stability: f32,
-    /// Least area, in pixels of the image.
+    /// Minimum area, in pixels of the image.
     pub min_area: u64,
-    /// Largest area, as a share of the image.
+    /// Maximum area, as a share of the image.
     pub max_area_share: f64,
-    /// Two masks of a larger IoU are one object: of them the one is kept that the teacher thinks better. Annotated objects count too.
+    /// Two masks of a larger IoU are one object: of them the one is kept that the teacher thinks better. Annotated objects count too; of a
+    /// crowd region, the share of the mask that lies in it.
     pub max_iou: f64,
-    /// Prompts that are decoded together; changes memory and time, no proposal.
-    pub batch: usize,
     /// Images that may be unusable; each is counted and named.
     pub max_failed_images: usize,
     /// What an image file may cost.
@@ -47,8 +47,8 @@ pub struct Picture {
     pub path: PathBuf,
     /// Its size, where somebody said it.
     pub size: Option<Size>,
-    /// Annotated masks.
-    pub annotated: Vec<Rle>,
+    /// Annotated masks, and whether each is a crowd region.
+    pub annotated: Vec<(Rle, bool)>,
 }
 
 /// An object that the teacher found.
@@ -75,9 +75,9 @@ pub struct ProposeCounts {
     pub low_predicted_iou: u64,
     /// They change with the threshold.
     pub unstable: u64,
-    /// Below the least area.
+    /// Below the minimum area.
     pub small: u64,
-    /// Above the largest.
+    /// Above the maximum.
     pub large: u64,
     /// A better mask of the same object is kept.
     pub duplicates: u64,
@@ -96,7 +96,7 @@ pub fn pictures_of(dataset: &Dataset) -> Result<Vec<Picture>, TeacherError> {
         .map(|idx| Picture { path: dataset.image_path(idx), size: Some(dataset.images[idx].size), annotated: vec![] })
         .collect();
     for (idx, instance) in dataset.instances.iter().enumerate() {
-        pictures[instance.image_idx].annotated.push(dataset.mask(idx)?);
+        pictures[instance.image_idx].annotated.push((dataset.mask(idx)?, instance.is_crowd));
     }
     Ok(pictures)
 }
@@ -115,39 +115,25 @@ pub fn propose(
     progress: &mut dyn FnMut(usize, usize),
     is_interrupted: &dyn Fn() -> bool,
 ) -> Result<(Proposed, ProposeCounts, Vec<String>), TeacherError> {
-    let (mut counts, mut failures, mut proposed) = (ProposeCounts::default(), vec![], vec![]);
+    let (mut counts, mut proposed) = (ProposeCounts::default(), vec![]);
+    let mut failures = Failures::new(pictures.len(), plan.max_failed_images);
     for (n_done, picture) in pictures.iter().enumerate() {
         if is_interrupted() {
             return Err(TeacherError::Interrupted);
         }
-        match read_picture(picture, &plan.limits) {
-            Ok(image) => {
+        match read_picture(&picture.path, picture.size, &plan.limits) {
+            Ok((image, _)) => {
                 let found = on_image(&image, picture, teacher, plan, &mut counts)?;
                 proposed.push(Some((image.size, found)));
             }
             Err(error) => {
-                failures.push(error.to_string());
+                failures.add(&error)?;
                 proposed.push(None);
             }
         }
         progress(n_done + 1, pictures.len());
     }
-    if failures.len() > plan.max_failed_images {
-        let (n_images, allowed) = (pictures.len(), plan.max_failed_images);
-        return Err(TeacherError::Failures { failures, n_images, allowed });
-    }
-    Ok((proposed, counts, failures))
-}
-
-fn read_picture(picture: &Picture, limits: &ImageLimits) -> Result<RgbImage, TeacherError> {
-    let image = ImageFile::read(&picture.path, limits)?.decode(limits)?;
-    match picture.size {
-        Some(size) if size != image.size => {
-            let (expected, found) = (size.to_string(), image.size.to_string());
-            Err(TeacherError::ImageSize { path: picture.path.clone(), expected, found })
-        }
-        _ => Ok(image),
-    }
+    Ok((proposed, counts, failures.finish()?))
 }
 
 fn on_image(
@@ -165,16 +151,17 @@ fn on_image(
         let (sure, unsure): (Vec<PointInImage>, Vec<PointInImage>) =
             grid_points(image.size, plan.fine_points).into_iter().partition(is_sure);
         counts.sure_points += sure.len() as u64;
+        candidates.iter_mut().for_each(|candidate| candidate.logits = vec![]);
         candidates.extend(pass.ask(&unsure, counts)?);
     }
     // The best first; of equals, in the order of the points.
     candidates.sort_by(|a, b| b.proposal.predicted_iou.total_cmp(&a.proposal.predicted_iou));
     let mut kept: Vec<Proposal> = vec![];
     for Candidate { proposal, .. } in candidates {
-        let is_known = |mask: &Rle| proposal.mask.iou(mask, false) > plan.max_iou;
-        if picture.annotated.iter().any(is_known) {
+        let is_known = |mask: &Rle, is_crowd: bool| proposal.mask.iou(mask, is_crowd) > plan.max_iou;
+        if picture.annotated.iter().any(|(mask, is_crowd)| is_known(mask, *is_crowd)) {
             counts.annotated += 1;
-        } else if kept.iter().any(|kept| is_known(&kept.mask)) {
+        } else if kept.iter().any(|kept| is_known(&kept.mask, false)) {
             counts.duplicates += 1;
         } else {
             counts.kept += 1;
@@ -209,7 +196,7 @@ struct Pass<'a> {
 impl Pass<'_> {
     fn ask(&self, points: &[PointInImage], counts: &mut ProposeCounts) -> Result<Vec<Candidate>, TeacherError> {
         let mut candidates = vec![];
-        for points in points.chunks(self.plan.batch.max(1)) {
+        for points in points.chunks(PROMPTS_AT_ONCE) {
             let prompts: Vec<Vec<PromptPoint>> =
                 points.iter().map(|&at| vec![PromptPoint { at, label: PointLabel::Foreground }]).collect();
             let answers = self.teacher.answer(self.seen, &prompts, POINT_PADDING, MaskChoice::Single);

@@ -72,13 +72,7 @@ fn plan(arguments: &BuildArguments, teacher: &NativeTeacher) -> anyhow::Result<B
             (Question::Object { prompts, padding_points: arguments.padding_points }, kept)
         }
     };
-    Ok(BuildPlan {
-        question,
-        kept,
-        batch: arguments.batch as usize,
-        max_failed_images: arguments.max_failed_images,
-        limits: ImageLimits::default(),
-    })
+    Ok(BuildPlan { question, kept, max_failed_images: arguments.max_failed_images, limits: ImageLimits::default() })
 }
 
 fn source(prompt: BuildPrompt) -> PromptSource {

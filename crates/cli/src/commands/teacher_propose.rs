@@ -36,6 +36,8 @@ pub fn execute(arguments: ProposeArguments) -> anyhow::Result<()> {
         is_share.then_some(()).with_context(|| format!("{name}: expected 0 to 1, found {share}")).map_err(usage)?;
     }
     ensure!(!arguments.out.exists(), "{}: exists already", arguments.out.display());
+    let folder = arguments.out.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).with_context(|| format!("{}: cannot create", folder.display()))?;
     start_threads(arguments.threads)?;
     let dataset = match &arguments.annotations {
         Some(path) => Some(load(path, &arguments.images, arguments.format, arguments.unusable.into())?),
@@ -43,7 +45,7 @@ pub fn execute(arguments: ProposeArguments) -> anyhow::Result<()> {
     };
     let (files, pictures) = match &dataset {
         Some(dataset) => (images_of(dataset), pictures_of(dataset)?),
-        None => pictures_in(&arguments.images)?,
+        None => pictures_in(&arguments.images, arguments.first_id)?,
     };
     let teacher = teacher::open(&arguments.weights)?;
     let plan = ProposePlan {
@@ -54,7 +56,6 @@ pub fn execute(arguments: ProposeArguments) -> anyhow::Result<()> {
         min_area: arguments.min_area,
         max_area_share: arguments.max_area_share,
         max_iou: arguments.max_iou,
-        batch: teacher::BATCH,
         max_failed_images: arguments.max_failed_images,
         limits: ImageLimits::default(),
     };
@@ -64,7 +65,7 @@ pub fn execute(arguments: ProposeArguments) -> anyhow::Result<()> {
     }
     let (proposed, counts, failures) = found?;
     failures.iter().for_each(|failure| warn(failure));
-    let file = coco_file(files, &proposed, teacher.digest(), &plan);
+    let file = coco_file(files, &proposed, teacher.digest(), &plan, arguments.first_id);
     let mut json = serde_json::to_vec(&file)?;
     json.push(b'\n');
     write_whole(&arguments.out, &json)?;
@@ -94,8 +95,8 @@ fn images_of(dataset: &Dataset) -> Vec<ImageFileEntry> {
     dataset.images.iter().map(entry).collect()
 }
 
-/// The JPEG and PNG files of a folder, by name, numbered from 1.
-fn pictures_in(folder: &Path) -> anyhow::Result<(Vec<ImageFileEntry>, Vec<Picture>)> {
+/// The JPEG and PNG files of a folder, by name, numbered from `first_id`.
+fn pictures_in(folder: &Path, first_id: u64) -> anyhow::Result<(Vec<ImageFileEntry>, Vec<Picture>)> {
     let read = || -> std::io::Result<Vec<PathBuf>> {
         fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect()
     };
@@ -111,7 +112,7 @@ fn pictures_in(folder: &Path) -> anyhow::Result<(Vec<ImageFileEntry>, Vec<Pictur
         let file_name = file_name.with_context(|| format!("{}: expected a name in UTF-8", path.display()))?;
         Ok(ImageFileEntry { id, file_name, size: None })
     };
-    let files = (1..).zip(&paths).map(named).collect::<anyhow::Result<_>>()?;
+    let files = (first_id..).zip(&paths).map(named).collect::<anyhow::Result<_>>()?;
     Ok((files, paths.into_iter().map(|path| Picture { path, size: None, annotated: vec![] }).collect()))
 }
 
@@ -171,13 +172,19 @@ struct CocoCategory {
     name: &'static str,
 }
 
-fn coco_file(files: Vec<ImageFileEntry>, proposed: &Proposed, digest: &str, plan: &ProposePlan) -> CocoFile {
+fn coco_file(
+    files: Vec<ImageFileEntry>,
+    proposed: &Proposed,
+    digest: &str,
+    plan: &ProposePlan,
+    first_id: u64,
+) -> CocoFile {
     let (mut images, mut annotations) = (vec![], vec![]);
     for (entry, found) in files.into_iter().zip(proposed) {
         let size = found.as_ref().map(|(size, _)| *size).or(entry.size);
         let Some(Size { width, height }) = size else { continue };
         for proposal in found.iter().flat_map(|(_, proposals)| proposals) {
-            annotations.push(coco_annotation(FIRST_ID + annotations.len() as u64, entry.id, proposal));
+            annotations.push(coco_annotation(first_id + annotations.len() as u64, entry.id, proposal));
         }
         images.push(CocoImage { id: entry.id, file_name: entry.file_name, width, height });
     }
@@ -216,6 +223,3 @@ fn coco_annotation(id: u64, image_id: u64, proposal: &Proposal) -> CocoAnnotatio
         point: [point.x, point.y],
     }
 }
-
-/// Above the ids of COCO and LVIS, so that both can be trained on together; far below what JSON's numbers hold.
-const FIRST_ID: u64 = 10_000_000_000_000;

@@ -187,7 +187,7 @@ fn resolve(file: RunToml, name: String, overrides: &[Override]) -> anyhow::Resul
     let (mut data, instances) = file.data.resolve()?;
     let also_train: Vec<String> = data.also_train().iter().map(|part| part.name.clone()).collect();
     let (mut train, first_weights) = file.train.resolve(file.seed, quantize, &also_train)?;
-    take_masks_for_answers(&mut train, data.also_train_mut());
+    take_masks_for_answers(&mut train, data.also_train_mut())?;
     let teacher = file.teacher.map(TeacherToml::resolve).transpose()?;
     check_teacher(teacher.as_ref(), instances, &train, data.also_train())?;
     Ok(RunPlan {
@@ -229,15 +229,25 @@ fn resolved_toml(file: &RunToml, overrides: &[Override]) -> anyhow::Result<Strin
 }
 
 /// Further training data that is weighed `teacher_hard` and has no answers brings the teacher's masks itself.
-fn take_masks_for_answers(train: &mut TrainPlan, also_train: &mut [AlsoTrainPlan]) {
+///
+/// # Errors
+/// If only some stages weigh it so.
+fn take_masks_for_answers(train: &mut TrainPlan, also_train: &mut [AlsoTrainPlan]) -> anyhow::Result<()> {
     for (idx, part) in also_train.iter_mut().enumerate().filter(|(_, part)| part.answers.is_none()) {
+        let is_hard = |stage: &StagePlan| stage.loss.weighting_of(1 + idx) == SampleWeighting::TeacherHard;
+        part.are_proposals = train.stages.iter().any(is_hard);
+        if !part.are_proposals {
+            continue;
+        }
+        if let Some(stage) = train.stages.iter().find(|stage| !is_hard(stage)) {
+            let (name, stage) = (&part.name, &stage.name);
+            bail!("[train] stage {stage:?}: weighting_of = {{ {name} }}: expected teacher_hard as in other stages");
+        }
         for stage in &mut train.stages {
-            if stage.loss.weighting_of(1 + idx) == SampleWeighting::TeacherHard {
-                part.are_proposals = true;
-                stage.loss = stage.loss.clone().with_teachers_masks_in_part(1 + idx);
-            }
+            stage.loss = stage.loss.clone().with_teachers_masks_in_part(1 + idx);
         }
     }
+    Ok(())
 }
 
 /// Refuses what needs a teacher where there is none.

@@ -68,12 +68,21 @@ pub fn open(plan: &RunPlan, split: Split, runs: &Path) -> anyhow::Result<SampleS
         Split::Val => check_annotated(&dataset)?,
         Split::Train => check_weighed_as_proposals(plan, 0, &dataset)?,
     }
-    let mut teacher = teacher(plan, split, &dataset, runs)?;
-    let unanswered = if split == Split::Train { plan.unanswered_parts() } else { BTreeSet::new() };
+    // What the files alone tell comes before a teacher is asked, which may take hours.
+    let mut parts = vec![];
     if split == Split::Train {
         for (idx, part) in plan.data.also_train().iter().enumerate() {
-            teacher = join(plan, (1 + idx, part), &mut dataset, teacher, runs)?;
+            let other = load_part(plan, part)?;
+            check_weighed_as_proposals(plan, 1 + idx, &other)?;
+            parts.push((part, other));
         }
+        let mut joined = dataset.clone();
+        parts.iter().try_for_each(|(_, other)| joined.join(other.clone()))?;
+    }
+    let mut teacher = teacher(plan, split, &dataset, runs)?;
+    let unanswered = if split == Split::Train { plan.unanswered_parts() } else { BTreeSet::new() };
+    for (part, other) in parts {
+        teacher = join(plan, part, other, &mut dataset, teacher, runs)?;
     }
     let rules = SelectionRules::of_student(plan.crop);
     let limits = ImageLimits::default();
@@ -257,8 +266,11 @@ fn check_weighed_as_proposals(plan: &RunPlan, part_idx: usize, dataset: &Dataset
         ensure!(are_proposals, "{path}: {weighting}: teacher_hard needs answers beside annotations; found none");
         return Ok(());
     }
-    let is_truth_only = |stage: &StagePlan| stage.loss.weighting_of(part_idx) == SampleWeighting::TruthOnly;
-    if are_proposals && let Some(stage) = plan.train.stages.iter().find(|stage| is_truth_only(stage)) {
+    let takes_truth = |stage: &StagePlan| {
+        let weighting = stage.loss.weighting_of(part_idx);
+        weighting == SampleWeighting::TruthOnly || weighting == SampleWeighting::Constant(0.0)
+    };
+    if are_proposals && let Some(stage) = plan.train.stages.iter().find(|stage| takes_truth(stage)) {
         anyhow::bail!(
             "{path}: masks that a teacher proposed (info.proposed_by) are no truth: stage {:?}: {weighting}: expected teacher_hard or \
              shares of the teacher, found truth_only",
@@ -271,13 +283,12 @@ fn check_weighed_as_proposals(plan: &RunPlan, part_idx: usize, dataset: &Dataset
 /// Takes further training data in, and what the teacher answered about them.
 fn join(
     plan: &RunPlan,
-    (part_idx, part): (usize, &AlsoTrainPlan),
+    part: &AlsoTrainPlan,
+    other: Dataset,
     dataset: &mut Dataset,
     teacher: Option<Box<dyn Store>>,
     runs: &Path,
 ) -> anyhow::Result<Option<Box<dyn Store>>> {
-    let other = load_part(plan, part)?;
-    check_weighed_as_proposals(plan, part_idx, &other)?;
     let answers = match &part.answers {
         Some(answers) => Some(store(plan, answers, &other, runs)?),
         None => None,

@@ -31,7 +31,6 @@ pub fn plan_of(key: &AnswerKey) -> BuildPlan {
     BuildPlan {
         question: key.question.clone(),
         kept: key.kept.clone(),
-        batch: BATCH,
         max_failed_images: 0,
         limits: ImageLimits::default(),
     }
@@ -84,11 +83,15 @@ pub fn ask_for_run(weights: &Path, key: &AnswerKey, dataset: &Dataset, out: &Pat
         key.teacher,
         teacher.digest()
     );
+    ensure!(
+        teacher.preprocessing() == key.preprocessing,
+        "{}: expected [teacher] preprocessing {}, found {}",
+        weights.display(),
+        teacher.preprocessing(),
+        key.preprocessing
+    );
     ask(&teacher, "not stated", &plan_of(key), dataset, out)
 }
-
-/// Prompts that are decoded together: their maps stay in a third-level cache.
-pub const BATCH: usize = 4;
 
 /// The only teacher that runs here.
 const NAME: &str = "MobileSAM";

@@ -28,21 +28,15 @@ fn content(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 #[test]
-fn answers_are_the_same_for_any_threads_and_batches() {
-    let Some(weights) = weights("answers_are_the_same_for_any_threads_and_batches") else { return };
+fn answers_are_the_same_for_any_number_of_threads() {
+    let Some(weights) = weights("answers_are_the_same_for_any_number_of_threads") else { return };
     let place = Place::new();
     let build = |out: &str, more: &[&str]| {
         let arguments = ["teacher", "build", ANNOTATIONS, "scenes/images", out, "--weights", &weights];
         place.does(&[&arguments, more].concat())
     };
-    let said = build(
-        "one",
-        &["--threads", "1", "--batch", "1", "--masks", "four", "--prompt", "box", "--prompt", "innermost-point"],
-    );
-    build(
-        "two",
-        &["--threads", "2", "--batch", "3", "--masks", "four", "--prompt", "box", "--prompt", "innermost-point"],
-    );
+    let said = build("one", &["--threads", "1", "--masks", "four", "--prompt", "box", "--prompt", "innermost-point"]);
+    build("two", &["--threads", "2", "--masks", "four", "--prompt", "box", "--prompt", "innermost-point"]);
     assert_eq!(content(&place.path("one")), content(&place.path("two")));
     assert!(said.contains("one: ") && said.contains("records of 5 images"), "{said}");
     place.does(&["teacher", "verify", "one"]);
@@ -115,6 +109,10 @@ val = {{ native = "{weights}" }}
     place.config("plain.toml", &[]);
     assert_ne!(weights_digest(&place.does(&["train", "plain.toml"])), digest, "the teacher's masks count");
 
+    let other = teacher.replace("longest_side = 1024", "longest_side = 512");
+    place.config("side.toml", &[("[student]", &other)]);
+    let words = ["mobile_sam_fused_f16.safetensors: expected [teacher] preprocessing", "1024", "found", "512"];
+    place.refuses(&["train", "side.toml", "--runs", "elsewhere"], 1, &words);
     let other = teacher.replace("8fb27508", "00000000");
     place.config("other.toml", &[("[student]", &other)]);
     let words =
@@ -144,16 +142,33 @@ fn weights_and_pictures_that_cannot_be_used() {
     let name = &dataset.images[2].file_name;
     fs::write(place.path("scenes/images").join(name), b"\x89PNG\r\n\x1a\n, but no more").unwrap();
     let cannot = format!("{name}: cannot decode PNG");
-    refuses(build(&weights, &[]), &["1 of 5 images could not be used, at most 0 are allowed", &cannot]);
+    refuses(build(&weights, &[]), &["1 of 5 images so far cannot be used, at most 0 are allowed", &cannot]);
     let allowed = build(&weights, &["--max-failed-images", "1"]);
     let said = place.does(&allowed.iter().map(String::as_str).collect::<Vec<_>>());
     assert!(said.contains("records of 4 images") && said.contains("images that could not be used: 1"), "{said}");
     refuses_a_cache_that_is_there(&place, &weights);
 }
 
+#[test]
+fn annotations_that_cannot_be_asked_about_are_all_named_first() {
+    let Some(weights) = weights("annotations_that_cannot_be_asked_about_are_all_named_first") else { return };
+    let place = Place::new();
+    let mut ids = vec![];
+    place.annotations(|file| {
+        for annotation in &mut file["annotations"].as_array_mut().unwrap()[1..3] {
+            annotation["bbox"] = serde_json::json!([4, 4, 0, 7]);
+            ids.push(annotation["id"].as_u64().unwrap());
+        }
+    });
+    let arguments = ["teacher", "build", ANNOTATIONS, "scenes/images", "cache", "--weights", &weights];
+    let words = format!("cannot be asked about: {} (its box is 0 x 7); {} (its box is 0 x 7)", ids[0], ids[1]);
+    place.refuses(&arguments, 1, &[&words]);
+    assert!(!place.path("cache").exists());
+}
+
 fn refuses_a_cache_that_is_there(place: &Place, weights: &str) {
     let arguments = ["teacher", "build", ANNOTATIONS, "scenes/images", "cache", "--weights", weights];
-    place.refuses(&arguments, 1, &["cache: expected no cache there yet"]);
+    place.refuses(&arguments, 1, &["cache: already exists"]);
     place.does(&["teacher", "verify", "cache"]);
 }
 
@@ -169,17 +184,31 @@ fn proposals_are_trained_on_and_never_scored_on() {
     let said = propose("beside.json", &["--annotations", ANNOTATIONS]);
     assert!(said.contains("on 5 pictures") && said.contains("of 80 points asked: "), "{said}");
     propose("again.json", &["--annotations", ANNOTATIONS, "--threads", "1"]);
+    let load = |name: &str| Dataset::load_coco(&place.path(name), &place.path("scenes/images")).unwrap();
+    let annotated = load(ANNOTATIONS);
+    let kept = fs::read(place.path(ANNOTATIONS)).unwrap();
     assert_eq!(fs::read(place.path("beside.json")).unwrap(), fs::read(place.path("again.json")).unwrap());
-    let said = propose("alone.json", &["--fine-points", "6"]);
+    // People in a crowd region are annotated nowhere else; none is proposed.
+    place.annotations(|file| {
+        for annotation in file["annotations"].as_array_mut().unwrap() {
+            annotation["iscrowd"] = 1.into();
+            let whole = serde_json::json!({ "size": [64, 64], "counts": [0, 64 * 64] });
+            (annotation["segmentation"], annotation["bbox"]) = (whole, serde_json::json!([0, 0, 64, 64]));
+        }
+    });
+    let said = propose("crowd.json", &["--annotations", ANNOTATIONS]);
+    assert!(said.contains("crowd.json: 0 objects on 5 pictures"), "{said}");
+    fs::write(place.path(ANNOTATIONS), kept).unwrap();
+    let said = propose("new/alone.json", &["--fine-points", "6", "--first-id", "500"]);
     assert!(said.contains("on 8 pictures") && !said.contains("; 0 points of the second pass"), "{said}");
     place.refuses(
-        &["teacher", "propose", "scenes/images", "alone.json", "--weights", &weights],
+        &["teacher", "propose", "scenes/images", "new/alone.json", "--weights", &weights],
         1,
-        &["alone.json: exists already"],
+        &["new/alone.json: exists already"],
     );
 
-    let load = |name: &str| Dataset::load_coco(&place.path(name), &place.path("scenes/images")).unwrap();
-    let (beside, alone, annotated) = (load("beside.json"), load("alone.json"), load(ANNOTATIONS));
+    let (beside, alone) = (load("beside.json"), load("new/alone.json"));
+    assert_eq!((alone.images[0].id, alone.instances[0].id), (500, 500));
     assert!(alone.instances.len() > annotated.instances.len(), "{} objects", alone.instances.len());
     for (idx, instance) in beside.instances.iter().enumerate() {
         let mask = beside.mask(idx).unwrap();
@@ -209,9 +238,9 @@ images = "scenes/images"
     place.does(&["train", "hard.toml"]);
 
     let val = "val = { annotations = \"scenes/annotations/instances_val.json\"";
-    place.config("val.toml", &[(val, "val = { annotations = \"alone.json\"")]);
-    let words = ["alone.json: expected annotations to score on, found masks that a teacher proposed"];
+    place.config("val.toml", &[(val, "val = { annotations = \"new/alone.json\"")]);
+    let words = ["new/alone.json: expected annotations to score on, found masks that a teacher proposed"];
     place.refuses(&["train", "val.toml"], 1, &words);
     fs::write(place.path("none.json"), "[]").unwrap();
-    place.refuses(&["eval-coco", "alone.json", "none.json"], 1, &words);
+    place.refuses(&["eval-coco", "new/alone.json", "none.json"], 1, &words);
 }

@@ -1,7 +1,7 @@
 //! Layers of SAM-type networks: weights with what is computed of them.
 //!
-//! Each has two implementations. On a CPU without autodiff they are our kernels, over weights that are packed the first time they are
-//! used. Elsewhere they are burn's operators, which have gradients and run on every device.
+//! Each has two implementations. On a CPU without autodiff they are our kernels; linear layers pack their weights the first time they are used,
+//! convolutions each time. Elsewhere they are burn's operators, which have gradients and run on every device.
 //!
 //! Maps are `[image, height, width, channels]` and tokens `[image, token, channels]` on all devices.
 
