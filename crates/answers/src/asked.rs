@@ -24,6 +24,9 @@ pub enum Preprocessing {
         resize: Resize,
         /// What is subtracted from a pixel, and what the result is divided by.
         normalization: Normalization,
+        /// Small objects on a part of the image of their own; without it, all objects on the whole image.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        zoom: Option<Zoom>,
     },
     /// Width and height resized to `side` pixels each, then normalised.
     ///
@@ -41,6 +44,17 @@ pub enum Preprocessing {
     NotStated,
     /// In somebody else's words, which decide by themselves: two caches of different words have different keys.
     Foreign(String),
+}
+
+/// A small object is shown on a part of the image of its own: a square around its box, clipped at the image's edge, which becomes the input as the
+/// whole image does otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Zoom {
+    /// Objects whose box's longer side has fewer pixels than this in the whole image's input are small.
+    pub below: u32,
+    /// Side of the square, in longer sides of the box; more where more of the answer is kept.
+    pub surroundings: u32,
 }
 
 /// How pixels are interpolated.
@@ -120,9 +134,13 @@ impl Question {
 impl Preprocessing {
     pub(crate) fn check(&self) -> Result<(), InvalidKey> {
         match self {
-            Self::Letterbox { longest_side: side, .. } | Self::Stretch { side, .. } => {
-                check_number("preprocessing side", f64::from(*side), 1.0, 65_536.0)
+            Self::Letterbox { longest_side: side, zoom, .. } => {
+                check_number("preprocessing side", f64::from(*side), 1.0, 65_536.0)?;
+                let Some(Zoom { below, surroundings }) = zoom else { return Ok(()) };
+                check_number("preprocessing zoom below", f64::from(*below), 1.0, f64::from(*side))?;
+                check_number("preprocessing zoom surroundings", f64::from(*surroundings), 1.0, 64.0)
             }
+            Self::Stretch { side, .. } => check_number("preprocessing side", f64::from(*side), 1.0, 65_536.0),
             Self::Foreign(words) => check_words("preprocessing", words),
             Self::NotStated => Ok(()),
         }
@@ -132,8 +150,10 @@ impl Preprocessing {
 impl fmt::Display for Preprocessing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Letterbox { longest_side, resize, normalization } => {
-                write!(f, "longest side {longest_side} by {resize}, {normalization}, zeros on the right and below")
+            Self::Letterbox { longest_side, resize, normalization, zoom } => {
+                write!(f, "longest side {longest_side} by {resize}, {normalization}, zeros on the right and below")?;
+                let Some(Zoom { below, surroundings }) = zoom else { return Ok(()) };
+                write!(f, "; objects below {below} pixels of it on {surroundings} times their longer side")
             }
             Self::Stretch { side, resize, normalization } => {
                 write!(f, "stretched to {side} x {side} by {resize}, {normalization}")

@@ -12,7 +12,10 @@ use crate::record::RecordFault;
 pub fn preprocessing(sentence: &str) -> Preprocessing {
     let normalization = Normalization::Imagenet;
     match sentence {
-        SAM1_INPUT => Preprocessing::Letterbox { longest_side: 1024, resize: Resize::PillowBilinear, normalization },
+        SAM1_INPUT => {
+            let resize = Resize::PillowBilinear;
+            Preprocessing::Letterbox { longest_side: 1024, resize, normalization, zoom: None }
+        }
         SAM2_INPUT => Preprocessing::Stretch { side: 1024, resize: Resize::Sam2Transforms, normalization },
         NOT_STATED => Preprocessing::NotStated,
         _ => Preprocessing::Foreign(sentence.into()),

@@ -453,8 +453,14 @@ pub struct BuildArguments {
     /// Logits kept along each side of that part
     #[arg(long, default_value_t = 128)]
     pub grid: u32,
+    /// Show objects whose box's longer side has fewer pixels than this, of 1024 across the image, on a part of the image of their own
+    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub zoom_below: Option<u32>,
+    /// Side of that part, in longer sides of the box; more where more is kept
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64), requires = "zoom_below")]
+    pub zoom_surroundings: u32,
     /// Keep features of each image instead of masks: the name of a tap, such as embedding
-    #[arg(long, value_name = "TAP", conflicts_with_all = ["prompt", "masks", "context_scale", "min_side", "grid"])]
+    #[arg(long, value_name = "TAP", conflicts_with_all = ["prompt", "masks", "context_scale", "min_side", "grid", "zoom_below"])]
     pub features: Option<String>,
     /// How a feature is stored
     #[arg(long, value_enum, default_value_t = BuildDtype::Int8, requires = "features")]

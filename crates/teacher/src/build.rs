@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use sensei_answers::asked::Question;
+use sensei_answers::asked::{Question, Zoom};
 use sensei_answers::features::{FeatureRecord, FeatureValues};
 use sensei_answers::kept::{Context, FeatureDtype, Kept, ScaleSource};
 use sensei_answers::key::{AnswerKey, TeacherDescription};
@@ -15,7 +15,8 @@ use sensei_data::image_file::{ImageLimits, RgbImage};
 use sensei_data::prompt_source::{Prompt, PromptSource};
 
 use crate::error::{BadAnnotation, TeacherError};
-use crate::native::{Features, LOGIT_GRID, NativeTeacher, PROMPTS_AT_ONCE, Seen};
+use crate::frame::Part;
+use crate::native::{Features, INPUT_SIDE, LOGIT_GRID, NativeTeacher, PROMPTS_AT_ONCE, Seen};
 use crate::picture::{Failures, read_picture};
 use crate::record::KeptLogits;
 
@@ -26,6 +27,8 @@ pub struct BuildPlan {
     pub question: Question,
     /// What of its answers is kept.
     pub kept: Kept,
+    /// Small objects on a part of the image of their own, which the teacher looks at for each of them.
+    pub zoom: Option<Zoom>,
     /// Images that may be unusable; each is counted and named.
     pub max_failed_images: usize,
     /// What an image file may cost.
@@ -43,6 +46,8 @@ pub struct BuildReport {
     pub n_without_objects: usize,
     /// Crowd regions, which it is not asked about.
     pub n_crowd: usize,
+    /// Objects that it was shown by themselves.
+    pub n_zoomed: usize,
     /// Logits that were cut to what 8 bits hold.
     pub n_cut: u64,
     /// Images that could not be used, with the reason.
@@ -67,7 +72,7 @@ pub fn build(
     let asked = Asked::new(plan, teacher)?;
     let key = AnswerKey {
         teacher: teacher.digest().to_string(),
-        preprocessing: teacher.preprocessing(),
+        preprocessing: teacher.preprocessing(plan.zoom),
         question: plan.question.clone(),
         kept: plan.kept.clone(),
         dataset: blake3::Hash::from_bytes(dataset.digest).to_hex().to_string(),
@@ -84,7 +89,7 @@ pub fn build(
     if by_image.is_empty() {
         return Err(TeacherError::Nothing { path: dataset.annotations_path.clone() });
     }
-    let (n_images, mut n_cut) = (by_image.len(), 0);
+    let (n_images, mut n_cut, mut n_zoomed) = (by_image.len(), 0, 0);
     let mut failures = Failures::new(n_images, plan.max_failed_images);
     // What the annotations alone tell, before hours are spent.
     let prompts = asked.prompts(dataset, &by_image)?;
@@ -97,8 +102,10 @@ pub fn build(
             Ok((image, file_digest)) => {
                 let pixel_digest = Some(*blake3::hash(&image.pixels).as_bytes());
                 let identity = ImageIdentity { id: record.id, file_digest, pixel_digest, size: record.size };
-                let objects = Objects { dataset, instances: &instances, prompts: &prompts };
-                n_cut += asked.image(&objects, teacher, identity, &image, &mut writer)?;
+                let objects = Objects { dataset, instances: &instances, prompts: &prompts, is_interrupted };
+                let found = asked.image(&objects, teacher, identity, &image, &mut writer)?;
+                n_cut += found.n_cut;
+                n_zoomed += found.n_zoomed;
             }
             Err(error) => failures.add(&error)?,
         }
@@ -110,6 +117,7 @@ pub fn build(
         n_images: n_images - failures.len(),
         n_without_objects: dataset.images.len() - n_images,
         n_crowd: dataset.instances.iter().filter(|instance| instance.is_crowd).count(),
+        n_zoomed,
         n_cut,
         failures,
     })
@@ -117,7 +125,7 @@ pub fn build(
 
 /// A question, taken apart.
 enum Asked<'a> {
-    Objects { prompts: &'a [PromptSource], padding_points: u32, kept: KeptLogits },
+    Objects { prompts: &'a [PromptSource], padding_points: u32, kept: KeptLogits, zoom: Option<Zoom> },
     Images { tap: [String; 1], dtype: FeatureDtype },
 }
 
@@ -132,6 +140,9 @@ impl<'a> Asked<'a> {
                     Context::WholeFrame if *grid != LOGIT_GRID => {
                         return cannot("kept grid", &format!("{LOGIT_GRID} for the whole frame"), grid.to_string());
                     }
+                    Context::WholeFrame if plan.zoom.is_some() => {
+                        return cannot("kept context", "around_box with zoom", context.to_string());
+                    }
                     Context::AroundBox { .. } | Context::WholeFrame => {}
                     Context::ClippedRegion { .. } | Context::NotStated => {
                         return cannot("kept context", "around_box or whole_frame", context.to_string());
@@ -141,7 +152,10 @@ impl<'a> Asked<'a> {
                 if prompts.is_empty() {
                     return cannot("question", "at least one prompt", "none".into());
                 }
-                Ok(Self::Objects { prompts, padding_points: *padding_points, kept })
+                Ok(Self::Objects { prompts, padding_points: *padding_points, kept, zoom: plan.zoom })
+            }
+            (Question::Image, Kept::ImageFeatures { .. }) if plan.zoom.is_some() => {
+                cannot("question", "objects with zoom", "features of images".into())
             }
             (Question::Image, Kept::ImageFeatures { tap, grid, channels, dtype }) => {
                 let taps = teacher.taps();
@@ -206,7 +220,7 @@ impl<'a> Asked<'a> {
         if annotations.is_empty() { Ok(of_instances) } else { Err(TeacherError::Annotations { annotations }) }
     }
 
-    /// Asks about one image; how many logits were cut.
+    /// Asks about one image.
     fn image(
         &self,
         objects: &Objects<'_>,
@@ -214,34 +228,60 @@ impl<'a> Asked<'a> {
         identity: ImageIdentity,
         image: &RgbImage,
         writer: &mut CacheWriter,
-    ) -> Result<u64, TeacherError> {
+    ) -> Result<Counts, TeacherError> {
         match self {
             Self::Images { tap, dtype } => {
                 let mut seen = teacher.look(image, tap);
                 let features = seen.features.pop().expect("the tap that was asked for");
                 writer.push_features(&feature_record(identity, &seen, &features, *dtype)?)?;
-                Ok(0)
+                Ok(Counts { n_cut: 0, n_zoomed: 0 })
             }
-            Self::Objects { prompts, padding_points, kept } => {
-                let seen = teacher.look(image, &[]);
+            Self::Objects { prompts, padding_points, kept, zoom } => {
+                let mut answers: BTreeMap<usize, Vec<PromptAnswer>> = BTreeMap::new();
                 let mut n_cut = 0;
-                let mut answers = vec![vec![]; objects.instances.len()];
-                for source_idx in 0..prompts.len() {
-                    let found = objects.answers(teacher, &seen, source_idx, *padding_points, kept)?;
-                    for (answers, (answer, cut)) in answers.iter_mut().zip(found) {
-                        answers.push(answer);
-                        n_cut += cut;
+                let mut ask = |seen: &Seen, instances: &[usize]| {
+                    for source_idx in 0..prompts.len() {
+                        let found = objects.answers(teacher, seen, instances, source_idx, *padding_points, kept)?;
+                        for (idx, (answer, cut)) in instances.iter().zip(found) {
+                            answers.entry(*idx).or_default().push(answer);
+                            n_cut += cut;
+                        }
                     }
+                    Ok::<(), TeacherError>(())
+                };
+                let part = |&idx: &usize| {
+                    let bbox = objects.dataset.instances[idx].bbox;
+                    let points = objects.prompts[&idx].iter().flatten();
+                    let part = kept.part((*zoom)?, bbox, points, image.size, INPUT_SIDE)?;
+                    Some((idx, part))
+                };
+                let alone: BTreeMap<usize, Part> = objects.instances.iter().filter_map(part).collect();
+                let together: Vec<usize> =
+                    objects.instances.iter().copied().filter(|idx| !alone.contains_key(idx)).collect();
+                if !together.is_empty() {
+                    ask(&teacher.look(image, &[]), &together)?;
                 }
-                for (&idx, prompts) in objects.instances.iter().zip(answers) {
+                for (&idx, &part) in &alone {
+                    if (objects.is_interrupted)() {
+                        return Err(TeacherError::Interrupted);
+                    }
+                    ask(&teacher.look_at_part(image, part), &[idx])?;
+                }
+                for (idx, prompts) in answers {
                     let annotation_id = objects.dataset.instances[idx].id;
                     let (grid, logit_step) = (kept.grid, kept.logit_step);
                     writer.push_masks(&MaskRecord { annotation_id, image: identity, grid, logit_step, prompts })?;
                 }
-                Ok(n_cut)
+                Ok(Counts { n_cut, n_zoomed: alone.len() })
             }
         }
     }
+}
+
+/// What an image adds to a report.
+struct Counts {
+    n_cut: u64,
+    n_zoomed: usize,
 }
 
 /// The objects of an image.
@@ -249,20 +289,22 @@ struct Objects<'a> {
     dataset: &'a Dataset,
     instances: &'a [usize],
     prompts: &'a BTreeMap<usize, Vec<Vec<PromptPoint>>>,
+    is_interrupted: &'a dyn Fn() -> bool,
 }
 
 impl Objects<'_> {
-    /// What is kept of the answers to one prompt of each object, and how many logits of each were cut.
+    /// What is kept of the answers to one prompt of each of these objects, and how many logits of each were cut.
     fn answers(
         &self,
         teacher: &NativeTeacher,
         seen: &Seen,
+        instances: &[usize],
         source_idx: usize,
         padding_points: u32,
         kept: &KeptLogits,
     ) -> Result<Vec<(PromptAnswer, u64)>, TeacherError> {
-        let mut found = Vec::with_capacity(self.instances.len());
-        for instances in self.instances.chunks(PROMPTS_AT_ONCE) {
+        let mut found = Vec::with_capacity(instances.len());
+        for instances in instances.chunks(PROMPTS_AT_ONCE) {
             let points: Vec<Vec<PromptPoint>> =
                 instances.iter().map(|idx| self.prompts[idx][source_idx].clone()).collect();
             let answers = teacher.answer(seen, &points, padding_points, kept.choice());

@@ -1,16 +1,18 @@
-//! How an image becomes a teacher's input, and where a point of it lies there.
+//! How an image, or a part of it, becomes a teacher's input, and where a point of it lies there.
 
-use sensei_answers::asked::{IMAGENET_MEAN, IMAGENET_STD, Normalization, Preprocessing, Resize};
+use sensei_answers::asked::{IMAGENET_MEAN, IMAGENET_STD, Normalization, Preprocessing, Resize, Zoom};
 use sensei_data::geometry::{PointInImage, Size};
 use sensei_data::image_file::RgbImage;
 use sensei_data::resize::resize_bilinear;
 
-/// An image in the square that a teacher sees, normalised.
+/// An image, or a part of it, in the square that a teacher sees, normalised.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Frame {
-    /// Of the image.
+    /// Column and row of the image's pixel in the upper left corner.
+    pub origin: [u32; 2],
+    /// Of what is shown, in the image's pixels.
     pub size: Size,
-    /// Of the image in the frame; the rest, on the right and below, is padding.
+    /// Of what is shown, in the frame; the rest, on the right and below, is padding.
     pub resized: Size,
     /// Side of the frame, in pixels.
     pub side: u32,
@@ -41,17 +43,29 @@ impl Frame {
                 }
             }
         }
-        Self { size: image.size, resized, side, values }
+        Self { origin: [0, 0], size: image.size, resized, side, values }
+    }
+
+    /// [`letterbox`](Self::letterbox) of a part of the image.
+    ///
+    /// # Panics
+    /// If the part is empty or reaches beyond the image.
+    pub fn of_part(image: &RgbImage, part: Part, side: u32) -> Self {
+        let Part { origin: [x, y], size } = part;
+        let columns = x as usize * 3..(x + size.width) as usize * 3;
+        let rows = image.pixels.chunks_exact(image.size.width as usize * 3).skip(y as usize).take(size.height as usize);
+        let pixels: Vec<u8> = rows.flat_map(|row| &row[columns.clone()]).copied().collect();
+        Self { origin: part.origin, ..Self::letterbox(&RgbImage { size, pixels }, side) }
     }
 
     /// Where a point of the image is in the frame, in its pixels: both axes by one scale, as `scripts/teacher/export.py` has it. SAM's own code
     /// takes the rounded ratio of each axis, which is less than half a pixel away.
     pub fn point(&self, at: PointInImage) -> [f64; 2] {
         let scale = f64::from(self.side) / f64::from(self.size.width.max(self.size.height));
-        [at.x * scale, at.y * scale]
+        [0, 1].map(|axis| ([at.x, at.y][axis] - f64::from(self.origin[axis])) * scale)
     }
 
-    /// Cells of a map of `grid` cells over the whole frame, per pixel of the image, along x and y.
+    /// Cells of a map of `grid` cells over the whole frame, per pixel of what is shown, along x and y.
     pub fn cells_per_pixel(&self, grid: u32) -> [f64; 2] {
         let per_frame_pixel = f64::from(grid) / f64::from(self.side);
         let along = |resized: u32, extent: u32| f64::from(resized) / f64::from(extent) * per_frame_pixel;
@@ -68,13 +82,33 @@ impl Frame {
     }
 }
 
-/// What [`Frame::letterbox`] does, for keys.
-pub fn sam_preprocessing(side: u32) -> Preprocessing {
-    Preprocessing::Letterbox {
-        longest_side: side,
-        resize: Resize::PillowBilinear,
-        normalization: Normalization::Imagenet,
+/// A part of an image, in its pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// Column and row of its upper left pixel.
+    pub origin: [u32; 2],
+    /// Pixels across and down, at least one each.
+    pub size: Size,
+}
+
+impl Part {
+    /// The square of this side around a point, in pixels of the image; grown to whole pixels and clipped at the image's edge, where at least one
+    /// pixel is left.
+    pub fn around(at: PointInImage, side: f64, image: Size) -> Self {
+        let along = |at: f64, extent: u32| {
+            let start = (at - side / 2.0).floor().clamp(0.0, f64::from(extent - 1)) as u32;
+            let end = (at + side / 2.0).ceil().clamp(f64::from(start + 1), f64::from(extent)) as u32;
+            (start, end - start)
+        };
+        let ((x, width), (y, height)) = (along(at.x, image.width), along(at.y, image.height));
+        Self { origin: [x, y], size: Size { width, height } }
     }
+}
+
+/// What [`Frame::letterbox`] does, for keys.
+pub fn sam_preprocessing(side: u32, zoom: Option<Zoom>) -> Preprocessing {
+    let (resize, normalization) = (Resize::PillowBilinear, Normalization::Imagenet);
+    Preprocessing::Letterbox { longest_side: side, resize, normalization, zoom }
 }
 
 #[cfg(test)]
@@ -92,5 +126,20 @@ mod tests {
         assert_eq!(frame.point(PointInImage { x: 6.0, y: 2.0 }), [9.0, 3.0]);
         assert_eq!(frame.used_cells(3), Size { width: 3, height: 2 });
         assert_eq!(frame.cells_per_pixel(3), [0.5, 0.5]);
+    }
+
+    #[test]
+    fn a_part_is_shown_as_if_it_were_the_image() {
+        let size = Size { width: 7, height: 5 };
+        let image = RgbImage { size, pixels: (0..105).collect() };
+        let part = Part::around(PointInImage { x: 5.5, y: 1.0 }, 3.0, size);
+        assert_eq!(part, Part { origin: [4, 0], size: Size { width: 3, height: 3 } });
+        let alone: Vec<u8> = [12..21, 33..42, 54..63].into_iter().flatten().collect();
+        let alone = Frame::letterbox(&RgbImage { size: part.size, pixels: alone }, 6);
+        let frame = Frame::of_part(&image, part, 6);
+        assert_eq!((&frame.values, frame.resized), (&alone.values, alone.resized));
+        assert_eq!(frame.point(PointInImage { x: 5.5, y: 1.0 }), [3.0, 2.0]);
+        let beyond = Part::around(PointInImage { x: 90.0, y: -3.0 }, 2.0, size);
+        assert_eq!(beyond, Part { origin: [6, 0], size: Size { width: 1, height: 1 } });
     }
 }

@@ -1,7 +1,7 @@
 //! Teachers that run here: MobileSAM.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use sensei_answers::asked::Preprocessing;
+use sensei_answers::asked::{Preprocessing, Zoom};
 use sensei_answers::record::{PointLabel, PromptPoint};
 use sensei_data::image_file::RgbImage;
 use sensei_sam::error::SamError;
@@ -10,7 +10,7 @@ use sensei_sam::mobile_sam::{EncodedImage, INPUT_SIZE, MobileSam};
 use sensei_sam::prompt_encoder;
 use sensei_tensor::network::{NamedWeights, Tap};
 
-use crate::frame::{Frame, sam_preprocessing};
+use crate::frame::{Frame, Part, sam_preprocessing};
 
 /// A teacher whose network is in memory.
 pub struct NativeTeacher {
@@ -59,9 +59,9 @@ impl NativeTeacher {
         &self.digest
     }
 
-    /// How images are shown to it.
-    pub fn preprocessing(&self) -> Preprocessing {
-        sam_preprocessing(INPUT_SIZE as u32)
+    /// How images are shown to it, and small objects if they are shown by themselves.
+    pub fn preprocessing(&self, zoom: Option<Zoom>) -> Preprocessing {
+        sam_preprocessing(INPUT_SIDE, zoom)
     }
 
     /// Where its features can be read.
@@ -74,7 +74,18 @@ impl NativeTeacher {
     /// # Panics
     /// If a tap is none of [`taps`](Self::taps), or the image has no pixel.
     pub fn look(&self, image: &RgbImage, taps: &[String]) -> Seen {
-        let frame = Frame::letterbox(image, INPUT_SIZE as u32);
+        self.look_at(Frame::letterbox(image, INPUT_SIDE), taps)
+    }
+
+    /// Looks at a part of an image. Prompts are still given in the image's pixels.
+    ///
+    /// # Panics
+    /// If the part reaches beyond the image.
+    pub fn look_at_part(&self, image: &RgbImage, part: Part) -> Seen {
+        self.look_at(Frame::of_part(image, part, INPUT_SIDE), &[])
+    }
+
+    fn look_at(&self, frame: Frame, taps: &[String]) -> Seen {
         let input = TensorData::new(frame.values.clone(), [1, INPUT_SIZE, INPUT_SIZE, 3]);
         let (mut encoded, taps) =
             self.network.encode(Tensor::from_data(input, &self.device), taps).expect("a tap of this network");
@@ -134,6 +145,9 @@ fn read<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 
 /// Prompts that callers answer together: their answers are in memory at once.
 pub(crate) const PROMPTS_AT_ONCE: usize = 16;
+
+/// Side of the square in which it sees an image, in pixels.
+pub(crate) const INPUT_SIDE: u32 = INPUT_SIZE as u32;
 
 /// Side of the mask logits that the decoder puts out.
 pub const LOGIT_GRID: u32 = 256;

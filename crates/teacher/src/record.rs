@@ -1,12 +1,13 @@
 //! A teacher's answer as a record: the part of its logits that is kept, in steps of 8 bits.
 
+use sensei_answers::asked::Zoom;
 use sensei_answers::kept::{Context, KeptMasks};
 use sensei_answers::record::{MaskAnswer, PromptAnswer, PromptPoint};
-use sensei_data::geometry::{RectInImage, Size};
+use sensei_data::geometry::{PointInImage, RectInImage, Size};
 use sensei_data::mask::Mask;
 use sensei_sam::mask_decoder::MaskChoice;
 
-use crate::frame::Frame;
+use crate::frame::{Frame, Part};
 use crate::native::{Answer, LOGIT_GRID};
 
 /// What is kept of an answer's logits.
@@ -61,18 +62,45 @@ impl KeptLogits {
         (PromptAnswer { points, rect_in_image: rect, masks }, n_cut)
     }
 
+    /// The part of an image on which a small object is shown by itself; none if it is not small, or if whole frames are kept. All that is kept
+    /// of the image lies in it, and so do the prompts' points. `side` is the frame's.
+    pub(crate) fn part<'p>(
+        &self,
+        zoom: Zoom,
+        bbox: [f64; 4],
+        points: impl Iterator<Item = &'p PromptPoint>,
+        image: Size,
+        side: u32,
+    ) -> Option<Part> {
+        let [x, y, width, height] = bbox;
+        let longer = width.max(height);
+        let is_small = longer * f64::from(side) < f64::from(zoom.below) * f64::from(image.width.max(image.height));
+        let side = self.side(bbox)?.max(f64::from(zoom.surroundings) * longer);
+        let middle = PointInImage { x: x + width / 2.0, y: y + height / 2.0 };
+        let reach = |point: &PromptPoint| 2.0 * (point.at.x - middle.x).abs().max((point.at.y - middle.y).abs());
+        let side = points.map(reach).fold(side, f64::max);
+        is_small.then(|| Part::around(middle, side, image))
+    }
+
+    /// Side of the square around a box that is kept, in the image's pixels; none if the whole frame is.
+    fn side(&self, [_, _, width, height]: [f64; 4]) -> Option<f64> {
+        match self.context {
+            Context::AroundBox { region_scale, context_scale, min_side } => {
+                Some((context_scale * region_scale * width.max(height)).max(min_side))
+            }
+            Context::WholeFrame | Context::ClippedRegion { .. } | Context::NotStated => None,
+        }
+    }
+
     /// The part of the image that is kept.
     fn area(&self, frame: &Frame, bbox: [f64; 4]) -> (RectInImage, u32) {
         let [x, y, width, height] = bbox;
-        let square = |side: f64| {
-            let (x0, y0) = (x + width / 2.0 - side / 2.0, y + height / 2.0 - side / 2.0);
-            RectInImage { x0, y0, x1: x0 + side, y1: y0 + side }
-        };
-        let rect = match self.context {
-            Context::AroundBox { region_scale, context_scale, min_side } => {
-                square((context_scale * region_scale * width.max(height)).max(min_side))
+        let rect = match self.side(bbox) {
+            Some(side) => {
+                let (x0, y0) = (x + width / 2.0 - side / 2.0, y + height / 2.0 - side / 2.0);
+                RectInImage { x0, y0, x1: x0 + side, y1: y0 + side }
             }
-            Context::WholeFrame | Context::ClippedRegion { .. } | Context::NotStated => {
+            None => {
                 let [columns, rows] = frame.cells_per_pixel(LOGIT_GRID);
                 let side = f64::from(LOGIT_GRID);
                 RectInImage { x0: 0.0, y0: 0.0, x1: side / columns, y1: side / rows }
@@ -94,11 +122,12 @@ impl KeptLogits {
     }
 }
 
-/// Logits at the centres of an area's cells; none beyond the image.
+/// Logits at the centres of an area's cells; none beyond what the frame shows.
 fn sampled(logits: &[f32], frame: &Frame, rect: &RectInImage, grid: u32) -> Vec<Option<f32>> {
     let [columns, rows] = frame.cells_per_pixel(LOGIT_GRID);
-    let xs = taps(rect.x0, rect.x1, grid, columns, frame.size.width);
-    let ys = taps(rect.y0, rect.y1, grid, rows, frame.size.height);
+    let [left, top] = frame.origin.map(f64::from);
+    let xs = taps(rect.x0 - left, rect.x1 - left, grid, columns, frame.size.width);
+    let ys = taps(rect.y0 - top, rect.y1 - top, grid, rows, frame.size.height);
     let side = LOGIT_GRID as usize;
     let mut found = Vec::with_capacity((grid * grid) as usize);
     for y in &ys {
@@ -114,7 +143,7 @@ fn sampled(logits: &[f32], frame: &Frame, rect: &RectInImage, grid: u32) -> Vec<
     found
 }
 
-/// The mask of logits over the frame, in the image: a pixel is set if they are above 0 at its centre.
+/// The mask of logits over the frame, in what it shows: a pixel is set if they are above 0 at its centre.
 pub(crate) fn mask_in_image(logits: &[f32], frame: &Frame) -> Mask {
     let (size, side) = (frame.size, LOGIT_GRID as usize);
     let [columns, rows] = frame.cells_per_pixel(LOGIT_GRID);
@@ -136,7 +165,7 @@ struct Tap {
     fraction: f32,
 }
 
-/// Along one axis: the logits around the centre of each cell of the area; none beyond the image.
+/// Along one axis: the logits around the centre of each cell of the area; none beyond what is shown.
 fn taps(start: f64, end: f64, grid: u32, cells_per_pixel: f64, extent: u32) -> Vec<Option<Tap>> {
     let cell = (end - start) / f64::from(grid);
     let tap = |idx: u32| {

@@ -1,6 +1,6 @@
 //! Keys: what two of them differ in, what none may hold, and what their digest is over.
 
-use sensei_answers::asked::{Normalization, Preprocessing, Question, Resize};
+use sensei_answers::asked::{Normalization, Preprocessing, Question, Resize, Zoom};
 use sensei_answers::error::CacheError;
 use sensei_answers::folder_store::FolderStore;
 use sensei_answers::kept::{Context, FeatureDtype, Kept, KeptMasks, ScaleSource};
@@ -13,6 +13,11 @@ use crate::{key, rich_key, teacher, text, write};
 fn features(tap: &str, channels: u32, dtype: FeatureDtype) -> AnswerKey {
     let kept = Kept::ImageFeatures { tap: tap.into(), grid: 96, channels, dtype };
     AnswerKey { question: Question::Image, kept, ..key(96) }
+}
+
+fn zoomed(longest_side: u32, zoom: Zoom) -> Preprocessing {
+    let (resize, normalization) = (Resize::PillowBilinear, Normalization::Imagenet);
+    Preprocessing::Letterbox { longest_side, resize, normalization, zoom: Some(zoom) }
 }
 
 /// Keys of which no two are equal.
@@ -35,8 +40,14 @@ fn different_keys() -> Vec<AnswerKey> {
     add(|k| k.question = Question::Object { prompts: vec![PromptSource::RandomPoint { seed: 1 }], padding_points: 1 });
     add(|k| k.question = Question::Object { prompts: vec![PromptSource::RandomPoint { seed: 2 }], padding_points: 1 });
     for longest_side in [512, 1025] {
-        let preprocessing = Preprocessing::Letterbox { longest_side, resize: Resize::PillowBilinear, normalization };
+        let resize = Resize::PillowBilinear;
+        let preprocessing = Preprocessing::Letterbox { longest_side, resize, normalization, zoom: None };
         keys.push(AnswerKey { preprocessing, ..key(96) });
+    }
+    for zoom in
+        [Zoom { below: 96, surroundings: 4 }, Zoom { below: 64, surroundings: 4 }, Zoom { below: 64, surroundings: 8 }]
+    {
+        keys.push(AnswerKey { preprocessing: zoomed(1024, zoom), ..key(96) });
     }
     for resize in [Resize::PillowBilinear, Resize::Sam2Transforms] {
         keys.push(AnswerKey { preprocessing: Preprocessing::Stretch { side: 1024, resize, normalization }, ..key(96) });
@@ -192,6 +203,14 @@ fn keys_that_no_cache_can_have_are_refused_with_the_part() {
     refuses(object(vec![PromptSource::Box], 17), "question padding_points");
     refuses(object(vec![PromptSource::JitteredBox { jitter: 0.7, seed: 0 }], 1), "question prompts jitter");
     refuses(AnswerKey { question: Question::Foreign(" ".into()), ..key(4) }, "question: expected words, found none");
+    for (below, surroundings, words) in [
+        (0, 4, "preprocessing zoom below: expected 1 to 512, found 0"),
+        (513, 4, "preprocessing zoom below: expected 1 to 512, found 513"),
+        (96, 0, "preprocessing zoom surroundings: expected 1 to 64, found 0"),
+        (96, 65, "preprocessing zoom surroundings"),
+    ] {
+        refuses(AnswerKey { preprocessing: zoomed(512, Zoom { below, surroundings }), ..key(4) }, words);
+    }
     refuses(
         AnswerKey { preprocessing: Preprocessing::Foreign(String::new()), ..key(4) },
         "preprocessing: expected words",

@@ -35,6 +35,7 @@ fn key(grid: u32) -> AnswerKey {
             longest_side: 1024,
             resize: Resize::PillowBilinear,
             normalization: Normalization::Imagenet,
+            zoom: None,
         },
         question: Question::Object { prompts: vec![PromptSource::Box], padding_points: 1 },
         kept: Kept::MaskLogits { context, grid, logit_step: 0.125, masks: KeptMasks::Single },

@@ -1,7 +1,7 @@
 //! `teacher build`.
 
 use anyhow::Context as _;
-use sensei_answers::asked::Question;
+use sensei_answers::asked::{Question, Zoom};
 use sensei_answers::kept::{Context, FeatureDtype, Kept, KeptMasks, ScaleSource};
 use sensei_data::image_file::ImageLimits;
 use sensei_data::prompt_source::PromptSource;
@@ -26,11 +26,14 @@ pub fn execute(arguments: BuildArguments) -> anyhow::Result<()> {
     let teacher = teacher::open(&arguments.weights)?;
     let plan = plan(&arguments, &teacher)?;
     let report = teacher::ask(&teacher, &arguments.licence, &plan, &dataset, &arguments.out)?;
-    let BuildReport { manifest, n_images, n_without_objects, n_crowd, n_cut, failures } = report;
+    let BuildReport { manifest, n_images, n_without_objects, n_crowd, n_zoomed, n_cut, failures } = report;
     failures.iter().for_each(|failure| warn(failure));
     say(&format!("{}: {} records of {n_images} images", arguments.out.display(), manifest.n_records));
     if arguments.features.is_none() {
         say(&format!("not asked about: {n_without_objects} images without objects, {n_crowd} crowd regions"));
+        if arguments.zoom_below.is_some() {
+            say(&format!("shown on a part of the image of their own: {n_zoomed} objects"));
+        }
         say(&format!("logits that were cut to the int8 range: {n_cut}"));
     }
     if !failures.is_empty() {
@@ -72,7 +75,9 @@ fn plan(arguments: &BuildArguments, teacher: &NativeTeacher) -> anyhow::Result<B
             (Question::Object { prompts, padding_points: arguments.padding_points }, kept)
         }
     };
-    Ok(BuildPlan { question, kept, max_failed_images: arguments.max_failed_images, limits: ImageLimits::default() })
+    let zoom = arguments.zoom_below.map(|below| Zoom { below, surroundings: arguments.zoom_surroundings });
+    let (max_failed_images, limits) = (arguments.max_failed_images, ImageLimits::default());
+    Ok(BuildPlan { question, kept, zoom, max_failed_images, limits })
 }
 
 fn source(prompt: BuildPrompt) -> PromptSource {

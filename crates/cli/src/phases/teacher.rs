@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, ensure};
 use burn::tensor::Device;
 use indicatif::{ProgressBar, ProgressStyle};
+use sensei_answers::asked::Preprocessing;
 use sensei_answers::key::{AnswerKey, TeacherDescription};
 use sensei_data::dataset::Dataset;
 use sensei_data::image_file::ImageLimits;
@@ -31,6 +32,10 @@ pub fn plan_of(key: &AnswerKey) -> BuildPlan {
     BuildPlan {
         question: key.question.clone(),
         kept: key.kept.clone(),
+        zoom: match key.preprocessing {
+            Preprocessing::Letterbox { zoom, .. } => zoom,
+            _ => None,
+        },
         max_failed_images: 0,
         limits: ImageLimits::default(),
     }
@@ -83,14 +88,15 @@ pub fn ask_for_run(weights: &Path, key: &AnswerKey, dataset: &Dataset, out: &Pat
         key.teacher,
         teacher.digest()
     );
+    let plan = plan_of(key);
+    let shown = teacher.preprocessing(plan.zoom);
     ensure!(
-        teacher.preprocessing() == key.preprocessing,
-        "{}: expected [teacher] preprocessing {}, found {}",
+        shown == key.preprocessing,
+        "{}: expected [teacher] preprocessing {shown}, found {}",
         weights.display(),
-        teacher.preprocessing(),
         key.preprocessing
     );
-    ask(&teacher, "not stated", &plan_of(key), dataset, out)
+    ask(&teacher, "not stated", &plan, dataset, out)
 }
 
 /// The only teacher that runs here.

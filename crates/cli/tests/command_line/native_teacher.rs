@@ -61,6 +61,54 @@ fn answers_are_the_same_for_any_number_of_threads() {
 }
 
 #[test]
+fn small_objects_are_shown_by_themselves() {
+    let Some(weights) = weights("small_objects_are_shown_by_themselves") else { return };
+    let place = Place::new();
+    let build = |out: &str, more: &[&str]| {
+        let arguments = ["teacher", "build", ANNOTATIONS, "scenes/images", out, "--weights", &weights];
+        place.does(&[&arguments, more].concat())
+    };
+    let dataset = Dataset::load_coco(&place.path(ANNOTATIONS), &place.path("scenes/images")).unwrap();
+    let n_objects = dataset.instances.iter().filter(|instance| !instance.is_crowd).count();
+    build("whole", &[]);
+    let said = build("near", &["--zoom-below", "1024"]);
+    assert!(said.contains(&format!("shown on a part of the image of their own: {n_objects} objects")), "{said}");
+    // A part so large that it is the whole image.
+    build("far", &["--zoom-below", "1024", "--zoom-surroundings", "64"]);
+    let said = build("none", &["--zoom-below", "1"]);
+    assert!(said.contains("shown on a part of the image of their own: 0 objects"), "{said}");
+
+    let [whole, near, far, none] = ["whole", "near", "far", "none"].map(|name| {
+        let store = FolderStore::open_any(&place.path(name)).unwrap();
+        let mask = |id: u64| store.masks(id).unwrap().prompts[0].masks[0].logits.clone();
+        let ious =
+            dataset.instances.iter().enumerate().filter(|(_, instance)| !instance.is_crowd).map(|(idx, instance)| {
+                let found = store.masks(instance.id).unwrap().mask(0, 0).mask_in_image();
+                dataset.mask(idx).unwrap().iou(&sensei_data::rle::Rle::from_mask(&found), false)
+            });
+        let mean = ious.sum::<f64>() / n_objects as f64;
+        (store.ids().into_iter().map(mask).collect::<Vec<_>>(), mean)
+    });
+    assert_eq!(whole.0, none.0);
+    assert_eq!(whole.0, far.0);
+    assert_ne!(whole.0, near.0);
+    assert!(near.1 > 0.7, "{} {}", near.1, whole.1);
+
+    let key = |name: &str| FolderStore::open_any(&place.path(name)).unwrap().manifest().key.digest();
+    assert!(key("none") != key("whole") && key("near") != key("far"));
+    let arguments = ["teacher", "build", ANNOTATIONS, "scenes/images", "x", "--weights", &weights];
+    for (more, words) in [
+        (["--zoom-surroundings", "4"].as_slice(), "--zoom-below <PIXELS>"),
+        (&["--zoom-below", "0"], "0 is not in 1..=1024"),
+        (&["--zoom-below", "9", "--features", "embedding"], "cannot be used with"),
+    ] {
+        let output = place.command(&[&arguments, more].concat()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && said.contains(words), "{said}");
+    }
+}
+
+#[test]
 fn features_are_kept_in_a_byte_each() {
     let Some(weights) = weights("features_are_kept_in_a_byte_each") else { return };
     let place = Place::new();
