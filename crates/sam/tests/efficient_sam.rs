@@ -3,10 +3,9 @@
 mod made_up;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use made_up::{close, host, made_up, some_features, some_logits, weights};
+use made_up::{close, host, made_up, prompts, some_features, some_logits, weights};
 use sensei_sam::efficient_sam::EfficientSam;
 use sensei_sam::mask_decoder::MaskChoice;
-use sensei_sam::prompt_encoder::{PointLabel, PromptPoint};
 use sensei_sam::vit::VitConfig;
 use sensei_testing::golden;
 
@@ -20,17 +19,7 @@ fn made_up_weights_give_pytorchs_values() {
     let image = network.encode(Tensor::from_data(TensorData::new(image.values, [1, 1024, 1024, 3]), &device));
     close("embedding", &some_features(image.clone().reshape([1, 64, 64, 256])), &case.f32s("embedding"));
 
-    let label = |code: i64| match code {
-        0 => PointLabel::Background,
-        1 => PointLabel::Foreground,
-        2 => PointLabel::UpperLeft,
-        _ => PointLabel::LowerRight,
-    };
-    let (points, labels) = (case.f32s("points"), case.i64s("labels"));
-    let points = points.as_chunks::<2>().0.iter().zip(labels);
-    let points: Vec<PromptPoint> =
-        points.map(|(&[x, y], code)| PromptPoint { x: x.into(), y: y.into(), label: label(code) }).collect();
-    let prompts: Vec<Vec<PromptPoint>> = points.chunks(3).map(<[PromptPoint]>::to_vec).collect();
+    let prompts = prompts(&case);
     let masks = network.decode(image, &prompts, MaskChoice::All);
     close("tokens", &host(masks.tokens), &case.f32s("tokens_out"));
     close("logits", &some_logits(masks.logits), &case.f32s("logits"));

@@ -3,7 +3,7 @@
 mod made_up;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use made_up::{close, host, made_up, some_features, some_logits, weights};
+use made_up::{close, host, made_up, prompts, some_features, some_logits, weights};
 use sensei_sam::mask_decoder::MaskChoice;
 use sensei_sam::mobile_sam::{EncodedImage, MobileSam};
 use sensei_sam::prompt_encoder::{PointLabel, PromptEncoder, PromptPoint};
@@ -62,18 +62,7 @@ fn made_up_weights_give_pytorchs_values() {
     for (name, features) in taps.iter().zip(features) {
         close(name, &some_features(features), &case.f32s(&format!("tap.{name}")));
     }
-    let label = |code: i64| match code {
-        0 => PointLabel::Background,
-        1 => PointLabel::Foreground,
-        2 => PointLabel::UpperLeft,
-        3 => PointLabel::LowerRight,
-        _ => PointLabel::Padding,
-    };
-    let (points, labels) = (case.f32s("points"), case.i64s("labels"));
-    let points = points.as_chunks::<2>().0.iter().zip(labels);
-    let points: Vec<PromptPoint> =
-        points.map(|(&[x, y], code)| PromptPoint { x: x.into(), y: y.into(), label: label(code) }).collect();
-    let prompts: Vec<Vec<PromptPoint>> = points.chunks(3).map(<[PromptPoint]>::to_vec).collect();
+    let prompts = prompts(&case);
     let masks = network.decode(&images[0], &prompts, MaskChoice::All);
     close("tokens", &host(masks.tokens), &case.f32s("tokens_out"));
     close("logits", &some_logits(masks.logits), &case.f32s("logits"));

@@ -3,10 +3,9 @@
 mod made_up;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use made_up::{close, host, made_up, some_features, some_logits, weights};
+use made_up::{close, host, made_up, prompts, some_features, some_logits, weights};
 use sensei_sam::hiera::HieraConfig;
 use sensei_sam::mask_decoder::MaskChoice;
-use sensei_sam::prompt_encoder::{PointLabel, PromptPoint};
 use sensei_sam::sam2::Sam2;
 use sensei_tensor::network::HostTensor;
 use sensei_testing::golden;
@@ -25,18 +24,7 @@ fn made_up_weights_give_the_packages_values() {
     close("quarter", &some_features(quarter), &case.f32s("quarter"));
     close("eighth", &some_features(eighth), &case.f32s("eighth"));
 
-    let label = |code: i64| match code {
-        0 => PointLabel::Background,
-        1 => PointLabel::Foreground,
-        2 => PointLabel::UpperLeft,
-        3 => PointLabel::LowerRight,
-        _ => PointLabel::Padding,
-    };
-    let (points, labels) = (case.f32s("points"), case.i64s("labels"));
-    let points = points.as_chunks::<2>().0.iter().zip(labels);
-    let points: Vec<PromptPoint> =
-        points.map(|(&[x, y], code)| PromptPoint { x: x.into(), y: y.into(), label: label(code) }).collect();
-    let prompts: Vec<Vec<PromptPoint>> = points.chunks(3).map(<[PromptPoint]>::to_vec).collect();
+    let prompts = prompts(&case);
     let masks = network.decode(&image, &prompts, MaskChoice::All);
     close("logits", &some_logits(masks.logits), &case.f32s("logits"));
     close("predicted IoU", &host(masks.predicted_iou), &case.f32s("predicted_iou"));

@@ -1,6 +1,7 @@
 //! Weights that follow from their names, as in `tests/golden/sam/network.py`.
 
 use burn::tensor::Tensor;
+use sensei_sam::prompt_encoder::{PointLabel, PromptPoint};
 use sensei_tensor::network::{HostTensor, NamedWeights};
 use sensei_testing::{GoldenCase, relative_l2};
 
@@ -35,6 +36,23 @@ pub fn weights(case: &GoldenCase) -> NamedWeights {
     let names = case.names();
     let named = |key: &String| key.strip_prefix("shape.").map(|name| (name.into(), made_up(name, &shape_of(key))));
     names.iter().filter_map(named).collect()
+}
+
+/// The prompts of a case, of three points each, with SAM's numbers for their labels.
+pub fn prompts(case: &GoldenCase) -> Vec<Vec<PromptPoint>> {
+    let label = |code: i64| match code {
+        -1 => PointLabel::Padding,
+        0 => PointLabel::Background,
+        1 => PointLabel::Foreground,
+        2 => PointLabel::UpperLeft,
+        3 => PointLabel::LowerRight,
+        other => panic!("no label has the number {other}"),
+    };
+    let (points, labels) = (case.f32s("points"), case.i64s("labels"));
+    let points = points.as_chunks::<2>().0.iter().zip(labels);
+    let points: Vec<PromptPoint> =
+        points.map(|(&[x, y], code)| PromptPoint { x: x.into(), y: y.into(), label: label(code) }).collect();
+    points.chunks(3).map(<[PromptPoint]>::to_vec).collect()
 }
 
 /// Fails if the values are not the expected ones but for rounding.
