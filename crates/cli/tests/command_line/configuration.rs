@@ -81,7 +81,10 @@ fn unknown_and_misspelt_keys() {
         (
             "weighting = \"truth_only\"",
             "weighting = \"truth\"",
-            &["train.stage.0.loss.weighting: expected ", "{ constant = ... } or \"truth_only\", found \"truth\""],
+            &[
+                "train.stage.0.loss.weighting: expected ",
+                "{ constant = ... }, \"truth_only\" or \"teacher_hard\", found \"truth\"",
+            ],
         ),
     ]);
 }
