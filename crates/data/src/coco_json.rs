@@ -165,6 +165,7 @@ impl<'de> FromJson<'de> for JsonInfo {
         let fields = InfoFields::deserialize(MapAccessDeserializer::new(object))?;
         let proposed_by = match fields.proposed_by {
             Scalar::Missing | Scalar::Null => None,
+            Scalar::Text(digest) => Some(digest),
             // Whatever it is, somebody meant to say that no person drew the masks.
             said => Some(said.to_string()),
         };

@@ -179,6 +179,26 @@ fn equal_values_of_another_json_type_are_read() {
     }
 }
 
+/// Programs write many things as `info`. Only a teacher's masks must not be taken for a person's.
+#[test]
+fn what_a_file_says_of_itself_may_be_anything() {
+    let proposed_by = |info: &str| {
+        let text = WHOLE.replacen(r#"{"year": 2017}"#, info, 1);
+        assert_ne!(text, WHOLE);
+        load(&text, Dataset::load_coco).expect(info).parts[0].proposed_by.clone()
+    };
+    for info in ["[]", "[1, {}]", "null", "\"by hand\"", "3", "{}", r#"{"proposed_by": null}"#, r#"{"year": [2017]}"#] {
+        assert_eq!(proposed_by(info), None, "{info}");
+    }
+    let digest = "8fb27508e79f55348e12d87c123a3c36a6d36969c4236fb7a70ade0d2c89921c";
+    assert_eq!(proposed_by(&format!(r#"{{"proposed_by": "{digest}"}}"#)).as_deref(), Some(digest));
+    for info in
+        [r#"{"proposed_by": 3}"#, r#"{"proposed_by": true}"#, r#"{"proposed_by": ["a"]}"#, r#"{"proposed_by": {}}"#]
+    {
+        assert!(proposed_by(info).is_some(), "{info}");
+    }
+}
+
 #[test]
 fn values_that_mean_nothing_are_named_with_entry_and_field() {
     let check = |from: &str, to: &str, expected: &str| {
