@@ -65,6 +65,8 @@ pub enum Resize {
     PillowBilinear,
     /// As the package `sam2` resizes: torchvision's `Resize` of a float tensor, as the installed version does it.
     Sam2Transforms,
+    /// PyTorch's `interpolate(mode="bilinear", align_corners=False)` of a float tensor, without widening: EfficientSAM.
+    TorchBilinear,
 }
 
 /// What is subtracted from a pixel of 0 to 255, and what the result is divided by.
@@ -169,6 +171,7 @@ impl fmt::Display for Resize {
         f.write_str(match self {
             Self::PillowBilinear => "Pillow's bilinear filter",
             Self::Sam2Transforms => "SAM2Transforms",
+            Self::TorchBilinear => "PyTorch's bilinear interpolation",
         })
     }
 }

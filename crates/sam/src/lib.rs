@@ -7,6 +7,7 @@
 
 pub mod efficient_sam;
 pub mod error;
+pub mod exported;
 pub mod hiera;
 pub mod mask_decoder;
 pub mod mobile_sam;

@@ -9,21 +9,29 @@ use sensei_sam::mask_decoder::MaskChoice;
 use sensei_sam::vit::VitConfig;
 use sensei_testing::golden;
 
-#[test]
-fn made_up_weights_give_pytorchs_values() {
-    let case = golden("sam_efficient");
+fn check(case: &str, config: VitConfig) {
+    let (case, side, grid) = (golden(case), config.input_size, config.grid());
     let (device, weights) = (Device::flex(), weights(&case));
-    let network = EfficientSam::new(VitConfig::efficient_sam_ti(), "made up", &weights, &device);
-    let network = network.expect("EfficientSAM-Ti's tensors");
-    let image = made_up("image.pixels", &[1, 1024, 1024, 3]);
-    let image = network.encode(Tensor::from_data(TensorData::new(image.values, [1, 1024, 1024, 3]), &device));
-    close("embedding", &some_features(image.clone().reshape([1, 64, 64, 256])), &case.f32s("embedding"));
+    let network = EfficientSam::new(config, "made up", &weights, &device).expect("EfficientSAM's tensors");
+    let image = made_up("image.pixels", &[1, side, side, 3]);
+    let image = network.encode(Tensor::from_data(TensorData::new(image.values, [1, side, side, 3]), &device));
+    close("embedding", &some_features(image.clone().reshape([1, grid, grid, 256])), &case.f32s("embedding"));
 
     let prompts = prompts(&case);
     let masks = network.decode(image, &prompts, MaskChoice::All);
     close("tokens", &host(masks.tokens), &case.f32s("tokens_out"));
     close("logits", &some_logits(masks.logits), &case.f32s("logits"));
     close("predicted IoU", &host(masks.predicted_iou), &case.f32s("predicted_iou"));
+}
+
+#[test]
+fn ti_gives_pytorchs_values() {
+    check("sam_efficient", VitConfig::efficient_sam_ti());
+}
+
+#[test]
+fn s_gives_pytorchs_values() {
+    check("sam_efficient/small", VitConfig { input_size: 256, ..VitConfig::efficient_sam_s() });
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! SAM 2.1 Tiny against the package sam2, with made-up weights: none are at hand.
+//! SAM 2.1 against the package sam2, with made-up weights: none are at hand.
 
 mod made_up;
 
@@ -10,16 +10,15 @@ use sensei_sam::sam2::Sam2;
 use sensei_tensor::network::HostTensor;
 use sensei_testing::golden;
 
-#[test]
-fn made_up_weights_give_the_packages_values() {
-    let case = golden("sam2");
-    let (device, mut weights) = (Device::flex(), weights(&case));
+fn check(case: &str, config: HieraConfig) {
+    let (case, side) = (golden(case), config.input_size);
+    let (grid, device, mut weights) = (config.grid(), Device::flex(), weights(&case));
     // Published files have this and more for video.
     weights.insert("memory_attention.norm.weight".into(), HostTensor { shape: vec![256], values: vec![1.0; 256] });
-    let network = Sam2::new(HieraConfig::tiny(), "made up", &weights, &device).expect("SAM 2.1 Tiny's tensors");
-    let image = made_up("image.pixels", &[1, 1024, 1024, 3]);
-    let image = network.encode(Tensor::from_data(TensorData::new(image.values, [1, 1024, 1024, 3]), &device));
-    close("embedding", &some_features(image.embedding.clone().reshape([1, 64, 64, 256])), &case.f32s("embedding"));
+    let network = Sam2::new(config, "made up", &weights, &device).expect("the tensors of SAM 2.1");
+    let image = made_up("image.pixels", &[1, side, side, 3]);
+    let image = network.encode(Tensor::from_data(TensorData::new(image.values, [1, side, side, 3]), &device));
+    close("embedding", &some_features(image.embedding.clone().reshape([1, grid, grid, 256])), &case.f32s("embedding"));
     let [quarter, eighth] = image.fine.clone();
     close("quarter", &some_features(quarter), &case.f32s("quarter"));
     close("eighth", &some_features(eighth), &case.f32s("eighth"));
@@ -30,8 +29,25 @@ fn made_up_weights_give_the_packages_values() {
     close("predicted IoU", &host(masks.predicted_iou), &case.f32s("predicted_iou"));
     close("object", &host(masks.object.expect("SAM 2 says so")), &case.f32s("object"));
 
-    let mask: Vec<f32> = made_up("image.mask", &[1, 1, 256, 256]).values.iter().map(|value| value * 4.0).collect();
-    let mask = Tensor::from_data(TensorData::new(mask, [1, 256, 256]), &device);
+    let mask = made_up("image.mask", &[1, 1, side / 4, side / 4]);
+    let mask: Vec<f32> = mask.values.iter().map(|value| value * 4.0).collect();
+    let mask = Tensor::from_data(TensorData::new(mask, [1, side / 4, side / 4]), &device);
     let refined = network.refine(&image, &prompts[..1], mask, MaskChoice::All);
     close("logits on a mask", &some_logits(refined.logits), &case.f32s("refined"));
+}
+
+#[test]
+fn tiny_gives_the_packages_values() {
+    check("sam2", HieraConfig::tiny());
+}
+
+#[test]
+fn the_other_sizes_give_the_packages_values() {
+    for (case, config) in [
+        ("sam2/small", HieraConfig::small()),
+        ("sam2/base_plus", HieraConfig::base_plus()),
+        ("sam2/large", HieraConfig::large()),
+    ] {
+        check(case, HieraConfig { input_size: 256, ..config });
+    }
 }

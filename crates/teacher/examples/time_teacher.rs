@@ -10,7 +10,7 @@ use sensei_answers::record::PromptPoint;
 use sensei_data::image_file::{ImageFile, ImageLimits};
 use sensei_sam::mask_decoder::MaskChoice;
 use sensei_student::weights::read_weights;
-use sensei_teacher::native::NativeTeacher;
+use sensei_teacher::teacher::Teacher;
 
 /// As in the program.
 #[global_allocator]
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let rounds: usize = rounds.first().map_or(Ok(5), |rounds| rounds.parse())?;
     let tensors = read_weights(Path::new(weights))?.tensors;
-    let teacher = NativeTeacher::mobile_sam(weights, &tensors, "not asked".into(), &Device::flex())?;
+    let teacher = Teacher::native(weights, &tensors, "not asked".into(), &Device::flex())?;
     let limits = ImageLimits::default();
     let image = ImageFile::read(Path::new(image), &limits)?.decode(&limits)?;
     let boxes = |n: usize| -> Vec<Vec<PromptPoint>> {
@@ -32,13 +32,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     for n in [0, 1, 16] {
         let mut fastest = f64::INFINITY;
-        let seen = teacher.look(&image, &[]);
+        let seen = teacher.look(&image, &[])?;
         for _ in 0..rounds {
             let started = Instant::now();
             if n == 0 {
-                teacher.look(&image, &[]);
+                teacher.look(&image, &[])?;
             } else {
-                teacher.answer(&seen, &boxes(n), 1, MaskChoice::Single);
+                teacher.answer(&seen, &boxes(n), 1, MaskChoice::Single)?;
             }
             fastest = fastest.min(started.elapsed().as_secs_f64());
         }

@@ -16,9 +16,9 @@ use sensei_data::prompt_source::{Prompt, PromptSource};
 
 use crate::error::{BadAnnotation, TeacherError};
 use crate::frame::Part;
-use crate::native::{Features, INPUT_SIDE, LOGIT_GRID, NativeTeacher, PROMPTS_AT_ONCE, Seen};
 use crate::picture::{Failures, read_picture};
 use crate::record::KeptLogits;
+use crate::teacher::{Features, LOGIT_GRID, PROMPTS_AT_ONCE, Seen, Teacher};
 
 /// What is asked, and what is kept of the answers.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,7 +62,7 @@ pub struct BuildReport {
 /// written. Then nothing stands at `out`.
 pub fn build(
     dataset: &Dataset,
-    teacher: &NativeTeacher,
+    teacher: &Teacher,
     description: TeacherDescription,
     plan: &BuildPlan,
     out: &Path,
@@ -72,7 +72,7 @@ pub fn build(
     let asked = Asked::new(plan, teacher)?;
     let key = AnswerKey {
         teacher: teacher.digest().to_string(),
-        preprocessing: teacher.preprocessing(plan.zoom),
+        preprocessing: teacher.preprocessing(plan.zoom)?,
         question: plan.question.clone(),
         kept: plan.kept.clone(),
         dataset: blake3::Hash::from_bytes(dataset.digest).to_hex().to_string(),
@@ -130,7 +130,7 @@ enum Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    fn new(plan: &'a BuildPlan, teacher: &NativeTeacher) -> Result<Self, TeacherError> {
+    fn new(plan: &'a BuildPlan, teacher: &Teacher) -> Result<Self, TeacherError> {
         let cannot = |what, expected: &str, found: String| {
             Err(TeacherError::Question { what, expected: expected.into(), found })
         };
@@ -149,6 +149,10 @@ impl<'a> Asked<'a> {
                     }
                 }
                 let kept = KeptLogits { context: context.clone(), grid: *grid, logit_step: *logit_step, masks: *masks };
+                if teacher.pads_prompts() && *padding_points > 0 {
+                    let expected = format!("0 for {}, which fills prompts up itself", teacher.name());
+                    return cannot("padding points", &expected, padding_points.to_string());
+                }
                 if prompts.is_empty() {
                     return cannot("question", "at least one prompt", "none".into());
                 }
@@ -224,14 +228,14 @@ impl<'a> Asked<'a> {
     fn image(
         &self,
         objects: &Objects<'_>,
-        teacher: &NativeTeacher,
+        teacher: &Teacher,
         identity: ImageIdentity,
         image: &RgbImage,
         writer: &mut CacheWriter,
     ) -> Result<Counts, TeacherError> {
         match self {
             Self::Images { tap, dtype } => {
-                let mut seen = teacher.look(image, tap);
+                let mut seen = teacher.look(image, tap)?;
                 let features = seen.features.pop().expect("the tap that was asked for");
                 writer.push_features(&feature_record(identity, &seen, &features, *dtype)?)?;
                 Ok(Counts { n_cut: 0, n_zoomed: 0 })
@@ -252,20 +256,20 @@ impl<'a> Asked<'a> {
                 let part = |&idx: &usize| {
                     let bbox = objects.dataset.instances[idx].bbox;
                     let points = objects.prompts[&idx].iter().flatten();
-                    let part = kept.part((*zoom)?, bbox, points, image.size, INPUT_SIDE)?;
+                    let part = kept.part((*zoom)?, bbox, points, image.size, teacher.framing().side())?;
                     Some((idx, part))
                 };
                 let alone: BTreeMap<usize, Part> = objects.instances.iter().filter_map(part).collect();
                 let together: Vec<usize> =
                     objects.instances.iter().copied().filter(|idx| !alone.contains_key(idx)).collect();
                 if !together.is_empty() {
-                    ask(&teacher.look(image, &[]), &together)?;
+                    ask(&teacher.look(image, &[])?, &together)?;
                 }
                 for (&idx, &part) in &alone {
                     if (objects.is_interrupted)() {
                         return Err(TeacherError::Interrupted);
                     }
-                    ask(&teacher.look_at_part(image, part), &[idx])?;
+                    ask(&teacher.look_at_part(image, part)?, &[idx])?;
                 }
                 for (idx, prompts) in answers {
                     let annotation_id = objects.dataset.instances[idx].id;
@@ -296,7 +300,7 @@ impl Objects<'_> {
     /// What is kept of the answers to one prompt of each of these objects, and how many logits of each were cut.
     fn answers(
         &self,
-        teacher: &NativeTeacher,
+        teacher: &Teacher,
         seen: &Seen,
         instances: &[usize],
         source_idx: usize,
@@ -307,7 +311,7 @@ impl Objects<'_> {
         for instances in instances.chunks(PROMPTS_AT_ONCE) {
             let points: Vec<Vec<PromptPoint>> =
                 instances.iter().map(|idx| self.prompts[idx][source_idx].clone()).collect();
-            let answers = teacher.answer(seen, &points, padding_points, kept.choice());
+            let answers = teacher.answer(seen, &points, padding_points, kept.choice())?;
             for ((&idx, points), answer) in instances.iter().zip(points).zip(answers) {
                 let instance = &self.dataset.instances[idx];
                 let subject = || format!("annotation {}", instance.id);

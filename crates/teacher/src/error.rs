@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use sensei_answers::error::CacheError;
 use sensei_data::dataset::DatasetError;
 use sensei_data::image_file::ImageError;
+use sensei_sam::error::SamError;
+
+use crate::onnx_error::OnnxError;
 
 /// An annotation that the teacher cannot be asked about.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,6 +33,26 @@ pub enum TeacherError {
         /// What was asked.
         found: String,
     },
+    /// A file of weights that no network here has.
+    #[error(
+        "{origin}: expected the tensors of MobileSAM, EfficientSAM-Ti or -S, or SAM 2.1 Tiny, Small, Base+ or Large under their published names, \
+         found none of their first layers"
+    )]
+    UnknownNetwork {
+        /// The file.
+        origin: String,
+    },
+    /// Weights that are not those of the network that their names tell.
+    #[error("taken for {taken_for}: {source}")]
+    Weights {
+        /// The network.
+        taken_for: &'static str,
+        /// What is wrong with them.
+        source: SamError,
+    },
+    /// A pair of ONNX files or the onnxruntime for it.
+    #[error(transparent)]
+    Onnx(#[from] OnnxError),
     /// An image cannot be used.
     #[error(transparent)]
     Image(#[from] ImageError),

@@ -3,7 +3,45 @@
 use sensei_answers::asked::{IMAGENET_MEAN, IMAGENET_STD, Normalization, Preprocessing, Resize, Zoom};
 use sensei_data::geometry::{PointInImage, Size};
 use sensei_data::image_file::RgbImage;
-use sensei_data::resize::resize_bilinear;
+use sensei_data::resize::{Antialias, resize_bilinear, resize_bilinear_f32};
+
+/// How a teacher is shown images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// In proportion, with padding on the right and below, resized by Pillow's bilinear filter.
+    Letterbox {
+        /// Side of the square, in pixels.
+        side: u32,
+    },
+    /// Each axis by a scale of its own.
+    Stretch {
+        /// Side of the square, in pixels.
+        side: u32,
+        /// How pixels are interpolated.
+        resize: Resize,
+    },
+}
+
+impl Framing {
+    /// What it does, for keys; none for small objects by themselves in a stretched frame, which keys do not know.
+    pub fn preprocessing(self, zoom: Option<Zoom>) -> Option<Preprocessing> {
+        let normalization = Normalization::Imagenet;
+        match (self, zoom) {
+            (Self::Letterbox { side: longest_side }, zoom) => {
+                Some(Preprocessing::Letterbox { longest_side, resize: Resize::PillowBilinear, normalization, zoom })
+            }
+            (Self::Stretch { side, resize }, None) => Some(Preprocessing::Stretch { side, resize, normalization }),
+            (Self::Stretch { .. }, Some(_)) => None,
+        }
+    }
+
+    /// Side of the square, in pixels.
+    pub fn side(self) -> u32 {
+        match self {
+            Self::Letterbox { side } | Self::Stretch { side, .. } => side,
+        }
+    }
+}
 
 /// An image, or a part of it, in the square that a teacher sees, normalised.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,15 +54,51 @@ pub struct Frame {
     pub resized: Size,
     /// Side of the frame, in pixels.
     pub side: u32,
+    /// Pixels of the frame for one of the image, along x and y, as prompts are placed.
+    pub scale: [f64; 2],
     /// `[side, side, 3]`: red, green, blue, normalised; padding is 0.
     pub values: Vec<f32>,
 }
 
 impl Frame {
+    /// The image as this framing shows it.
+    ///
+    /// # Panics
+    /// If the image or the frame has no pixel.
+    pub fn new(image: &RgbImage, framing: Framing) -> Self {
+        match framing {
+            Framing::Letterbox { side } => Self::letterbox(image, side),
+            Framing::Stretch { side, resize } => Self::stretch(image, side, resize),
+        }
+    }
+
+    /// Width and height at `side` pixels each.
+    ///
+    /// # Source
+    /// facebookresearch/sam2 `SAM2Transforms` (widened filter, no rounding); yformer/EfficientSAM `EfficientSam.preprocess` (two pixels
+    /// a side, no rounding). Both resize values of 0 to 1; here they are of 0 to 255, which is the same but for rounding.
+    ///
+    /// # Panics
+    /// If the image or the frame has no pixel.
+    pub fn stretch(image: &RgbImage, side: u32, resize: Resize) -> Self {
+        let resized = Size { width: side, height: side };
+        let mut values: Vec<f32> = match resize {
+            Resize::PillowBilinear => resize_bilinear(image, resized).pixels.iter().map(|&byte| byte.into()).collect(),
+            Resize::Sam2Transforms => resize_bilinear_f32(image, resized, Antialias::Widened),
+            Resize::TorchBilinear => resize_bilinear_f32(image, resized, Antialias::None),
+        };
+        for pixel in values.as_chunks_mut::<3>().0 {
+            *pixel = [0, 1, 2].map(|channel| (pixel[channel] - IMAGENET_MEAN[channel]) / IMAGENET_STD[channel]);
+        }
+        let scale = [image.size.width, image.size.height].map(|extent| f64::from(side) / f64::from(extent));
+        Self { origin: [0, 0], size: image.size, resized, side, scale, values }
+    }
+
     /// The image's longest side at `side` pixels, the other in proportion and rounded half up.
     ///
     /// # Source
-    /// SAM, `ResizeLongestSide` and `Sam.preprocess`, with Pillow's resizing: [`sam_preprocessing`].
+    /// SAM, `ResizeLongestSide` and `Sam.preprocess`, with Pillow's resizing. Prompts are placed by one scale on both axes, as `scripts/teacher/export.py` has
+    /// it; SAM's own code takes the rounded ratio of each axis, which is less than half a pixel away.
     ///
     /// # Panics
     /// If the image or the frame has no pixel.
@@ -43,26 +117,24 @@ impl Frame {
                 }
             }
         }
-        Self { origin: [0, 0], size: image.size, resized, side, values }
+        Self { origin: [0, 0], size: image.size, resized, side, scale: [scale; 2], values }
     }
 
-    /// [`letterbox`](Self::letterbox) of a part of the image.
+    /// A part of the image as this framing shows it.
     ///
     /// # Panics
     /// If the part is empty or reaches beyond the image.
-    pub fn of_part(image: &RgbImage, part: Part, side: u32) -> Self {
+    pub fn of_part(image: &RgbImage, part: Part, framing: Framing) -> Self {
         let Part { origin: [x, y], size } = part;
         let columns = x as usize * 3..(x + size.width) as usize * 3;
         let rows = image.pixels.chunks_exact(image.size.width as usize * 3).skip(y as usize).take(size.height as usize);
         let pixels: Vec<u8> = rows.flat_map(|row| &row[columns.clone()]).copied().collect();
-        Self { origin: part.origin, ..Self::letterbox(&RgbImage { size, pixels }, side) }
+        Self { origin: part.origin, ..Self::new(&RgbImage { size, pixels }, framing) }
     }
 
-    /// Where a point of the image is in the frame, in its pixels: both axes by one scale, as `scripts/teacher/export.py` has it. SAM's own code
-    /// takes the rounded ratio of each axis, which is less than half a pixel away.
+    /// Where a point of the image is in the frame, in its pixels.
     pub fn point(&self, at: PointInImage) -> [f64; 2] {
-        let scale = f64::from(self.side) / f64::from(self.size.width.max(self.size.height));
-        [0, 1].map(|axis| ([at.x, at.y][axis] - f64::from(self.origin[axis])) * scale)
+        [0, 1].map(|axis| ([at.x, at.y][axis] - f64::from(self.origin[axis])) * self.scale[axis])
     }
 
     /// Cells of a map of `grid` cells over the whole frame, per pixel of what is shown, along x and y.
@@ -105,12 +177,6 @@ impl Part {
     }
 }
 
-/// What [`Frame::letterbox`] does, for keys.
-pub fn sam_preprocessing(side: u32, zoom: Option<Zoom>) -> Preprocessing {
-    let (resize, normalization) = (Resize::PillowBilinear, Normalization::Imagenet);
-    Preprocessing::Letterbox { longest_side: side, resize, normalization, zoom }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,10 +202,21 @@ mod tests {
         assert_eq!(part, Part { origin: [4, 0], size: Size { width: 3, height: 3 } });
         let alone: Vec<u8> = [12..21, 33..42, 54..63].into_iter().flatten().collect();
         let alone = Frame::letterbox(&RgbImage { size: part.size, pixels: alone }, 6);
-        let frame = Frame::of_part(&image, part, 6);
+        let frame = Frame::of_part(&image, part, Framing::Letterbox { side: 6 });
         assert_eq!((&frame.values, frame.resized), (&alone.values, alone.resized));
         assert_eq!(frame.point(PointInImage { x: 5.5, y: 1.0 }), [3.0, 2.0]);
         let beyond = Part::around(PointInImage { x: 90.0, y: -3.0 }, 2.0, size);
         assert_eq!(beyond, Part { origin: [6, 0], size: Size { width: 1, height: 1 } });
+    }
+    #[test]
+    fn a_stretched_frame_has_a_scale_for_each_axis() {
+        let image = RgbImage { size: Size { width: 4, height: 2 }, pixels: vec![255; 24] };
+        let frame = Frame::stretch(&image, 8, Resize::Sam2Transforms);
+        let white = (255.0 - IMAGENET_MEAN[0]) / IMAGENET_STD[0];
+        assert!(frame.values.chunks_exact(3).all(|pixel| (pixel[0] - white).abs() < 1e-5));
+        assert_eq!(frame.point(PointInImage { x: 1.0, y: 1.0 }), [2.0, 4.0]);
+        assert_eq!((frame.used_cells(4), frame.cells_per_pixel(4)), (Size { width: 4, height: 4 }, [1.0, 2.0]));
+        let zoom = Some(Zoom { below: 5, surroundings: 4 });
+        assert_eq!(Framing::Stretch { side: 8, resize: Resize::Sam2Transforms }.preprocessing(zoom), None);
     }
 }

@@ -5,7 +5,10 @@
 pub mod build;
 pub mod error;
 pub mod frame;
-pub mod native;
+mod native;
+mod onnx;
+pub mod onnx_error;
 mod picture;
 pub mod propose;
 mod record;
+pub mod teacher;

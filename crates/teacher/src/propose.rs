@@ -10,9 +10,9 @@ use sensei_data::rle::Rle;
 use sensei_sam::mask_decoder::MaskChoice;
 
 use crate::error::TeacherError;
-use crate::native::{Answer, LOGIT_GRID, NativeTeacher, PROMPTS_AT_ONCE, Seen};
 use crate::picture::{Failures, read_picture};
 use crate::record::{mask_in_image, stability};
+use crate::teacher::{Answer, LOGIT_GRID, PROMPTS_AT_ONCE, Seen, Teacher};
 
 /// What is asked, and what is kept.
 #[derive(Debug, Clone, PartialEq)]
@@ -110,7 +110,7 @@ pub type Proposed = Vec<Option<(Size, Vec<Proposal>)>>;
 /// If more pictures are unusable than allowed, an answer is not finite, or `is_interrupted` said so before one of them.
 pub fn propose(
     pictures: &[Picture],
-    teacher: &NativeTeacher,
+    teacher: &Teacher,
     plan: &ProposePlan,
     progress: &mut dyn FnMut(usize, usize),
     is_interrupted: &dyn Fn() -> bool,
@@ -139,11 +139,11 @@ pub fn propose(
 fn on_image(
     image: &RgbImage,
     picture: &Picture,
-    teacher: &NativeTeacher,
+    teacher: &Teacher,
     plan: &ProposePlan,
     counts: &mut ProposeCounts,
 ) -> Result<Vec<Proposal>, TeacherError> {
-    let seen = teacher.look(image, &[]);
+    let seen = teacher.look(image, &[])?;
     let pass = Pass { seen: &seen, teacher, plan, path: &picture.path };
     let mut candidates = pass.ask(&grid_points(image.size, plan.points), counts)?;
     if plan.fine_points > 0 {
@@ -188,7 +188,7 @@ impl Candidate {
 /// Points of one picture that are asked together.
 struct Pass<'a> {
     seen: &'a Seen,
-    teacher: &'a NativeTeacher,
+    teacher: &'a Teacher,
     plan: &'a ProposePlan,
     path: &'a Path,
 }
@@ -199,7 +199,8 @@ impl Pass<'_> {
         for points in points.chunks(PROMPTS_AT_ONCE) {
             let prompts: Vec<Vec<PromptPoint>> =
                 points.iter().map(|&at| vec![PromptPoint { at, label: PointLabel::Foreground }]).collect();
-            let answers = self.teacher.answer(self.seen, &prompts, POINT_PADDING, MaskChoice::Single);
+            let padding = if self.teacher.pads_prompts() { 0 } else { POINT_PADDING };
+            let answers = self.teacher.answer(self.seen, &prompts, padding, MaskChoice::Single)?;
             for (&point, answer) in points.iter().zip(answers) {
                 counts.points += 1;
                 candidates.extend(self.candidate(point, answer, counts)?);

@@ -8,7 +8,7 @@ use sensei_data::mask::Mask;
 use sensei_sam::mask_decoder::MaskChoice;
 
 use crate::frame::{Frame, Part};
-use crate::native::{Answer, LOGIT_GRID};
+use crate::teacher::{Answer, LOGIT_GRID};
 
 /// What is kept of an answer's logits.
 pub(crate) struct KeptLogits {

@@ -8,13 +8,13 @@ use sensei_data::geometry::PointInImage;
 use sensei_data::image_file::{ImageFile, ImageLimits, RgbImage};
 use sensei_sam::mask_decoder::MaskChoice;
 use sensei_student::weights::read_weights;
-use sensei_teacher::native::{NativeTeacher, Seen};
+use sensei_teacher::teacher::{Seen, Teacher};
 use sensei_tensor::network::NamedWeights;
 use sensei_testing::{Tolerance, assert_close, relative_l2, shared_dir};
 
-fn teacher(shared: &Path) -> NativeTeacher {
+fn teacher(shared: &Path) -> Teacher {
     let weights = read("data/teacher/mobilesam/mobile_sam_fused_f16.safetensors", shared);
-    NativeTeacher::mobile_sam("the shared folder", &weights, "digest".into(), &Device::flex()).expect("MobileSAM")
+    Teacher::native("the shared folder", &weights, "digest".into(), &Device::flex()).expect("MobileSAM")
 }
 
 fn read(path: &str, shared: &Path) -> NamedWeights {
@@ -35,7 +35,7 @@ fn features_are_pytorchs() {
     let golden = read("golden/mobilesam/f16weights.safetensors", &shared);
     let teacher = teacher(&shared);
     let taps: Vec<String> = teacher.taps().into_iter().map(|tap| tap.name).collect();
-    let seen = teacher.look(&picture(&shared, "000000358083.jpg"), &taps);
+    let seen = teacher.look(&picture(&shared, "000000358083.jpg"), &taps).expect("a look");
     for (name, features) in taps.iter().zip(&seen.features) {
         if name == "embedding" {
             let within = Tolerance { absolute: 4e-3, relative: 0.0 };
@@ -69,12 +69,13 @@ fn masks_are_those_of_the_published_weights() {
         let text = |key: &str| prompt[key].as_str().expect("a text").to_string();
         let file = text("file_name");
         let known = seen.take().filter(|(name, _)| *name == file);
-        let (_, look) =
-            seen.insert(known.unwrap_or_else(|| (file.clone(), teacher.look(&picture(&shared, &file), &[]))));
+        let (_, look) = seen.insert(
+            known.unwrap_or_else(|| (file.clone(), teacher.look(&picture(&shared, &file), &[]).expect("a look"))),
+        );
         let (points, padding) = points_of(prompt);
         // The exported decoder answers up to two points with the best of three masks, and more with the single one.
         let choice = if points.len() + padding <= 2 { MaskChoice::Multiple } else { MaskChoice::Single };
-        let answer = teacher.answer(look, &[points], padding as u32, choice).remove(0);
+        let answer = teacher.answer(look, &[points], padding as u32, choice).expect("an answer").remove(0);
         let by_iou = |a: &usize, b: &usize| answer.predicted_iou[*a].total_cmp(&answer.predicted_iou[*b]);
         let best = (0..answer.logits.len()).max_by(by_iou).expect("a mask");
         let key = text("key");

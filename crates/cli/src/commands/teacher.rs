@@ -1,4 +1,4 @@
-//! `teacher import`, `teacher verify`, `teacher stats`; `teacher build` and `teacher propose` are beside it.
+//! `teacher import`, `teacher verify`, `teacher stats`; `teacher build`, `teacher propose` and `teacher weights` are beside it.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use sensei_answers::store::Store;
 use sensei_answers::verify::{CacheStats, stats, verify};
 use serde::Serialize;
 
-use super::{teacher_build, teacher_propose};
+use super::{teacher_build, teacher_propose, teacher_weights};
 use crate::arguments::TeacherCommand;
 use crate::phases::data::load;
 use crate::progress::say;
@@ -24,6 +24,7 @@ pub fn execute(command: TeacherCommand) -> anyhow::Result<()> {
     match command {
         TeacherCommand::Build(arguments) => teacher_build::execute(arguments),
         TeacherCommand::Propose(arguments) => teacher_propose::execute(arguments),
+        TeacherCommand::Weights { encoder, decoder, out } => teacher_weights::execute(&encoder, &decoder, &out),
         TeacherCommand::Import { dump, annotations, images, out, format, unusable } => {
             let dataset = load(&annotations, &images, format, unusable.into())?;
             if out.exists() {

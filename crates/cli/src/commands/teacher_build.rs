@@ -6,7 +6,7 @@ use sensei_answers::kept::{Context, FeatureDtype, Kept, KeptMasks, ScaleSource};
 use sensei_data::image_file::ImageLimits;
 use sensei_data::prompt_source::PromptSource;
 use sensei_teacher::build::{BuildPlan, BuildReport};
-use sensei_teacher::native::NativeTeacher;
+use sensei_teacher::teacher::Teacher;
 
 use super::teacher::describe;
 use crate::arguments::{BuildArguments, BuildDtype, BuildMasks, BuildPrompt};
@@ -23,7 +23,7 @@ use crate::usage;
 pub fn execute(arguments: BuildArguments) -> anyhow::Result<()> {
     start_threads(arguments.threads)?;
     let dataset = load(&arguments.annotations, &arguments.images, arguments.format, arguments.unusable.into())?;
-    let teacher = teacher::open(&arguments.weights)?;
+    let teacher = teacher::open(&arguments.teacher.files())?;
     let plan = plan(&arguments, &teacher)?;
     let report = teacher::ask(&teacher, &arguments.licence, &plan, &dataset, &arguments.out)?;
     let BuildReport { manifest, n_images, n_without_objects, n_crowd, n_zoomed, n_cut, failures } = report;
@@ -42,7 +42,7 @@ pub fn execute(arguments: BuildArguments) -> anyhow::Result<()> {
     describe(&arguments.out)
 }
 
-fn plan(arguments: &BuildArguments, teacher: &NativeTeacher) -> anyhow::Result<BuildPlan> {
+fn plan(arguments: &BuildArguments, teacher: &Teacher) -> anyhow::Result<BuildPlan> {
     let (question, kept) = match &arguments.features {
         Some(tap) => {
             let taps = teacher.taps();
@@ -72,7 +72,9 @@ fn plan(arguments: &BuildArguments, teacher: &NativeTeacher) -> anyhow::Result<B
                 logit_step: 0.125,
                 masks: masks(arguments.masks),
             };
-            (Question::Object { prompts, padding_points: arguments.padding_points }, kept)
+            let published = if teacher.pads_prompts() { 0 } else { 1 };
+            let padding_points = arguments.padding_points.unwrap_or(published);
+            (Question::Object { prompts, padding_points }, kept)
         }
     };
     let zoom = arguments.zoom_below.map(|below| Zoom { below, surroundings: arguments.zoom_surroundings });

@@ -11,6 +11,7 @@ use sensei_data::image_file::ImageLimits;
 use sensei_files::whole::write_whole;
 use sensei_teacher::error::TeacherError;
 use sensei_teacher::propose::{Picture, Proposal, ProposeCounts, ProposePlan, Proposed, pictures_of, propose};
+use sensei_teacher::teacher::Teacher;
 use serde::Serialize;
 
 use crate::arguments::ProposeArguments;
@@ -47,7 +48,7 @@ pub fn execute(arguments: ProposeArguments) -> anyhow::Result<()> {
         Some(dataset) => (images_of(dataset), pictures_of(dataset)?),
         None => pictures_in(&arguments.images, arguments.first_id)?,
     };
-    let teacher = teacher::open(&arguments.weights)?;
+    let teacher = teacher::open(&arguments.teacher.files())?;
     let plan = ProposePlan {
         points: arguments.points,
         fine_points: arguments.fine_points,
@@ -65,7 +66,7 @@ pub fn execute(arguments: ProposeArguments) -> anyhow::Result<()> {
     }
     let (proposed, counts, failures) = found?;
     failures.iter().for_each(|failure| warn(failure));
-    let file = coco_file(files, &proposed, teacher.digest(), &plan, arguments.first_id);
+    let file = coco_file(files, &proposed, &teacher, &plan, arguments.first_id);
     let mut json = serde_json::to_vec(&file)?;
     json.push(b'\n');
     write_whole(&arguments.out, &json)?;
@@ -175,7 +176,7 @@ struct CocoCategory {
 fn coco_file(
     files: Vec<ImageFileEntry>,
     proposed: &Proposed,
-    digest: &str,
+    teacher: &Teacher,
     plan: &ProposePlan,
     first_id: u64,
 ) -> CocoFile {
@@ -189,7 +190,7 @@ fn coco_file(
         images.push(CocoImage { id: entry.id, file_name: entry.file_name, width, height });
     }
     let description = format!(
-        "Masks that MobileSAM proposed: {0} x {0} points and {1} x {1} where these were not sure, predicted IoU at least {2}, stability \
+        "Masks that {name} proposed: {0} x {0} points and {1} x {1} where these were not sure, predicted IoU at least {2}, stability \
          at least {3}, area at least {4} pixels and at most {5} of the picture, none with an IoU above {6} with another or with an \
          annotation. No person drew them.",
         plan.points,
@@ -198,10 +199,11 @@ fn coco_file(
         plan.min_stability,
         plan.min_area,
         plan.max_area_share,
-        plan.max_iou
+        plan.max_iou,
+        name = teacher.name()
     );
     CocoFile {
-        info: Info { description, proposed_by: digest.into() },
+        info: Info { description, proposed_by: teacher.digest().into() },
         images,
         annotations,
         categories: [CocoCategory { id: 1, name: "thing" }],

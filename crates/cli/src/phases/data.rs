@@ -431,12 +431,12 @@ fn scenes(config: &SynthConfig, runs: &Path) -> anyhow::Result<PathBuf> {
 fn cache(answers: &TeacherAnswers, key: &AnswerKey, dataset: &Dataset, runs: &Path) -> anyhow::Result<FolderStore> {
     match answers {
         TeacherAnswers::Cache(folder) => Ok(FolderStore::open(folder, key)?),
-        TeacherAnswers::Native(weights) => {
+        TeacherAnswers::Asked(files) => {
             let folder = cache_folder(key, runs);
             let mut report = None;
             make_once(&folder, |partial| -> anyhow::Result<()> {
                 say(&format!("{}: asking the teacher", dataset.annotations_path.display()));
-                report = Some(ask_for_run(weights, key, dataset, partial)?);
+                report = Some(ask_for_run(files, key, dataset, partial)?);
                 Ok(())
             })?;
             if let Some(report) = report {

@@ -13,18 +13,47 @@ use sensei_files::digest::{sha256_of_file, sha256_of_lines};
 use sensei_student::weights::read_weights;
 use sensei_teacher::build::{BuildPlan, BuildReport, build};
 use sensei_teacher::error::TeacherError;
-use sensei_teacher::native::NativeTeacher;
+use sensei_teacher::teacher::Teacher;
 
+use crate::arguments::TeacherArguments;
+use crate::config::TeacherFiles;
 use crate::stop;
 
-/// MobileSAM of a file of weights.
+/// The teacher of these files.
 ///
 /// # Errors
-/// If the file cannot be read, or its tensors are not MobileSAM's.
-pub fn open(weights: &Path) -> anyhow::Result<NativeTeacher> {
-    let tensors = read_weights(weights)?.tensors;
-    let digest = sha256_of_lines(&[sha256_of_file(weights)?]);
-    Ok(NativeTeacher::mobile_sam(&weights.display().to_string(), &tensors, digest, &Device::flex())?)
+/// If a file cannot be read or is no teacher's, or onnxruntime cannot be loaded.
+pub fn open(files: &TeacherFiles) -> anyhow::Result<Teacher> {
+    match files {
+        TeacherFiles::Native(weights) => {
+            let tensors = read_weights(weights)?.tensors;
+            let digest = sha256_of_lines(&[sha256_of_file(weights)?]);
+            Ok(Teacher::native(&weights.display().to_string(), &tensors, digest, &Device::flex())?)
+        }
+        TeacherFiles::Onnx { encoder, decoder, onnxruntime } => {
+            let digest = sha256_of_lines(&[sha256_of_file(encoder)?, sha256_of_file(decoder)?]);
+            let threads = rayon::current_num_threads();
+            Ok(Teacher::onnx(onnxruntime, [encoder, decoder], digest, threads)?)
+        }
+    }
+}
+
+impl TeacherArguments {
+    /// The files that were named.
+    ///
+    /// # Panics
+    /// If the command line had none, which its parser refuses.
+    pub fn files(&self) -> TeacherFiles {
+        match (&self.weights, &self.teacher, &self.onnxruntime) {
+            (Some(weights), _, _) => TeacherFiles::Native(weights.clone()),
+            (None, Some([encoder, decoder]), Some(onnxruntime)) => TeacherFiles::Onnx {
+                encoder: encoder.clone(),
+                decoder: decoder.clone(),
+                onnxruntime: onnxruntime.clone(),
+            },
+            _ => panic!("arguments: --weights, or --teacher with --onnxruntime"),
+        }
+    }
 }
 
 /// The plan of a build whose cache has this key.
@@ -46,13 +75,13 @@ pub fn plan_of(key: &AnswerKey) -> BuildPlan {
 /// # Errors
 /// If it cannot be asked or the cache cannot be written, or the program was asked to stop. Nothing stands at `out` then.
 pub fn ask(
-    teacher: &NativeTeacher,
+    teacher: &Teacher,
     licence: &str,
     plan: &BuildPlan,
     dataset: &Dataset,
     out: &Path,
 ) -> anyhow::Result<BuildReport> {
-    let description = TeacherDescription { name: NAME.into(), licence: licence.into() };
+    let description = TeacherDescription { name: teacher.name().into(), licence: licence.into() };
     let built = with_bar(|progress| build(dataset, teacher, description, plan, out, progress, &stop::is_asked))?;
     if matches!(built, Err(TeacherError::Interrupted)) {
         stop::check("asking the teacher")?;
@@ -79,25 +108,25 @@ pub fn with_bar<T>(run: impl FnOnce(&mut dyn FnMut(usize, usize)) -> T) -> anyho
 ///
 /// # Errors
 /// As [`open`] and [`ask`], and if the weights are another teacher's.
-pub fn ask_for_run(weights: &Path, key: &AnswerKey, dataset: &Dataset, out: &Path) -> anyhow::Result<BuildReport> {
-    let teacher = open(weights)?;
+pub fn ask_for_run(
+    files: &TeacherFiles,
+    key: &AnswerKey,
+    dataset: &Dataset,
+    out: &Path,
+) -> anyhow::Result<BuildReport> {
+    let teacher = open(files)?;
     ensure!(
         teacher.digest() == key.teacher,
-        "{}: expected weights of [teacher] digest {:?}, found {:?}",
-        weights.display(),
+        "{files}: expected weights of [teacher] digest {:?}, found {:?}",
         key.teacher,
         teacher.digest()
     );
     let plan = plan_of(key);
-    let shown = teacher.preprocessing(plan.zoom);
+    let shown = teacher.preprocessing(plan.zoom)?;
     ensure!(
         shown == key.preprocessing,
-        "{}: expected [teacher] preprocessing {shown}, found {}",
-        weights.display(),
+        "{files}: expected [teacher] preprocessing {shown}, found {}",
         key.preprocessing
     );
     ask(&teacher, "not stated", &plan, dataset, out)
 }
-
-/// The only teacher that runs here.
-const NAME: &str = "MobileSAM";

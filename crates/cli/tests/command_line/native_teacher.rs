@@ -182,7 +182,7 @@ fn weights_and_pictures_that_cannot_be_used() {
         assert!(!place.path("cache").exists());
     };
     let words =
-        ["student.safetensors: image_encoder.patch_embed.seq.0.c.weight: expected a tensor of shape", "found none"];
+        ["student.safetensors: expected the tensors of MobileSAM", "SAM 2.1", "found none of their first layers"];
     refuses(build("runs/tiny/student.safetensors", &[]), &words);
     refuses(build("missing.safetensors", &[]), &["missing.safetensors: cannot read"]);
 
@@ -291,4 +291,103 @@ images = "scenes/images"
     place.refuses(&["train", "val.toml"], 1, &words);
     fs::write(place.path("none.json"), "[]").unwrap();
     place.refuses(&["eval-coco", "new/alone.json", "none.json"], 1, &words);
+}
+
+/// The made-up pair of `sensei-teacher`'s tests, and the onnxruntime of `python3`.
+fn onnx_pair(test: &str) -> Option<(String, String)> {
+    let program = "import onnxruntime, pathlib; \
+                   print(*pathlib.Path(onnxruntime.__file__).parent.joinpath('capi').glob('libonnxruntime.*'))";
+    let output = std::process::Command::new("python3").args(["-c", program]).output().ok();
+    let Some(output) = output.filter(|output| output.status.success()) else {
+        assert!(std::env::var_os("CI").is_none(), "{test}: python3 has no onnxruntime, and CI must not skip");
+        sensei_testing::skipped(test, "python3 has no onnxruntime");
+        return None;
+    };
+    let folder = sensei_testing::workspace_root().join("tests/golden/teacher/onnx");
+    let pair = format!("onnx:{0}/encoder.onnx,{0}/decoder.onnx", folder.display());
+    Some((pair, String::from_utf8(output.stdout).unwrap().trim().to_string()))
+}
+
+#[test]
+fn a_pair_of_onnx_files_is_asked_like_weights() {
+    let Some((pair, library)) = onnx_pair("a_pair_of_onnx_files_is_asked_like_weights") else { return };
+    let place = Place::new();
+    let build = |out: &str, more: &[&str]| {
+        let arguments = ["teacher", "build", ANNOTATIONS, "scenes/images", out, "--teacher", &pair];
+        place.does(&[&arguments[..], &["--onnxruntime", &library], more].concat())
+    };
+    let said = build("one", &["--threads", "1", "--masks", "four"]);
+    assert!(said.contains("teacher: a pair of ONNX files"), "{said}");
+    build("two", &["--threads", "2", "--masks", "four"]);
+    assert_eq!(content(&place.path("one")), content(&place.path("two")));
+    build("features", &["--features", "embedding", "--dtype", "f16"]);
+    for cache in ["one", "features"] {
+        place.does(&["teacher", "verify", cache]);
+    }
+
+    let of_key = |name: &str| {
+        let start = format!("{name} = ");
+        said.lines().find_map(|line| line.strip_prefix(&start)).expect("a part of the key").to_string()
+    };
+    let (digest, question) = (of_key("digest"), of_key("question"));
+    let (encoder, decoder) = pair.strip_prefix("onnx:").unwrap().split_once(',').unwrap();
+    let files =
+        format!(r#"{{ onnx = {{ encoder = "{encoder}", decoder = "{decoder}", onnxruntime = "{library}" }} }}"#);
+    let teacher = format!(
+        r#"[teacher]
+digest = {digest}
+preprocessing = {{ letterbox = {{ longest_side = 1024, resize = "pillow_bilinear", normalization = "imagenet" }} }}
+question = {question}
+kept = {{ mask_logits = {{ context = {{ around_box = {{ region_scale = 1.2, context_scale = 2.0, min_side = 0.0 }} }}, grid = 128, logit_step = 0.125, masks = "single" }} }}
+train = {files}
+val = {files}
+
+[student]"#
+    );
+    let hard = [("[student]", teacher.as_str()), ("weighting = \"truth_only\"", "weighting = \"teacher_hard\"")];
+    place.config("onnx.toml", &hard);
+    let said = place.does(&["train", "onnx.toml"]);
+    assert_eq!(said.matches("asking the teacher").count(), 2, "{said}");
+}
+
+#[test]
+fn a_pair_or_a_library_that_is_none() {
+    let Some((pair, library)) = onnx_pair("a_pair_or_a_library_that_is_none") else { return };
+    let place = Place::new();
+    fs::write(place.path("library.so"), "no library").unwrap();
+    let refuses = |pair: &str, library: &str, code: i32, words: &[&str]| {
+        let arguments = ["teacher", "build", ANNOTATIONS, "scenes/images", "x", "--teacher", pair];
+        place.refuses(&[&arguments[..], &["--onnxruntime", library]].concat(), code, words);
+        assert!(!place.path("x").exists());
+    };
+    refuses(&pair, "missing.so", 1, &["missing.so: cannot load onnxruntime", "pip install onnxruntime"]);
+    refuses(&pair, "library.so", 1, &["library.so: cannot load onnxruntime"]);
+    refuses(&pair.replace("decoder.onnx", "encoder.onnx"), &library, 1, &["encoder.onnx: inputs: expected"]);
+    refuses(&pair.replace("decoder.onnx", "none.onnx"), &library, 1, &["none.onnx: cannot"]);
+    for text in ["encoder.onnx,decoder.onnx", "onnx:encoder.onnx", "onnx:a,b,c", "onnx:,b"] {
+        let arguments = ["teacher", "build", ANNOTATIONS, "scenes/images", "x", "--teacher", text];
+        let output = place.command(&[&arguments[..], &["--onnxruntime", &library]].concat()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && said.contains("expected onnx:ENCODER,DECODER"), "{said}");
+    }
+    let output = place.command(&["teacher", "build", ANNOTATIONS, "scenes/images", "x", "--teacher", &pair]).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--onnxruntime"));
+}
+
+#[test]
+fn weights_come_out_of_exported_files_only_whole() {
+    let place = Place::new();
+    let folder = sensei_testing::workspace_root().join("tests/golden/teacher/onnx");
+    let [encoder, decoder] =
+        ["encoder.onnx", "decoder.onnx"].map(|name| folder.join(name).to_str().unwrap().to_string());
+    let words = ["encoder.onnx and ", "decoder.onnx: expected the tensors of MobileSAM"];
+    place.refuses(&["teacher", "weights", &encoder, &decoder, "w.safetensors"], 1, &words);
+    place.refuses(&["teacher", "weights", "tiny.toml", &decoder, "w.safetensors"], 1, &["tiny.toml: not an ONNX file"]);
+    assert!(!place.path("w.safetensors").exists());
+    fs::write(place.path("w.safetensors"), "kept").unwrap();
+    let words = ["w.safetensors: exists already"];
+    place.refuses(&["teacher", "weights", &encoder, &decoder, "w.safetensors"], 1, &words);
+    assert_eq!(fs::read(place.path("w.safetensors")).unwrap(), b"kept");
 }

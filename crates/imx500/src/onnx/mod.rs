@@ -1,5 +1,6 @@
 //! The ONNX dialect that the vendor's converter takes. Described in `docs/formats/onnx-dialect.md`.
 
+pub mod constants;
 mod error;
 mod parts;
 mod proto;

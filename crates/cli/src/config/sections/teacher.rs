@@ -1,5 +1,6 @@
 //! `[teacher]`: where the teacher's answers come from.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
@@ -38,8 +39,23 @@ pub enum AnswersToml {
     Cache(FilePath),
     /// A dump, imported into `runs/teacher-cache/` the first time: `docs/formats/teacher-dump.md`.
     Dump(FilePath),
-    /// Weights of MobileSAM (.safetensors, .pt or .pth), which is asked the first time; its answers are kept in `runs/teacher-cache/`.
+    /// Weights of a teacher that runs here (.safetensors, .pt or .pth; `sensei teacher build --help` names the networks). It is asked the
+    /// first time; its answers are kept in `runs/teacher-cache/`.
     Native(FilePath),
+    /// A teacher in two ONNX files, which is asked the first time, as `native` is.
+    Onnx(OnnxToml),
+}
+
+/// An image encoder and a decoder in the layout of SAM's exports, and what runs them.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OnnxToml {
+    /// The image encoder.
+    pub encoder: FilePath,
+    /// The prompt encoder and mask decoder.
+    pub decoder: FilePath,
+    /// The library: `libonnxruntime.so.*`, `onnxruntime.dll` or `libonnxruntime.*.dylib`.
+    pub onnxruntime: FilePath,
 }
 
 /// The teacher's answers for both splits.
@@ -64,8 +80,33 @@ pub enum TeacherAnswers {
     Cache(PathBuf),
     /// In a dump, to be imported.
     Dump(PathBuf),
-    /// Nowhere yet: the teacher of these weights is asked.
+    /// Nowhere yet: the teacher of these files is asked.
+    Asked(TeacherFiles),
+}
+
+/// The files of a teacher that can be asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TeacherFiles {
+    /// Weights of a network that runs here.
     Native(PathBuf),
+    /// Two ONNX files.
+    Onnx {
+        /// The image encoder.
+        encoder: PathBuf,
+        /// The prompt encoder and mask decoder.
+        decoder: PathBuf,
+        /// The library that runs them.
+        onnxruntime: PathBuf,
+    },
+}
+
+impl fmt::Display for TeacherFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Native(weights) => write!(f, "{}", weights.display()),
+            Self::Onnx { encoder, decoder, .. } => write!(f, "{}, {}", encoder.display(), decoder.display()),
+        }
+    }
 }
 
 impl AnswersToml {
@@ -74,7 +115,12 @@ impl AnswersToml {
         match self {
             Self::Cache(path) => TeacherAnswers::Cache(path.0),
             Self::Dump(path) => TeacherAnswers::Dump(path.0),
-            Self::Native(path) => TeacherAnswers::Native(path.0),
+            Self::Native(path) => TeacherAnswers::Asked(TeacherFiles::Native(path.0)),
+            Self::Onnx(OnnxToml { encoder, decoder, onnxruntime }) => TeacherAnswers::Asked(TeacherFiles::Onnx {
+                encoder: encoder.0,
+                decoder: decoder.0,
+                onnxruntime: onnxruntime.0,
+            }),
         }
     }
 }
