@@ -1,7 +1,7 @@
 //! How far MobileSAM here is from a pair of ONNX files of the same weights:
 //! `cargo run --release --example compare_teachers WEIGHTS ENCODER DECODER LIBRARY IMAGE...`.
 
-#![expect(clippy::print_stdout, reason = "a program for measurements")]
+#![expect(clippy::print_stdout, clippy::disallowed_methods, reason = "a program for measurements")]
 
 use std::path::Path;
 

@@ -37,16 +37,16 @@ enum Kind {
 }
 
 enum Model {
-    MobileSam(MobileSam),
-    EfficientSam(EfficientSam),
-    Sam2(Sam2),
+    MobileSam(Box<MobileSam>),
+    EfficientSam(Box<EfficientSam>),
+    Sam2(Box<Sam2>),
 }
 
 /// An image as the decoder needs it.
 pub(crate) enum NativeImage {
     MobileSam(EncodedImage),
     EfficientSam(Tensor<3>),
-    Sam2(EncodedFrame),
+    Sam2(Box<EncodedFrame>),
 }
 
 impl NativeNetwork {
@@ -107,7 +107,7 @@ impl NativeNetwork {
             Model::Sam2(network) => {
                 let image = network.encode(input);
                 let features = embeddings(&image.embedding);
-                (NativeImage::Sam2(image), features)
+                (NativeImage::Sam2(Box::new(image)), features)
             }
         }
     }
@@ -185,10 +185,14 @@ impl Kind {
 
 impl Model {
     fn new(kind: Kind, origin: &str, tensors: &NamedWeights, device: &Device) -> Result<Self, SamError> {
-        let efficient = |config| EfficientSam::new(config, origin, tensors, device).map(Self::EfficientSam);
-        let sam2 = |config| Sam2::new(config, origin, tensors, device).map(Self::Sam2);
+        let efficient = |config| {
+            EfficientSam::new(config, origin, tensors, device).map(|network| Self::EfficientSam(Box::new(network)))
+        };
+        let sam2 = |config| Sam2::new(config, origin, tensors, device).map(|network| Self::Sam2(Box::new(network)));
         match kind {
-            Kind::MobileSam => MobileSam::new(origin, tensors, device).map(Self::MobileSam),
+            Kind::MobileSam => {
+                MobileSam::new(origin, tensors, device).map(|network| Self::MobileSam(Box::new(network)))
+            }
             Kind::EfficientSamTi => efficient(VitConfig::efficient_sam_ti()),
             Kind::EfficientSamS => efficient(VitConfig::efficient_sam_s()),
             Kind::Sam2Tiny => sam2(HieraConfig::tiny()),

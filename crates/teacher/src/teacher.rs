@@ -22,8 +22,8 @@ pub struct Teacher {
 }
 
 enum Network {
-    Native(NativeNetwork),
-    Onnx(OnnxPair),
+    Native(Box<NativeNetwork>),
+    Onnx(Box<OnnxPair>),
 }
 
 /// An image that a teacher has looked at.
@@ -36,7 +36,7 @@ pub struct Seen {
 }
 
 enum Encoded {
-    Native(NativeImage),
+    Native(Box<NativeImage>),
     Onnx(OnnxImage),
 }
 
@@ -62,7 +62,7 @@ impl Teacher {
     /// # Errors
     /// If the tensors are not those of a network that is known here.
     pub fn native(origin: &str, tensors: &NamedWeights, digest: String, device: &Device) -> Result<Self, TeacherError> {
-        Ok(Self { network: Network::Native(NativeNetwork::new(origin, tensors, device)?), digest })
+        Ok(Self { network: Network::Native(Box::new(NativeNetwork::new(origin, tensors, device)?)), digest })
     }
 
     /// A pair of ONNX files, image encoder and decoder, on the onnxruntime of a shared library. `digest` names both files in keys; `threads`
@@ -76,7 +76,7 @@ impl Teacher {
         digest: String,
         threads: usize,
     ) -> Result<Self, TeacherError> {
-        Ok(Self { network: Network::Onnx(OnnxPair::open(library, encoder, decoder, threads)?), digest })
+        Ok(Self { network: Network::Onnx(Box::new(OnnxPair::open(library, encoder, decoder, threads)?)), digest })
     }
 
     /// What it is called in manifests.
@@ -151,7 +151,7 @@ impl Teacher {
         let (encoded, features) = match &self.network {
             Network::Native(network) => {
                 let (encoded, features) = network.encode(&frame, taps);
-                (Encoded::Native(encoded), features)
+                (Encoded::Native(Box::new(encoded)), features)
             }
             Network::Onnx(pair) => {
                 let (encoded, features) = pair.encode(&frame, taps)?;

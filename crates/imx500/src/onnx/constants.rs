@@ -84,6 +84,8 @@ pub const MAX_BYTES: u64 = 256 << 20;
 
 #[cfg(test)]
 mod tests {
+    use sensei_files::whole::write_whole;
+
     use super::*;
     use crate::onnx::proto::{Attribute, Graph, Node};
 
@@ -101,7 +103,7 @@ mod tests {
     fn written(graph: Graph) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         let model = Model { graph: Some(graph), ..Model::default() };
-        std::fs::write(file.path(), model.encode_to_vec()).expect("a temporary file");
+        write_whole(file.path(), &model.encode_to_vec()).expect("a temporary file");
         file
     }
 
