@@ -325,19 +325,24 @@ fn a_pair_of_onnx_files_is_asked_like_weights() {
         place.does(&["teacher", "verify", cache]);
     }
 
-    let said = place.does(&["teacher", "compare", "one", "two"]);
+    let compared = place.does(&["teacher", "compare", "one", "two"]);
     let n_objects = FolderStore::open_any(&place.path("one")).unwrap().ids().len();
     assert!(
-        said.contains(&format!("{n_objects} objects in both, 0 only in the first, 0 only in the second")),
-        "{said}"
+        compared.contains(&format!("{n_objects} objects in both, 0 only in the first, 0 only in the second")),
+        "{compared}"
     );
     assert!(
-        said.contains("mean IoU of one with the other 1.0000") && said.contains(" 0 on another side of 0, farthest 0"),
-        "{said}"
+        compared.contains("mean IoU of one with the other 1.0000")
+            && compared.contains(" 0 on another side of 0, farthest 0"),
+        "{compared}"
     );
     build("single", &["--masks", "single"]);
     place.refuses(&["teacher", "compare", "one", "single"], 1, &["masks of a prompt: expected 4 as in one, found 1"]);
-    place.refuses(&["teacher", "compare", "one", "features"], 1, &["expected mask logits, found image features"]);
+    place.refuses(
+        &["teacher", "compare", "one", "features"],
+        1,
+        &["expected a teacher cache of mask logits, found one of image features"],
+    );
 
     let show = |rows: &str, out: &str| {
         place.does(&["teacher", "show", "one", ANNOTATIONS, "scenes/images", out, "--rows", rows])
@@ -352,7 +357,7 @@ fn a_pair_of_onnx_files_is_asked_like_weights() {
     let show = ["teacher", "show", "one", ANNOTATIONS, "scenes/images", "all.png"];
     place.refuses(&show, 1, &["all.png: exists already"]);
     let show = ["teacher", "show", "features", ANNOTATIONS, "scenes/images", "none.png"];
-    place.refuses(&show, 1, &["expected mask logits, found image features"]);
+    place.refuses(&show, 1, &["expected a teacher cache of mask logits, found one of image features"]);
 
     let of_key = |name: &str| {
         let start = format!("{name} = ");
