@@ -17,6 +17,17 @@ pub enum FileError {
         /// Its reason.
         source: io::Error,
     },
+    /// A name cannot be taken by one writer of several here.
+    #[error(
+        "{}: expected a file system with hard links, found one without, on which several writers cannot be told apart; choose \
+         another folder", path.display()
+    )]
+    NoHardLinks {
+        /// The file that was to be created.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
     /// The file is larger than what it may hold.
     #[error("{}: expected at most {limit} bytes, found more", path.display())]
     TooLarge {

@@ -27,19 +27,70 @@ use crate::error::FileError;
 /// # Errors
 /// If a step fails. Only a failure to flush the folder leaves the new content under the name.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
-    let temporary = temporary_beside(path)?;
-    let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    write().map_err(|source| {
+    let temporary = staged(path, bytes)?;
+    fs::rename(&temporary, path).map_err(|source| {
         // The first error is the one to report; a leftover has a name that says what it is.
         let _ = fs::remove_file(&temporary);
         FileError::Io { path: path.into(), action: "write", source }
     })?;
     sync_folder_of(path)
+}
+
+/// [`write_whole`] where nothing stands under the name: of several writers at once, on one machine or many, one succeeds. Whether
+/// this one did.
+///
+/// ```
+/// use sensei_files::whole::create_whole;
+///
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("claim");
+/// assert!(create_whole(&path, b"first")?);
+/// assert!(!create_whole(&path, b"second")?);
+/// assert_eq!(std::fs::read(&path)?, b"first");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// If a step fails; `NoHardLinks`, if the file system cannot give a file a second name, which is the only way to do this.
+pub fn create_whole(path: &Path, bytes: &[u8]) -> Result<bool, FileError> {
+    let temporary = staged(path, bytes)?;
+    let linked = fs::hard_link(&temporary, path);
+    // What stays has a name that says what it is.
+    let _ = fs::remove_file(&temporary);
+    match linked {
+        Ok(()) => sync_folder_of(path).map(|()| true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(cannot_link(path, error)),
+    }
+}
+
+/// A file that was written beside `path` could not be given its name. Linux says "not permitted" where a file system has no hard links.
+fn cannot_link(path: &Path, source: io::Error) -> FileError {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported => {
+            FileError::NoHardLinks { path: path.into(), source }
+        }
+        _ => FileError::Io { path: path.into(), action: "create", source },
+    }
+}
+
+/// Writes a temporary file beside `path` that no other process or thread uses, and waits until it is on disk.
+fn staged(path: &Path, bytes: &[u8]) -> Result<PathBuf, FileError> {
+    // Another machine may have a process of this number, and a killed one may have left its file.
+    let (mut file, temporary) = loop {
+        let temporary = temporary_beside(path)?;
+        match OpenOptions::new().write(true).create_new(true).open(&temporary) {
+            Ok(file) => break (file, temporary),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(source) => return Err(FileError::Io { path: path.into(), action: "write", source }),
+        }
+    };
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    written.map_err(|source| {
+        let _ = fs::remove_file(&temporary);
+        FileError::Io { path: path.into(), action: "write", source }
+    })?;
+    Ok(temporary)
 }
 
 /// Writes `bytes` and waits until they are on disk. For a file in a folder that nobody reads before it is complete; others take
@@ -143,6 +194,42 @@ mod tests {
         });
         assert!(contents.contains(&fs::read(&path).unwrap()));
         assert_eq!(names(folder.path()), ["file"]);
+    }
+
+    #[test]
+    fn many_creators_of_one_name_leave_the_content_of_the_one_that_was_told_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("claim");
+        // What a killed process of the same number has left.
+        for count in 0..300 {
+            fs::write(folder.path().join(format!(".claim.{}-{count}.tmp", process::id())), "left").unwrap();
+        }
+        let won = std::sync::Mutex::new(vec![]);
+        std::thread::scope(|scope| {
+            for creator in 0..8_u8 {
+                let (won, path) = (&won, &path);
+                scope.spawn(move || {
+                    if create_whole(path, &[creator; 1000]).unwrap() {
+                        won.lock().unwrap().push(creator);
+                    }
+                });
+            }
+        });
+        let won = won.into_inner().unwrap();
+        assert_eq!(won.len(), 1);
+        assert_eq!(fs::read(&path).unwrap(), [won[0]; 1000]);
+        assert_eq!(names(folder.path()).iter().filter(|name| !name.ends_with(".tmp")).count(), 1);
+    }
+
+    #[test]
+    fn a_file_system_without_hard_links_is_named() {
+        // What Linux answers on FAT, and on file systems that do not know the call.
+        for code in [1, 95] {
+            let error = cannot_link(Path::new("fat/claim"), io::Error::from_raw_os_error(code)).to_string();
+            assert!(error.starts_with("fat/claim: expected a file system with hard links"), "{error}");
+        }
+        let error = cannot_link(Path::new("full/claim"), io::Error::from_raw_os_error(28)).to_string();
+        assert_eq!(error, "full/claim: cannot create");
     }
 
     #[test]
