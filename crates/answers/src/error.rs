@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use sensei_files::error::FileError;
+use sensei_store::error::StoreError;
 
 use crate::kept::RecordKind;
 use crate::key::{InvalidKey, KeyDifference};
@@ -15,6 +16,83 @@ pub enum CacheError {
     /// A file that cannot be read or written.
     #[error(transparent)]
     File(#[from] FileError),
+    /// An object of a shared store that cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Nobody has begun to fill a store here.
+    #[error("{}: no shared store: expected one that `sensei teacher build --store` has begun{}", place.display(), expected_key(key))]
+    NotBegun {
+        /// The place.
+        place: PathBuf,
+        /// The folder of the key that was asked for, if one was.
+        key: Option<String>,
+    },
+    /// A place holds several stores, and none was named.
+    #[error("{}: expected one shared store, found {}: name one of them by its folder", place.display(), keys.join(", "))]
+    SeveralStores {
+        /// The place.
+        place: PathBuf,
+        /// Their folders.
+        keys: Vec<String>,
+    },
+    /// A worker would fill the store otherwise than the one that began it.
+    #[error(
+        "{}: the store was begun with other settings: {what}: expected {expected}, found {found}; a worker with these settings \
+         needs another place", place.display()
+    )]
+    OtherPlan {
+        /// The store.
+        place: PathBuf,
+        /// In what they differ.
+        what: &'static str,
+        /// By the store's plan.
+        expected: String,
+        /// Of this worker.
+        found: String,
+    },
+    /// Units of a store that are not there.
+    #[error(
+        "{}: {n_missing} of {n_units} units are missing, the first of them {first} (number {first_idx}); more workers of the same \
+         command fill them", place.display()
+    )]
+    Incomplete {
+        /// The store.
+        place: PathBuf,
+        /// How many are missing.
+        n_missing: usize,
+        /// How many it will have.
+        n_units: usize,
+        /// The first missing one.
+        first: String,
+        /// Its number, from 0.
+        first_idx: usize,
+    },
+    /// A store that is being filled, where a finished one is needed.
+    #[error("{}: expected a sealed store, found one that is not; `sensei teacher seal` ends it", place.display())]
+    NotSealed {
+        /// The store.
+        place: PathBuf,
+    },
+    /// More images could not be used than are allowed.
+    #[error("{}: {} images could not be used, at most {allowed} are allowed: {}", place.display(), reasons.len(), reasons.join("; "))]
+    Unusable {
+        /// The store.
+        place: PathBuf,
+        /// Each with its unit and the reason.
+        reasons: Vec<String>,
+        /// How many may fail.
+        allowed: usize,
+    },
+    /// A shard is larger than the room for shards.
+    #[error("{}: {bytes} bytes; expected at most {room}, which is the room for shards that are fetched", path.display())]
+    NoRoom {
+        /// The shard.
+        path: PathBuf,
+        /// Its length.
+        bytes: u64,
+        /// Bytes allowed.
+        room: u64,
+    },
     /// There is no finished cache at this place.
     #[error("{path}: no teacher cache: expected a folder with manifest.json")]
     Missing {
@@ -121,6 +199,10 @@ pub enum CacheError {
         /// Area of the record, as `x0,y0..x1,y1`.
         stored: String,
     },
+}
+
+fn expected_key(key: &Option<String>) -> String {
+    key.as_ref().map_or_else(String::new, |key| format!(", with this key in the folder {key}"))
 }
 
 fn describe(differences: &[KeyDifference]) -> String {

@@ -5,15 +5,17 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
-use sensei_files::digest::hex;
 use sensei_files::error::FileError;
+use sensei_store::place::Place;
 
 use crate::error::CacheError;
+use crate::index::Index;
 use crate::key::AnswerKey;
 use crate::manifest::{FORMAT_VERSION, FileEntry, Manifest, read_manifest};
-use crate::record::RecordId;
-use crate::record_bytes::START_BYTES;
-use crate::shard::{HEADER_BYTES, Header, INDEX_ENTRY_BYTES, INDEX_MAGIC, IndexEntry, SHARD_MAGIC};
+use crate::shard::{HEADER_BYTES, Header, IndexEntry, SHARD_MAGIC};
+use crate::shared::fetched_store::of_key;
+use crate::shared::seal::sealed_manifest;
+use crate::shared::{folder_of, store_of};
 use crate::store::{Store, StoredRecord};
 
 /// An open cache.
@@ -21,7 +23,7 @@ use crate::store::{Store, StoredRecord};
 pub struct FolderStore {
     path: PathBuf,
     manifest: Manifest,
-    index: Mmap,
+    index: Index<Mmap>,
     shards: Vec<(PathBuf, Mmap)>,
 }
 
@@ -41,6 +43,15 @@ impl FolderStore {
         Self::open_manifest(path, manifest)
     }
 
+    /// Opens the sealed store of the key `expected` in `place`, which is the folder `path`: it is a cache.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); `NotBegun`, `NotSealed`.
+    pub fn open_sealed(place: &Place, path: &Path, expected: &AnswerKey) -> Result<Self, CacheError> {
+        sealed_manifest(&store_of(place, expected)).map_err(|error| of_key(place, expected, error))?;
+        Self::open(&path.join(folder_of(expected)), expected)
+    }
+
     /// Opens the cache in the folder `path`, whatever its key: for tools that describe caches.
     ///
     /// # Errors
@@ -54,65 +65,20 @@ impl FolderStore {
     }
 
     pub(crate) fn index_entries(&self) -> impl ExactSizeIterator<Item = IndexEntry> {
-        self.entries().iter().map(IndexEntry::from_bytes)
-    }
-
-    fn entries(&self) -> &[[u8; INDEX_ENTRY_BYTES]] {
-        self.index[HEADER_BYTES..].as_chunks().0
-    }
-
-    fn entry(&self, id: u64) -> Option<IndexEntry> {
-        let entries = self.entries();
-        let idx = entries.binary_search_by_key(&id, |entry| IndexEntry::from_bytes(entry).id).ok()?;
-        Some(IndexEntry::from_bytes(&entries[idx]))
+        self.index.entries()
     }
 
     fn open_manifest(path: &Path, manifest: Manifest) -> Result<Self, CacheError> {
         let key_digest = manifest.key.digest();
-        let header = |magic, n_records| Header { magic, version: FORMAT_VERSION, key_digest, n_records };
-        let index = map(path, &manifest.index)?;
-        let index_path = path.join(&manifest.index.file);
-        header(INDEX_MAGIC, manifest.n_records).check(&index_path, &index)?;
         let mut shards = Vec::with_capacity(manifest.shards.len());
         for entry in &manifest.shards {
             let (shard_path, shard) = (path.join(&entry.file), map(path, entry)?);
-            header(SHARD_MAGIC, entry.n_records).check(&shard_path, &shard)?;
+            let header = Header { magic: SHARD_MAGIC, version: FORMAT_VERSION, key_digest, n_records: entry.n_records };
+            header.check(&shard_path, &shard)?;
             shards.push((shard_path, shard));
         }
-        let store = FolderStore { path: path.into(), manifest, index, shards };
-        store.check_index(&index_path)?;
-        Ok(store)
-    }
-
-    /// Holds the index to what reading a record relies on: digest, size, order, and places inside of the shards.
-    fn check_index(&self, path: &Path) -> Result<(), CacheError> {
-        let damaged = |what: String, expected: String, found: String| {
-            Err(CacheError::Damaged { path: path.into(), what, expected, found })
-        };
-        let digest = hex(blake3::hash(&self.index).as_bytes());
-        if digest != self.manifest.index.blake3 {
-            return damaged("digest".into(), self.manifest.index.blake3.clone(), digest);
-        }
-        let expected = (self.manifest.n_records as usize).checked_mul(INDEX_ENTRY_BYTES);
-        if expected != Some(self.index.len() - HEADER_BYTES) {
-            let n_records = self.manifest.n_records;
-            return damaged("size".into(), format!("{n_records} entries"), format!("{} bytes", self.index.len()));
-        }
-        let mut previous = None;
-        for IndexEntry { id, shard_idx, n_bytes, offset } in self.index_entries() {
-            if let Some(previous) = previous.filter(|&previous| previous >= id) {
-                return damaged("order".into(), "ascending ids".into(), format!("{id} after {previous}"));
-            }
-            previous = Some(id);
-            let shard_bytes = self.shards.get(shard_idx as usize).map_or(0, |(_, shard)| shard.len() as u64);
-            let is_inside = offset.checked_add(u64::from(n_bytes)).is_some_and(|end| end <= shard_bytes);
-            if !is_inside || offset < HEADER_BYTES as u64 || (n_bytes as usize) < START_BYTES {
-                let record = RecordId { kind: self.manifest.key.kept.kind(), id };
-                let found = format!("{n_bytes} bytes at {offset} of shard {shard_idx}");
-                return damaged(record.to_string(), "a place in a shard".into(), found);
-            }
-        }
-        Ok(())
+        let index = Index::open(&path.join(&manifest.index.file), map(path, &manifest.index)?, &manifest)?;
+        Ok(FolderStore { path: path.into(), manifest, index, shards })
     }
 }
 
@@ -130,11 +96,11 @@ impl Store for FolderStore {
     }
 
     fn contains(&self, id: u64) -> bool {
-        self.entry(id).is_some()
+        self.index.entry(id).is_some()
     }
 
     fn stored(&self, id: u64) -> Result<Option<StoredRecord<'_>>, CacheError> {
-        let Some(IndexEntry { shard_idx, n_bytes, offset, .. }) = self.entry(id) else { return Ok(None) };
+        let Some(IndexEntry { shard_idx, n_bytes, offset, .. }) = self.index.entry(id) else { return Ok(None) };
         let (place, shard) = &self.shards[shard_idx as usize];
         let bytes = &shard[offset as usize..][..n_bytes as usize];
         Ok(Some(StoredRecord { bytes: Cow::Borrowed(bytes), place }))

@@ -18,7 +18,7 @@ use crate::kept::{Context, Kept, KeptMasks};
 use crate::key::{AnswerKey, TeacherDescription};
 use crate::manifest::Manifest;
 use crate::record::{ImageIdentity, MaskAnswer, MaskRecord, PromptAnswer, PromptPoint};
-use crate::writer::CacheWriter;
+use crate::writer::{CacheWriter, RecordSink};
 use crate::{format1, import_dump, import_roi96};
 use sensei_files::digest::hex;
 

@@ -61,13 +61,20 @@ pub fn read_manifest(cache: &Path) -> Result<Manifest, CacheError> {
     if !path.is_file() {
         return Err(CacheError::Missing { path: cache.into() });
     }
-    let bytes = read_bounded(&path, MAX_BYTES)?;
+    parse_manifest(cache, &path, &read_bounded(&path, MAX_BYTES)?)
+}
+
+/// The manifest in `bytes`, which are the file `path` of the cache at `cache`.
+///
+/// # Errors
+/// As [`read_manifest`].
+pub(crate) fn parse_manifest(cache: &Path, path: &Path, bytes: &[u8]) -> Result<Manifest, CacheError> {
     let damaged = |what: &str, expected: String, found: String| {
-        Err(CacheError::Damaged { path: path.clone(), what: what.into(), expected, found })
+        Err(CacheError::Damaged { path: path.into(), what: what.into(), expected, found })
     };
-    let file: ManifestFile = match serde_json::from_slice(&bytes) {
+    let file: ManifestFile = match serde_json::from_slice(bytes) {
         Ok(file) => file,
-        Err(_) if format1::is_manifest(&bytes) => {
+        Err(_) if format1::is_manifest(bytes) => {
             return Err(CacheError::OldFormat { path: cache.into(), expected: FORMAT_VERSION, found: 1 });
         }
         Err(error) => return damaged("JSON", format!("a manifest of format {FORMAT_VERSION}"), error.to_string()),
@@ -80,7 +87,7 @@ pub fn read_manifest(cache: &Path) -> Result<Manifest, CacheError> {
     if computed != file.blake3 {
         return damaged("checksum", file.blake3, computed);
     }
-    check_file_names(&path, &file.manifest.index, &file.manifest.shards)?;
+    check_file_names(path, &file.manifest.index, &file.manifest.shards)?;
     if let Err(InvalidKey { part, expected, found }) = file.manifest.key.check() {
         return damaged(part, expected, found);
     }
@@ -102,10 +109,14 @@ pub(crate) fn check_file_names(manifest: &Path, index: &FileEntry, shards: &[Fil
 
 /// Writes the manifest into the folder `cache` and waits until it is on disk.
 pub(crate) fn write_manifest(cache: &Path, manifest: Manifest) -> Result<(), CacheError> {
+    Ok(write_synced(&cache.join(FILE_NAME), &manifest_bytes(cache, manifest)?)?)
+}
+
+/// The manifest as it stands in the file of the cache at `cache`.
+pub(crate) fn manifest_bytes(cache: &Path, manifest: Manifest) -> Result<Vec<u8>, CacheError> {
     let blake3 = checksum(&manifest, cache)?;
     let file = ManifestFile { format: FORMAT_NAME.into(), version: FORMAT_VERSION, manifest, blake3 };
-    let json = serde_json::to_string_pretty(&file).map_err(|error| json_error(cache, error))?;
-    Ok(write_synced(&cache.join(FILE_NAME), json.as_bytes())?)
+    serde_json::to_vec_pretty(&file).map_err(|error| json_error(cache, error))
 }
 
 #[derive(Serialize, Deserialize)]

@@ -85,7 +85,7 @@ fn find<S: Store + ?Sized>(store: &S, kind: RecordKind, id: u64) -> Result<(Reco
     store.stored(id)?.map(|stored| (record, stored)).ok_or_else(|| CacheError::NoRecord { path: path.into(), record })
 }
 
-fn check_id(expected: u64, found: u64) -> Result<(), RecordFault> {
+pub(crate) fn check_id(expected: u64, found: u64) -> Result<(), RecordFault> {
     if expected == found {
         return Ok(());
     }

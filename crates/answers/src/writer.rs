@@ -13,9 +13,24 @@ use crate::features::FeatureRecord;
 use crate::kept::RecordKind;
 use crate::key::{AnswerKey, TeacherDescription};
 use crate::manifest::{FORMAT_VERSION, FileEntry, Manifest, write_manifest};
-use crate::record::{MaskAnswer, MaskRecord, RecordFault, RecordId};
-use crate::shard::{HEADER_BYTES, Header, INDEX_MAGIC, IndexEntry, SHARD_MAGIC};
-use crate::{feature_bytes, mask_bytes};
+use crate::record::{MaskRecord, RecordId};
+use crate::shard::{Header, INDEX_MAGIC, IndexEntry};
+use crate::shard_buffer::{ShardBuffer, Span};
+
+/// Where records go.
+pub trait RecordSink {
+    /// Adds what the teacher said about an object. Records keep their order; readers find them by id.
+    ///
+    /// # Errors
+    /// `Duplicate`, `InvalidRecord`, or `File` when a full shard cannot be written.
+    fn push_masks(&mut self, record: &MaskRecord) -> Result<(), CacheError>;
+
+    /// Adds the teacher's features of an image.
+    ///
+    /// # Errors
+    /// As [`push_masks`](Self::push_masks).
+    fn push_features(&mut self, record: &FeatureRecord) -> Result<(), CacheError>;
+}
 
 /// A cache that is being written, in the folder `<cache>.partial`.
 ///
@@ -31,8 +46,7 @@ pub struct CacheWriter {
     teacher: TeacherDescription,
     provenance: Vec<String>,
     shard_bytes: usize,
-    shard: Vec<u8>,
-    n_shard_records: u64,
+    shard: ShardBuffer,
     shards: Vec<FileEntry>,
     index: BTreeMap<u64, IndexEntry>,
     n_saturated: u64,
@@ -83,8 +97,7 @@ impl CacheWriter {
             teacher,
             provenance,
             shard_bytes,
-            shard: vec![0; HEADER_BYTES],
-            n_shard_records: 0,
+            shard: ShardBuffer::new(),
             shards: Vec::new(),
             index: BTreeMap::new(),
             n_saturated: 0,
@@ -98,39 +111,16 @@ impl CacheWriter {
         self
     }
 
-    /// Adds what the teacher said about an object. Records keep their order in the shards; readers find them by id.
-    ///
-    /// # Errors
-    /// `Duplicate`, `InvalidRecord`, or `File` when a full shard cannot be written.
-    pub fn push_masks(&mut self, record: &MaskRecord) -> Result<(), CacheError> {
-        let id = RecordId { kind: RecordKind::MaskLogits, id: record.annotation_id };
-        record.check_key(&self.key).and_then(|()| record.check()).map_err(|source| invalid(id, source))?;
-        self.append(id, |shard| mask_bytes::append(record, shard))?;
-        self.n_saturated += record.masks().map(MaskAnswer::n_saturated).sum::<u64>();
-        Ok(())
-    }
-
-    /// Adds the teacher's features of an image.
-    ///
-    /// # Errors
-    /// As [`push_masks`](Self::push_masks).
-    pub fn push_features(&mut self, record: &FeatureRecord) -> Result<(), CacheError> {
-        let id = RecordId { kind: RecordKind::ImageFeatures, id: record.image.id };
-        record.check_key(&self.key).and_then(|()| record.check()).map_err(|source| invalid(id, source))?;
-        self.append(id, |shard| feature_bytes::append(record, shard))
-    }
-
     /// Writes index and manifest and moves the cache to its name.
     ///
     /// # Errors
     /// `File`, or `Exists` if something was put at its name meanwhile. Nothing stands there then that this writer made.
     pub fn finish(mut self) -> Result<Manifest, CacheError> {
-        if self.n_shard_records > 0 {
+        if self.shard.n_records > 0 {
             self.write_shard()?;
         }
         let n_records = self.index.len() as u64;
-        let mut index = self.header(INDEX_MAGIC, n_records).to_vec();
-        index.extend(self.index.values().flat_map(|entry| entry.to_bytes()));
+        let index = index_bytes(self.key.digest(), self.index.values());
         write_synced(&self.partial.join(INDEX), &index)?;
         let manifest = Manifest {
             key: self.key.clone(),
@@ -152,37 +142,48 @@ impl CacheWriter {
         Ok(manifest)
     }
 
-    fn append(&mut self, record: RecordId, append: impl FnOnce(&mut Vec<u8>)) -> Result<(), CacheError> {
-        if self.index.contains_key(&record.id) {
-            return Err(CacheError::Duplicate { path: self.path.clone(), record });
+    fn check_new(&self, record: RecordId) -> Result<(), CacheError> {
+        match self.index.contains_key(&record.id) {
+            true => Err(CacheError::Duplicate { path: self.path.clone(), record }),
+            false => Ok(()),
         }
-        let offset = self.shard.len();
-        append(&mut self.shard);
-        let entry = IndexEntry {
-            id: record.id,
-            shard_idx: self.shards.len() as u32,
-            n_bytes: (self.shard.len() - offset) as u32,
-            offset: offset as u64,
-        };
-        self.index.insert(record.id, entry);
-        self.n_shard_records += 1;
-        if self.shard.len() >= self.shard_bytes { self.write_shard() } else { Ok(()) }
     }
 
-    fn header(&self, magic: &'static [u8; 8], n_records: u64) -> [u8; HEADER_BYTES] {
-        Header { magic, version: FORMAT_VERSION, key_digest: self.key.digest(), n_records }.to_bytes()
+    fn added(&mut self, id: u64, Span { offset, n_bytes }: Span) -> Result<(), CacheError> {
+        self.index.insert(id, IndexEntry { id, shard_idx: self.shards.len() as u32, n_bytes, offset });
+        if self.shard.len() >= self.shard_bytes { self.write_shard() } else { Ok(()) }
     }
 
     fn write_shard(&mut self) -> Result<(), CacheError> {
         let file = format!("shard-{:05}.stc", self.shards.len());
-        let header = self.header(SHARD_MAGIC, self.n_shard_records);
-        self.shard[..HEADER_BYTES].copy_from_slice(&header);
-        write_synced(&self.partial.join(&file), &self.shard)?;
-        self.shards.push(FileEntry::new(file, &self.shard, self.n_shard_records));
-        self.shard.truncate(HEADER_BYTES);
-        self.n_shard_records = 0;
+        write_synced(&self.partial.join(&file), self.shard.finish(self.key.digest()))?;
+        self.shards.push(self.shard.entry(file));
+        self.n_saturated += self.shard.n_saturated;
+        self.shard = ShardBuffer::new();
         Ok(())
     }
+}
+
+impl RecordSink for CacheWriter {
+    fn push_masks(&mut self, record: &MaskRecord) -> Result<(), CacheError> {
+        self.check_new(RecordId { kind: RecordKind::MaskLogits, id: record.annotation_id })?;
+        let span = self.shard.push_masks(&self.key, record)?;
+        self.added(record.annotation_id, span)
+    }
+
+    fn push_features(&mut self, record: &FeatureRecord) -> Result<(), CacheError> {
+        self.check_new(RecordId { kind: RecordKind::ImageFeatures, id: record.image.id })?;
+        let span = self.shard.push_features(&self.key, record)?;
+        self.added(record.image.id, span)
+    }
+}
+
+/// The index of these entries, ascending by id.
+pub(crate) fn index_bytes<'e>(key_digest: [u8; 32], entries: impl ExactSizeIterator<Item = &'e IndexEntry>) -> Vec<u8> {
+    let n_records = entries.len() as u64;
+    let mut index = Header { magic: INDEX_MAGIC, version: FORMAT_VERSION, key_digest, n_records }.to_bytes().to_vec();
+    index.extend(entries.flat_map(|entry| entry.to_bytes()));
+    index
 }
 
 impl Drop for CacheWriter {
@@ -195,10 +196,6 @@ impl Drop for CacheWriter {
             lock.remove();
         }
     }
-}
-
-fn invalid(record: RecordId, source: RecordFault) -> CacheError {
-    CacheError::InvalidRecord { record, source }
 }
 
 const MASK_SHARD_BYTES: usize = 32 << 20;

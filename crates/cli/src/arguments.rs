@@ -419,10 +419,10 @@ pub enum TeacherCommand {
         #[arg(long, value_enum, default_value_t = Unusable::Refuse)]
         unusable: Unusable,
     },
-    /// Read every byte of a cache and check it
+    /// Read every byte of a cache or of a shared store and check it
     Verify {
-        /// The cache
-        cache: PathBuf,
+        /// The cache's folder, or the place of a shared store: a folder, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX
+        cache: String,
     },
     /// Say how far the masks of two caches are apart, of one teacher or two, over the objects that both have
     Compare {
@@ -431,10 +431,39 @@ pub enum TeacherCommand {
         /// Another one
         other: PathBuf,
     },
-    /// Summarise a cache
+    /// Summarise a cache, or a shared store that is sealed
     Stats {
+        /// The cache's folder, or the place of a shared store
+        cache: String,
+    },
+    /// Copy a cache into a shared store; several processes may do so at once
+    Share {
         /// The cache
         cache: PathBuf,
+        /// A folder, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX
+        place: String,
+        /// Name of this worker, which decides the order of its work; default: host and process
+        #[arg(long)]
+        worker: Option<String>,
+        /// Records of a unit of work
+        #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        unit_records: u32,
+    },
+    /// End a shared store of which every unit is there: write its index and manifest, so that runs can read it
+    Seal {
+        /// The place, or the folder in it of one key
+        place: String,
+        /// Images that may be unusable
+        #[arg(long, default_value_t = 0)]
+        max_failed_images: usize,
+    },
+    /// Name what killed workers have left in a shared store, and remove it
+    Sweep {
+        /// The place, or the folder in it of one key
+        place: String,
+        /// Remove what is older; without it, nothing is removed. Longer than any worker needs for a unit
+        #[arg(long, value_name = "HOURS")]
+        remove_older_than: Option<f64>,
     },
 }
 
@@ -471,7 +500,18 @@ pub struct BuildArguments {
     /// The folder of its images
     pub images: PathBuf,
     /// The new cache
-    pub out: PathBuf,
+    #[arg(required_unless_present = "store", conflicts_with = "store")]
+    pub out: Option<PathBuf>,
+    /// Fill a shared store in place of a new cache, together with other processes that run the same command: a folder,
+    /// s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX
+    #[arg(long, value_name = "PLACE")]
+    pub store: Option<String>,
+    /// Name of this worker, which decides the order of its work; default: host and process
+    #[arg(long, requires = "store")]
+    pub worker: Option<String>,
+    /// Images of a unit of work, which is what a worker that is killed loses; the same for all workers of a store
+    #[arg(long, default_value_t = 64, requires = "store", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub unit_images: u32,
     /// Who is asked
     #[command(flatten)]
     pub teacher: TeacherArguments,

@@ -1,24 +1,19 @@
 //! A whole data set asked, image by image.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use sensei_answers::asked::{Question, Zoom};
-use sensei_answers::features::{FeatureRecord, FeatureValues};
-use sensei_answers::kept::{Context, FeatureDtype, Kept, ScaleSource};
-use sensei_answers::key::{AnswerKey, TeacherDescription};
+use sensei_answers::kept::Kept;
+use sensei_answers::key::TeacherDescription;
 use sensei_answers::manifest::Manifest;
-use sensei_answers::record::{ImageIdentity, MaskRecord, PointLabel, PromptAnswer, PromptPoint};
 use sensei_answers::writer::CacheWriter;
 use sensei_data::dataset::Dataset;
-use sensei_data::image_file::{ImageLimits, RgbImage};
-use sensei_data::prompt_source::{Prompt, PromptSource};
+use sensei_data::image_file::ImageLimits;
 
-use crate::error::{BadAnnotation, TeacherError};
-use crate::frame::Part;
-use crate::picture::{Failures, read_picture};
-use crate::record::KeptLogits;
-use crate::teacher::{Features, LOGIT_GRID, PROMPTS_AT_ONCE, Seen, Teacher};
+use crate::asking::Asking;
+use crate::error::TeacherError;
+use crate::picture::Failures;
+use crate::teacher::Teacher;
 
 /// What is asked, and what is kept of the answers.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,290 +64,32 @@ pub fn build(
     progress: &mut dyn FnMut(usize, usize),
     is_interrupted: &dyn Fn() -> bool,
 ) -> Result<BuildReport, TeacherError> {
-    let asked = Asked::new(plan, teacher)?;
-    let key = AnswerKey {
-        teacher: teacher.digest().to_string(),
-        preprocessing: teacher.preprocessing(plan.zoom)?,
-        question: plan.question.clone(),
-        kept: plan.kept.clone(),
-        dataset: blake3::Hash::from_bytes(dataset.digest).to_hex().to_string(),
-    };
-    let provenance = vec![format!("asked by sensei {}", env!("CARGO_PKG_VERSION"))];
-    let mut writer = CacheWriter::create(out, key, description, provenance)?;
-    let mut by_image: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    for (idx, instance) in dataset.instances.iter().enumerate().filter(|(_, instance)| !instance.is_crowd) {
-        by_image.entry(instance.image_idx).or_default().push(idx);
-    }
-    if asked.is_about_images() {
-        by_image = (0..dataset.images.len()).map(|idx| (idx, vec![])).collect();
-    }
-    if by_image.is_empty() {
-        return Err(TeacherError::Nothing { path: dataset.annotations_path.clone() });
-    }
-    let (n_images, mut n_cut, mut n_zoomed) = (by_image.len(), 0, 0);
+    let asking = Asking::new(dataset, teacher, plan)?;
+    let provenance = vec![format!("asked by {TOOL}")];
+    let mut writer = CacheWriter::create(out, asking.key(plan)?, description, provenance)?;
+    let (n_images, mut n_cut, mut n_zoomed) = (asking.images.len(), 0, 0);
     let mut failures = Failures::new(n_images, plan.max_failed_images);
-    // What the annotations alone tell, before hours are spent.
-    let prompts = asked.prompts(dataset, &by_image)?;
-    for (n_done, (image_idx, instances)) in by_image.into_iter().enumerate() {
-        if is_interrupted() {
-            return Err(TeacherError::Interrupted);
-        }
-        let record = &dataset.images[image_idx];
-        match read_picture(&dataset.image_path(image_idx), Some(record.size), &plan.limits) {
-            Ok((image, file_digest)) => {
-                let pixel_digest = Some(*blake3::hash(&image.pixels).as_bytes());
-                let identity = ImageIdentity { id: record.id, file_digest, pixel_digest, size: record.size };
-                let objects = Objects { dataset, instances: &instances, prompts: &prompts, is_interrupted };
-                let found = asked.image(&objects, teacher, identity, &image, &mut writer)?;
+    for nth in 0..n_images {
+        match asking.image(nth, &mut writer, is_interrupted)? {
+            Ok(found) => {
                 n_cut += found.n_cut;
                 n_zoomed += found.n_zoomed;
             }
             Err(error) => failures.add(&error)?,
         }
-        progress(n_done + 1, n_images);
+        progress(nth + 1, n_images);
     }
     let failures = failures.finish()?;
     Ok(BuildReport {
         manifest: writer.finish()?,
         n_images: n_images - failures.len(),
-        n_without_objects: dataset.images.len() - n_images,
-        n_crowd: dataset.instances.iter().filter(|instance| instance.is_crowd).count(),
+        n_without_objects: asking.n_without_objects(),
+        n_crowd: asking.n_crowd(),
         n_zoomed,
         n_cut,
         failures,
     })
 }
 
-/// A question, taken apart.
-enum Asked<'a> {
-    Objects { prompts: &'a [PromptSource], padding_points: u32, kept: KeptLogits, zoom: Option<Zoom> },
-    Images { tap: [String; 1], dtype: FeatureDtype },
-}
-
-impl<'a> Asked<'a> {
-    fn new(plan: &'a BuildPlan, teacher: &Teacher) -> Result<Self, TeacherError> {
-        let cannot = |what, expected: &str, found: String| {
-            Err(TeacherError::Question { what, expected: expected.into(), found })
-        };
-        match (&plan.question, &plan.kept) {
-            (Question::Object { prompts, padding_points }, Kept::MaskLogits { context, grid, logit_step, masks }) => {
-                match context {
-                    Context::WholeFrame if *grid != LOGIT_GRID => {
-                        return cannot("kept grid", &format!("{LOGIT_GRID} for the whole frame"), grid.to_string());
-                    }
-                    Context::WholeFrame if plan.zoom.is_some() => {
-                        return cannot("kept context", "around_box with zoom", context.to_string());
-                    }
-                    Context::AroundBox { .. } | Context::WholeFrame => {}
-                    Context::ClippedRegion { .. } | Context::NotStated => {
-                        return cannot("kept context", "around_box or whole_frame", context.to_string());
-                    }
-                }
-                let kept = KeptLogits { context: context.clone(), grid: *grid, logit_step: *logit_step, masks: *masks };
-                if teacher.pads_prompts() && *padding_points > 0 {
-                    let expected = format!("0 for {}, which fills prompts up itself", teacher.name());
-                    return cannot("padding points", &expected, padding_points.to_string());
-                }
-                if prompts.is_empty() {
-                    return cannot("question", "at least one prompt", "none".into());
-                }
-                Ok(Self::Objects { prompts, padding_points: *padding_points, kept, zoom: plan.zoom })
-            }
-            (Question::Image, Kept::ImageFeatures { .. }) if plan.zoom.is_some() => {
-                cannot("question", "objects with zoom", "features of images".into())
-            }
-            (Question::Image, Kept::ImageFeatures { tap, grid, channels, dtype }) => {
-                let taps = teacher.taps();
-                let Some(known) = taps.iter().find(|known| known.name == *tap) else {
-                    let names: Vec<&str> = taps.iter().map(|tap| tap.name.as_str()).collect();
-                    return cannot("kept tap", &format!("one of {}", names.join(", ")), tap.clone());
-                };
-                let [known_channels, height, width] = known.shape;
-                if [known_channels, height, width] != [*channels as usize, *grid as usize, *grid as usize] {
-                    let found = format!("{channels} channels of {grid} x {grid}");
-                    return cannot("kept tap", &format!("{known_channels} channels of {height} x {width}"), found);
-                }
-                if let FeatureDtype::Int8 { scales: ScaleSource::Dataset }
-                | FeatureDtype::Int4 { scales: ScaleSource::Dataset } = dtype
-                {
-                    return cannot("kept dtype", "scales of each image", "scales of the data set".into());
-                }
-                Ok(Self::Images { tap: [tap.clone()], dtype: *dtype })
-            }
-            (question, kept) => {
-                let found = format!("{question} with {}", kept.kind());
-                cannot("question", "objects with mask logits, or images with their features", found)
-            }
-        }
-    }
-
-    fn is_about_images(&self) -> bool {
-        matches!(self, Self::Images { .. })
-    }
-
-    /// The prompts of every object, by the instance's index: each by every source of the question, in its order.
-    ///
-    /// # Errors
-    /// `Annotations`, with all that have none or of whose box nothing can be kept; `Mask`.
-    fn prompts(
-        &self,
-        dataset: &Dataset,
-        by_image: &BTreeMap<usize, Vec<usize>>,
-    ) -> Result<BTreeMap<usize, Vec<Vec<PromptPoint>>>, TeacherError> {
-        let Self::Objects { prompts, .. } = self else { return Ok(BTreeMap::new()) };
-        let (mut of_instances, mut annotations) = (BTreeMap::new(), vec![]);
-        for &idx in by_image.values().flatten() {
-            let instance = &dataset.instances[idx];
-            let [_, _, width, height] = instance.bbox;
-            let mut bad = |reason: String| annotations.push(BadAnnotation { annotation_id: instance.id, reason });
-            if !(width > 0.0 && height > 0.0) {
-                bad(format!("its box is {width} x {height}"));
-                continue;
-            }
-            let mask = dataset.mask(idx)?;
-            let points = |source: &PromptSource| {
-                source.prompt(instance.id, instance.bbox, &mask).map(|prompt| match prompt {
-                    Prompt::Box(bbox) => PromptPoint::of_box(bbox),
-                    Prompt::Point(at) => vec![PromptPoint { at, label: PointLabel::Foreground }],
-                })
-            };
-            match prompts.iter().map(points).collect::<Result<Vec<_>, _>>() {
-                Ok(points) => drop(of_instances.insert(idx, points)),
-                Err(error) => bad(error.to_string()),
-            }
-        }
-        if annotations.is_empty() { Ok(of_instances) } else { Err(TeacherError::Annotations { annotations }) }
-    }
-
-    /// Asks about one image.
-    fn image(
-        &self,
-        objects: &Objects<'_>,
-        teacher: &Teacher,
-        identity: ImageIdentity,
-        image: &RgbImage,
-        writer: &mut CacheWriter,
-    ) -> Result<Counts, TeacherError> {
-        match self {
-            Self::Images { tap, dtype } => {
-                let mut seen = teacher.look(image, tap)?;
-                let features = seen.features.pop().expect("the tap that was asked for");
-                writer.push_features(&feature_record(identity, &seen, &features, *dtype)?)?;
-                Ok(Counts { n_cut: 0, n_zoomed: 0 })
-            }
-            Self::Objects { prompts, padding_points, kept, zoom } => {
-                let mut answers: BTreeMap<usize, Vec<PromptAnswer>> = BTreeMap::new();
-                let mut n_cut = 0;
-                let mut ask = |seen: &Seen, instances: &[usize]| {
-                    for source_idx in 0..prompts.len() {
-                        let found = objects.answers(teacher, seen, instances, source_idx, *padding_points, kept)?;
-                        for (idx, (answer, cut)) in instances.iter().zip(found) {
-                            answers.entry(*idx).or_default().push(answer);
-                            n_cut += cut;
-                        }
-                    }
-                    Ok::<(), TeacherError>(())
-                };
-                let part = |&idx: &usize| {
-                    let bbox = objects.dataset.instances[idx].bbox;
-                    let points = objects.prompts[&idx].iter().flatten();
-                    let part = kept.part((*zoom)?, bbox, points, image.size, teacher.framing().side())?;
-                    Some((idx, part))
-                };
-                let alone: BTreeMap<usize, Part> = objects.instances.iter().filter_map(part).collect();
-                let together: Vec<usize> =
-                    objects.instances.iter().copied().filter(|idx| !alone.contains_key(idx)).collect();
-                if !together.is_empty() {
-                    ask(&teacher.look(image, &[])?, &together)?;
-                }
-                for (&idx, &part) in &alone {
-                    if (objects.is_interrupted)() {
-                        return Err(TeacherError::Interrupted);
-                    }
-                    ask(&teacher.look_at_part(image, part)?, &[idx])?;
-                }
-                for (idx, prompts) in answers {
-                    let annotation_id = objects.dataset.instances[idx].id;
-                    let (grid, logit_step) = (kept.grid, kept.logit_step);
-                    writer.push_masks(&MaskRecord { annotation_id, image: identity, grid, logit_step, prompts })?;
-                }
-                Ok(Counts { n_cut, n_zoomed: alone.len() })
-            }
-        }
-    }
-}
-
-/// What an image adds to a report.
-struct Counts {
-    n_cut: u64,
-    n_zoomed: usize,
-}
-
-/// The objects of an image.
-struct Objects<'a> {
-    dataset: &'a Dataset,
-    instances: &'a [usize],
-    prompts: &'a BTreeMap<usize, Vec<Vec<PromptPoint>>>,
-    is_interrupted: &'a dyn Fn() -> bool,
-}
-
-impl Objects<'_> {
-    /// What is kept of the answers to one prompt of each of these objects, and how many logits of each were cut.
-    fn answers(
-        &self,
-        teacher: &Teacher,
-        seen: &Seen,
-        instances: &[usize],
-        source_idx: usize,
-        padding_points: u32,
-        kept: &KeptLogits,
-    ) -> Result<Vec<(PromptAnswer, u64)>, TeacherError> {
-        let mut found = Vec::with_capacity(instances.len());
-        for instances in instances.chunks(PROMPTS_AT_ONCE) {
-            let points: Vec<Vec<PromptPoint>> =
-                instances.iter().map(|idx| self.prompts[idx][source_idx].clone()).collect();
-            let answers = teacher.answer(seen, &points, padding_points, kept.choice())?;
-            for ((&idx, points), answer) in instances.iter().zip(points).zip(answers) {
-                let instance = &self.dataset.instances[idx];
-                let subject = || format!("annotation {}", instance.id);
-                check_finite(subject, "logits", answer.logits.iter().flatten())?;
-                check_finite(subject, "predicted IoU", &answer.predicted_iou)?;
-                found.push(kept.answer(points, &answer, &seen.frame, instance.bbox));
-            }
-        }
-        Ok(found)
-    }
-}
-
-fn feature_record(
-    identity: ImageIdentity,
-    seen: &Seen,
-    features: &Features,
-    dtype: FeatureDtype,
-) -> Result<FeatureRecord<'static>, TeacherError> {
-    check_finite(|| format!("image {}", identity.id), "features", &features.values)?;
-    let [channels, grid, _] = features.shape;
-    let scales = |largest: f32| -> Vec<f32> {
-        let maximum = |channel: &[f32]| channel.iter().fold(0.0f32, |max, value| max.max(value.abs()));
-        features.values.chunks_exact(grid * grid).map(|channel| maximum(channel) / largest).collect()
-    };
-    let values = match dtype {
-        FeatureDtype::F32 => FeatureValues::from_f32(&features.values),
-        FeatureDtype::F16 => FeatureValues::f16(&features.values),
-        FeatureDtype::Int8 { .. } => FeatureValues::int8(&features.values, scales(127.0)),
-        FeatureDtype::Int4 { .. } => FeatureValues::int4(&features.values, scales(7.0)),
-    };
-    let (resized, used) = (seen.frame.resized, seen.frame.used_cells(grid as u32));
-    Ok(FeatureRecord { image: identity, resized, used, grid: grid as u32, channels: channels as u32, values })
-}
-
-fn check_finite<'v>(
-    subject: impl Fn() -> String,
-    what: &'static str,
-    values: impl IntoIterator<Item = &'v f32>,
-) -> Result<(), TeacherError> {
-    match values.into_iter().find(|value| !value.is_finite()) {
-        Some(&found) => Err(TeacherError::NotFinite { subject: subject(), what, found }),
-        None => Ok(()),
-    }
-}
+/// Program and version, for provenance.
+pub(crate) const TOOL: &str = concat!("sensei ", env!("CARGO_PKG_VERSION"));

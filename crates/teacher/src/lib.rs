@@ -1,7 +1,9 @@
-//! Asks a teacher about the images of a data set: preprocessing, prompts, batches, and the cache of what it answers.
+//! Asks a teacher about the images of a data set: preprocessing, prompts, batches, and the cache or shared store of what it
+//! answers.
 //!
 //! It never trains, and never answers for an image that the teacher has not seen.
 
+mod asking;
 pub mod build;
 pub mod error;
 pub mod frame;
@@ -11,4 +13,5 @@ pub mod onnx_error;
 mod picture;
 pub mod propose;
 mod record;
+pub mod shared;
 pub mod teacher;

@@ -13,7 +13,7 @@ use sensei_answers::key::AnswerKey;
 use sensei_answers::record::ImageIdentity;
 use sensei_answers::store::Store;
 use sensei_answers::verify::{stats, verify};
-use sensei_answers::writer::CacheWriter;
+use sensei_answers::writer::{CacheWriter, RecordSink};
 use sensei_data::geometry::Size;
 
 use crate::{key, put, record, teacher, text};

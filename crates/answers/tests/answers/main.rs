@@ -12,6 +12,7 @@ mod quickstart;
 mod real_answers;
 mod resample;
 mod round_trip;
+mod shared;
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
@@ -22,7 +23,7 @@ use sensei_answers::kept::{Context, Kept, KeptMasks};
 use sensei_answers::key::{AnswerKey, TeacherDescription};
 use sensei_answers::manifest::Manifest;
 use sensei_answers::record::{ImageIdentity, MaskAnswer, MaskRecord, PromptAnswer, PromptPoint};
-use sensei_answers::writer::CacheWriter;
+use sensei_answers::writer::{CacheWriter, RecordSink};
 use sensei_data::geometry::{RectInImage, Size};
 use sensei_data::prompt_source::PromptSource;
 

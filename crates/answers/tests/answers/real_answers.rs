@@ -9,7 +9,7 @@ use sensei_answers::key::AnswerKey;
 use sensei_answers::record::{ImageIdentity, MaskAnswer, MaskRecord, PointLabel, PromptAnswer, PromptPoint};
 use sensei_answers::store::Store;
 use sensei_answers::verify::verify;
-use sensei_answers::writer::CacheWriter;
+use sensei_answers::writer::{CacheWriter, RecordSink};
 use sensei_data::dataset::Dataset;
 use sensei_data::geometry::{PointInImage, RectInImage, Size};
 use sensei_testing::shared_dir;

@@ -10,7 +10,7 @@ use sensei_answers::key::AnswerKey;
 use sensei_answers::record::{MaskAnswer, MaskRecord};
 use sensei_answers::store::Store;
 use sensei_answers::verify::{stats, verify};
-use sensei_answers::writer::CacheWriter;
+use sensei_answers::writer::{CacheWriter, RecordSink};
 use sensei_data::geometry::{RectInImage, Size};
 
 use crate::{key, record, rich_key, rich_record, teacher, text, write};

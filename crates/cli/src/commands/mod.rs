@@ -14,6 +14,7 @@ mod teacher;
 mod teacher_build;
 mod teacher_propose;
 mod teacher_show;
+mod teacher_store;
 mod teacher_weights;
 mod verify;
 

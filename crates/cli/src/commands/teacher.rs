@@ -1,4 +1,5 @@
-//! `teacher import`, `teacher verify`, `teacher stats`; `teacher build`, `teacher propose`, `teacher show` and `teacher weights` are beside it.
+//! `teacher import`, `teacher verify`, `teacher stats`; `teacher build`, `teacher propose`, `teacher show`, `teacher weights` and what is
+//! done to shared stores are beside it.
 
 use std::path::Path;
 
@@ -9,11 +10,10 @@ use sensei_answers::folder_store::FolderStore;
 use sensei_answers::import::import_answers_unless;
 use sensei_answers::kept::RecordKind;
 use sensei_answers::manifest::{Manifest, read_manifest};
-use sensei_answers::store::Store;
-use sensei_answers::verify::{CacheStats, stats, verify};
+use sensei_answers::verify::{CacheStats, stats};
 use serde::Serialize;
 
-use super::{teacher_build, teacher_propose, teacher_show, teacher_weights};
+use super::{teacher_build, teacher_propose, teacher_show, teacher_store, teacher_weights};
 use crate::arguments::TeacherCommand;
 use crate::phases::data::load;
 use crate::progress::say;
@@ -63,28 +63,31 @@ pub fn execute(command: TeacherCommand) -> anyhow::Result<()> {
             }
             describe(&out)
         }
-        TeacherCommand::Verify { cache } => {
-            let found = verify(&cache)?;
-            say(&format!("{}: all {} records are as written", cache.display(), found.n_records));
-            Ok(())
-        }
+        TeacherCommand::Verify { cache } => teacher_store::verify(&cache),
         TeacherCommand::Compare { cache, other } => {
             let found = compare(&FolderStore::open_any(&cache)?, &FolderStore::open_any(&other)?)?;
             say_comparison(&found);
             Ok(())
         }
-        TeacherCommand::Stats { cache } => {
-            describe(&cache)?;
-            let store = FolderStore::open_any(&cache)?;
-            say_stats(&stats(&store)?, store.manifest().key.kept.kind());
+        TeacherCommand::Stats { cache } => teacher_store::with_store(&cache, |store| {
+            say_manifest(store.manifest())?;
+            say_stats(&stats(store)?, store.manifest().key.kept.kind());
             Ok(())
+        }),
+        TeacherCommand::Share { cache, place, worker, unit_records } => {
+            teacher_store::share(&cache, &place, worker, unit_records as usize)
         }
+        TeacherCommand::Seal { place, max_failed_images } => teacher_store::seal(&place, max_failed_images),
+        TeacherCommand::Sweep { place, remove_older_than } => teacher_store::sweep(&place, remove_older_than),
     }
 }
 
 /// Prints whose answers a cache holds, as a configuration says it.
 pub fn describe(cache: &Path) -> anyhow::Result<()> {
-    let Manifest { teacher, key, .. } = read_manifest(cache)?;
+    say_manifest(&read_manifest(cache)?)
+}
+
+fn say_manifest(Manifest { teacher, key, .. }: &Manifest) -> anyhow::Result<()> {
     say(&format!("teacher: {} ({})", teacher.name, teacher.licence));
     say(&format!("digest = {}", in_toml(&key.teacher)?));
     say(&format!("preprocessing = {}", in_toml(&key.preprocessing)?));

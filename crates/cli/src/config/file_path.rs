@@ -26,8 +26,12 @@ impl JsonSchema for FilePath {
 /// What the schema says of paths. JSON Schema lets validators pass over formats that they do not know.
 pub const FORMAT: &str = "path";
 
-/// The path below `folder`, without `a/..` detours, so that messages stay short. Links are not followed.
+/// The path below `folder`, without `a/..` detours, so that messages stay short. Links are not followed. An address of an object store
+/// is no path of this machine and stays as it is.
 pub fn absolute(folder: &Path, path: &str) -> PathBuf {
+    if sensei_store::open::is_remote(path) {
+        return path.into();
+    }
     let mut result = PathBuf::new();
     for component in folder.join(path).components() {
         match component {

@@ -21,8 +21,9 @@ use sensei_samples::source::{InstanceChoice, SampleSource};
 use sensei_train::plan::StagePlan;
 
 use crate::arguments::AnnotationFormat;
-use crate::config::{AlsoTrainPlan, DataPlan, FilesPlan, RunPlan, SplitPlan, TeacherAnswers};
+use crate::config::{AlsoTrainPlan, DataPlan, FilesPlan, RunPlan, SplitPlan, TeacherAnswers, TeacherFiles};
 use crate::phases::images::check_images;
+use crate::phases::shared;
 use crate::phases::teacher::ask_for_run;
 use crate::progress::{on_one_line, say, warn};
 use crate::stop;
@@ -317,7 +318,12 @@ fn store(plan: &RunPlan, answers: &TeacherAnswers, dataset: &Dataset, runs: &Pat
         kept: teacher.kept.clone(),
         dataset: blake3::Hash::from_bytes(dataset.digest).to_hex().to_string(),
     };
-    Ok(Box::new(cache(answers, &key, dataset, runs)?))
+    match answers {
+        TeacherAnswers::Store(address) => shared::answers(address, &key, plan.logging.fetched_shards_gib, runs),
+        TeacherAnswers::Cache(folder) => Ok(Box::new(FolderStore::open(folder, &key)?)),
+        TeacherAnswers::Asked(files) => Ok(Box::new(asked_here(files, &key, dataset, runs)?)),
+        TeacherAnswers::Dump(dump) => Ok(Box::new(imported(dump, &key, dataset, runs)?)),
+    }
 }
 
 /// Both splits of a run, with everything checked that can be checked before training: images, shared images, batches, and the teacher's
@@ -428,46 +434,44 @@ fn scenes(config: &SynthConfig, runs: &Path) -> anyhow::Result<PathBuf> {
     Ok(folder)
 }
 
-fn cache(answers: &TeacherAnswers, key: &AnswerKey, dataset: &Dataset, runs: &Path) -> anyhow::Result<FolderStore> {
-    match answers {
-        TeacherAnswers::Cache(folder) => Ok(FolderStore::open(folder, key)?),
-        TeacherAnswers::Asked(files) => {
-            let folder = cache_folder(key, runs);
-            let mut report = None;
-            make_once(&folder, |partial| -> anyhow::Result<()> {
-                say(&format!("{}: asking the teacher", dataset.annotations_path.display()));
-                report = Some(ask_for_run(files, key, dataset, partial)?);
-                Ok(())
-            })?;
-            if let Some(report) = report {
-                let (n, n_images) = (report.manifest.n_records, report.n_images);
-                say(&format!("{n} answers about {n_images} images are in {}", folder.display()));
-            }
-            Ok(FolderStore::open(&folder, key)?)
+/// A cache of what the teacher of these files answers, which is asked the first time.
+fn asked_here(files: &TeacherFiles, key: &AnswerKey, dataset: &Dataset, runs: &Path) -> anyhow::Result<FolderStore> {
+    let folder = cache_folder(key, runs);
+    let mut report = None;
+    make_once(&folder, |partial| -> anyhow::Result<()> {
+        say(&format!("{}: asking the teacher", dataset.annotations_path.display()));
+        report = Some(ask_for_run(files, key, dataset, partial)?);
+        Ok(())
+    })?;
+    if let Some(report) = report {
+        let (n, n_images) = (report.manifest.n_records, report.n_images);
+        say(&format!("{n} answers about {n_images} images are in {}", folder.display()));
+    }
+    Ok(FolderStore::open(&folder, key)?)
+}
+
+/// A cache of a dump, which is imported the first time.
+fn imported(dump: &Path, key: &AnswerKey, dataset: &Dataset, runs: &Path) -> anyhow::Result<FolderStore> {
+    let folder = cache_folder(key, runs);
+    let mut report = None;
+    make_once(&folder, |partial| -> anyhow::Result<()> {
+        let imported = import_answers_unless(dump, dataset, partial, &stop::is_asked);
+        stop::check("importing the teacher's answers")?;
+        report = Some(imported?);
+        Ok(())
+    })?;
+    if let Some(report) = report {
+        say(&format!("imported {} teacher answers into {}", report.manifest.n_records, folder.display()));
+        if !report.missing.is_empty() {
+            warn(&format!("{}: no answer for {} instances", dump.display(), report.missing.len()));
         }
-        TeacherAnswers::Dump(dump) => {
-            let folder = cache_folder(key, runs);
-            let mut report = None;
-            make_once(&folder, |partial| -> anyhow::Result<()> {
-                let imported = import_answers_unless(dump, dataset, partial, &stop::is_asked);
-                stop::check("importing the teacher's answers")?;
-                report = Some(imported?);
-                Ok(())
-            })?;
-            if let Some(report) = report {
-                say(&format!("imported {} teacher answers into {}", report.manifest.n_records, folder.display()));
-                if !report.missing.is_empty() {
-                    warn(&format!("{}: no answer for {} instances", dump.display(), report.missing.len()));
-                }
-                if report.n_pictures_verified == 0 {
-                    let advice = "whether the teacher saw the same pictures is not known";
-                    warn(&format!("{}: the dump has no means of pixels; {advice}", dump.display()));
-                }
-            }
-            // The dump's own key is compared with the configuration's here.
-            Ok(FolderStore::open(&folder, key)?)
+        if report.n_pictures_verified == 0 {
+            let advice = "whether the teacher saw the same pictures is not known";
+            warn(&format!("{}: the dump has no means of pixels; {advice}", dump.display()));
         }
     }
+    // The dump's own key is compared with the configuration's here.
+    Ok(FolderStore::open(&folder, key)?)
 }
 
 /// Where the answers of a key are kept that a run has made.

@@ -7,6 +7,7 @@ pub mod images;
 pub mod inputs;
 pub mod layers;
 pub mod quantize;
+pub mod shared;
 pub mod stages;
 pub mod teacher;
 pub mod train;

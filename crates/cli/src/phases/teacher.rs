@@ -13,6 +13,7 @@ use sensei_files::digest::{sha256_of_file, sha256_of_lines};
 use sensei_student::weights::read_weights;
 use sensei_teacher::build::{BuildPlan, BuildReport, build};
 use sensei_teacher::error::TeacherError;
+use sensei_teacher::shared::{SharedReport, Worker, build_shared};
 use sensei_teacher::teacher::Teacher;
 
 use crate::arguments::TeacherArguments;
@@ -85,6 +86,27 @@ pub fn ask(
     let built = with_bar(|progress| build(dataset, teacher, description, plan, out, progress, &stop::is_asked))?;
     if matches!(built, Err(TeacherError::Interrupted)) {
         stop::check("asking the teacher")?;
+    }
+    Ok(built?)
+}
+
+/// Asks a teacher what no other worker has asked it, with a bar, until a shared store is complete.
+///
+/// # Errors
+/// If it cannot be asked, the store cannot be written or was begun with other settings, or the program was asked to stop. What was stored
+/// before stays.
+pub fn ask_shared(
+    teacher: &Teacher,
+    licence: &str,
+    plan: &BuildPlan,
+    dataset: &Dataset,
+    worker: &Worker<'_>,
+) -> anyhow::Result<SharedReport> {
+    let description = TeacherDescription { name: teacher.name().into(), licence: licence.into() };
+    let built =
+        with_bar(|progress| build_shared(dataset, teacher, description, plan, worker, progress, &stop::is_asked))?;
+    if matches!(built, Err(TeacherError::Interrupted)) {
+        stop::check_command("asking the teacher")?;
     }
     Ok(built?)
 }

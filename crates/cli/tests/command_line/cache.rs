@@ -7,7 +7,7 @@ use sensei_answers::asked::{Preprocessing, Question};
 use sensei_answers::kept::{Context, Kept, KeptMasks};
 use sensei_answers::key::{AnswerKey, TeacherDescription};
 use sensei_answers::record::{ImageIdentity, MaskAnswer, MaskRecord, PromptAnswer, PromptPoint};
-use sensei_answers::writer::CacheWriter;
+use sensei_answers::writer::{CacheWriter, RecordSink};
 use sensei_data::dataset::Dataset;
 use sensei_data::geometry::RectInImage;
 use sensei_data::prompt_source::PromptSource;

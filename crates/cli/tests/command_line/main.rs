@@ -22,6 +22,7 @@ mod parts;
 mod resume;
 mod schema;
 mod scoring;
+mod shared_store;
 mod weights;
 
 use std::fs;

@@ -24,6 +24,10 @@ pub struct LoggingToml {
     /// Threads that prepare samples.
     #[schemars(range(min = 1, max = 256))]
     pub data_threads: usize,
+    /// GiB of shards that are kept in `runs/teacher-cache/fetched/`, of stores elsewhere. Less than the answers take means that they are
+    /// fetched again in every epoch.
+    #[schemars(range(min = 1, max = 1_048_576))]
+    pub fetched_shards_gib: u64,
 }
 
 /// What changes the log and the files, but no number.
@@ -41,6 +45,8 @@ pub struct LoggingPlan {
     pub validate_instances: usize,
     /// Threads that prepare samples.
     pub data_threads: usize,
+    /// GiB of fetched shards that are kept.
+    pub fetched_shards_gib: u64,
 }
 
 impl LoggingToml {
@@ -53,6 +59,7 @@ impl LoggingToml {
             validate_every_epochs,
             validate_instances,
             data_threads,
+            fetched_shards_gib,
         } = self;
         LoggingPlan {
             log_every_steps,
@@ -61,6 +68,7 @@ impl LoggingToml {
             validate_every_epochs,
             validate_instances,
             data_threads,
+            fetched_shards_gib,
         }
     }
 }
@@ -74,6 +82,7 @@ impl Default for LoggingToml {
             validate_every_epochs: 0,
             validate_instances: 128,
             data_threads: 1,
+            fetched_shards_gib: 64,
         }
     }
 }

@@ -44,6 +44,9 @@ pub enum AnswersToml {
     Native(FilePath),
     /// A teacher in two ONNX files, which is asked the first time, as `native` is.
     Onnx(OnnxToml),
+    /// The place of a sealed store that many machines share, a folder, `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or
+    /// `az://CONTAINER/PREFIX`: `docs/formats/shared-store.md`. From elsewhere its shards are fetched into `runs/teacher-cache/fetched/`.
+    Store(FilePath),
 }
 
 /// An image encoder and a decoder in the layout of SAM's exports, and what runs them.
@@ -82,6 +85,8 @@ pub enum TeacherAnswers {
     Dump(PathBuf),
     /// Nowhere yet: the teacher of these files is asked.
     Asked(TeacherFiles),
+    /// In a shared store of this address.
+    Store(PathBuf),
 }
 
 /// The files of a teacher that can be asked.
@@ -121,6 +126,7 @@ impl AnswersToml {
                 decoder: decoder.0,
                 onnxruntime: onnxruntime.0,
             }),
+            Self::Store(path) => TeacherAnswers::Store(path.0),
         }
     }
 }
