@@ -48,6 +48,35 @@ impl Augmentation {
         saturation: 0.0,
     };
 
+    /// Of each change the largest of several: what holds all of their draws.
+    pub fn largest(of: &[&Augmentation]) -> Augmentation {
+        of.iter().fold(Augmentation::NONE, |most, other| Augmentation {
+            flip_probability: most.flip_probability.max(other.flip_probability),
+            roi_shift: most.roi_shift.max(other.roi_shift),
+            roi_scale: most.roi_scale.max(other.roi_scale),
+            roi_aspect: most.roi_aspect.max(other.roi_aspect),
+            brightness: most.brightness.max(other.brightness),
+            contrast: most.contrast.max(other.contrast),
+            saturation: most.saturation.max(other.saturation),
+        })
+    }
+
+    /// Where the edges of a crop can be after [`Draw::jittered`], but for the rounding of sums.
+    pub fn jitter_bounds(&self, crop: &RectInImage) -> JitterBounds {
+        let factor = factor(self.roi_scale) * factor(self.roi_aspect);
+        let axis = |start: f64, end: f64, direction: f64| {
+            let half = (end - start) / 2.0;
+            let center = start + half + direction * self.roi_shift * 2.0 * half;
+            let (far, near) = (half * factor, half / factor);
+            if direction < 0.0 { (center - far, center + near) } else { (center - near, center + far) }
+        };
+        let [earliest, latest] = [-1.0, 1.0].map(|direction| {
+            let ((x0, x1), (y0, y1)) = (axis(crop.x0, crop.x1, direction), axis(crop.y0, crop.y1, direction));
+            RectInImage { x0, y0, x1, y1 }
+        });
+        JitterBounds { earliest, latest }
+    }
+
     /// Checks the ranges, for whoever reads them from a file; [`draw`] panics on what this refuses.
     ///
     /// # Errors
@@ -67,6 +96,15 @@ impl Augmentation {
             None => Ok(()),
         }
     }
+}
+
+/// How far the edges of a crop move: with each, the crop whose four edges are there together.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct JitterBounds {
+    /// Every edge as far to the left and up as a draw puts it.
+    pub earliest: RectInImage,
+    /// Every edge as far to the right and down.
+    pub latest: RectInImage,
 }
 
 /// What one sample gets in one epoch.
@@ -106,7 +144,6 @@ pub fn draw(augmentation: &Augmentation, rng: &mut ChaCha8Rng) -> Draw {
     let flip = unit(rng) < augmentation.flip_probability;
     let mut within = |range: f64| (2.0 * unit(rng) - 1.0) * range;
     let roi_shift = [within(augmentation.roi_shift), within(augmentation.roi_shift)];
-    let factor = |log: f64| (2.0 + log) / (2.0 - log);
     let roi_scale = factor(within(augmentation.roi_scale));
     let brightness = 1.0 + within(augmentation.brightness);
     let contrast = 1.0 + within(augmentation.contrast);
@@ -186,6 +223,11 @@ impl Draw {
             flip_rows(teacher, grid, 1);
         }
     }
+}
+
+/// A side's factor for what was drawn: [`Draw::roi_scale`].
+fn factor(log: f64) -> f64 {
+    (2.0 + log) / (2.0 - log)
 }
 
 /// The whole part of a number from 0 to 255, by additions: a cast checks its range, value by value.
@@ -323,6 +365,30 @@ mod tests {
         assert_eq!(stretched, RectInImage { x0: -10.0, y0: 30.0, x1: 70.0, y1: 50.0 });
         let grown = Draw { roi_scale: 1.5, ..still }.jittered(&square).rect_in_image;
         assert_eq!(grown, RectInImage { x0: 0.0, y0: 10.0, x1: 60.0, y1: 70.0 });
+    }
+
+    #[test]
+    fn drawn_crops_lie_within_the_bounds_and_come_near_them() {
+        let (crop, bounds) = (geometry(), ALL.jitter_bounds(&geometry().rect_in_image));
+        let edges = |rect: &RectInImage| [rect.x0, rect.y0, rect.x1, rect.y1];
+        let (low, high) = (edges(&bounds.earliest), edges(&bounds.latest));
+        let mut found = [[f64::INFINITY; 4], [f64::NEG_INFINITY; 4]];
+        for id in 0..20_000 {
+            let rect = draw(&ALL, &mut sample_rng(0, 0, id)).jittered(&crop).rect_in_image;
+            for (at, edge) in edges(&rect).into_iter().enumerate() {
+                assert!(edge >= low[at] - 1e-9 && edge <= high[at] + 1e-9, "{edge} in {}..{}", low[at], high[at]);
+                found[0][at] = found[0][at].min(edge);
+                found[1][at] = found[1][at].max(edge);
+            }
+        }
+        for at in 0..4 {
+            let share = (found[1][at] - found[0][at]) / (high[at] - low[at]);
+            assert!(share > 0.85, "edge {at}: {share} of the bounds");
+        }
+        let bounds = Augmentation::NONE.jitter_bounds(&crop.rect_in_image);
+        for (edge, still) in edges(&bounds.earliest).into_iter().zip(edges(&crop.rect_in_image)) {
+            assert!((edge - still).abs() < 1e-9, "{edge} / {still}");
+        }
     }
 
     #[test]

@@ -76,15 +76,17 @@ impl AxisFilter {
         first..used().map(|taps| taps.first + taps.len).max().unwrap_or(first)
     }
 
-    /// Filters the columns of RGB rows of `row_bytes` bytes: rows of three bytes for each of the filter's outputs.
-    pub(crate) fn filter_columns(&self, rows: &[u8], row_bytes: usize) -> Vec<u8> {
+    /// Filters the columns of RGB rows of `row_bytes` bytes, which begin with the image's column `first_column`: rows of three bytes
+    /// for each of the filter's outputs.
+    pub(crate) fn filter_columns(&self, rows: &[u8], row_bytes: usize, first_column: usize) -> Vec<u8> {
         let (touched, out_bytes) = (self.touched(), self.taps.len() * 3);
         let mut out = vec![0; rows.len() / row_bytes * out_bytes];
         // Of each touched column the pixels of some rows, side by side: what is computed for one row is computed for all.
         let mut columns = vec![[0i16; 3 * ROWS]; touched.len()];
         for (out, rows) in out.chunks_mut(ROWS * out_bytes).zip(rows.chunks(ROWS * row_bytes)) {
             for (lane, row) in rows.chunks_exact(row_bytes).enumerate() {
-                let pixels = row[touched.start * 3..touched.end * 3].as_chunks::<3>().0;
+                let pixels =
+                    row[(touched.start - first_column) * 3..(touched.end - first_column) * 3].as_chunks::<3>().0;
                 for (column, pixel) in columns.iter_mut().zip(pixels) {
                     for channel in 0..3 {
                         column[channel * ROWS + lane] = i16::from(pixel[channel]);

@@ -1,0 +1,197 @@
+//! Samples a second on one thread, as `scripts/bench/data.sh` and people measure them. Crops are those of `configs/sensei-box-sample.toml`, on
+//! GRID x GRID pixels; CACHE is a folder of teacher answers about the annotations, or `-` for none:
+//!
+//! - `samples parts ANNOTATIONS IMAGES CACHE GRID`: where the time of a sample goes
+//! - `samples rate ANNOTATIONS IMAGES CACHE GRID ROUNDS`: batches from image files and from packed samples, in turns
+//! - `samples answers CACHE GRID ROUNDS`: answers cut to crops, nothing else
+#![expect(clippy::disallowed_methods, reason = "a program that measures")]
+#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program that measures")]
+
+use std::hint::black_box;
+use std::path::Path;
+use std::time::Instant;
+
+use sensei_answers::folder_store::FolderStore;
+use sensei_answers::store::Store;
+use sensei_data::augment::{Augmentation, draw, sample_rng};
+use sensei_data::crop::{CropGeometry, crop_part, crop_rle, rows_needed};
+use sensei_data::crop_rule::{BoxBorder, CropRule};
+use sensei_data::dataset::Dataset;
+use sensei_data::geometry::RectInImage;
+use sensei_data::image_file::{ImageFile, ImageLimits};
+use sensei_data::prompt_source::Prompt;
+use sensei_samples::batch::HostBatch;
+use sensei_samples::packed::pack::PackedSamples;
+use sensei_samples::packed::write::PackPlan;
+use sensei_samples::selection::SelectionRules;
+use sensei_samples::source::{InstanceChoice, SampleSource};
+
+/// The allocator of the `sensei` program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const AUGMENTATION: Augmentation = Augmentation {
+    flip_probability: 0.5,
+    roi_shift: 0.03,
+    roi_scale: 0.05,
+    brightness: 0.2,
+    contrast: 0.2,
+    saturation: 0.2,
+    ..Augmentation::NONE
+};
+const BATCH: usize = 32;
+
+fn main() {
+    rayon::ThreadPoolBuilder::new().num_threads(1).build_global().unwrap();
+    // `cargo bench` adds an argument of its own.
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let text = |idx: usize| arguments[idx].as_str();
+    let number = |idx: usize| arguments[idx].parse::<u32>().unwrap();
+    match arguments.first().map(String::as_str) {
+        Some("parts") => parts(&source(text(1), text(2), text(3), number(4))),
+        Some("rate") => rate(source(text(1), text(2), text(3), number(4)), number(5)),
+        Some("answers") => answers(&FolderStore::open_any(Path::new(text(1))).unwrap(), number(2), number(3)),
+        _ => panic!(
+            "parts ANNOTATIONS IMAGES CACHE GRID | rate ANNOTATIONS IMAGES CACHE GRID ROUNDS | answers CACHE GRID ROUNDS"
+        ),
+    }
+}
+
+fn source(annotations: &str, images: &str, cache: &str, grid: u32) -> SampleSource {
+    let dataset = Dataset::load_coco(Path::new(annotations), Path::new(images)).unwrap();
+    let open = || -> Box<dyn Store> { Box::new(FolderStore::open_any(Path::new(cache)).unwrap()) };
+    let teacher = (cache != "-").then(open);
+    let choice = if teacher.is_some() { InstanceChoice::Cached } else { InstanceChoice::All };
+    let crop = CropRule::Box { padding: 0.1, min_side: 10.0, grid, border: BoxBorder::Clipped };
+    let rules = SelectionRules::of_student(crop);
+    SampleSource::new(dataset, teacher, rules, crop, ImageLimits::default(), choice).unwrap()
+}
+
+/// Microseconds of each part of a sample, means over all instances.
+fn parts(source: &SampleSource) {
+    let (dataset, crop_rule, limits) = (&source.dataset, source.crop, ImageLimits::default());
+    let mut micros: Vec<(&str, f64)> = vec![];
+    let mut time = |what: &'static str, work: &mut dyn FnMut()| {
+        let start = Instant::now();
+        work();
+        let spent = start.elapsed().as_secs_f64() * 1e6;
+        match micros.iter_mut().find(|(known, _)| *known == what) {
+            Some(known) => known.1 += spent,
+            None => micros.push((what, spent)),
+        }
+    };
+    for &idx in &source.instances {
+        let instance = &dataset.instances[idx];
+        let size = dataset.images[instance.image_idx].size;
+        let (mut mask, mut geometry, mut file, mut rows) = (None, None, None, None);
+        time("mask of polygons", &mut || mask = Some(dataset.mask(idx).unwrap()));
+        let mask = mask.unwrap();
+        let mut drawn = None;
+        time("prompt, crop, draw", &mut || {
+            let crop = crop_rule.crop(Prompt::Box(instance.bbox), size).unwrap();
+            let draw = draw(&AUGMENTATION, &mut sample_rng(1, 0, instance.id));
+            geometry = Some(crop_rule.shown(draw.jittered(&crop), size));
+            drawn = Some(draw);
+        });
+        let (geometry, drawn): (CropGeometry, _) = (geometry.unwrap(), drawn.unwrap());
+        let path = dataset.image_path(instance.image_idx);
+        time("file, digest", &mut || file = Some(ImageFile::read(&path, &limits).unwrap()));
+        let n_rows = rows_needed(&geometry, size);
+        let file = file.unwrap();
+        let mut file = Some(file);
+        time("decode", &mut || rows = Some(file.take().unwrap().decode_upper_rows(n_rows, &limits).unwrap()));
+        let (rows, mut pixels, mut truth) = (rows.unwrap(), vec![], vec![]);
+        time("pixels cropped", &mut || pixels = crop_part(&rows.as_part(), &geometry));
+        time("truth cropped", &mut || truth = crop_rle(&mask, &geometry));
+        let mut logits = vec![];
+        if let Some(store) = &source.teacher {
+            let mut record = None;
+            time("answer read", &mut || record = Some(store.masks(instance.id).unwrap()));
+            let record = record.unwrap();
+            time("answer cropped", &mut || logits = record.mask(0, 0).logits_in_crop(&geometry).unwrap());
+        }
+        time("colours", &mut || drawn.photometric(&mut pixels));
+        time("flip", &mut || drawn.flip_together(geometry.grid, &mut pixels, &mut truth, &mut logits));
+    }
+    let all: Vec<usize> = source.instances.iter().copied().take(BATCH).collect();
+    let samples = source.augmented_samples(&all, &AUGMENTATION, 1, 0).unwrap();
+    for _ in 0..source.instances.len().div_ceil(BATCH) {
+        time("into the batch", &mut || drop(black_box(HostBatch::new(&samples))));
+    }
+    let n = source.instances.len() as f64;
+    println!("{n} samples on one thread, microseconds each");
+    micros.iter().for_each(|(what, spent)| println!("{what:20} {:8.1}", spent / n));
+    println!("{:20} {:8.1}", "sum", micros.iter().map(|(_, spent)| spent / n).sum::<f64>());
+}
+
+/// Samples a second of an epoch's batches.
+fn epoch(source: &SampleSource, epoch: u64) -> f64 {
+    let start = Instant::now();
+    let order = sensei_data::sampling::epoch_order(source.instances.len(), 1, epoch);
+    let instances: Vec<usize> = order.iter().map(|&at| source.instances[at as usize]).collect();
+    for batch in instances.chunks(BATCH) {
+        let samples = source.augmented_samples(batch, &AUGMENTATION, 1, epoch).unwrap();
+        black_box(HostBatch::new(&samples));
+    }
+    instances.len() as f64 / start.elapsed().as_secs_f64()
+}
+
+fn rate(files: SampleSource, rounds: u32) {
+    let folder = std::env::temp_dir().join(format!("sensei-bench-{}", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    let (path, augmentations) = (folder.join("samples.pack"), [&AUGMENTATION]);
+    let plan = PackPlan::new(&files, &augmentations, &|| false).unwrap();
+    let start = Instant::now();
+    plan.write(&path, &|| false, &mut |_| {}).unwrap();
+    let seconds = start.elapsed().as_secs_f64();
+    let (n, n_bytes) = (plan.n_records(), plan.n_bytes());
+    println!("packed {n} samples, {n_bytes} bytes, {} a sample, in {seconds:.1} s", n_bytes / n);
+    // A source of its own, so that both have what they keep.
+    let SampleSource { dataset, rules, crop, limits, teacher, .. } = files;
+    let open =
+        |teacher, choice| SampleSource::new(dataset.clone(), teacher, rules.clone(), crop, limits, choice).unwrap();
+    let second_teacher =
+        teacher.as_ref().map(|store| -> Box<dyn Store> { Box::new(FolderStore::open_any(store.location()).unwrap()) });
+    let choice = if teacher.is_some() { InstanceChoice::Cached } else { InstanceChoice::All };
+    let (files, mut packed) = (open(teacher, choice), open(second_teacher, choice));
+    packed.use_pack(PackedSamples::open_any(&path).unwrap(), &augmentations).unwrap();
+    let (mut of_files, mut of_pack) = (vec![], vec![]);
+    // The first round fills caches.
+    for round in 0..=rounds {
+        let rates = (epoch(&files, u64::from(round)), epoch(&packed, u64::from(round)));
+        if round > 0 {
+            of_files.push(rates.0);
+            of_pack.push(rates.1);
+        }
+    }
+    let (files, pack) = (median(of_files), median(of_pack));
+    println!("samples_per_second files {files:.1} packed {pack:.1} ratio {:.1}", pack / files);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// Answers a second: each read, checked and cut to a crop of two thirds of its area, which moves.
+fn answers(store: &FolderStore, grid: u32, rounds: u32) {
+    let ids = store.ids();
+    let mut rates = vec![];
+    for round in 0..=rounds {
+        let start = Instant::now();
+        for &id in &ids {
+            let record = store.masks(id).unwrap();
+            let area = record.prompts[0].rect_in_image;
+            let drawn = draw(&AUGMENTATION, &mut sample_rng(1, u64::from(round), id));
+            let inset = |start: f64, end: f64| (start + (end - start) / 6.0, end - (end - start) / 6.0);
+            let ((x0, x1), (y0, y1)) = (inset(area.x0, area.x1), inset(area.y0, area.y1));
+            let crop = drawn.jittered(&CropGeometry { rect_in_image: RectInImage { x0, y0, x1, y1 }, grid });
+            black_box(record.mask(0, record.prompts[0].best_mask_idx()).logits_in_crop(&crop).unwrap());
+        }
+        if round > 0 {
+            rates.push(ids.len() as f64 / start.elapsed().as_secs_f64());
+        }
+    }
+    println!("targets_per_second {:.1}", median(rates));
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
