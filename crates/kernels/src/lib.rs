@@ -1,4 +1,4 @@
-//! CPU kernels over slices of `f32`: forward and backward of the student family's operators, and forward of a transformer's.
+//! CPU kernels over slices: forward and backward of the student family's operators, forward of a transformer's, and filters of pictures.
 //!
 //! This crate never sees tensors, graphs or files, and no autodiff framework.
 //!
@@ -27,6 +27,7 @@ pub mod optimizer;
 pub mod pixelwise;
 #[cfg(test)]
 mod reference;
+pub mod resample;
 pub mod round;
 pub mod separable;
 mod softmax;
