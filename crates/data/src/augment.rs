@@ -1,6 +1,7 @@
 //! Random changes of a training sample, drawn from its id and the epoch alone.
 
 use rand_chacha::ChaCha8Rng;
+use sensei_kernels::colours::{ColourFactors, change_colours};
 
 use crate::crop::CropGeometry;
 use crate::geometry::RectInImage;
@@ -182,34 +183,9 @@ impl Draw {
         if (self.brightness, self.contrast, self.saturation) == (1.0, 1.0, 1.0) {
             return;
         }
-        let (blocks, rest) = pixels.as_chunks_mut();
-        blocks.iter_mut().for_each(|block| self.change_colours(block));
-        let mut last = [[0; 3]; BLOCK];
-        last[..rest.len()].copy_from_slice(rest);
-        self.change_colours(&mut last);
-        rest.copy_from_slice(&last[..rest.len()]);
-    }
-
-    /// Channel by channel, in steps that the compiler vectorises.
-    fn change_colours(&self, pixels: &mut [[u8; 3]; BLOCK]) {
-        let (brightness, contrast, saturation) = (self.brightness as f32, self.contrast as f32, self.saturation as f32);
-        let mut bytes = [[0i32; BLOCK]; 3];
-        for (at, pixel) in pixels.iter().enumerate() {
-            (0..3).for_each(|channel| bytes[channel][at] = i32::from(pixel[channel]));
-        }
-        let channels = bytes.map(|channel| channel.map(|byte| byte as f32));
-        let mut changed = [[0; BLOCK]; 3];
-        for at in 0..BLOCK {
-            let grey = 0.299 * channels[0][at] + 0.587 * channels[1][at] + 0.114 * channels[2][at];
-            for channel in 0..3 {
-                let saturated = grey + (channels[channel][at] - grey) * saturation;
-                let contrasted = 128.0 + (saturated - 128.0) * contrast;
-                changed[channel][at] = whole_part((contrasted * brightness + 0.5).clamp(0.0, 255.0));
-            }
-        }
-        for (at, pixel) in pixels.iter_mut().enumerate() {
-            *pixel = [0, 1, 2].map(|channel| changed[channel][at] as u8);
-        }
+        let [saturation, contrast, brightness] =
+            [self.saturation, self.contrast, self.brightness].map(|factor| factor as f32);
+        change_colours(pixels, ColourFactors { saturation, contrast, brightness });
     }
 
     /// Mirrors the input, its truth and its teacher target together, if a flip was drawn. Empty slices stay empty.
@@ -230,13 +206,6 @@ fn factor(log: f64) -> f64 {
     (2.0 + log) / (2.0 - log)
 }
 
-/// The whole part of a number from 0 to 255, by additions: a cast checks its range, value by value.
-fn whole_part(value: f32) -> u32 {
-    // Above 2^23 numbers are whole: the sum is rounded to one, whose low bits are in the low bits of its representation.
-    let rounded = value + TWO_TO_23;
-    (rounded.to_bits() & 0xff) - u32::from(rounded - TWO_TO_23 > value)
-}
-
 /// Mirrors a crop left to right: rows of `grid` pixels of `n_channels` values.
 ///
 /// # Panics
@@ -252,10 +221,6 @@ pub fn flip_rows<T>(values: &mut [T], grid: u32, n_channels: usize) {
         }
     }
 }
-
-/// Pixels that change together.
-const BLOCK: usize = 16;
-const TWO_TO_23: f32 = 8_388_608.0;
 
 #[cfg(test)]
 mod tests {
@@ -402,13 +367,6 @@ mod tests {
         check(Draw { brightness: 1.5, ..still }, [0, 100, 200], [0, 150, 255]);
         check(Draw { contrast: 0.5, ..still }, [128, 28, 228], [128, 78, 178]);
         check(Draw { saturation: 0.0, ..still }, [255, 0, 0], [76, 76, 76]);
-    }
-
-    #[test]
-    fn whole_parts_are_those_of_a_cast() {
-        for value in (0..=255 * 4096).map(|n| n as f32 / 4096.0).chain([0.499_999_97, 254.999_98, f32::MIN_POSITIVE]) {
-            assert_eq!(whole_part(value), value as u32, "{value}");
-        }
     }
 
     /// In one formula per value, as the documentation has it.

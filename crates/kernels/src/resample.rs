@@ -110,7 +110,7 @@ fn columns_body<const FUSED: bool, const LANES: usize>(filter: Filter, rows: &Pi
                     }
                 }
             }
-            *out = sums.map(|sums| sums.map(to_byte));
+            out.iter_mut().zip(&sums).for_each(|(out, sums)| to_bytes(sums, out));
         }
         untranspose_rows(&filtered, out_bytes, out);
     }
@@ -139,7 +139,7 @@ fn rows_body<const FUSED: bool, const LANES: usize>(filter: Filter, rows: &[u8],
                     sums[lane] += i32::from(bytes[lane]) * weight;
                 }
             }
-            out[at..at + BLOCK].copy_from_slice(&sums.map(to_byte));
+            to_bytes(&sums, out[at..].first_chunk_mut().expect("a row has the whole block"));
             at += BLOCK;
         }
     }
@@ -186,6 +186,13 @@ fn transposed(mut block: [[u8; SIDE]; SIDE]) -> [[u8; SIDE]; SIDE] {
         }
     }
     block
+}
+
+#[inline(always)]
+fn to_bytes<const N: usize>(sums: &[i32; N], bytes: &mut [u8; N]) {
+    for lane in 0..N {
+        bytes[lane] = to_byte(sums[lane]);
+    }
 }
 
 #[inline(always)]

@@ -2,7 +2,7 @@
 //! GRID x GRID pixels; CACHE is a folder of teacher answers about the annotations, or `-` for none:
 //!
 //! - `samples parts ANNOTATIONS IMAGES CACHE GRID`: where the time of a sample goes
-//! - `samples rate ANNOTATIONS IMAGES CACHE GRID ROUNDS`: batches from image files and from packed samples, in turns
+//! - `samples rate ANNOTATIONS IMAGES CACHE GRID ROUNDS [packed]`: batches from image files and from packed samples, in turns; or only these
 //! - `samples answers CACHE GRID ROUNDS`: answers cut to crops, nothing else
 #![expect(clippy::disallowed_methods, reason = "a program that measures")]
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program that measures")]
@@ -42,6 +42,7 @@ const AUGMENTATION: Augmentation = Augmentation {
 const BATCH: usize = 32;
 
 fn main() {
+    sensei_kernels::memory::keep_freed_memory();
     // All work on this thread, whose time is measured.
     rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build_global().unwrap();
     // `cargo bench` adds an argument of its own.
@@ -50,10 +51,10 @@ fn main() {
     let number = |idx: usize| arguments[idx].parse::<u32>().unwrap();
     match arguments.first().map(String::as_str) {
         Some("parts") => parts(&source(text(1), text(2), text(3), number(4))),
-        Some("rate") => rate(source(text(1), text(2), text(3), number(4)), number(5)),
+        Some("rate") => rate(source(text(1), text(2), text(3), number(4)), number(5), arguments.len() == 6),
         Some("answers") => answers(&FolderStore::open_any(Path::new(text(1))).unwrap(), number(2), number(3)),
         _ => panic!(
-            "parts ANNOTATIONS IMAGES CACHE GRID | rate ANNOTATIONS IMAGES CACHE GRID ROUNDS | answers CACHE GRID ROUNDS"
+            "parts ANNOTATIONS IMAGES CACHE GRID | rate ANNOTATIONS IMAGES CACHE GRID ROUNDS [packed] | answers CACHE GRID ROUNDS"
         ),
     }
 }
@@ -137,7 +138,7 @@ fn epoch(source: &SampleSource, epoch: u64) -> f64 {
     instances.len() as f64 / seconds_since(start)
 }
 
-fn rate(files: SampleSource, rounds: u32) {
+fn rate(files: SampleSource, rounds: u32, with_files: bool) {
     let folder = std::env::temp_dir().join(format!("sensei-bench-{}", std::process::id()));
     std::fs::create_dir(&folder).unwrap();
     let (path, augmentations) = (folder.join("samples.pack"), [&AUGMENTATION]);
@@ -159,7 +160,8 @@ fn rate(files: SampleSource, rounds: u32) {
     let (mut of_files, mut of_pack) = (vec![], vec![]);
     // The first round fills caches.
     for round in 0..=rounds {
-        let rates = (epoch(&files, u64::from(round)), epoch(&packed, u64::from(round)));
+        let of_round = |source: &SampleSource| epoch(source, u64::from(round));
+        let rates = (if with_files { of_round(&files) } else { f64::NAN }, of_round(&packed));
         if round > 0 {
             of_files.push(rates.0);
             of_pack.push(rates.1);
