@@ -5,6 +5,7 @@ use sensei_data::geometry::RectInImage;
 use sensei_data::mask::Mask;
 
 use crate::error::CacheError;
+use crate::kept::MAX_GRID;
 use crate::record::{MaskAnswer, MaskRecord, PromptAnswer};
 
 /// One mask of a record, with what is needed to place it in the image.
@@ -80,15 +81,20 @@ impl PlacedMask<'_> {
     fn blend(&self, rows: &Taps, columns: &Taps) -> Vec<f32> {
         let (grid, logit_step) = (self.record.grid as usize, self.record.logit_step);
         let mut logits = vec![OUTSIDE_LOGIT; rows.n_points * columns.n_points];
-        let mut blended = vec![0.0; grid];
-        let lines = logits.chunks_exact_mut(columns.n_points.max(1)).skip(rows.first);
+        let (Some(first), Some(last)) = (columns.taps.first(), columns.taps.last()) else { return logits };
+        let (start, end) = (first.low as usize, last.high as usize + 1);
+        // An index of a few bits needs no check.
+        let mut blended = [0.0; MAX_GRID as usize];
+        let at = |idx: u32| idx as usize % MAX_GRID as usize;
+        let lines = logits.chunks_exact_mut(columns.n_points).skip(rows.first);
         for (row, logits) in rows.taps.iter().zip(lines) {
-            let line = |idx: u32| &self.mask.logits[idx as usize * grid..][..grid];
-            for (blended, (&low, &high)) in blended.iter_mut().zip(line(row.low).iter().zip(line(row.high))) {
+            let line = |idx: u32| &self.mask.logits[idx as usize * grid..][start..end];
+            for (blended, (&low, &high)) in blended[start..end].iter_mut().zip(line(row.low).iter().zip(line(row.high)))
+            {
                 *blended = row.blend(f32::from(low), f32::from(high)) * logit_step;
             }
             for (logit, tap) in logits[columns.first..].iter_mut().zip(&columns.taps) {
-                *logit = tap.blend(blended[tap.low as usize], blended[tap.high as usize]);
+                *logit = tap.blend(blended[at(tap.low)], blended[at(tap.high)]);
             }
         }
         logits

@@ -3,7 +3,8 @@
 //!
 //! - `samples parts ANNOTATIONS IMAGES CACHE GRID`: where the time of a sample goes
 //! - `samples rate ANNOTATIONS IMAGES CACHE GRID ROUNDS [packed]`: batches from image files and from packed samples, in turns; or only these
-//! - `samples answers CACHE GRID ROUNDS`: answers cut to crops, nothing else
+//! - `samples answers CACHE GRID ROUNDS`: answers as they are stored, and cut to crops on GRID x GRID pixels; nothing else
+//! - `samples repeat CACHE NEW N`: a cache of N answers, those of another one again and again
 #![expect(clippy::disallowed_methods, reason = "a program that measures")]
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program that measures")]
 
@@ -12,7 +13,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use sensei_answers::folder_store::FolderStore;
+use sensei_answers::manifest::Manifest;
+use sensei_answers::record::MaskRecord;
 use sensei_answers::store::Store;
+use sensei_answers::writer::CacheWriter;
 use sensei_data::augment::{Augmentation, draw, sample_rng};
 use sensei_data::crop::{CropGeometry, crop_part, crop_rle, rows_needed};
 use sensei_data::crop_rule::{BoxBorder, CropRule};
@@ -53,8 +57,11 @@ fn main() {
         Some("parts") => parts(&source(text(1), text(2), text(3), number(4))),
         Some("rate") => rate(source(text(1), text(2), text(3), number(4)), number(5), arguments.len() == 6),
         Some("answers") => answers(&FolderStore::open_any(Path::new(text(1))).unwrap(), number(2), number(3)),
+        Some("repeat") => {
+            repeat(&FolderStore::open_any(Path::new(text(1))).unwrap(), Path::new(text(2)), u64::from(number(3)))
+        }
         _ => panic!(
-            "parts ANNOTATIONS IMAGES CACHE GRID | rate ANNOTATIONS IMAGES CACHE GRID ROUNDS [packed] | answers CACHE GRID ROUNDS"
+            "parts ANNOTATIONS IMAGES CACHE GRID | rate ANNOTATIONS IMAGES CACHE GRID ROUNDS [packed] | answers CACHE GRID ROUNDS | repeat CACHE NEW N"
         ),
     }
 }
@@ -172,26 +179,43 @@ fn rate(files: SampleSource, rounds: u32, with_files: bool) {
     std::fs::remove_dir_all(folder).unwrap();
 }
 
-/// Answers a second: each read, checked and cut to a crop of two thirds of its area, which moves.
+/// Answers a second, each read and checked: its logits as they are stored, and cut to a crop of two thirds of its area, which moves.
 fn answers(store: &FolderStore, grid: u32, rounds: u32) {
     let ids = store.ids();
-    let mut rates = vec![];
+    let mut rates = [vec![], vec![]];
     for round in 0..=rounds {
-        let start = now();
-        for &id in &ids {
-            let record = store.masks(id).unwrap();
-            let area = record.prompts[0].rect_in_image;
-            let drawn = draw(&AUGMENTATION, &mut sample_rng(1, u64::from(round), id));
-            let inset = |start: f64, end: f64| (start + (end - start) / 6.0, end - (end - start) / 6.0);
-            let ((x0, x1), (y0, y1)) = (inset(area.x0, area.x1), inset(area.y0, area.y1));
-            let crop = drawn.jittered(&CropGeometry { rect_in_image: RectInImage { x0, y0, x1, y1 }, grid });
-            black_box(record.mask(0, record.prompts[0].best_mask_idx()).logits_in_crop(&crop).unwrap());
-        }
-        if round > 0 {
-            rates.push(ids.len() as f64 / seconds_since(start));
+        for (is_cut, rates) in [false, true].into_iter().zip(&mut rates) {
+            let start = now();
+            for &id in &ids {
+                let record = store.masks(id).unwrap();
+                let area = record.prompts[0].rect_in_image;
+                let mut crop = CropGeometry { rect_in_image: area, grid: record.grid };
+                if is_cut {
+                    let drawn = draw(&AUGMENTATION, &mut sample_rng(1, u64::from(round), id));
+                    let inset = |start: f64, end: f64| (start + (end - start) / 6.0, end - (end - start) / 6.0);
+                    let ((x0, x1), (y0, y1)) = (inset(area.x0, area.x1), inset(area.y0, area.y1));
+                    crop = drawn.jittered(&CropGeometry { rect_in_image: RectInImage { x0, y0, x1, y1 }, grid });
+                }
+                let answer = record.mask(0, record.prompts[0].best_mask_idx());
+                black_box(answer.logits_in_crop(&crop).unwrap());
+            }
+            if round > 0 {
+                rates.push(ids.len() as f64 / seconds_since(start));
+            }
         }
     }
-    println!("targets_per_second {:.1}", median(rates));
+    let [stored, cut] = rates.map(median);
+    println!("targets_per_second stored {stored:.1} cut {cut:.1}");
+}
+
+fn repeat(store: &FolderStore, path: &Path, n_records: u64) {
+    let Manifest { key, teacher, .. } = store.manifest().clone();
+    let mut writer = CacheWriter::create(path, key, teacher, vec![]).unwrap();
+    for (annotation_id, id) in (1..=n_records).zip(store.ids().into_iter().cycle()) {
+        writer.push_masks(&MaskRecord { annotation_id, ..store.masks(id).unwrap() }).unwrap();
+    }
+    let manifest = writer.finish().unwrap();
+    println!("{} records, {} bytes", manifest.n_records, manifest.shards.iter().map(|shard| shard.bytes).sum::<u64>());
 }
 
 /// CPU time of this thread: other programs on the machine do not count, and all work is here.
