@@ -28,7 +28,7 @@ use sensei_samples::batch::HostBatch;
 use sensei_samples::packed::pack::PackedSamples;
 use sensei_samples::packed::write::PackPlan;
 use sensei_samples::selection::SelectionRules;
-use sensei_samples::source::{InstanceChoice, SampleSource};
+use sensei_samples::source::{InstanceChoice, Sample, SampleSource};
 
 /// The allocator of the `sensei` program.
 #[global_allocator]
@@ -164,6 +164,9 @@ fn rate(files: SampleSource, rounds: u32, with_files: bool) {
     let choice = if teacher.is_some() { InstanceChoice::Cached } else { InstanceChoice::All };
     let (files, mut packed) = (open(teacher, choice), open(second_teacher, choice));
     packed.use_pack(PackedSamples::open_any(&path).unwrap(), &augmentations).unwrap();
+    if with_files {
+        check_same(&files, &packed);
+    }
     let (mut of_files, mut of_pack) = (vec![], vec![]);
     // The first round fills caches.
     for round in 0..=rounds {
@@ -177,6 +180,22 @@ fn rate(files: SampleSource, rounds: u32, with_files: bool) {
     let (files, pack) = (median(of_files), median(of_pack));
     println!("samples_per_second files {files:.1} packed {pack:.1} ratio {:.1}", pack / files);
     std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// An epoch's samples, compared bit by bit.
+fn check_same(files: &SampleSource, packed: &SampleSource) {
+    for batch in files.instances.chunks(BATCH) {
+        let of = |source: &SampleSource| source.augmented_samples(batch, &AUGMENTATION, 1, 77).unwrap();
+        for (a, b) in of(files).iter().zip(&of(packed)) {
+            assert!(a.geometry == b.geometry && a.bbox == b.bbox && a.annotation_id == b.annotation_id);
+            assert!(a.pixels == b.pixels && a.truth == b.truth && a.truth_in_image == b.truth_in_image);
+            let logits = |sample: &Sample| {
+                sample.teacher.as_ref().map(|teacher| (teacher.logits.clone(), teacher.predicted_iou))
+            };
+            assert!(logits(a) == logits(b));
+        }
+    }
+    println!("{} samples of an epoch are the same bits", files.instances.len());
 }
 
 /// Answers a second, each read and checked: its logits as they are stored, and cut to a crop of two thirds of its area, which moves.
