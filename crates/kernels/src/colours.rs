@@ -38,28 +38,31 @@ fn colours_body<const FUSED: bool, const LANES: usize>(pixels: &mut [[u8; 3]], f
 #[inline(always)]
 fn change_block(pixels: &mut [[u8; 3]; BLOCK], factors: ColourFactors) {
     let mut bytes = [[0u8; BLOCK]; 3];
-    for at in 0..BLOCK {
-        (bytes[0][at], bytes[1][at], bytes[2][at]) = (pixels[at][0], pixels[at][1], pixels[at][2]);
+    let [red, green, blue] = &mut bytes;
+    for (((pixel, red), green), blue) in pixels.iter().zip(red).zip(green).zip(blue) {
+        [*red, *green, *blue] = *pixel;
     }
     let mut channels = [[0f32; BLOCK]; 3];
     for (values, bytes) in channels.iter_mut().zip(&bytes) {
-        for at in 0..BLOCK {
-            values[at] = f32::from(bytes[at]);
+        for (value, byte) in values.iter_mut().zip(bytes) {
+            *value = f32::from(*byte);
         }
     }
     let mut grey = [0f32; BLOCK];
-    for at in 0..BLOCK {
-        grey[at] = 0.299 * channels[0][at] + 0.587 * channels[1][at] + 0.114 * channels[2][at];
+    let [red, green, blue] = &channels;
+    for (((grey, red), green), blue) in grey.iter_mut().zip(red).zip(green).zip(blue) {
+        *grey = 0.299 * red + 0.587 * green + 0.114 * blue;
     }
     for (bytes, values) in bytes.iter_mut().zip(&channels) {
-        for at in 0..BLOCK {
-            let saturated = grey[at] + (values[at] - grey[at]) * factors.saturation;
+        for ((byte, value), grey) in bytes.iter_mut().zip(values).zip(&grey) {
+            let saturated = grey + (value - grey) * factors.saturation;
             let contrasted = 128.0 + (saturated - 128.0) * factors.contrast;
-            bytes[at] = whole_part((contrasted * factors.brightness + 0.5).clamp(0.0, 255.0)) as u8;
+            *byte = whole_part((contrasted * factors.brightness + 0.5).clamp(0.0, 255.0)) as u8;
         }
     }
-    for at in 0..BLOCK {
-        pixels[at] = [bytes[0][at], bytes[1][at], bytes[2][at]];
+    let [red, green, blue] = &bytes;
+    for (((pixel, red), green), blue) in pixels.iter_mut().zip(red).zip(green).zip(blue) {
+        *pixel = [*red, *green, *blue];
     }
 }
 

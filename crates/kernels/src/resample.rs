@@ -105,12 +105,14 @@ fn columns_body<const FUSED: bool, const LANES: usize>(filter: Filter, rows: &Pi
                 // Else the compiler vectorises over the taps, of which there are few, and not over the rows.
                 let weight = std::hint::black_box(*weight);
                 for (sums, bytes) in sums.iter_mut().zip(pixel) {
-                    for lane in 0..SIDE {
-                        sums[lane] += i32::from(bytes[lane]) * weight;
+                    for (sum, byte) in sums.iter_mut().zip(bytes) {
+                        *sum += i32::from(*byte) * weight;
                     }
                 }
             }
-            out.iter_mut().zip(&sums).for_each(|(out, sums)| to_bytes(sums, out));
+            for (out, sums) in out.iter_mut().zip(&sums) {
+                to_bytes(sums, out);
+            }
         }
         untranspose_rows(&filtered, out_bytes, out);
     }
@@ -135,8 +137,8 @@ fn rows_body<const FUSED: bool, const LANES: usize>(filter: Filter, rows: &[u8],
             for (row, weight) in rows.chunks_exact(row_bytes).zip(weights) {
                 let weight = std::hint::black_box(*weight);
                 let bytes: &[u8; BLOCK] = row[at..].first_chunk().expect("a row has the whole block");
-                for lane in 0..BLOCK {
-                    sums[lane] += i32::from(bytes[lane]) * weight;
+                for (sum, byte) in sums.iter_mut().zip(bytes) {
+                    *sum += i32::from(*byte) * weight;
                 }
             }
             to_bytes(&sums, out[at..].first_chunk_mut().expect("a row has the whole block"));
@@ -190,8 +192,8 @@ fn transposed(mut block: [[u8; SIDE]; SIDE]) -> [[u8; SIDE]; SIDE] {
 
 #[inline(always)]
 fn to_bytes<const N: usize>(sums: &[i32; N], bytes: &mut [u8; N]) {
-    for lane in 0..N {
-        bytes[lane] = to_byte(sums[lane]);
+    for (byte, sum) in bytes.iter_mut().zip(sums) {
+        *byte = to_byte(*sum);
     }
 }
 
