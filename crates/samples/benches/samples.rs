@@ -4,6 +4,7 @@
 //! - `samples parts ANNOTATIONS IMAGES CACHE GRID`: where the time of a sample goes
 //! - `samples rate ANNOTATIONS IMAGES CACHE GRID ROUNDS [packed]`: batches from image files and from packed samples, in turns; or only these
 //! - `samples answers CACHE GRID ROUNDS`: answers as they are stored, and cut to crops on GRID x GRID pixels; nothing else
+//! - `samples truth ANNOTATIONS IMAGES CACHE`: bytes of an answer, and its mask's mean IoU with the annotated one in the image
 //! - `samples repeat CACHE NEW N`: a cache of N answers, those of another one again and again
 #![expect(clippy::disallowed_methods, reason = "a program that measures")]
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program that measures")]
@@ -16,6 +17,7 @@ use sensei_answers::folder_store::FolderStore;
 use sensei_answers::manifest::Manifest;
 use sensei_answers::record::MaskRecord;
 use sensei_answers::store::Store;
+use sensei_answers::verify::{compare_with_truth, stats};
 use sensei_answers::writer::CacheWriter;
 use sensei_data::augment::{Augmentation, draw, sample_rng};
 use sensei_data::crop::{CropGeometry, crop_part, crop_rle, rows_needed};
@@ -57,11 +59,12 @@ fn main() {
         Some("parts") => parts(&source(text(1), text(2), text(3), number(4))),
         Some("rate") => rate(source(text(1), text(2), text(3), number(4)), number(5), arguments.len() == 6),
         Some("answers") => answers(&FolderStore::open_any(Path::new(text(1))).unwrap(), number(2), number(3)),
+        Some("truth") => truth(text(1), text(2), &FolderStore::open_any(Path::new(text(3))).unwrap()),
         Some("repeat") => {
             repeat(&FolderStore::open_any(Path::new(text(1))).unwrap(), Path::new(text(2)), u64::from(number(3)))
         }
         _ => panic!(
-            "parts ANNOTATIONS IMAGES CACHE GRID | rate ANNOTATIONS IMAGES CACHE GRID ROUNDS [packed] | answers CACHE GRID ROUNDS | repeat CACHE NEW N"
+            "parts ANNOTATIONS IMAGES CACHE GRID | rate ANNOTATIONS IMAGES CACHE GRID ROUNDS [packed] | answers CACHE GRID ROUNDS | truth ANNOTATIONS IMAGES CACHE | repeat CACHE NEW N"
         ),
     }
 }
@@ -225,6 +228,14 @@ fn answers(store: &FolderStore, grid: u32, rounds: u32) {
     }
     let [stored, cut] = rates.map(median);
     println!("targets_per_second stored {stored:.1} cut {cut:.1}");
+}
+
+fn truth(annotations: &str, images: &str, store: &FolderStore) {
+    let dataset = Dataset::load_coco(Path::new(annotations), Path::new(images)).unwrap();
+    let report = compare_with_truth(store, &dataset).unwrap();
+    let stats = stats(store).unwrap();
+    let bytes = stats.bytes as f64 / stats.n_records as f64;
+    println!("{} answers, {bytes:.1} bytes each, mean IoU with the truth {:.5}", stats.n_records, report.mean_iou);
 }
 
 fn repeat(store: &FolderStore, path: &Path, n_records: u64) {
