@@ -5,6 +5,7 @@ use sensei_data::geometry::RectInImage;
 use sensei_data::mask::Mask;
 
 use crate::error::CacheError;
+use crate::kept::MAX_GRID;
 use crate::record::{MaskAnswer, MaskRecord, PromptAnswer};
 
 /// One mask of a record, with what is needed to place it in the image.
@@ -77,21 +78,24 @@ impl PlacedMask<'_> {
         mask
     }
 
-    fn blend(&self, rows: &[Option<Tap>], columns: &[Option<Tap>]) -> Vec<f32> {
+    fn blend(&self, rows: &Taps, columns: &Taps) -> Vec<f32> {
         let (grid, logit_step) = (self.record.grid as usize, self.record.logit_step);
-        let mut logits = Vec::with_capacity(rows.len() * columns.len());
-        let mut blended = vec![0.0; grid];
-        for row in rows {
-            let Some(row) = row else {
-                logits.extend(columns.iter().map(|_| OUTSIDE_LOGIT));
-                continue;
-            };
-            let line = |idx: usize| &self.mask.logits[idx * grid..][..grid];
-            for (blended, (&low, &high)) in blended.iter_mut().zip(line(row.low).iter().zip(line(row.high))) {
+        let mut logits = vec![OUTSIDE_LOGIT; rows.n_points * columns.n_points];
+        let (Some(first), Some(last)) = (columns.taps.first(), columns.taps.last()) else { return logits };
+        let (start, end) = (first.low as usize, last.high as usize + 1);
+        // An index of a few bits needs no check.
+        let mut blended = [0.0; MAX_GRID as usize];
+        let at = |idx: u32| idx as usize % MAX_GRID as usize;
+        let lines = logits.chunks_exact_mut(columns.n_points).skip(rows.first);
+        for (row, logits) in rows.taps.iter().zip(lines) {
+            let line = |idx: u32| &self.mask.logits[idx as usize * grid..][start..end];
+            for (blended, (&low, &high)) in blended[start..end].iter_mut().zip(line(row.low).iter().zip(line(row.high)))
+            {
                 *blended = row.blend(f32::from(low), f32::from(high)) * logit_step;
             }
-            let value = |tap: &Tap| tap.blend(blended[tap.low], blended[tap.high]);
-            logits.extend(columns.iter().map(|tap| tap.as_ref().map_or(OUTSIDE_LOGIT, value)));
+            for (logit, tap) in logits[columns.first..].iter_mut().zip(&columns.taps) {
+                *logit = tap.blend(blended[at(tap.low)], blended[at(tap.high)]);
+            }
         }
         logits
     }
@@ -110,10 +114,20 @@ fn check_coverage(record: &MaskRecord, prompt: &PromptAnswer, crop: &RectInImage
     Err(CacheError::NotCovered { annotation_id: record.annotation_id, needed, stored })
 }
 
+/// Along one axis: where a crop's pixels lie among the stored samples.
+struct Taps {
+    /// Pixels of the crop.
+    n_points: usize,
+    /// The first pixel whose centre is in the image.
+    first: usize,
+    /// Of it and those after it, as far as their centres are in the image.
+    taps: Vec<Tap>,
+}
+
 /// Between which two stored samples a point lies, and how far it is from the first: 0 to 1.
 struct Tap {
-    low: usize,
-    high: usize,
+    low: u32,
+    high: u32,
     fraction: f32,
 }
 
@@ -123,10 +137,8 @@ impl Tap {
     }
 }
 
-/// Along one axis: the stored samples for each crop pixel; `None` for pixels whose centre is outside of the image.
-///
 /// Crop and stored area are given as (first edge, last edge, number of cells).
-fn taps(crop: (f64, f64, u32), stored: (f64, f64, u32), image_extent: u32) -> Vec<Option<Tap>> {
+fn taps(crop: (f64, f64, u32), stored: (f64, f64, u32), image_extent: u32) -> Taps {
     let extent = f64::from(image_extent);
     let pixel = (crop.1 - crop.0) / f64::from(crop.2);
     let cell = (stored.1 - stored.0) / f64::from(stored.2);
@@ -134,16 +146,20 @@ fn taps(crop: (f64, f64, u32), stored: (f64, f64, u32), image_extent: u32) -> Ve
     let last = f64::from(stored.2 - 1);
     let first_inside = (-stored.0 / cell - 0.5).ceil().clamp(0.0, last);
     let last_inside = ((extent - stored.0) / cell - 0.5).floor().clamp(first_inside, last);
-    let tap = |idx: u32| {
+    let mut taps = Taps { n_points: crop.2 as usize, first: 0, taps: Vec::with_capacity(crop.2 as usize) };
+    // Points ascend: those in the image follow each other.
+    for idx in 0..crop.2 {
         let point = crop.0 + (f64::from(idx) + 0.5) * pixel;
         if !(0.0..extent).contains(&point) {
-            return None;
+            taps.first += usize::from(taps.taps.is_empty());
+            continue;
         }
         let at = ((point - stored.0) / cell - 0.5).clamp(first_inside, last_inside);
         let low = at.floor();
-        Some(Tap { low: low as usize, high: (low + 1.0).min(last_inside) as usize, fraction: (at - low) as f32 })
-    };
-    (0..crop.2).map(tap).collect()
+        let tap = Tap { low: low as u32, high: (low + 1.0).min(last_inside) as u32, fraction: (at - low) as f32 };
+        taps.taps.push(tap);
+    }
+    taps
 }
 
 /// First pixel whose centre lies in `[start, end)`, and the number of such pixels in an image of this extent.

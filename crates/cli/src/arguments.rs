@@ -336,6 +336,22 @@ pub enum DataCommand {
         #[arg(long)]
         decode: bool,
     },
+    /// Pack a run's training and validation samples, so that no image is decoded any more; they stay the same, bit for bit
+    Pack {
+        /// The run's configuration
+        config: PathBuf,
+        #[command(flatten)]
+        set: Set,
+        /// Folder of all runs, which look for packed samples in it
+        #[arg(long, default_value = "runs")]
+        runs: PathBuf,
+        /// A folder to pack into instead, as train/ and val/; [logging] packed_samples names it
+        #[arg(long)]
+        out: Option<PathBuf>,
+        /// Threads; results do not depend on it. 0: one per core
+        #[arg(long, default_value_t = 0, value_parser = parse_threads)]
+        threads: usize,
+    },
     /// Download a data set: resumes, checks sizes and checksums, unpacks
     Fetch {
         /// What to download, see datasets/

@@ -1,6 +1,7 @@
 //! Random changes of a training sample, drawn from its id and the epoch alone.
 
 use rand_chacha::ChaCha8Rng;
+use sensei_kernels::colours::{ColourFactors, change_colours};
 
 use crate::crop::CropGeometry;
 use crate::geometry::RectInImage;
@@ -48,6 +49,35 @@ impl Augmentation {
         saturation: 0.0,
     };
 
+    /// Of each change the largest of several: what holds all of their draws.
+    pub fn largest(of: &[&Augmentation]) -> Augmentation {
+        of.iter().fold(Augmentation::NONE, |most, other| Augmentation {
+            flip_probability: most.flip_probability.max(other.flip_probability),
+            roi_shift: most.roi_shift.max(other.roi_shift),
+            roi_scale: most.roi_scale.max(other.roi_scale),
+            roi_aspect: most.roi_aspect.max(other.roi_aspect),
+            brightness: most.brightness.max(other.brightness),
+            contrast: most.contrast.max(other.contrast),
+            saturation: most.saturation.max(other.saturation),
+        })
+    }
+
+    /// Where the edges of a crop can be after [`Draw::jittered`], but for the rounding of sums.
+    pub fn jitter_bounds(&self, crop: &RectInImage) -> JitterBounds {
+        let factor = factor(self.roi_scale) * factor(self.roi_aspect);
+        let axis = |start: f64, end: f64, direction: f64| {
+            let half = (end - start) / 2.0;
+            let center = start + half + direction * self.roi_shift * 2.0 * half;
+            let (far, near) = (half * factor, half / factor);
+            if direction < 0.0 { (center - far, center + near) } else { (center - near, center + far) }
+        };
+        let [earliest, latest] = [-1.0, 1.0].map(|direction| {
+            let ((x0, x1), (y0, y1)) = (axis(crop.x0, crop.x1, direction), axis(crop.y0, crop.y1, direction));
+            RectInImage { x0, y0, x1, y1 }
+        });
+        JitterBounds { earliest, latest }
+    }
+
     /// Checks the ranges, for whoever reads them from a file; [`draw`] panics on what this refuses.
     ///
     /// # Errors
@@ -67,6 +97,15 @@ impl Augmentation {
             None => Ok(()),
         }
     }
+}
+
+/// How far the edges of a crop move: with each, the crop whose four edges are there together.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct JitterBounds {
+    /// Every edge as far to the left and up as a draw puts it.
+    pub earliest: RectInImage,
+    /// Every edge as far to the right and down.
+    pub latest: RectInImage,
 }
 
 /// What one sample gets in one epoch.
@@ -106,7 +145,6 @@ pub fn draw(augmentation: &Augmentation, rng: &mut ChaCha8Rng) -> Draw {
     let flip = unit(rng) < augmentation.flip_probability;
     let mut within = |range: f64| (2.0 * unit(rng) - 1.0) * range;
     let roi_shift = [within(augmentation.roi_shift), within(augmentation.roi_shift)];
-    let factor = |log: f64| (2.0 + log) / (2.0 - log);
     let roi_scale = factor(within(augmentation.roi_scale));
     let brightness = 1.0 + within(augmentation.brightness);
     let contrast = 1.0 + within(augmentation.contrast);
@@ -145,34 +183,9 @@ impl Draw {
         if (self.brightness, self.contrast, self.saturation) == (1.0, 1.0, 1.0) {
             return;
         }
-        let (blocks, rest) = pixels.as_chunks_mut();
-        blocks.iter_mut().for_each(|block| self.change_colours(block));
-        let mut last = [[0; 3]; BLOCK];
-        last[..rest.len()].copy_from_slice(rest);
-        self.change_colours(&mut last);
-        rest.copy_from_slice(&last[..rest.len()]);
-    }
-
-    /// Channel by channel, in steps that the compiler vectorises.
-    fn change_colours(&self, pixels: &mut [[u8; 3]; BLOCK]) {
-        let (brightness, contrast, saturation) = (self.brightness as f32, self.contrast as f32, self.saturation as f32);
-        let mut bytes = [[0i32; BLOCK]; 3];
-        for (at, pixel) in pixels.iter().enumerate() {
-            (0..3).for_each(|channel| bytes[channel][at] = i32::from(pixel[channel]));
-        }
-        let channels = bytes.map(|channel| channel.map(|byte| byte as f32));
-        let mut changed = [[0; BLOCK]; 3];
-        for at in 0..BLOCK {
-            let grey = 0.299 * channels[0][at] + 0.587 * channels[1][at] + 0.114 * channels[2][at];
-            for channel in 0..3 {
-                let saturated = grey + (channels[channel][at] - grey) * saturation;
-                let contrasted = 128.0 + (saturated - 128.0) * contrast;
-                changed[channel][at] = whole_part((contrasted * brightness + 0.5).clamp(0.0, 255.0));
-            }
-        }
-        for (at, pixel) in pixels.iter_mut().enumerate() {
-            *pixel = [0, 1, 2].map(|channel| changed[channel][at] as u8);
-        }
+        let [saturation, contrast, brightness] =
+            [self.saturation, self.contrast, self.brightness].map(|factor| factor as f32);
+        change_colours(pixels, ColourFactors { saturation, contrast, brightness });
     }
 
     /// Mirrors the input, its truth and its teacher target together, if a flip was drawn. Empty slices stay empty.
@@ -188,11 +201,9 @@ impl Draw {
     }
 }
 
-/// The whole part of a number from 0 to 255, by additions: a cast checks its range, value by value.
-fn whole_part(value: f32) -> u32 {
-    // Above 2^23 numbers are whole: the sum is rounded to one, whose low bits are in the low bits of its representation.
-    let rounded = value + TWO_TO_23;
-    (rounded.to_bits() & 0xff) - u32::from(rounded - TWO_TO_23 > value)
+/// A side's factor for what was drawn: [`Draw::roi_scale`].
+fn factor(log: f64) -> f64 {
+    (2.0 + log) / (2.0 - log)
 }
 
 /// Mirrors a crop left to right: rows of `grid` pixels of `n_channels` values.
@@ -210,10 +221,6 @@ pub fn flip_rows<T>(values: &mut [T], grid: u32, n_channels: usize) {
         }
     }
 }
-
-/// Pixels that change together.
-const BLOCK: usize = 16;
-const TWO_TO_23: f32 = 8_388_608.0;
 
 #[cfg(test)]
 mod tests {
@@ -326,6 +333,30 @@ mod tests {
     }
 
     #[test]
+    fn drawn_crops_lie_within_the_bounds_and_come_near_them() {
+        let (crop, bounds) = (geometry(), ALL.jitter_bounds(&geometry().rect_in_image));
+        let edges = |rect: &RectInImage| [rect.x0, rect.y0, rect.x1, rect.y1];
+        let (low, high) = (edges(&bounds.earliest), edges(&bounds.latest));
+        let mut found = [[f64::INFINITY; 4], [f64::NEG_INFINITY; 4]];
+        for id in 0..20_000 {
+            let rect = draw(&ALL, &mut sample_rng(0, 0, id)).jittered(&crop).rect_in_image;
+            for (at, edge) in edges(&rect).into_iter().enumerate() {
+                assert!(edge >= low[at] - 1e-9 && edge <= high[at] + 1e-9, "{edge} in {}..{}", low[at], high[at]);
+                found[0][at] = found[0][at].min(edge);
+                found[1][at] = found[1][at].max(edge);
+            }
+        }
+        for at in 0..4 {
+            let share = (found[1][at] - found[0][at]) / (high[at] - low[at]);
+            assert!(share > 0.85, "edge {at}: {share} of the bounds");
+        }
+        let bounds = Augmentation::NONE.jitter_bounds(&crop.rect_in_image);
+        for (edge, still) in edges(&bounds.earliest).into_iter().zip(edges(&crop.rect_in_image)) {
+            assert!((edge - still).abs() < 1e-9, "{edge} / {still}");
+        }
+    }
+
+    #[test]
     fn photometric_changes_are_what_they_say() {
         let still = still();
         let check = |drawn: Draw, before: [u8; 3], after: [u8; 3]| {
@@ -336,13 +367,6 @@ mod tests {
         check(Draw { brightness: 1.5, ..still }, [0, 100, 200], [0, 150, 255]);
         check(Draw { contrast: 0.5, ..still }, [128, 28, 228], [128, 78, 178]);
         check(Draw { saturation: 0.0, ..still }, [255, 0, 0], [76, 76, 76]);
-    }
-
-    #[test]
-    fn whole_parts_are_those_of_a_cast() {
-        for value in (0..=255 * 4096).map(|n| n as f32 / 4096.0).chain([0.499_999_97, 254.999_98, f32::MIN_POSITIVE]) {
-            assert_eq!(whole_part(value), value as u32, "{value}");
-        }
     }
 
     /// In one formula per value, as the documentation has it.

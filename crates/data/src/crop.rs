@@ -3,8 +3,9 @@
 use std::ops::Range;
 
 use crate::filter::AxisFilter;
-use crate::geometry::{PointInImage, RectInImage, Size};
-use crate::image_file::{RgbImage, UpperRows};
+use crate::geometry::{PixelRect, PointInImage, RectInImage, Size};
+use crate::image_file::RgbImage;
+use crate::image_part::ImagePart;
 use crate::mask::Mask;
 use crate::rle::Rle;
 
@@ -49,7 +50,16 @@ impl CropGeometry {
 /// where the height shrinks much more than the width, and differs there by one level.
 pub fn crop_image(image: &RgbImage, geometry: &CropGeometry) -> Vec<u8> {
     assert_eq!(image.pixels.len(), image.size.n_pixels() * 3, "crop_image: bytes of an image of {}", image.size);
-    cut(image.size, &image.pixels, geometry)
+    let place = PixelRect { x0: 0, y0: 0, x1: image.size.width, y1: image.size.height };
+    cut(&ImagePart { image: image.size, place, pixels: &image.pixels }, geometry)
+}
+
+/// The pixels of an image that a crop needs.
+///
+/// # Panics
+/// As [`crop_image`].
+pub fn pixels_needed(geometry: &CropGeometry, image: Size) -> PixelRect {
+    PixelRect::touched(checked_rect(geometry), image)
 }
 
 /// How many of an image's rows a crop needs, counted from the top.
@@ -57,31 +67,33 @@ pub fn crop_image(image: &RgbImage, geometry: &CropGeometry) -> Vec<u8> {
 /// # Panics
 /// As [`crop_image`].
 pub fn rows_needed(geometry: &CropGeometry, size: Size) -> u32 {
-    checked_rect(geometry).y1.ceil().clamp(0.0, f64::from(size.height)) as u32
+    pixels_needed(geometry, size).y1
 }
 
-/// [`crop_image`] of an image of which only the upper rows are there.
+/// [`crop_image`] of an image of which only a part is there.
 ///
 /// # Panics
-/// As [`crop_image`], and if there are fewer rows than [`rows_needed`], or a part of one.
-pub fn crop_upper_rows(rows: &UpperRows, geometry: &CropGeometry) -> Vec<u8> {
-    let (needed, found) = (rows_needed(geometry, rows.size), rows.n_rows());
-    assert!(found >= needed, "crop_upper_rows: {found} of {needed} rows");
-    assert_eq!(
-        rows.pixels.len(),
-        found as usize * rows.size.width as usize * 3,
-        "crop_upper_rows: bytes of {found} rows"
-    );
-    cut(rows.size, &rows.pixels, geometry)
+/// As [`crop_image`], and if the part lacks [pixels that are needed](pixels_needed), or does not have the size it says.
+pub fn crop_part(part: &ImagePart, geometry: &CropGeometry) -> Vec<u8> {
+    let (needed, place) = (pixels_needed(geometry, part.image), part.place);
+    assert!(place.holds(needed), "crop_part: {place} of {needed}");
+    assert_eq!(part.pixels.len() as u64, ImagePart::n_bytes(place), "crop_part: bytes of {place}");
+    cut(part, geometry)
 }
 
-fn cut(size: Size, rows: &[u8], geometry: &CropGeometry) -> Vec<u8> {
+/// Cuts out of a part that holds what is needed.
+fn cut(part: &ImagePart, geometry: &CropGeometry) -> Vec<u8> {
     let (rect, grid) = (checked_rect(geometry), geometry.grid as usize);
-    let columns = AxisFilter::new(rect.x0, rect.x1, grid, size.width as usize, PADDING);
-    let row_filter = AxisFilter::new(rect.y0, rect.y1, grid, size.height as usize, PADDING);
+    if pixels_needed(geometry, part.image).is_empty() {
+        return vec![PADDING; grid * grid * 3];
+    }
+    let columns = AxisFilter::new(rect.x0, rect.x1, grid, part.image.width as usize, PADDING);
+    let row_filter = AxisFilter::new(rect.y0, rect.y1, grid, part.image.height as usize, PADDING);
     // Columns first, rounded to bytes, then rows: the order is part of the result.
-    let (row_bytes, touched) = (size.width as usize * 3, row_filter.touched());
-    let narrow = columns.filter_columns(&rows[touched.start * row_bytes..touched.end * row_bytes], row_bytes);
+    let (row_bytes, touched) = (part.row_bytes(), row_filter.touched());
+    let in_part = |row: usize| (row - part.place.y0 as usize) * row_bytes;
+    let rows = &part.pixels[in_part(touched.start)..in_part(touched.end)];
+    let narrow = columns.filter_columns(rows, row_bytes, part.place.x0 as usize);
     row_filter.filter_rows(&narrow, grid * 3)
 }
 
@@ -207,6 +219,7 @@ fn checked_rect(geometry: &CropGeometry) -> &RectInImage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image_file::UpperRows;
     use proptest::prelude::*;
     use sensei_testing::golden;
 
@@ -281,10 +294,11 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "crop_upper_rows: 1 of 2 rows")]
+    #[should_panic(expected = "crop_part: columns 0..4 of rows 0..1 of columns 0..2 of rows 0..2")]
     fn rows_that_are_not_there_are_a_bug() {
         let size = Size { width: 4, height: 3 };
-        crop_upper_rows(&UpperRows { size, pixels: vec![0; 12] }, &geometry(0.0, 0.0, 2.0, 1.5, 8));
+        let upper = UpperRows { size, pixels: vec![0; 12] };
+        crop_part(&upper.as_part(), &geometry(0.0, 0.0, 2.0, 1.5, 8));
     }
 
     #[test]
@@ -296,9 +310,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn runs_and_upper_rows_are_enough(
+        fn runs_and_the_needed_pixels_are_enough(
             width in 1u32..50, height in 1u32..50, grid in 1u32..40,
             x in -30f64..60.0, y in -30f64..60.0, sides in (0.5f64..80.0, 0.5f64..80.0), seed: u64,
+            more in [0u32..3, 0u32..3, 0u32..3, 0u32..3],
         ) {
             let size = Size { width, height };
             let random = |idx: u64| ((idx ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u8;
@@ -307,7 +322,18 @@ mod tests {
             let geometry = geometry(x, y, x + sides.0, y + sides.1, grid);
             let upper = &image.pixels[..(rows_needed(&geometry, size) * width * 3) as usize];
             let rows = UpperRows { size, pixels: upper.to_vec() };
-            prop_assert_eq!(crop_upper_rows(&rows, &geometry), crop_image(&image, &geometry));
+            prop_assert_eq!(crop_part(&rows.as_part(), &geometry), crop_image(&image, &geometry));
+            let needed = pixels_needed(&geometry, size);
+            let place = PixelRect {
+                x0: needed.x0.saturating_sub(more[0]),
+                y0: needed.y0.saturating_sub(more[1]),
+                x1: (needed.x1 + more[2]).min(width),
+                y1: (needed.y1 + more[3]).min(height),
+            };
+            let row = |y: u32| &image.pixels[((y * width + place.x0) * 3) as usize..][..(place.width() * 3) as usize];
+            let pixels: Vec<u8> = (place.y0..place.y1).flat_map(row).copied().collect();
+            let part = ImagePart { image: size, place, pixels: &pixels };
+            prop_assert_eq!(crop_part(&part, &geometry), crop_image(&image, &geometry));
             prop_assert_eq!(crop_rle(&Rle::from_mask(&mask), &geometry), crop_mask(&mask, &geometry));
         }
 

@@ -1,7 +1,8 @@
 //! Crop rules: which part of the image a student is shown for a prompt.
 
+use crate::augment::{Augmentation, JitterBounds};
 use crate::crop::CropGeometry;
-use crate::geometry::{PointInImage, RectInImage, Size};
+use crate::geometry::{PixelRect, PointInImage, RectInImage, Size};
 use crate::prompt_source::{Prompt, PromptError, PromptSource};
 
 /// What happens at the image's border and to fractions of a pixel.
@@ -158,6 +159,21 @@ impl CropRule {
         }
     }
 
+    /// The pixels of an image that crops need which are shown in place of a crop of this rule, whatever jitter is drawn.
+    pub fn pixels_in_reach(&self, crop: CropGeometry, jitter: &Augmentation, image: Size) -> PixelRect {
+        let JitterBounds { earliest, latest } = jitter.jitter_bounds(&crop.rect_in_image);
+        // Of what is shown each edge moves with the edges of the crop, never against them.
+        let shown = |rect_in_image| self.shown(CropGeometry { rect_in_image, ..crop }, image).rect_in_image;
+        let (first, last) = (shown(earliest), shown(latest));
+        let rect = RectInImage {
+            x0: first.x0 - ROUNDING_PIXELS,
+            y0: first.y0 - ROUNDING_PIXELS,
+            x1: last.x1 + ROUNDING_PIXELS,
+            y1: last.y1 + ROUNDING_PIXELS,
+        };
+        PixelRect::touched(&rect, image)
+    }
+
     /// Whether a prompt's region is lengthened to the rule's shortest side. A prompt without a crop has none.
     pub fn is_lengthened(&self, prompt: Prompt, image: Size) -> bool {
         let (CropRule::Box { padding, min_side, border, .. }, Prompt::Box(bbox)) = (*self, prompt) else {
@@ -225,6 +241,9 @@ impl CropRule {
 
 /// Smallest side of a region of interest in image pixels, after truncation.
 pub const MIN_ROI_SIDE: u32 = 4;
+
+/// More than sums of coordinates up to [`MAX_ROI_SIDE`] are rounded by, in pixels.
+const ROUNDING_PIXELS: f64 = 1e-6;
 
 /// Largest side of a region of interest in image pixels.
 pub const MAX_ROI_SIDE: u32 = 1 << 20;
@@ -336,7 +355,11 @@ fn region_of_interest(bbox: [f64; 4], image: Size, padding: f64, border: Border)
 mod tests {
     use std::collections::BTreeMap;
 
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::augment::{draw, sample_rng};
+    use crate::crop::pixels_needed;
     use crate::dataset::Dataset;
     use crate::mask::Mask;
     use sensei_testing::golden;
@@ -489,6 +512,39 @@ mod tests {
         assert_eq!(shown(FREE_BOX, 660.0, 700.0), [660.0, 700.0]);
         assert_eq!(shown(BOX, 20.0, 22.0), [17.0, 25.0]);
         assert_eq!(shown(ROI, -5.0, 40.0), [-5.0, 40.0]);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_shown_lies_in_reach(
+            rule in 0usize..6, width in 1u32..200, height in 1u32..200, grid in 1u32..64, min_side in 1f64..40.0,
+            x in 0f64..1.0, y in 0f64..1.0, sides in (0.01f64..1.5, 0.01f64..1.5), before in (0f64..0.9, 0f64..0.9),
+            ranges in [0f64..=1.0, 0f64..=1.0, 0f64..=1.0], seed: u64,
+        ) {
+            let image = Size { width, height };
+            let rule = match rule {
+                0 => CropRule::CenterWindow { grid, border: Border::Reference },
+                1 => CropRule::CenterWindow { grid, border: Border::Corrected },
+                2 => CropRule::Roi { padding: 0.1, grid, border: Border::Reference },
+                3 => CropRule::Roi { padding: 0.1, grid, border: Border::Corrected },
+                4 => CropRule::Box { padding: 0.1, min_side, grid, border: BoxBorder::Clipped },
+                _ => CropRule::Box { padding: 0.1, min_side, grid, border: BoxBorder::Padded },
+            };
+            let (w, h) = (f64::from(width) * sides.0, f64::from(height) * sides.1);
+            let bbox = [f64::from(width) * x - w * before.0, f64::from(height) * y - h * before.1, w, h];
+            let Ok(crop) = rule.crop(Prompt::Box(bbox), image) else { return Ok(()) };
+            // A published window around a box whose middle lies outside of the image.
+            prop_assume!(crop.rect_in_image.width() > 0.0 && crop.rect_in_image.height() > 0.0);
+            let [roi_shift, roi_scale, roi_aspect] = ranges;
+            let augmentation = Augmentation { roi_shift, roi_scale, roi_aspect, ..Augmentation::NONE };
+            let reach = rule.pixels_in_reach(crop, &augmentation, image);
+            prop_assert!(reach.holds(pixels_needed(&crop, image)));
+            for epoch in 0..50 {
+                let moved = draw(&augmentation, &mut sample_rng(seed, epoch, 1)).jittered(&crop);
+                let needed = pixels_needed(&rule.shown(moved, image), image);
+                prop_assert!(reach.holds(needed), "{} of {}, crop {:?}", reach, needed, crop);
+            }
+        }
     }
 
     #[test]

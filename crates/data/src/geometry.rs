@@ -34,6 +34,19 @@ pub struct RectInImage {
     pub y1: f64,
 }
 
+/// Whole pixels of an image: columns `x0..x1` of rows `y0..y1`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PixelRect {
+    /// First column.
+    pub x0: u32,
+    /// First row.
+    pub y0: u32,
+    /// Column behind the last one.
+    pub x1: u32,
+    /// Row behind the last one.
+    pub y1: u32,
+}
+
 impl Size {
     /// Number of pixels.
     pub fn n_pixels(self) -> usize {
@@ -65,6 +78,53 @@ impl RectInImage {
             x1: self.x1.min(other.x1),
             y1: self.y1.min(other.y1),
         }
+    }
+}
+
+impl PixelRect {
+    /// The pixels of an image that a rectangle touches; none where it lies outside.
+    ///
+    /// ```
+    /// use sensei_data::geometry::{PixelRect, RectInImage, Size};
+    ///
+    /// let rect = RectInImage { x0: -2.5, y0: 1.5, x1: 3.2, y1: 2.0 };
+    /// assert_eq!(PixelRect::touched(&rect, Size { width: 9, height: 9 }), PixelRect { x0: 0, y0: 1, x1: 4, y1: 2 });
+    /// ```
+    pub fn touched(rect: &RectInImage, image: Size) -> PixelRect {
+        let axis = |start: f64, end: f64, image_len: u32| {
+            let within = |edge: f64| edge.clamp(0.0, f64::from(image_len)) as u32;
+            (within(start.floor()), within(end.ceil()))
+        };
+        let ((x0, x1), (y0, y1)) = (axis(rect.x0, rect.x1, image.width), axis(rect.y0, rect.y1, image.height));
+        PixelRect { x0, y0, x1, y1 }
+    }
+
+    /// Number of columns.
+    pub fn width(self) -> u32 {
+        self.x1.saturating_sub(self.x0)
+    }
+
+    /// Number of rows.
+    pub fn height(self) -> u32 {
+        self.y1.saturating_sub(self.y0)
+    }
+
+    /// Whether there is no pixel.
+    pub fn is_empty(self) -> bool {
+        self.width() == 0 || self.height() == 0
+    }
+
+    /// Whether all pixels of another one are here too.
+    pub fn holds(self, other: PixelRect) -> bool {
+        let within = |start: u32, end: u32, other_start: u32, other_end: u32| start <= other_start && other_end <= end;
+        other.is_empty()
+            || (within(self.x0, self.x1, other.x0, other.x1) && within(self.y0, self.y1, other.y0, other.y1))
+    }
+}
+
+impl std::fmt::Display for PixelRect {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "columns {}..{} of rows {}..{}", self.x0, self.x1, self.y0, self.y1)
     }
 }
 

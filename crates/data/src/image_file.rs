@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use png::{BitDepth, ColorType, InterlaceInfo, Transformations};
 
-use crate::geometry::Size;
+use crate::geometry::{PixelRect, Size};
+use crate::image_part::ImagePart;
 use crate::jpeg::{decode_jpeg, decode_upper_rows};
 use crate::large_images::in_turn;
 
@@ -117,6 +118,12 @@ impl UpperRows {
     pub fn n_rows(&self) -> u32 {
         let row_bytes = self.size.width as usize * 3;
         self.pixels.len().checked_div(row_bytes).map_or(0, |n_rows| n_rows as u32)
+    }
+
+    /// The same as a part of the image.
+    pub fn as_part(&self) -> ImagePart<'_> {
+        let place = PixelRect { x0: 0, y0: 0, x1: self.size.width, y1: self.n_rows() };
+        ImagePart { image: self.size, place, pixels: &self.pixels }
     }
 }
 

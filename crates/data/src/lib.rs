@@ -14,6 +14,7 @@ pub mod fetch;
 pub mod geometry;
 pub mod image_file;
 pub mod image_header;
+pub mod image_part;
 pub mod joined;
 pub mod mask;
 pub mod pixel_means;

@@ -20,7 +20,7 @@ pub fn resize_bilinear(image: &RgbImage, size: Size) -> RgbImage {
     assert_eq!(image.pixels.len(), from.n_pixels() * 3, "resize: bytes of an image of {from}");
     let filter = |from: u32, to: u32| AxisFilter::new(0.0, f64::from(from), to as usize, from as usize, 0);
     let row_bytes = from.width as usize * 3;
-    let narrow = filter(from.width, size.width).filter_columns(&image.pixels, row_bytes);
+    let narrow = filter(from.width, size.width).filter_columns(&image.pixels, row_bytes, 0);
     let pixels = filter(from.height, size.height).filter_rows(&narrow, size.width as usize * 3);
     RgbImage { size, pixels }
 }

@@ -8,5 +8,6 @@ pub mod digest;
 pub mod digest_list;
 pub mod error;
 pub mod folder;
+pub mod free_space;
 pub mod lock;
 pub mod whole;

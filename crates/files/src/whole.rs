@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -108,6 +108,58 @@ pub fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     write().map_err(FileError::io(path, "write"))
 }
 
+/// A file in a folder that nobody reads before it is complete, written piece by piece: [`write_synced`] of more than fits into memory.
+#[derive(Debug)]
+pub struct SyncedFile {
+    file: File,
+    path: PathBuf,
+    n_bytes: u64,
+}
+
+impl SyncedFile {
+    /// Starts an empty file in place of what the name stands for.
+    ///
+    /// # Errors
+    /// If it cannot be created.
+    #[expect(clippy::disallowed_methods, reason = "whole-file writing is made of it")]
+    pub fn create(path: &Path) -> Result<Self, FileError> {
+        let file = File::create(path).map_err(FileError::io(path, "write"))?;
+        Ok(Self { file, path: path.into(), n_bytes: 0 })
+    }
+
+    /// Bytes so far.
+    pub fn n_bytes(&self) -> u64 {
+        self.n_bytes
+    }
+
+    /// Adds bytes at the end.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), FileError> {
+        self.file.write_all(bytes).map_err(FileError::io(&self.path, "write"))?;
+        self.n_bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Writes over the file's first bytes, and waits until all are on disk.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    ///
+    /// # Panics
+    /// If the file is shorter than its start.
+    pub fn finish(mut self, start: &[u8]) -> Result<(), FileError> {
+        assert!(start.len() as u64 <= self.n_bytes, "{} bytes over the first of {}", start.len(), self.n_bytes);
+        let mut write = || -> io::Result<()> {
+            self.file.rewind()?;
+            self.file.write_all(start)?;
+            self.file.sync_all()
+        };
+        write().map_err(FileError::io(&self.path, "write"))
+    }
+}
+
 /// Waits until the entries of a folder are on disk.
 ///
 /// # Errors
@@ -180,6 +232,19 @@ mod tests {
         assert_eq!(names(&path), ["inside"]);
         assert!(write_whole(&folder.path().join("missing/file"), b"bytes").is_err());
         assert!(write_whole(Path::new("/"), b"bytes").is_err());
+    }
+
+    #[test]
+    fn a_file_in_pieces_gets_its_start_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let mut file = SyncedFile::create(&path).unwrap();
+        [b"????".as_slice(), b"", b"and more"].iter().for_each(|piece| file.append(piece).unwrap());
+        assert_eq!(file.n_bytes(), 12);
+        file.finish(b"head").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"headand more");
+        let error = SyncedFile::create(&folder.path().join("missing/file")).unwrap_err().to_string();
+        assert!(error.ends_with("missing/file: cannot write"), "{error}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! CPU kernels over slices of `f32`: forward and backward of the student family's operators, and forward of a transformer's.
+//! CPU kernels over slices: forward and backward of the student family's operators, forward of a transformer's, filters and colours of pictures.
 //!
 //! This crate never sees tensors, graphs or files, and no autodiff framework.
 //!
@@ -11,6 +11,7 @@ pub mod activation;
 pub mod attention;
 pub mod bilinear;
 mod buffer;
+pub mod colours;
 pub mod conv;
 pub mod depthwise;
 mod gelu;
@@ -27,6 +28,7 @@ pub mod optimizer;
 pub mod pixelwise;
 #[cfg(test)]
 mod reference;
+pub mod resample;
 pub mod round;
 pub mod separable;
 mod softmax;

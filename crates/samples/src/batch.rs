@@ -56,13 +56,9 @@ impl HostBatch {
 pub fn push_input(pixels: &[u8], input: &mut Vec<f32>) {
     let (pixels, rest) = pixels.as_chunks::<3>();
     assert!(rest.is_empty(), "push_input: bytes of whole RGB pixels");
-    let start = input.len();
-    input.resize(start + pixels.len() * 3, 0.0);
-    let (red, others) = input[start..].split_at_mut(pixels.len());
-    let (green, blue) = others.split_at_mut(pixels.len());
     let normalized = |byte: u8| (f32::from(byte) - 128.0) / 128.0;
-    for (((pixel, red), green), blue) in pixels.iter().zip(red).zip(green).zip(blue) {
-        (*red, *green, *blue) = (normalized(pixel[0]), normalized(pixel[1]), normalized(pixel[2]));
+    for channel in 0..3 {
+        input.extend(pixels.iter().map(|pixel| normalized(pixel[channel])));
     }
 }
 

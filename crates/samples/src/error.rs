@@ -8,6 +8,7 @@ use sensei_data::crop_rule::CropError;
 use sensei_data::dataset::DatasetError;
 use sensei_data::image_file::ImageError;
 
+use crate::packed::error::PackError;
 use crate::selection::{LeftOutReason, SelectionError, in_words};
 
 /// A sample, or a whole split, that cannot be had.
@@ -84,6 +85,9 @@ pub enum SampleError {
         /// Size of the file.
         found: String,
     },
+    /// Packed samples that cannot be written, opened or trusted, or that lack an instance.
+    #[error(transparent)]
+    Packed(#[from] PackError),
     /// Nothing to train or score on.
     #[error("{path}: expected instances to use, found none of {n_instances}; left out: {}", in_words(left_out))]
     NoSamples {

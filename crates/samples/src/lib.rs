@@ -5,5 +5,6 @@
 pub mod batch;
 pub mod error;
 pub mod images;
+pub mod packed;
 pub mod selection;
 pub mod source;

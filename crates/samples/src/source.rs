@@ -17,6 +17,8 @@ use sensei_data::rle::Rle;
 
 use crate::error::SampleError;
 use crate::images::{ImageCounts, SplitImages};
+use crate::packed::key::PackKey;
+use crate::packed::pack::PackedSamples;
 use crate::selection::{LeftOut, LeftOutReason, SelectionRules, count_by_reason};
 
 /// One split: its annotations, its images, the crop rule and, where there is one, the teacher's answers.
@@ -40,7 +42,8 @@ pub struct SampleSource {
     /// Parts of the data set that the teacher is not asked about.
     unanswered_parts: BTreeSet<usize>,
     competitors: Vec<u32>,
-    images: SplitImages,
+    pub(crate) images: SplitImages,
+    packed: Option<PackedSamples>,
     n_masks_decoded: AtomicU64,
 }
 
@@ -116,7 +119,7 @@ impl SampleSource {
         let (chosen, left_out) = rules.select(&dataset)?;
         let (crop, competitors) = (rules.crop.unwrap_or(crop), dataset.competitors());
         let images = SplitImages::new(dataset.images.len(), limits, MAX_KEPT_BYTES);
-        let (instances, n_masks_decoded) = (vec![], AtomicU64::new(0));
+        let (instances, packed, n_masks_decoded) = (vec![], None, AtomicU64::new(0));
         let mut source = Self {
             dataset,
             teacher,
@@ -129,6 +132,7 @@ impl SampleSource {
             unanswered_parts,
             competitors,
             images,
+            packed,
             n_masks_decoded,
         };
         let n_instances = source.dataset.instances.len();
@@ -196,7 +200,7 @@ impl SampleSource {
     /// # Errors
     /// If image, mask, prompt or teacher answer cannot be had.
     pub fn sample(&self, instance_idx: usize) -> Result<Sample, SampleError> {
-        self.cut_alone(self.framed(instance_idx, None)?)
+        self.load_one(instance_idx, None)
     }
 
     /// [`sample`](Self::sample) of each of some instances, in their order. An image that several share is decoded once.
@@ -204,7 +208,7 @@ impl SampleSource {
     /// # Errors
     /// The first instance's for which something cannot be had.
     pub fn samples(&self, instances: &[usize]) -> Result<Vec<Sample>, SampleError> {
-        self.load(instances, |idx| self.framed(idx, None))
+        self.load(instances, |_| None)
     }
 
     /// The sample as it is trained on in an epoch; a function of the seed, the epoch and the annotation alone.
@@ -218,7 +222,7 @@ impl SampleSource {
         seed: u64,
         epoch: u64,
     ) -> Result<Sample, SampleError> {
-        self.cut_alone(self.framed(instance_idx, Some(self.draw(instance_idx, augmentation, seed, epoch)))?)
+        self.load_one(instance_idx, Some(self.draw(instance_idx, augmentation, seed, epoch)))
     }
 
     /// [`augmented_sample`](Self::augmented_sample) of each of some instances, in their order. An image that several share is decoded
@@ -233,7 +237,24 @@ impl SampleSource {
         seed: u64,
         epoch: u64,
     ) -> Result<Vec<Sample>, SampleError> {
-        self.load(instances, |idx| self.framed(idx, Some(self.draw(idx, augmentation, seed, epoch))))
+        self.load(instances, |idx| Some(self.draw(idx, augmentation, seed, epoch)))
+    }
+
+    /// Takes samples from a pack from now on, and from image files no more. Changes time, no sample.
+    ///
+    /// Whether the image files are still those that were packed, [`PackedSamples::check_images`] says.
+    ///
+    /// # Errors
+    /// If the pack is of other samples, or lacks an instance.
+    pub fn use_pack(&mut self, pack: PackedSamples, augmentations: &[&Augmentation]) -> Result<(), SampleError> {
+        pack.check_key(&PackKey::of(self, augmentations))?;
+        self.packed = Some(pack);
+        Ok(())
+    }
+
+    /// The pack that samples come from, if they do.
+    pub fn pack(&self) -> Option<&PackedSamples> {
+        self.packed.as_ref()
     }
 
     /// How many of the instances used are shown in a region that is lengthened to the crop rule's shortest side.
@@ -320,14 +341,14 @@ impl SampleSource {
         Ok(is_wanting.then_some(LeftOutReason::NoTeacherRecord))
     }
 
-    fn mask(&self, instance_idx: usize) -> Result<Rle, SampleError> {
+    pub(crate) fn mask(&self, instance_idx: usize) -> Result<Rle, SampleError> {
         self.n_masks_decoded.fetch_add(1, Ordering::Relaxed);
         let annotation_id = self.annotation_id(instance_idx);
         self.dataset.mask(instance_idx).map_err(|source| SampleError::Mask { annotation_id, source })
     }
 
     /// The crop for an instance's prompt, and the prompt's box (the annotated one, if it is a point).
-    fn prompted(&self, instance_idx: usize, truth: &Rle) -> Result<(CropGeometry, [f64; 4]), SampleError> {
+    pub(crate) fn prompted(&self, instance_idx: usize, truth: &Rle) -> Result<(CropGeometry, [f64; 4]), SampleError> {
         let instance = &self.dataset.instances[instance_idx];
         let no_crop = |source| SampleError::Crop { annotation_id: instance.id, source };
         let prompt = self.rules.prompt_of(instance, truth).map_err(|error| no_crop(error.into()))?;

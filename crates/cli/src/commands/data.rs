@@ -1,8 +1,8 @@
-//! `data synth`, `data check`, `data fetch`.
+//! `data synth`, `data check`, `data pack`, `data fetch`.
 
 use std::path::Path;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use sensei_data::check::check;
 use sensei_data::dataset::{DatasetError, UnusableRule};
@@ -10,8 +10,10 @@ use sensei_data::fetch::{FetchOptions, FetchProgress, fetch};
 use sensei_data::synth::{SynthConfig, write_synth};
 
 use crate::arguments::{AnnotationFormat, DataCommand};
-use crate::config::load_manifest;
-use crate::phases::data::load;
+use crate::config::{Override, load_manifest, load_plan};
+use crate::device::start_threads;
+use crate::phases::data::{Split, load, open_files};
+use crate::phases::packed::pack;
 use crate::progress::say;
 use crate::usage;
 
@@ -20,6 +22,10 @@ pub fn execute(command: DataCommand) -> anyhow::Result<()> {
     match command {
         DataCommand::Synth { out } => synth(&out),
         DataCommand::Check { annotations, images, format, decode } => check_data(&annotations, &images, format, decode),
+        DataCommand::Pack { config, set, runs, out, threads } => {
+            start_threads(threads)?;
+            pack_samples(&config, &set.overrides, &runs, out.as_deref())
+        }
         DataCommand::Fetch { manifest, out } => fetch_data(&manifest, &out),
     }
 }
@@ -83,6 +89,18 @@ fn check_data(annotations: &Path, images: &Path, format: AnnotationFormat, decod
     say_rest("problems", report.n_problems, report.problems.len());
     if report.n_problems > 0 {
         bail!("{}: expected no problems, found {}", annotations.display(), report.n_problems);
+    }
+    Ok(())
+}
+
+fn pack_samples(config: &Path, overrides: &[Override], runs: &Path, out: Option<&Path>) -> anyhow::Result<()> {
+    let plan = load_plan(config, overrides).map_err(usage)?;
+    let runs = std::path::absolute(runs).with_context(|| format!("{}: no such folder", runs.display()))?;
+    let out = out.map(|out| std::path::absolute(out).with_context(|| format!("{}: no such folder", out.display())));
+    let out = out.transpose()?;
+    for split in [Split::Train, Split::Val] {
+        let packed = || pack(&plan, split, &open_files(&plan, split, &runs)?, out.as_deref(), &runs);
+        packed().with_context(|| config.display().to_string())?;
     }
     Ok(())
 }

@@ -20,5 +20,6 @@ pub use protocol::load_protocol;
 pub use run::{RunPlan, check_same_run, load_plan};
 pub use schema::{protocol_schema, run_schema};
 pub use sections::data::{AlsoTrainPlan, DataPlan, FilesPlan, SplitPlan};
+pub use sections::logging::PackedSamplesPlan;
 pub use sections::teacher::{TeacherAnswers, TeacherFiles};
 pub use sections::train::FirstWeights;

@@ -23,6 +23,7 @@ use sensei_train::plan::StagePlan;
 use crate::arguments::AnnotationFormat;
 use crate::config::{AlsoTrainPlan, DataPlan, FilesPlan, RunPlan, SplitPlan, TeacherAnswers, TeacherFiles};
 use crate::phases::images::check_images;
+use crate::phases::packed::use_packed;
 use crate::phases::shared;
 use crate::phases::teacher::ask_for_run;
 use crate::progress::{on_one_line, say, warn};
@@ -40,7 +41,8 @@ pub enum Split {
 }
 
 impl Split {
-    fn name(self) -> &'static str {
+    /// In messages and file names.
+    pub fn name(self) -> &'static str {
         match self {
             Split::Train => "train",
             Split::Val => "val",
@@ -58,12 +60,22 @@ pub struct OtherData<'a> {
     pub format: AnnotationFormat,
 }
 
-/// Opens a split as the run trains on it and scores it. What has to be made first (synthetic scenes, a cache from a dump) is made below
-/// `runs` and found there the next time.
+/// Opens a split as the run trains on it and scores it. What has to be made first (synthetic scenes, a cache from a dump, packed samples)
+/// is made below `runs` and found there the next time.
 ///
 /// # Errors
-/// If the data set, its teacher cache or one of its masks is missing or broken, or nothing is left of it.
+/// If the data set, its teacher cache or one of its masks is missing or broken, nothing is left of it, or its packed samples cannot be used.
 pub fn open(plan: &RunPlan, split: Split, runs: &Path) -> anyhow::Result<SampleSource> {
+    let mut source = open_files(plan, split, runs)?;
+    use_packed(plan, split, &mut source, runs)?;
+    Ok(source)
+}
+
+/// [`open`], with samples from image files.
+///
+/// # Errors
+/// As there.
+pub fn open_files(plan: &RunPlan, split: Split, runs: &Path) -> anyhow::Result<SampleSource> {
     let mut dataset = dataset(plan, split, runs)?;
     match split {
         Split::Val => check_annotated(&dataset)?,

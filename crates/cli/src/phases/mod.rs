@@ -6,6 +6,7 @@ pub mod export;
 pub mod images;
 pub mod inputs;
 pub mod layers;
+pub mod packed;
 pub mod quantize;
 pub mod shared;
 pub mod stages;

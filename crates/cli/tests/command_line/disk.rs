@@ -63,7 +63,7 @@ fn file_where_the_runs_folder_should_be() {
 }
 
 /// A command that cannot make a file larger than so many blocks of 512 bytes.
-pub fn with_full_disk(place: &Place, blocks: usize, arguments: &[&str]) -> Command {
+pub(crate) fn with_full_disk(place: &Place, blocks: usize, arguments: &[&str]) -> Command {
     let inner = place.command(arguments);
     let mut command = Command::new("sh");
     // Without the trap the signal would end the program before it can say anything.

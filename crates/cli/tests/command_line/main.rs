@@ -18,6 +18,7 @@ mod layers;
 mod native_teacher;
 #[cfg(unix)]
 mod package;
+mod packed;
 mod parts;
 mod resume;
 mod schema;

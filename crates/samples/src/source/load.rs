@@ -6,31 +6,29 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use sensei_answers::store::Store;
 use sensei_data::augment::Draw;
-use sensei_data::crop::{CropGeometry, crop_rle, crop_upper_rows, rows_needed};
+use sensei_data::crop::{CropGeometry, crop_part, crop_rle, pixels_needed, rows_needed};
 use sensei_data::dataset::Instance;
+use sensei_data::image_part::ImagePart;
 use sensei_data::rle::Rle;
 use sensei_files::digest::hex;
 
 use super::{Sample, SampleSource, TeacherAnswer};
 use crate::error::SampleError;
 use crate::images::{DecodedImage, ImageRequest};
+use crate::packed::pack::PackedSamples;
 
 impl SampleSource {
-    pub(super) fn framed(&self, instance_idx: usize, draw: Option<Draw>) -> Result<Framed, SampleError> {
-        let truth_in_image = self.mask(instance_idx)?;
-        let (geometry, bbox) = self.prompted(instance_idx, &truth_in_image)?;
-        let geometry = draw.map_or(geometry, |draw| self.shown(instance_idx, draw.jittered(&geometry)));
-        Ok(Framed { instance_idx, truth_in_image, geometry, bbox, draw })
-    }
-
-    /// The samples of some instances, in their order.
+    /// The samples of some instances, in their order; `draw_of` says what is drawn for an instance, if anything.
     pub(super) fn load(
         &self,
         instances: &[usize],
-        frame: impl Fn(usize) -> Result<Framed, SampleError> + Sync,
+        draw_of: impl Fn(usize) -> Option<Draw> + Sync,
     ) -> Result<Vec<Sample>, SampleError> {
+        if let Some(pack) = &self.packed {
+            return instances.par_iter().map(|&idx| self.unpacked(pack, idx, draw_of(idx))).collect();
+        }
         // Crops come first: they say how many rows of an image its samples need together.
-        let framed: Vec<_> = instances.par_iter().map(|&idx| frame(idx)).collect();
+        let framed: Vec<_> = instances.par_iter().map(|&idx| self.framed(idx, draw_of(idx))).collect();
         let mut by_image: BTreeMap<usize, Vec<(usize, Framed)>> = BTreeMap::new();
         for (at, framed) in framed.into_iter().enumerate() {
             let framed = framed?;
@@ -39,7 +37,7 @@ impl SampleSource {
         let cut_all = |of_image: Vec<(usize, Framed)>| -> Vec<(usize, Result<Sample, SampleError>)> {
             match self.image_of(of_image.iter().map(|(_, framed)| framed)) {
                 Ok(image) => {
-                    let cut = |(at, framed)| (at, self.cut(framed, &image));
+                    let cut = |(at, framed)| (at, self.cut(framed, &image.rows.as_part(), image.digest));
                     of_image.into_par_iter().map(cut).collect()
                 }
                 Err(error) => of_image.first().map(|(at, _)| (*at, Err(error))).into_iter().collect(),
@@ -51,9 +49,44 @@ impl SampleSource {
         samples.into_iter().map(|(_, sample)| sample).collect()
     }
 
-    pub(super) fn cut_alone(&self, framed: Framed) -> Result<Sample, SampleError> {
+    pub(super) fn load_one(&self, instance_idx: usize, draw: Option<Draw>) -> Result<Sample, SampleError> {
+        if let Some(pack) = &self.packed {
+            return self.unpacked(pack, instance_idx, draw);
+        }
+        let framed = self.framed(instance_idx, draw)?;
         let image = self.image_of(std::iter::once(&framed))?;
-        self.cut(framed, &image)
+        self.cut(framed, &image.rows.as_part(), image.digest)
+    }
+
+    fn framed(&self, instance_idx: usize, draw: Option<Draw>) -> Result<Framed, SampleError> {
+        let truth_in_image = self.mask(instance_idx)?;
+        let (geometry, bbox) = self.prompted(instance_idx, &truth_in_image)?;
+        Ok(Framed { instance_idx, truth_in_image, geometry: self.drawn(instance_idx, geometry, draw), bbox, draw })
+    }
+
+    /// What is shown in place of a crop, if something was drawn.
+    fn drawn(&self, instance_idx: usize, geometry: CropGeometry, draw: Option<Draw>) -> CropGeometry {
+        draw.map_or(geometry, |draw| self.shown(instance_idx, draw.jittered(&geometry)))
+    }
+
+    /// A sample of what is packed.
+    fn unpacked(&self, pack: &PackedSamples, instance_idx: usize, draw: Option<Draw>) -> Result<Sample, SampleError> {
+        let annotation_id = self.annotation_id(instance_idx);
+        let record = pack.record(annotation_id)?;
+        let (image_digest, pixels) = (pack.image_digest(&record), record.pixels);
+        let size = self.dataset.images[self.dataset.instances[instance_idx].image_idx].size;
+        if pixels.image != size {
+            let (expected, found) = (size.to_string(), pixels.image.to_string());
+            return Err(pack.damaged(annotation_id, "size of the image".into(), expected, found).into());
+        }
+        let crop = CropGeometry { rect_in_image: record.crop, grid: self.crop.grid() };
+        let geometry = self.drawn(instance_idx, crop, draw);
+        let needed = pixels_needed(&geometry, size);
+        if !pixels.place.holds(needed) {
+            return Err(pack.not_covered(annotation_id, needed, pixels.place).into());
+        }
+        let (truth_in_image, bbox) = (record.truth_in_image, record.bbox);
+        self.cut(Framed { instance_idx, truth_in_image, geometry, bbox, draw }, &pixels, image_digest)
     }
 
     /// The image of some samples of one image, as far down as they need it. An error names the first.
@@ -70,16 +103,16 @@ impl SampleSource {
         self.images.get(&ImageRequest { image_idx, path: &path, annotated_size, n_rows, annotation_id })
     }
 
-    fn cut(&self, framed: Framed, image: &DecodedImage) -> Result<Sample, SampleError> {
+    fn cut(&self, framed: Framed, pixels: &ImagePart, image_digest: [u8; 32]) -> Result<Sample, SampleError> {
         let Framed { instance_idx, truth_in_image, geometry, bbox, draw } = framed;
         let instance = &self.dataset.instances[instance_idx];
         let mut teacher = match &self.teacher {
             Some(store) if self.is_answered(instance_idx) => {
-                Some(self.answer(store.as_ref(), instance, image.digest, &geometry)?)
+                Some(self.answer(store.as_ref(), instance, image_digest, &geometry)?)
             }
             _ => None,
         };
-        let (mut truth, mut pixels) = (crop_rle(&truth_in_image, &geometry), crop_upper_rows(&image.rows, &geometry));
+        let (mut truth, mut pixels) = (crop_rle(&truth_in_image, &geometry), crop_part(pixels, &geometry));
         if let Some(draw) = draw {
             draw.photometric(&mut pixels);
             let logits = teacher.as_mut().map_or(&mut [][..], |teacher| &mut teacher.logits);
@@ -117,7 +150,7 @@ impl SampleSource {
 }
 
 /// An instance with its crop, before its image is there.
-pub(super) struct Framed {
+struct Framed {
     instance_idx: usize,
     truth_in_image: Rle,
     geometry: CropGeometry,

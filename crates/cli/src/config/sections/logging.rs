@@ -1,7 +1,11 @@
 //! `[logging]`: what changes speed, log and files, but no number.
 
+use std::path::PathBuf;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::config::file_path::FilePath;
 
 /// What changes speed, log and files, but no number.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -28,10 +32,28 @@ pub struct LoggingToml {
     /// fetched again in every epoch.
     #[schemars(range(min = 1, max = 1_048_576))]
     pub fetched_shards_gib: u64,
+    /// Whether training and the run's own scores take their samples from image files, or packed, without decoding an image. They are the
+    /// same, bit for bit.
+    pub packed_samples: PackedSamplesToml,
+}
+
+/// Where samples come from: `docs/formats/packed-samples.md`.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum PackedSamplesToml {
+    /// Packed, if `sensei data pack` or a run has packed just these into `runs/packed/`.
+    #[default]
+    IfMade,
+    /// Packed, into `runs/packed/` the first time.
+    Make,
+    /// From image files.
+    Never,
+    /// Packed, in a folder of `sensei data pack --out`; others than these samples are refused.
+    Folder(FilePath),
 }
 
 /// What changes the log and the files, but no number.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct LoggingPlan {
     /// Steps between events on the screen and in the log.
     pub log_every_steps: u64,
@@ -47,12 +69,27 @@ pub struct LoggingPlan {
     pub data_threads: usize,
     /// GiB of fetched shards that are kept.
     pub fetched_shards_gib: u64,
+    /// Where samples come from.
+    pub packed_samples: PackedSamplesPlan,
+}
+
+/// Where samples come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PackedSamplesPlan {
+    /// Packed, if that was done.
+    IfMade,
+    /// Packed, now if need be.
+    Make,
+    /// From image files.
+    Never,
+    /// Packed, in a folder with one for each split.
+    Folder(PathBuf),
 }
 
 impl LoggingToml {
     /// The plan of the logs.
-    pub fn resolve(&self) -> LoggingPlan {
-        let &Self {
+    pub fn resolve(self) -> LoggingPlan {
+        let Self {
             log_every_steps,
             checkpoint_every_steps,
             keep_checkpoints,
@@ -60,7 +97,14 @@ impl LoggingToml {
             validate_instances,
             data_threads,
             fetched_shards_gib,
+            packed_samples,
         } = self;
+        let packed_samples = match packed_samples {
+            PackedSamplesToml::IfMade => PackedSamplesPlan::IfMade,
+            PackedSamplesToml::Make => PackedSamplesPlan::Make,
+            PackedSamplesToml::Never => PackedSamplesPlan::Never,
+            PackedSamplesToml::Folder(folder) => PackedSamplesPlan::Folder(folder.0),
+        };
         LoggingPlan {
             log_every_steps,
             checkpoint_every_steps,
@@ -69,6 +113,7 @@ impl LoggingToml {
             validate_instances,
             data_threads,
             fetched_shards_gib,
+            packed_samples,
         }
     }
 }
@@ -83,6 +128,7 @@ impl Default for LoggingToml {
             validate_instances: 128,
             data_threads: 1,
             fetched_shards_gib: 64,
+            packed_samples: PackedSamplesToml::IfMade,
         }
     }
 }

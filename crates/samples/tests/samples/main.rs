@@ -3,6 +3,8 @@
 #![expect(clippy::disallowed_methods, reason = "tests make the files they read")]
 #![allow(clippy::unwrap_used)] // tests
 
+mod packed;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -121,7 +123,7 @@ fn augmentation() -> impl Strategy<Value = Augmentation> {
             flip_probability,
             roi_shift,
             roi_scale,
-            roi_aspect: 0.0,
+            roi_aspect: roi_scale / 3.0,
             brightness,
             contrast,
             saturation,
