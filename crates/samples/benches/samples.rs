@@ -18,7 +18,7 @@ use sensei_answers::manifest::Manifest;
 use sensei_answers::record::MaskRecord;
 use sensei_answers::store::Store;
 use sensei_answers::verify::{compare_with_truth, stats};
-use sensei_answers::writer::CacheWriter;
+use sensei_answers::writer::{CacheWriter, RecordSink};
 use sensei_data::augment::{Augmentation, draw, sample_rng};
 use sensei_data::crop::{CropGeometry, crop_part, crop_rle, rows_needed};
 use sensei_data::crop_rule::{BoxBorder, CropRule};

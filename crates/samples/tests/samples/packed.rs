@@ -11,7 +11,7 @@ use sensei_answers::kept::{Context, Kept, KeptMasks};
 use sensei_answers::key::{AnswerKey, TeacherDescription};
 use sensei_answers::record::{ImageIdentity, MaskAnswer, MaskRecord, PromptAnswer};
 use sensei_answers::store::Store;
-use sensei_answers::writer::CacheWriter;
+use sensei_answers::writer::{CacheWriter, RecordSink};
 use sensei_data::augment::Augmentation;
 use sensei_data::crop_rule::{Border, BoxBorder, CropRule};
 use sensei_data::dataset::Dataset;
