@@ -345,7 +345,7 @@ pub enum DataCommand {
         /// Folder of all runs, which look for packed samples in it
         #[arg(long, default_value = "runs")]
         runs: PathBuf,
-        /// A folder to pack into instead, as train/ and val/; [logging] packed_samples names it
+        /// A folder to pack into instead, as train/ and val/; packed_samples of a configuration names it
         #[arg(long)]
         out: Option<PathBuf>,
         /// Threads; results do not depend on it. 0: one per core
