@@ -76,6 +76,16 @@ pub enum CropError {
         /// Size of the image.
         image: Size,
     },
+    /// A window that ends at the image's edge and does not begin before it.
+    #[error("window around ({x}, {y}): expected some of the image of {image} in it, found nothing")]
+    EmptyWindow {
+        /// Its middle, in image pixels.
+        x: f64,
+        /// Its middle, in image pixels.
+        y: f64,
+        /// Size of the image.
+        image: Size,
+    },
     /// The region has too few pixels to show anything.
     #[error("region of {width} x {height} pixels: expected at least {MIN_ROI_SIDE} x {MIN_ROI_SIDE}")]
     TooSmall {
@@ -128,12 +138,12 @@ impl CropRule {
     pub fn crop(&self, prompt: Prompt, image: Size) -> Result<CropGeometry, CropError> {
         let (rect_in_image, grid) = match (*self, prompt) {
             (CropRule::CenterWindow { grid, border }, Prompt::Point(point)) => {
-                (window(image, point, grid, border), grid)
+                (window(image, point, grid, border)?, grid)
             }
             (CropRule::CenterWindow { grid, border }, Prompt::Box(bbox)) => {
                 check_box(bbox, image)?;
                 let [x, y, width, height] = bbox;
-                (window(image, PointInImage { x: x + width / 2.0, y: y + height / 2.0 }, grid, border), grid)
+                (window(image, PointInImage { x: x + width / 2.0, y: y + height / 2.0 }, grid, border)?, grid)
             }
             (CropRule::Roi { padding, grid, border }, Prompt::Box(bbox)) => {
                 (region_of_interest(bbox, image, padding, border)?, grid)
@@ -249,7 +259,7 @@ const ROUNDING_PIXELS: f64 = 1e-6;
 pub const MAX_ROI_SIDE: u32 = 1 << 20;
 
 /// `grid` pixels each way around the pixel that the point lies in.
-fn window(image: Size, point: PointInImage, grid: u32, border: Border) -> RectInImage {
+fn window(image: Size, point: PointInImage, grid: u32, border: Border) -> Result<RectInImage, CropError> {
     let axis = |center: f64, image_len: u32| {
         let start = center.floor() as i64 - i64::from(grid / 2);
         let (start, end) = match border {
@@ -259,7 +269,11 @@ fn window(image: Size, point: PointInImage, grid: u32, border: Border) -> RectIn
         (start as f64, end as f64)
     };
     let ((x0, x1), (y0, y1)) = (axis(point.x, image.width), axis(point.y, image.height));
-    RectInImage { x0, y0, x1, y1 }
+    let rect = RectInImage { x0, y0, x1, y1 };
+    if rect.width() > 0.0 && rect.height() > 0.0 {
+        return Ok(rect);
+    }
+    Err(CropError::EmptyWindow { x: point.x, y: point.y, image })
 }
 
 /// Refuses boxes without extent or outside of the image.
@@ -533,8 +547,6 @@ mod tests {
             let (w, h) = (f64::from(width) * sides.0, f64::from(height) * sides.1);
             let bbox = [f64::from(width) * x - w * before.0, f64::from(height) * y - h * before.1, w, h];
             let Ok(crop) = rule.crop(Prompt::Box(bbox), image) else { return Ok(()) };
-            // A published window around a box whose middle lies outside of the image.
-            prop_assume!(crop.rect_in_image.width() > 0.0 && crop.rect_in_image.height() > 0.0);
             let [roi_shift, roi_scale, roi_aspect] = ranges;
             let augmentation = Augmentation { roi_shift, roi_scale, roi_aspect, ..Augmentation::NONE };
             let reach = rule.pixels_in_reach(crop, &augmentation, image);
@@ -545,6 +557,18 @@ mod tests {
                 prop_assert!(reach.holds(needed), "{} of {}, crop {:?}", reach, needed, crop);
             }
         }
+    }
+
+    #[test]
+    fn a_published_window_around_a_middle_outside_of_the_image_is_no_crop() {
+        let image = Size { width: 100, height: 80 };
+        let rule = |border| CropRule::CenterWindow { grid: 32, border };
+        let prompt = Prompt::Box([90.0, 10.0, 100.0, 20.0]);
+        let expected = CropError::EmptyWindow { x: 140.0, y: 20.0, image };
+        assert_eq!(rule(Border::Reference).crop(prompt, image), Err(expected));
+        assert_eq!(rule(Border::Corrected).crop(prompt, image).unwrap().rect_in_image.width(), 32.0);
+        let beside = Prompt::Point(PointInImage { x: 20.0, y: 200.0 });
+        assert!(rule(Border::Reference).crop(beside, image).is_err());
     }
 
     #[test]
