@@ -28,8 +28,8 @@ pub(crate) struct OnnxPair {
     encoder: File,
     decoder: File,
     framing: Framing,
-    /// Shape of the map that the decoder sees first.
-    embedding: [usize; 3],
+    /// Which of the encoder's outputs is the embedding, and its shape.
+    embedding: (usize, [usize; 3]),
     /// Which of the decoder's outputs are low-resolution logits.
     logits: &'static str,
 }
@@ -86,7 +86,7 @@ impl OnnxPair {
             0 | 1 => Framing::Letterbox { side },
             _ => Framing::Stretch { side, resize: Resize::Sam2Transforms },
         };
-        let embedding = encoder.embedding_shape()?;
+        let embedding = encoder.embedding()?;
         Ok(Self { encoder, decoder, framing, embedding, logits: logits.unwrap_or(LOGITS[0]) })
     }
 
@@ -99,7 +99,7 @@ impl OnnxPair {
     }
 
     pub(crate) fn taps(&self) -> Vec<Tap> {
-        vec![Tap { name: EMBEDDING.into(), shape: self.embedding }]
+        vec![Tap { name: EMBEDDING.into(), shape: self.embedding.1 }]
     }
 
     pub(crate) fn encode(&self, frame: &Frame, taps: &[String]) -> Result<(OnnxImage, Vec<Features>), OnnxError> {
@@ -111,7 +111,9 @@ impl OnnxPair {
         let maps = self.encoder.run(&[(self.encoder.inputs[0].as_str(), Cow::Owned(image))], &outputs)?;
         let features = taps.iter().map(|name| {
             assert_eq!(name, EMBEDDING, "a tap of this network");
-            Features { shape: self.embedding, values: maps[0].values.clone() }
+            let (idx, shape) = self.embedding;
+            assert_eq!(maps[idx].values.len(), shape.iter().product::<usize>(), "onnx: values of the embedding");
+            Features { shape, values: maps[idx].values.clone() }
         });
         let features = features.collect();
         let named = |(name, map): (&String, HostArray)| {
@@ -237,7 +239,7 @@ impl File {
 
     /// Side of the square image that the encoder takes; 1024 where the file leaves it open.
     fn input_side(&self) -> Result<u32, OnnxError> {
-        let shape = self.shape_of(Session::inputs);
+        let shape = self.shape_of(Session::inputs, 0);
         let sides = match shape.as_slice() {
             [batch, 3, height, width] if [-1, 1].contains(batch) => Some((*height, *width)),
             _ => None,
@@ -252,21 +254,30 @@ impl File {
         })
     }
 
-    /// Shape of the encoder's first output.
-    fn embedding_shape(&self) -> Result<[usize; 3], OnnxError> {
-        let shape = self.shape_of(Session::outputs);
-        let sizes: Vec<usize> = shape.iter().filter_map(|&size| usize::try_from(size).ok()).collect();
-        match sizes.as_slice() {
-            [1, channels, height, width] if height == width && *height > 0 => Ok([*channels, *height, *width]),
-            _ => Err(self.layout("first output", "one map, [1, channels, grid, grid]", shape_words(&shape))),
+    /// Which output of the encoder is the embedding, by its name where there are several, and its shape.
+    fn embedding(&self) -> Result<(usize, [usize; 3]), OnnxError> {
+        let named = || self.outputs.iter().position(|name| EMBEDDINGS.contains(&name.as_str()));
+        let idx = if self.outputs.len() == 1 { Some(0) } else { named() };
+        let expected = format!("one, or one of them {}", EMBEDDINGS.join(" or "));
+        let idx = idx.ok_or_else(|| self.layout("outputs", &expected, self.outputs.join(", ")))?;
+        let shape = self.shape_of(Session::outputs, idx);
+        let sides = match shape.as_slice() {
+            [-1 | 1, sides @ ..] => sides.iter().filter_map(|&size| usize::try_from(size).ok()).collect(),
+            _ => vec![],
+        };
+        match sides.as_slice() {
+            &[channels, height, width] if height == width && channels * height > 0 && shape.len() == 4 => {
+                Ok((idx, [channels, height, width]))
+            }
+            _ => Err(self.layout(&self.outputs[idx], "one map, [1, channels, grid, grid]", shape_words(&shape))),
         }
     }
 
-    /// Shape of the first input or output, -1 where the file leaves it open; empty if it is no tensor.
-    fn shape_of(&self, outlets: fn(&Session) -> &[Outlet]) -> Vec<i64> {
+    /// Shape of an input or output, -1 where the file leaves it open; empty if it is no tensor.
+    fn shape_of(&self, outlets: fn(&Session) -> &[Outlet], idx: usize) -> Vec<i64> {
         let session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
         outlets(&session)
-            .first()
+            .get(idx)
             .and_then(|outlet| outlet.dtype().tensor_shape())
             .map_or(vec![], |shape| shape.to_vec())
     }
@@ -329,6 +340,8 @@ fn shape_words(shape: &[i64]) -> String {
 const PADDING: f32 = -1.0;
 /// Under which SAM's decoders take the only output of an encoder, whatever that calls it.
 const ONLY_EMBEDDING: &str = "image_embeddings";
+/// Under which an encoder of several outputs puts out its embedding.
+const EMBEDDINGS: [&str; 2] = ["image_embed", ONLY_EMBEDDING];
 /// A decoder's other inputs.
 const PROMPT_INPUTS: [&str; 5] = ["point_coords", "point_labels", "mask_input", "has_mask_input", "orig_im_size"];
 /// Under which decoders put out logits; SAM's `masks` are at the image's size, and only exports without `low_res_masks` mean these.

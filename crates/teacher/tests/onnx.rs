@@ -80,7 +80,10 @@ fn finer_features_are_handed_over_and_pictures_stretched() {
     let Some(library) = onnxruntime("finer_features_are_handed_over_and_pictures_stretched") else { return };
     let case = golden("teacher/onnx");
     let teacher = pair(&library, "fine_encoder.onnx", "fine_decoder.onnx").expect("a pair");
-    let seen = teacher.look(&picture(&case), &[]).expect("a look");
+    // The embedding is told by its name: the file's first output is the finer map.
+    assert_eq!(teacher.taps()[0].shape, [4, 64, 64]);
+    let seen = teacher.look(&picture(&case), &["embedding".into()]).expect("a look");
+    assert_eq!(seen.features[0].values.len(), 4 * 64 * 64);
     let answer = teacher.answer(&seen, &[the_box()], 2, MaskChoice::All).expect("an answer").remove(0);
     assert_close("logits", &some(&answer), &case.f32s("fine.logits"), CLOSE);
     let zoom = sensei_answers::asked::Zoom { below: 100, surroundings: 4 };

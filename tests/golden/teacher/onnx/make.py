@@ -52,7 +52,8 @@ def encoder(name, fine):
     outputs = [floats("image_embed" if fine else "embeddings", 1, 4, 64, 64)]
     if fine:
         nodes.append(helper.make_node("AveragePool", ["image"], ["high_res_feats_0"], kernel_shape=[4, 4], strides=[4, 4]))
-        outputs.append(floats("high_res_feats_0", 1, 3, 256, 256))
+        # Exports of SAM 2 put the finer map first.
+        outputs.insert(0, floats("high_res_feats_0", 1, 3, 256, 256))
     mix = constant("mix", draw.normal(size=(4, 3, 1, 1)).astype(np.float32))
     written(name, nodes, [floats("image", 1, 3, 1024, 1024)], outputs, [mix])
 
