@@ -7,7 +7,9 @@
 
 pub mod layers;
 pub mod mask_sums;
+pub mod masked;
 pub mod masks;
 pub mod network;
 pub mod ops;
 pub mod profile;
+pub mod prompts;

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
+use crate::masked::Reconstruct;
 use crate::masks::MaskLogits;
+use crate::prompts::{Promptable, Propose};
 
 /// A trained tensor, kept flat so that an optimiser sees one kind of tensor.
 #[derive(Debug, Clone)]
@@ -147,6 +149,12 @@ pub enum NetworkError {
         /// The pass.
         pass: Pass,
     },
+    /// Masks without a prompt, of a network that [answers prompts](Network::promptable).
+    #[error("{network}: expected prompts, which say what a mask is asked for, found none")]
+    NoPrompts {
+        /// What the network is.
+        network: &'static str,
+    },
     /// A group that the network does not have.
     #[error("group {name:?}: expected one of {}", groups.join(", "))]
     NoSuchGroup {
@@ -200,11 +208,26 @@ pub trait Network: Send + Sync {
     /// The forward pass.
     ///
     /// # Errors
-    /// If a tap does not exist, or the network does not compute such a pass.
+    /// If a tap does not exist, the network does not compute such a pass, or it answers prompts instead.
     ///
     /// # Panics
     /// If the images are not of the network's size, or a batch norm sees a single value per channel in training.
     fn forward(&self, inputs: Inputs<'_>, pass: Pass) -> Result<Outputs, NetworkError>;
+
+    /// The network as one that answers prompts, if it is one.
+    fn promptable(&self) -> Option<&dyn Promptable> {
+        None
+    }
+
+    /// The part that proposes boxes, if the network has one.
+    fn proposer(&self) -> Option<&dyn Propose> {
+        None
+    }
+
+    /// The network as one that reconstructs what is hidden of an image, if it is one.
+    fn masked(&self) -> Option<&dyn Reconstruct> {
+        None
+    }
 
     /// Moves running statistics towards those of a batch.
     ///
