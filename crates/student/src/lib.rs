@@ -8,6 +8,8 @@ pub mod features;
 pub mod fold;
 pub mod inference;
 pub mod init;
+pub mod lite0;
+pub mod lite_fpn;
 pub mod lite_unet;
 pub mod mixed;
 pub mod student;

@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use sensei_graph::layer_graph::{Conv, GraphBuilder, LayerGraph};
-use sensei_graph::op::{Activation, Upsampling};
+use sensei_graph::op::Upsampling;
 
+use crate::lite0::{ACTIVATION, BLOCKS, Encoder, encoder, n_halvings};
 use crate::unet::depthwise_block;
 
 /// How much of the encoder, and the decoder's widths.
@@ -24,9 +25,6 @@ pub struct LiteUnetConfig {
     /// Bilinear upsampling in the decoder instead of nearest.
     pub bilinear_upsampling: bool,
 }
-
-/// What comes before the names that the encoder's tensors have in PyTorch.
-pub const ENCODER_PREFIX: &str = "encoder.";
 
 /// A setting that no network can have.
 #[derive(Debug, thiserror::Error)]
@@ -66,73 +64,15 @@ pub enum LiteUnetError {
     },
 }
 
-/// Some blocks of one kind, one after the other.
-struct Stage {
-    blocks: usize,
-    /// Channels within a block, as multiple of those that it reads.
-    expansion: usize,
-    kernel: usize,
-    /// Of the first block; of the others it is 1.
-    stride: usize,
-    channels: usize,
-}
-
-/// Channels that the stem writes.
-const STEM_CHANNELS: usize = 32;
-
-const STAGES: [Stage; 7] = [
-    Stage { blocks: 1, expansion: 1, kernel: 3, stride: 1, channels: 16 },
-    Stage { blocks: 2, expansion: 6, kernel: 3, stride: 2, channels: 24 },
-    Stage { blocks: 2, expansion: 6, kernel: 5, stride: 2, channels: 40 },
-    Stage { blocks: 3, expansion: 6, kernel: 3, stride: 2, channels: 80 },
-    Stage { blocks: 3, expansion: 6, kernel: 5, stride: 1, channels: 112 },
-    Stage { blocks: 4, expansion: 6, kernel: 5, stride: 2, channels: 192 },
-    Stage { blocks: 1, expansion: 6, kernel: 3, stride: 1, channels: 320 },
-];
-
-const BLOCKS: usize = 16;
-
-const ACTIVATION: Activation = Activation::Relu6;
-
-/// An inverted residual block.
-struct Block {
-    expansion: usize,
-    kernel: usize,
-    stride: usize,
-    channels: usize,
-}
-
-/// All blocks of EfficientNet-Lite0.
-fn blocks() -> impl Iterator<Item = Block> {
-    STAGES.iter().flat_map(|stage| {
-        (0..stage.blocks).map(|idx| Block {
-            expansion: stage.expansion,
-            kernel: stage.kernel,
-            stride: if idx == 0 { stage.stride } else { 1 },
-            channels: stage.channels,
-        })
-    })
-}
-
 impl LiteUnetConfig {
-    /// The network of this setting. The encoder's tensors have the names of the published PyTorch weights behind [`ENCODER_PREFIX`].
+    /// The network of this setting. The encoder's tensors have the names of the published PyTorch weights behind [`ENCODER_PREFIX`](crate::lite0::ENCODER_PREFIX).
     ///
     /// # Errors
     /// If blocks, widths or input size fit no network.
     pub fn graph(&self) -> Result<LayerGraph, LiteUnetError> {
         self.check()?;
         let mut g = GraphBuilder::new(3, self.input_size);
-        let stem = Conv::new(3, STEM_CHANNELS, 3).stride(2).norm("encoder._bn0", ACTIVATION);
-        let mut x = g.conv("encoder._conv_stem", 0, stem);
-        // The last output of each size but the smallest, largest first.
-        let mut skips = vec![];
-        for (idx, block) in blocks().take(self.encoder_blocks).enumerate() {
-            if block.stride == 2 {
-                skips.push(x);
-            }
-            x = inverted_residual(&mut g, &format!("encoder._blocks.{idx}"), x, &block);
-        }
-
+        let Encoder { output: mut x, mut skips } = encoder(&mut g, self.encoder_blocks);
         let upsampling = if self.bilinear_upsampling { Upsampling::Bilinear } else { Upsampling::Nearest };
         for (idx, &channels) in self.decoder_channels.iter().enumerate() {
             let stage = idx + 1;
@@ -158,8 +98,7 @@ impl LiteUnetConfig {
         if !(1..=BLOCKS).contains(&encoder_blocks) {
             return Err(LiteUnetError::Blocks { found: encoder_blocks });
         }
-        let of_blocks = blocks().take(encoder_blocks).filter(|block| block.stride == 2).count();
-        let (expected, found) = (1 + of_blocks, decoder_channels.len());
+        let (expected, found) = (n_halvings(encoder_blocks), decoder_channels.len());
         if expected != found {
             return Err(LiteUnetError::DecoderStages { expected, blocks: encoder_blocks, found });
         }
@@ -174,27 +113,10 @@ impl LiteUnetConfig {
     }
 }
 
-/// 1x1 convolution to more channels, depthwise convolution, 1x1 convolution to few without activation; the input is added where it has the
-/// output's shape.
-fn inverted_residual(g: &mut GraphBuilder, name: &str, input: usize, block: &Block) -> usize {
-    let channels = g.channels(input);
-    let wide = channels * block.expansion;
-    let expanded = if block.expansion == 1 {
-        input
-    } else {
-        let expand = Conv::new(channels, wide, 1).norm(&format!("{name}._bn0"), ACTIVATION);
-        g.conv(&format!("{name}._expand_conv"), input, expand)
-    };
-    let depthwise = Conv::new(wide, wide, block.kernel).depthwise().stride(block.stride);
-    let x = g.conv(&format!("{name}._depthwise_conv"), expanded, depthwise.norm(&format!("{name}._bn1"), ACTIVATION));
-    let project = Conv::new(wide, block.channels, 1).norm(&format!("{name}._bn2"), Activation::None);
-    let x = g.conv(&format!("{name}._project_conv"), x, project);
-    if block.stride == 1 && channels == block.channels { g.add(&format!("{name}.add"), x, input) } else { x }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lite0::ENCODER_PREFIX;
 
     fn five_stages() -> LiteUnetConfig {
         LiteUnetConfig {
@@ -221,7 +143,7 @@ mod tests {
     #[test]
     fn any_number_of_blocks_ends_at_the_size_of_the_input() {
         for encoder_blocks in 1..=BLOCKS {
-            let halvings = 1 + blocks().take(encoder_blocks).filter(|block| block.stride == 2).count();
+            let halvings = n_halvings(encoder_blocks);
             let config = LiteUnetConfig { encoder_blocks, decoder_channels: vec![8; halvings], ..five_stages() };
             let graph = config.graph().expect("a valid setting");
             assert_eq!(graph.nodes().last().expect("nodes").shape, [1, 96, 96], "{encoder_blocks} blocks");

@@ -8,7 +8,7 @@ use sensei_tensor::ops::BATCH_NORM_EPSILON;
 
 use super::{WeightsError, WeightsFile};
 use crate::fold::{InputFoldNote, fold_input_normalization};
-use crate::lite_unet::ENCODER_PREFIX;
+use crate::lite0::ENCODER_PREFIX;
 
 /// Epsilon of the batch norms that the published weights were trained with.
 const PUBLISHED_EPSILON: f64 = 1e-3;
