@@ -102,7 +102,7 @@ impl PromptSource {
                 let mut rng = stream(Purpose::RandomPoint, seed, 0, annotation_id);
                 let n_set = u32::try_from(mask.area()).expect("an image has fewer than 2^32 pixels");
                 let chosen = (n_set > 0).then(|| below(&mut rng, n_set));
-                chosen.and_then(|n| nth_pixel(mask, n)).map(center_of)
+                chosen.and_then(|n| centre_of_pixel(mask, n))
             }
         };
         point.map(Prompt::Point).ok_or(PromptError::EmptyMask)
@@ -125,6 +125,11 @@ impl PromptSource {
             Self::RandomPoint { seed } => format!("random_point-seed{seed}"),
         }
     }
+}
+
+/// The centre of a mask's `nth` pixel in reading order, counted from 0; `None` if it has fewer.
+pub fn centre_of_pixel(mask: &Rle, nth: u32) -> Option<PointInImage> {
+    nth_pixel(mask, nth).map(center_of)
 }
 
 fn center_of([column, row]: [u32; 2]) -> PointInImage {

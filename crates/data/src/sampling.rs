@@ -50,12 +50,62 @@ pub fn subset(n_samples: usize, n_chosen: usize, seed: u64) -> Vec<u32> {
     chosen
 }
 
+/// Draws `n_chosen` of an image's `n_instances` for an epoch, ascending; all of them if there are no more.
+///
+/// # Panics
+/// If there are 2^32 instances or more.
+pub fn instances_of_epoch(n_instances: usize, n_chosen: usize, seed: u64, epoch: u64, image_id: u64) -> Vec<u32> {
+    let mut chosen = shuffled(n_instances, &mut stream(Purpose::Instances, seed, epoch, image_id));
+    chosen.truncate(n_chosen);
+    chosen.sort_unstable();
+    chosen
+}
+
+/// Draws `n_visible` of an image's `n_patches` for an epoch, ascending.
+///
+/// # Panics
+/// If more are asked for than there are, or there are 2^32 patches or more.
+pub fn visible_patches(n_patches: usize, n_visible: usize, seed: u64, epoch: u64, image_id: u64) -> Vec<u32> {
+    assert!(n_visible <= n_patches, "visible_patches: {n_visible} of {n_patches}");
+    let mut chosen = shuffled(n_patches, &mut stream(Purpose::Patches, seed, epoch, image_id));
+    chosen.truncate(n_visible);
+    chosen.sort_unstable();
+    chosen
+}
+
+/// Whether an instance is prompted by its box in an epoch, which has this probability.
+pub fn starts_with_box(probability: f64, seed: u64, epoch: u64, annotation_id: u64) -> bool {
+    unit(&mut stream(Purpose::PromptKind, seed, epoch, annotation_id)) < probability
+}
+
+/// Which of `n_pixels` an instance's first point is in an epoch.
+///
+/// # Panics
+/// If there are none.
+pub fn first_point(n_pixels: u32, seed: u64, epoch: u64, annotation_id: u64) -> u32 {
+    below(&mut stream(Purpose::FirstPoint, seed, epoch, annotation_id), n_pixels)
+}
+
+/// Which of `n_pixels` an instance's next point is, in a round of an epoch; rounds are counted from 1, up to 255.
+///
+/// # Panics
+/// If there are none.
+pub fn next_point(n_pixels: u32, seed: u64, epoch: u64, round: u8, annotation_id: u64) -> u32 {
+    let at = epoch << 8 | u64::from(round);
+    below(&mut stream(Purpose::NextPoint, seed, at, annotation_id), n_pixels)
+}
+
 /// What random numbers are for; streams of different purposes have nothing in common.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Purpose {
     Augmentation,
     BoxJitter,
     EpochOrder,
+    FirstPoint,
+    Instances,
+    NextPoint,
+    Patches,
+    PromptKind,
     RandomPoint,
     Subset,
     Synth,
@@ -67,6 +117,11 @@ pub(crate) fn stream(purpose: Purpose, seed: u64, a: u64, b: u64) -> ChaCha8Rng 
         Purpose::Augmentation => b"augment.",
         Purpose::BoxJitter => b"jitter..",
         Purpose::EpochOrder => b"epoch...",
+        Purpose::FirstPoint => b"1stpoint",
+        Purpose::Instances => b"instance",
+        Purpose::NextPoint => b"nxtpoint",
+        Purpose::Patches => b"patches.",
+        Purpose::PromptKind => b"prompts.",
         Purpose::RandomPoint => b"point...",
         Purpose::Subset => b"subset..",
         Purpose::Synth => b"synth...",

@@ -53,6 +53,14 @@ pub enum SampleError {
         /// Why.
         source: CacheError,
     },
+    /// The store has no usable features of an image.
+    #[error("image {image_id}: no features of the teacher")]
+    Features {
+        /// The image.
+        image_id: u64,
+        /// Why.
+        source: CacheError,
+    },
     /// The teacher answered on another image file than the one in the data set.
     #[error("{path}: digest {found}, but the teacher answered on an image of digest {expected}")]
     OtherImage {

@@ -4,7 +4,9 @@
 
 pub mod batch;
 pub mod error;
+pub mod image_batch;
 pub mod images;
 pub mod packed;
 pub mod selection;
 pub mod source;
+pub mod whole_images;

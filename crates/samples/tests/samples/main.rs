@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)] // tests
 
 mod packed;
+mod whole_images;
 
 use std::fs;
 use std::path::{Path, PathBuf};
