@@ -105,6 +105,12 @@ pub enum LossPlanError {
         /// The term's name.
         term: &'static str,
     },
+    /// A term that goes with no other.
+    #[error("{term}: expected no other term beside it, as its network sees masked images")]
+    NotAlone {
+        /// The term's name.
+        term: &'static str,
+    },
     /// No term with a weight above 0.
     #[error("terms: expected at least one with a weight above 0, found none")]
     Nothing,
