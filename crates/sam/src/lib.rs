@@ -5,15 +5,23 @@
 //! Maps are `[image, height, width, channels]`. Layers are `sensei-tensor`'s, so that a CPU runs our kernels and every other device burn's
 //! operators.
 
+pub mod click_to_box;
 pub mod efficient_sam;
 pub mod error;
 pub mod exported;
+pub mod granularity;
 pub mod hiera;
 pub mod mask_decoder;
+pub mod masked_vit;
 pub mod mobile_sam;
+mod own_group;
 pub mod prompt_encoder;
+pub mod prompted;
 pub mod sam2;
 pub mod scope;
+pub mod student;
 pub mod tiny_vit;
 mod two_way;
 pub mod vit;
+pub mod vit_student;
+pub mod vit_weights;

@@ -4,8 +4,9 @@ use burn::tensor::{Device, Tensor};
 use sensei_tensor::network::{NamedWeights, NetworkError, Tap};
 
 use crate::error::SamError;
-use crate::mask_decoder::{MaskChoice, MaskDecoder, Masks};
-use crate::prompt_encoder::{PromptEncoder, PromptPoint};
+use crate::mask_decoder::{MaskChoice, Masks};
+use crate::prompt_encoder::PromptPoint;
+use crate::prompted::PromptedDecoder;
 use crate::scope::Tensors;
 use crate::tiny_vit::{TinyVit, TinyVitConfig};
 use crate::two_way::CHANNELS;
@@ -16,9 +17,7 @@ use crate::two_way::CHANNELS;
 /// Zhang et al. 2023, "Faster Segment Anything" (arXiv 2306.14289); ChaoningZhang/MobileSAM `build_sam.py`.
 pub struct MobileSam {
     encoder: TinyVit,
-    prompts: PromptEncoder,
-    decoder: MaskDecoder,
-    positions: Tensor<3>,
+    decoder: PromptedDecoder,
     grid: usize,
 }
 
@@ -40,11 +39,9 @@ impl MobileSam {
         let config = TinyVitConfig::mobile_sam();
         let (input_size, grid) = (config.input_size, config.grid());
         let encoder = TinyVit::new(config, &root.at("image_encoder"))?;
-        let prompts = PromptEncoder::sam(input_size, grid, &root.at("prompt_encoder"))?;
-        let decoder = MaskDecoder::sam(&root.at("mask_decoder"))?;
+        let decoder = PromptedDecoder::sam(input_size, grid, &root)?;
         tensors.finish(&["image_encoder.norm_head.", "image_encoder.head."])?;
-        let positions = prompts.grid_positions();
-        Ok(Self { encoder, prompts, decoder, positions, grid })
+        Ok(Self { encoder, decoder, grid })
     }
 
     /// Where features of the image encoder can be read.
@@ -78,16 +75,7 @@ impl MobileSam {
     /// # Panics
     /// If there is no prompt, or they have different numbers of points.
     pub fn decode(&self, image: &EncodedImage, prompts: &[Vec<PromptPoint>], choice: MaskChoice) -> Masks {
-        let no_mask: Tensor<3> = self.prompts.no_mask().expect("SAM's encoder takes masks").unsqueeze();
-        let embedding = image.embedding.clone() + no_mask;
-        let some = |prompts: &[Vec<PromptPoint>]| {
-            self.decoder.forward(self.prompts.tokens(prompts), embedding.clone(), self.positions.clone(), None, choice)
-        };
-        // With gradients all together, since they are kept together anyway.
-        if embedding.device().is_autodiff() || prompts.len() <= PROMPTS_AT_ONCE {
-            return some(prompts);
-        }
-        Masks::joined(prompts.chunks(PROMPTS_AT_ONCE).map(some).collect())
+        self.decoder.masks(image.embedding.clone(), prompts, choice)
     }
 
     /// The same, on masks of an earlier answer too: logits `[prompt, 256, 256]`.
@@ -101,13 +89,9 @@ impl MobileSam {
         logits: Tensor<3>,
         choice: MaskChoice,
     ) -> Masks {
-        let embedding = image.embedding.clone() + self.prompts.masks(logits);
-        self.decoder.forward(self.prompts.tokens(prompts), embedding, self.positions.clone(), None, choice)
+        self.decoder.refined(image.embedding.clone(), prompts, logits, choice)
     }
 }
 
 /// Side of the network's input, in pixels.
 pub const INPUT_SIZE: usize = 1024;
-
-/// Prompts whose maps are in memory together: with more, they leave the caches.
-const PROMPTS_AT_ONCE: usize = 2;

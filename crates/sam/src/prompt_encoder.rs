@@ -5,36 +5,11 @@ use std::f64::consts::TAU;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor, TensorData, module};
 use sensei_tensor::layers::{LayerNorm, Linear, Then};
+pub use sensei_tensor::prompts::{PointLabel, PromptPoint};
 
 use crate::error::SamError;
 use crate::scope::Scope;
 use crate::two_way::CHANNELS;
-
-/// A point of a prompt, in pixels of the network's input.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct PromptPoint {
-    /// From the left; a pixel's centre is at 0.5.
-    pub x: f64,
-    /// From above.
-    pub y: f64,
-    /// What it says.
-    pub label: PointLabel,
-}
-
-/// What a point says; the numbers are those of the published code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PointLabel {
-    /// Nothing: it fills up a prompt.
-    Padding = -1,
-    /// Not on the object.
-    Background = 0,
-    /// On the object.
-    Foreground = 1,
-    /// Upper left corner of the box.
-    UpperLeft = 2,
-    /// Lower right corner of the box.
-    LowerRight = 3,
-}
 
 /// The encoder, of SAM or of EfficientSAM.
 ///

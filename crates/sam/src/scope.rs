@@ -4,20 +4,28 @@
 //! has another shape or was not asked for is an error with its name.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use sensei_tensor::layers::{Conv, Depthwise, LayerNorm, Linear, Then, Upconv};
-use sensei_tensor::network::{HostTensor, NamedWeights};
+use sensei_tensor::network::{HostTensor, NamedWeights, Parameter, ParameterGroup};
 
 use crate::error::SamError;
 
-/// The tensors of a file, and which of them a network has asked for.
+/// The tensors of a file, or parameters that are trained, and which of them a network has asked for.
 pub struct Tensors<'a> {
     origin: &'a str,
-    tensors: &'a NamedWeights,
+    source: Source<'a>,
     device: Device,
     asked: RefCell<BTreeSet<String>>,
+}
+
+#[derive(Clone)]
+enum Source<'a> {
+    /// In host memory.
+    Host(&'a NamedWeights),
+    /// On the device; layers made of them pass gradients on to them.
+    Parameters(BTreeMap<&'a str, &'a Parameter>),
 }
 
 /// Tensors whose names begin alike.
@@ -30,7 +38,14 @@ pub struct Scope<'a> {
 impl<'a> Tensors<'a> {
     /// Tensors for layers on `device`; `origin` names their file in messages.
     pub fn new(origin: &'a str, tensors: &'a NamedWeights, device: &Device) -> Self {
-        Self { origin, tensors, device: device.clone(), asked: RefCell::default() }
+        Self { origin, source: Source::Host(tensors), device: device.clone(), asked: RefCell::default() }
+    }
+
+    /// Parameters, for layers that pass gradients on to them. They know no [`host`](Scope::host) tensors, and so no folded batch norms.
+    pub fn of_parameters(origin: &'a str, groups: &[&'a ParameterGroup], device: &Device) -> Self {
+        let parameters = groups.iter().flat_map(|group| &group.parameters);
+        let source = Source::Parameters(parameters.map(|parameter| (parameter.name.as_str(), parameter)).collect());
+        Self { origin, source, device: device.clone(), asked: RefCell::default() }
     }
 
     /// All of them.
@@ -45,17 +60,29 @@ impl<'a> Tensors<'a> {
     /// `Unexpected`, with the first.
     pub fn finish(&self, unused: &[&str]) -> Result<usize, SamError> {
         let asked = self.asked.borrow();
-        let others: Vec<(&String, &HostTensor)> =
-            self.tensors.iter().filter(|(name, _)| !asked.contains(*name)).collect();
+        let others: Vec<(&str, &Vec<usize>)> =
+            self.source.shapes().into_iter().filter(|(name, _)| !asked.contains(*name)).collect();
         let is_unused = |name: &str| unused.iter().any(|start| name.starts_with(start));
         let strange: Vec<_> = others.iter().filter(|(name, _)| !is_unused(name)).collect();
-        let Some((name, tensor)) = strange.first() else { return Ok(others.len()) };
+        let Some((name, shape)) = strange.first() else { return Ok(others.len()) };
         Err(SamError::Unexpected {
             origin: self.origin.into(),
             name: name.to_string(),
-            found: tensor.shape.clone(),
+            found: shape.to_vec(),
             more: strange.len() - 1,
         })
+    }
+}
+
+impl Source<'_> {
+    /// Names and shapes, in the order of the names.
+    fn shapes(&self) -> Vec<(&str, &Vec<usize>)> {
+        match self {
+            Self::Host(tensors) => tensors.iter().map(|(name, tensor)| (name.as_str(), &tensor.shape)).collect(),
+            Self::Parameters(parameters) => {
+                parameters.iter().map(|(name, parameter)| (*name, &parameter.shape)).collect()
+            }
+        }
     }
 }
 
@@ -67,7 +94,11 @@ impl<'a> Scope<'a> {
 
     /// Whether there is such a tensor.
     pub fn has(&self, name: &str) -> bool {
-        self.tensors.tensors.contains_key(&format!("{}{name}", self.prefix))
+        let name = format!("{}{name}", self.prefix);
+        match &self.tensors.source {
+            Source::Host(tensors) => tensors.contains_key(&name),
+            Source::Parameters(parameters) => parameters.contains_key(name.as_str()),
+        }
     }
 
     /// The device of the layers.
@@ -80,17 +111,32 @@ impl<'a> Scope<'a> {
     /// # Errors
     /// If there is none, or it has another shape or a value that is not finite.
     pub fn tensor<const D: usize>(&self, name: &str, shape: [usize; D]) -> Result<Tensor<D>, SamError> {
-        let HostTensor { values, .. } = self.host(name, &shape)?;
-        Ok(Tensor::from_data(TensorData::new(values.clone(), shape), &self.tensors.device))
+        let Source::Parameters(parameters) = &self.tensors.source else {
+            let HostTensor { values, .. } = self.host(name, &shape)?;
+            return Ok(Tensor::from_data(TensorData::new(values.clone(), shape), &self.tensors.device));
+        };
+        let (origin, name) = (self.tensors.origin.to_string(), format!("{}{name}", self.prefix));
+        let Some(parameter) = parameters.get(name.as_str()) else {
+            return Err(SamError::Missing { origin, name, expected: shape.into() });
+        };
+        if parameter.shape != shape {
+            return Err(SamError::Shape { origin, name, expected: shape.into(), found: parameter.shape.clone() });
+        }
+        self.tensors.asked.borrow_mut().insert(name);
+        Ok(parameter.values.clone().reshape(shape))
     }
 
     /// The same, in host memory.
     ///
     /// # Errors
     /// As [`tensor`](Self::tensor).
+    ///
+    /// # Panics
+    /// If the tensors are parameters on a device.
     pub fn host(&self, name: &str, shape: &[usize]) -> Result<&'a HostTensor, SamError> {
         let (origin, name) = (self.tensors.origin.to_string(), format!("{}{name}", self.prefix));
-        let Some(tensor) = self.tensors.tensors.get(&name) else {
+        let Source::Host(tensors) = &self.tensors.source else { panic!("{name}: expected tensors in host memory") };
+        let Some(tensor) = tensors.get(&name) else {
             return Err(SamError::Missing { origin, name, expected: shape.into() });
         };
         if tensor.shape != shape || tensor.values.len() != shape.iter().product::<usize>() {

@@ -13,8 +13,12 @@ use crate::scope::Scope;
 /// Xiong et al. 2023, "EfficientSAM" (arXiv 2312.00863); yformer/EfficientSAM `efficient_sam/efficient_sam_encoder.py`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VitConfig {
-    /// Side of the input, in pixels; a multiple of 16.
+    /// Side of the input, in pixels; a multiple of `patch`.
     pub input_size: usize,
+    /// Side of a patch, in pixels.
+    pub patch: usize,
+    /// Side of the grid that the table of positions has.
+    pub table_grid: usize,
     /// Channels of a token.
     pub channels: usize,
     /// Heads of each attention.
@@ -28,7 +32,7 @@ pub struct VitConfig {
 impl VitConfig {
     /// EfficientSAM-Ti's: 6.2 M parameters, 102 G products at 1024 x 1024.
     pub fn efficient_sam_ti() -> Self {
-        Self { input_size: 1024, channels: 192, heads: 3, blocks: 12, out_channels: 256 }
+        Self { input_size: 1024, patch: 16, table_grid: 14, channels: 192, heads: 3, blocks: 12, out_channels: 256 }
     }
 
     /// EfficientSAM-S's: 22.4 M parameters, 246 G products at 1024 x 1024.
@@ -36,21 +40,43 @@ impl VitConfig {
         Self { channels: 384, heads: 6, ..Self::efficient_sam_ti() }
     }
 
-    /// Side of the embedding, in cells.
+    /// Side of its grid of tokens, in cells.
     pub fn grid(&self) -> usize {
-        self.input_size / PATCH
+        self.input_size / self.patch
+    }
+
+    /// Multiply-accumulates of one image whose embedding has `grid` cells a side.
+    pub fn macs(&self, grid: usize) -> u64 {
+        let Self { channels, blocks, out_channels: out, patch, .. } = *self;
+        let tokens = self.grid() * self.grid();
+        // Linear layers of 12 channels squared, and attention's two products.
+        let block = 12 * channels * channels * tokens + 2 * tokens * tokens * channels;
+        let patches = tokens * 3 * patch * patch * channels;
+        let neck = tokens * channels * out + grid * grid * 9 * out * out;
+        (patches + blocks * block + neck) as u64
     }
 }
 
 /// The encoder: every token looks at every other.
 pub struct Vit {
+    trunk: VitTrunk,
+    neck: VitNeck,
+}
+
+/// The encoder without what makes an embedding of its tokens.
+pub struct VitTrunk {
     config: VitConfig,
     /// Over the pixels of a patch.
     patch: Linear,
     /// `[1, cell, channels]`.
     positions: Tensor<3>,
     blocks: Vec<Block>,
-    neck: (Linear, LayerNorm, Conv, LayerNorm),
+}
+
+/// What makes an embedding of tokens.
+pub struct VitNeck {
+    out_channels: usize,
+    layers: (Linear, LayerNorm, Conv, LayerNorm),
 }
 
 struct Block {
@@ -69,27 +95,9 @@ impl Vit {
     /// # Errors
     /// If a tensor is missing or of another shape.
     pub fn new(config: VitConfig, scope: &Scope) -> Result<Self, SamError> {
-        let VitConfig { channels, heads, out_channels: out, .. } = config;
-        let patch = scope.at("patch_embed").at("proj");
-        // A convolution without overlap is a linear layer over patches, whose values lie row by row here.
-        let weight: Tensor<4> = patch.tensor("weight", [channels, 3, PATCH, PATCH])?;
-        let weight = weight.permute([0, 2, 3, 1]).reshape([channels, PATCH * PATCH * 3]);
-        let patch = Linear::new(weight, Some(patch.tensor("bias", [channels])?), Then::Nothing);
-        let blocks = scope.at("blocks");
-        let blocks = (0..config.blocks).map(|idx| Block::new(channels, heads, &blocks.at(&idx.to_string())));
-        let neck = scope.at("neck");
-        Ok(Self {
-            patch,
-            positions: positions(&config, scope)?,
-            blocks: blocks.collect::<Result<_, _>>()?,
-            neck: (
-                neck.at("0").pointwise(channels, out)?,
-                neck.at("1").layer_norm(out, EPSILON, Then::Nothing)?,
-                neck.at("2").conv(out, out, 3)?,
-                neck.at("3").layer_norm(out, EPSILON, Then::Nothing)?,
-            ),
-            config,
-        })
+        let trunk = VitTrunk::new(config, scope)?;
+        let neck = VitNeck::new(&trunk.config, &scope.at(NECK))?;
+        Ok(Self { trunk, neck })
     }
 
     /// Normalised images `[image, side, side, 3]` to their embedding `[image, grid, grid, out_channels]`.
@@ -97,17 +105,88 @@ impl Vit {
     /// # Panics
     /// If the images are not of the network's size.
     pub fn forward(&self, images: Tensor<4>) -> Tensor<4> {
-        let (side, grid) = (self.config.input_size, self.config.grid());
+        let tokens = self.trunk.blocks(self.trunk.tokens(images));
+        self.neck.forward(tokens, 1)
+    }
+}
+
+impl VitTrunk {
+    /// Its layers, from tensors under their published names.
+    ///
+    /// # Errors
+    /// If a tensor is missing or of another shape.
+    pub fn new(config: VitConfig, scope: &Scope) -> Result<Self, SamError> {
+        let VitConfig { channels, heads, patch: side, .. } = config;
+        let patch = scope.at("patch_embed").at("proj");
+        // A convolution without overlap is a linear layer over patches, whose values lie row by row here.
+        let weight: Tensor<4> = patch.tensor("weight", [channels, 3, side, side])?;
+        let weight = weight.permute([0, 2, 3, 1]).reshape([channels, side * side * 3]);
+        let patch = Linear::new(weight, Some(patch.tensor("bias", [channels])?), Then::Nothing);
+        let blocks = scope.at("blocks");
+        let blocks = (0..config.blocks).map(|idx| Block::new(channels, heads, &blocks.at(&idx.to_string())));
+        let (positions, blocks) = (positions(&config, scope)?, blocks.collect::<Result<_, _>>()?);
+        Ok(Self { patch, positions, blocks, config })
+    }
+
+    /// The pixels of each patch, row by row: `[image, side, side, 3]` to `[image, cell, patch * patch * 3]`.
+    ///
+    /// # Panics
+    /// If the images are not of the network's size.
+    pub fn patches(&self, images: Tensor<4>) -> Tensor<3> {
+        let (side, grid, patch) = (self.config.input_size, self.config.grid(), self.config.patch);
         let [batch, ..] = images.dims();
         assert_eq!(images.dims()[1..], [side, side, 3], "ViT: images");
-        let patches: Tensor<6> = images.reshape([batch, grid, PATCH, grid, PATCH, 3]);
-        let patches = patches.permute([0, 1, 3, 2, 4, 5]).reshape([batch, grid * grid, PATCH * PATCH * 3]);
-        let mut x = self.patch.forward(patches) + self.positions.clone();
-        for block in &self.blocks {
-            x = block.forward(x);
+        let patches: Tensor<6> = images.reshape([batch, grid, patch, grid, patch, 3]);
+        patches.permute([0, 1, 3, 2, 4, 5]).reshape([batch, grid * grid, patch * patch * 3])
+    }
+
+    /// Images `[image, side, side, 3]` to their tokens before the first block, `[image, cell, channels]`.
+    ///
+    /// # Panics
+    /// If the images are not of the network's size.
+    pub fn tokens(&self, images: Tensor<4>) -> Tensor<3> {
+        self.patch.forward(self.patches(images)) + self.positions.clone()
+    }
+
+    /// Tokens `[image, token, channels]` through all blocks.
+    pub fn blocks(&self, tokens: Tensor<3>) -> Tensor<3> {
+        self.blocks.iter().fold(tokens, |x, block| block.forward(x))
+    }
+}
+
+impl VitNeck {
+    /// Its layers, from tensors under their published names.
+    ///
+    /// # Errors
+    /// If a tensor is missing or of another shape.
+    pub fn new(config: &VitConfig, scope: &Scope) -> Result<Self, SamError> {
+        let (channels, out) = (config.channels, config.out_channels);
+        let layers = (
+            scope.at("0").pointwise(channels, out)?,
+            scope.at("1").layer_norm(out, EPSILON, Then::Nothing)?,
+            scope.at("2").conv(out, out, 3)?,
+            scope.at("3").layer_norm(out, EPSILON, Then::Nothing)?,
+        );
+        Ok(Self { out_channels: out, layers })
+    }
+
+    /// Tokens of a square grid to the embedding, `[image, scale * grid, scale * grid, out_channels]`; upsampled, bilinearly, before the
+    /// convolution.
+    ///
+    /// # Panics
+    /// If the tokens are those of no square.
+    pub fn forward(&self, tokens: Tensor<3>, scale: usize) -> Tensor<4> {
+        let [batch, cells, _] = tokens.dims();
+        let (grid, out) = (cells.isqrt(), self.out_channels);
+        assert_eq!(grid * grid, cells, "ViT: tokens of a square");
+        let (pointwise, norm1, conv, norm2) = &self.layers;
+        let mut map: Tensor<4> = norm1.forward(pointwise.forward(tokens)).reshape([batch, grid, grid, out]);
+        if scale > 1 {
+            let side = grid * scale;
+            let options = InterpolateOptions::new(InterpolateMode::Bilinear);
+            let options = options.with_output_size([side, side]).with_align_corners(false);
+            map = module::interpolate(map.permute([0, 3, 1, 2]), options).permute([0, 2, 3, 1]);
         }
-        let (pointwise, norm1, conv, norm2) = &self.neck;
-        let map: Tensor<4> = norm1.forward(pointwise.forward(x)).reshape([batch, grid, grid, self.config.out_channels]);
         norm2.forward(conv.forward(map))
     }
 }
@@ -140,27 +219,24 @@ impl Block {
     }
 }
 
-/// The table of positions, which was trained for 14 x 14 tokens and one of the class, at the size of the grid.
+/// The table of positions, which has one for the class too, at the size of the grid.
 fn positions(config: &VitConfig, scope: &Scope) -> Result<Tensor<3>, SamError> {
-    let (channels, grid) = (config.channels, config.grid());
-    let table: Tensor<3> = scope.tensor("pos_embed", [1, PRETRAINED_GRID * PRETRAINED_GRID + 1, channels])?;
-    let table = table.narrow(1, 1, PRETRAINED_GRID * PRETRAINED_GRID);
-    let map: Tensor<4> = table.reshape([1, PRETRAINED_GRID, PRETRAINED_GRID, channels]);
-    let map = match grid {
-        PRETRAINED_GRID => map,
-        _ => {
-            // PyTorch's `align_corners=False`; burn's default is the other.
-            let options = InterpolateOptions::new(InterpolateMode::Bicubic);
-            let options = options.with_output_size([grid, grid]).with_align_corners(false);
-            module::interpolate(map.permute([0, 3, 1, 2]), options).permute([0, 2, 3, 1])
-        }
+    let (channels, grid, table) = (config.channels, config.grid(), config.table_grid);
+    let values: Tensor<3> = scope.tensor("pos_embed", [1, table * table + 1, channels])?;
+    let map: Tensor<4> = values.narrow(1, 1, table * table).reshape([1, table, table, channels]);
+    let map = if grid == table {
+        map
+    } else {
+        // PyTorch's `align_corners=False`; burn's default is the other.
+        let options = InterpolateOptions::new(InterpolateMode::Bicubic);
+        let options = options.with_output_size([grid, grid]).with_align_corners(false);
+        module::interpolate(map.permute([0, 3, 1, 2]), options).permute([0, 2, 3, 1])
     };
     Ok(map.reshape([1, grid * grid, channels]))
 }
 
-/// Side of a patch, in pixels.
-const PATCH: usize = 16;
-/// Side of the grid that positions were trained on.
-const PRETRAINED_GRID: usize = 14;
+/// What the names of the neck's tensors begin with, before a dot.
+pub const NECK: &str = "neck";
+
 /// Of all layer norms.
 const EPSILON: f64 = 1e-6;
