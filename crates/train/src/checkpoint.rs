@@ -81,7 +81,7 @@ pub struct TrainState {
 
 impl TrainState {
     /// The state before the first step.
-    pub fn new(network: Box<dyn Network>, plan: &TrainPlan) -> Self {
+    pub fn new<L>(network: Box<dyn Network>, plan: &TrainPlan<L>) -> Self {
         let loss_scale = plan.mixed_precision.and_then(|mixed| mixed.scaling).map(LossScale::new);
         Self { step: 0, stage_idx: None, network, groups: GroupStates::empty(), loss_scale }
     }
@@ -90,9 +90,9 @@ impl TrainState {
     ///
     /// # Errors
     /// If the network cannot take the stage's form, or the stage trains nothing or what is not there.
-    pub fn enter(
+    pub fn enter<L>(
         &mut self,
-        plan: &TrainPlan,
+        plan: &TrainPlan<L>,
         stage_idx: usize,
         stages: &mut dyn StageNetworks,
     ) -> Result<(), TrainError> {
@@ -151,12 +151,12 @@ impl TrainState {
     ///
     /// # Errors
     /// If the file cannot be read, is broken, or belongs to another run or network.
-    pub fn load(
+    pub fn load<L>(
         path: &Path,
         initial: Box<dyn Network>,
         stages: &mut dyn StageNetworks,
         run: &RunDigests,
-        plan: &TrainPlan,
+        plan: &TrainPlan<L>,
     ) -> Result<Self, TrainError> {
         let (header, tensors) = read(path)?;
         let broken = |problem: String| TrainError::BrokenCheckpoint { path: path.to_path_buf(), problem };
@@ -259,8 +259,8 @@ fn check_origin(
 }
 
 /// Gives the network the form of the checkpoint's stage.
-fn shape(
-    plan: &TrainPlan,
+fn shape<L>(
+    plan: &TrainPlan<L>,
     stage_idx: usize,
     network: &mut Box<dyn Network>,
     stages: &mut dyn StageNetworks,
@@ -274,10 +274,10 @@ fn shape(
 }
 
 /// Optimisers and averages of a checkpoint, held to what the plan trains in its stage.
-fn group_states(
+fn group_states<L>(
     header: &CheckpointHeader,
     network: &dyn Network,
-    plan: &TrainPlan,
+    plan: &TrainPlan<L>,
     tensors: &mut Prefixed,
 ) -> Result<GroupStates, TrainError> {
     let inner = network.device().clone().inner();

@@ -37,6 +37,27 @@ pub enum TrainError {
         /// The annotations in the batch.
         annotation_ids: Vec<u64>,
     },
+    /// Prompts for a network that answers none.
+    #[error("expected a network that answers prompts, found one that sees crops")]
+    NotPromptable,
+    /// Boxes of a network that proposes none.
+    #[error("expected a network that proposes boxes, found one that does not")]
+    NoProposals,
+    /// Masked images for a network that reconstructs none, or a stage that does not say how much is hidden.
+    #[error("expected a network that reconstructs masked images, found another")]
+    NotMasked,
+    /// A stage that asks a teacher in the loop where there is none.
+    #[error("stage {stage:?}: expected a teacher to ask in the loop, found none")]
+    NoTeacher {
+        /// The stage.
+        stage: String,
+    },
+    /// A stage that reads the teacher's features where there are none.
+    #[error("image {image_id}: expected features of the teacher, found none")]
+    NoFeatures {
+        /// The image.
+        image_id: u64,
+    },
     /// A checkpoint of another run.
     #[error("{path}: checkpoint of a run that differs in its {part}: expected {expected}, found {found}")]
     OtherCheckpoint {

@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::Device;
-use sensei_samples::batch::HostBatch;
-use sensei_samples::source::SampleSource;
 use sensei_tensor::network::{NamedWeights, Network, weights_digest};
 use sensei_tensor::profile;
 
@@ -18,6 +16,7 @@ use crate::plan::{Position, TrainPlan};
 use crate::run_digests::RunDigests;
 use crate::stages::StageNetworks;
 use crate::step::{StepPlan, step};
+use crate::task::Task;
 
 /// What a run does besides changing weights.
 pub struct RunOptions<'a> {
@@ -77,27 +76,28 @@ pub struct Fitted {
 /// # Errors
 /// If a sample cannot be had, a batch is too small for a batch norm, a stage trains nothing or what is not there, a loss or gradient
 /// is not finite, or a checkpoint cannot be read or written.
-pub fn fit(
-    plan: &TrainPlan,
+pub fn fit<K: Task>(
+    plan: &TrainPlan<K::Loss>,
     initial: Box<dyn Network>,
     stages: &mut dyn StageNetworks,
-    source: &SampleSource,
+    task: &K,
     options: &RunOptions,
     observer: &mut dyn Observer,
 ) -> Result<Fitted, TrainError> {
-    let n_samples = source.instances.len();
+    let n_samples = task.n_samples();
     let total_steps = plan.total_steps(n_samples);
     plan.check_batches(initial.min_train_batch(), n_samples)?;
     let mut run = Run {
         state: start_or_resume(plan, initial, stages, options)?,
         plan,
+        task,
         options,
         n_samples,
         total_steps,
         epoch_losses: vec![],
     };
     observer.event(&run.started());
-    let stopped = with_batches(plan, source, run.state.step, options.data_threads, |batches| {
+    let stopped = with_batches(plan, task, run.state.step, options.data_threads, |batches| {
         while let Some(position) = plan.position(run.state.step, n_samples) {
             run.state.enter(plan, position.stage_idx, stages)?;
             let batches = run.batches_of_step(&position, batches)?;
@@ -115,8 +115,8 @@ pub fn fit(
     Ok(Fitted { groups, state_digest: state.digest(), step: state.step, stopped })
 }
 
-fn start_or_resume(
-    plan: &TrainPlan,
+fn start_or_resume<L>(
+    plan: &TrainPlan<L>,
     initial: Box<dyn Network>,
     stages: &mut dyn StageNetworks,
     options: &RunOptions,
@@ -128,9 +128,10 @@ fn start_or_resume(
     }
 }
 
-struct Run<'a> {
+struct Run<'a, K: Task> {
     state: TrainState,
-    plan: &'a TrainPlan,
+    plan: &'a TrainPlan<K::Loss>,
+    task: &'a K,
     options: &'a RunOptions<'a>,
     n_samples: usize,
     total_steps: u64,
@@ -138,7 +139,7 @@ struct Run<'a> {
     epoch_losses: Vec<f64>,
 }
 
-impl Run<'_> {
+impl<K: Task> Run<'_, K> {
     fn started(&self) -> Event {
         let own = self.state.network.device();
         let devices = std::iter::once(own).chain(self.options.other_devices).map(|device| format!("{device:?}"));
@@ -151,13 +152,13 @@ impl Run<'_> {
     fn batches_of_step(
         &self,
         position: &Position,
-        batches: &mut dyn Iterator<Item = Result<HostBatch, TrainError>>,
-    ) -> Result<Vec<HostBatch>, TrainError> {
+        batches: &mut dyn Iterator<Item = Result<K::Batch, TrainError>>,
+    ) -> Result<Vec<K::Batch>, TrainError> {
         let per_step = self.plan.samples_per_step();
         let n_left = self.n_samples - position.step_in_epoch as usize * per_step;
         let n_batches = n_left.min(per_step).div_ceil(self.plan.batch_size);
         let _waiting = profile::span("waiting for data");
-        let batches: Vec<HostBatch> = batches.take(n_batches).collect::<Result<_, _>>()?;
+        let batches: Vec<K::Batch> = batches.take(n_batches).collect::<Result<_, _>>()?;
         if batches.len() != n_batches {
             return Err(TrainError::LoaderGone);
         }
@@ -168,16 +169,16 @@ impl Run<'_> {
     fn step(
         &mut self,
         position: &Position,
-        batches: &[HostBatch],
+        batches: &[K::Batch],
         observer: &mut dyn Observer,
     ) -> Result<(), TrainError> {
         let stage = &self.plan.stages[position.stage_idx];
         let steps_of_stage = stage.epochs * self.plan.steps_per_epoch(self.n_samples);
         let learning_rate = stage.schedule.learning_rate(position.step_in_stage, steps_of_stage);
         let rate = StepRate { step_in_stage: position.step_in_stage, learning_rate };
-        let at = StepPlan { plan: self.plan, stage, rate };
-        let (state, other_devices) = (&mut self.state, self.options.other_devices);
-        let mut take = || step(state, batches, &at, other_devices);
+        let at = StepPlan { plan: self.plan, stage, rate, epoch: position.epoch };
+        let (state, task, other_devices) = (&mut self.state, self.task, self.options.other_devices);
+        let mut take = || step(state, task, batches, &at, other_devices);
         // As one of the pool's threads, a step need not sleep and be woken for each kernel. With several devices it
         // waits for theirs, which may need the pool.
         let report = if other_devices.is_empty() { rayon::scope(|_| take()) } else { take() }?;
@@ -193,8 +194,8 @@ impl Run<'_> {
             gradient_norm: report.gradient_norm,
             loss_scale: report.loss_scale,
             skipped_steps: self.state.loss_scale.map(|scale| scale.skipped_steps),
-            n_samples: batches.iter().map(|batch| batch.annotation_ids.len()).sum(),
-            clamped_predicted_ious: batches.iter().map(|batch| batch.clamped_predicted_ious).sum(),
+            n_samples: batches.iter().map(|batch| K::ids(batch).len()).sum(),
+            clamped_predicted_ious: batches.iter().map(|batch| K::clamped_predicted_ious(batch)).sum(),
         });
         Ok(())
     }

@@ -36,11 +36,11 @@ impl GroupStates {
     ///
     /// # Errors
     /// If the stage trains a group that the network does not have, or none.
-    pub fn enter(
+    pub fn enter<L>(
         self,
         before: &[String],
-        plan: &TrainPlan,
-        stage: &StagePlan,
+        plan: &TrainPlan<L>,
+        stage: &StagePlan<L>,
         network: &dyn Network,
     ) -> Result<Self, TrainError> {
         let mut known: Vec<(&String, Option<AdamW>, Option<Ema>)> = before
@@ -68,10 +68,10 @@ impl GroupStates {
     /// Moves every trained group one step against its gradients, and the averages after them.
     ///
     /// `gradients` has one entry per group, empty for a frozen one.
-    pub fn step(
+    pub fn step<L>(
         &mut self,
         network: &mut dyn Network,
-        stage: &StagePlan,
+        stage: &StagePlan<L>,
         rate: StepRate,
         gradients: Vec<Vec<Tensor<1>>>,
     ) {
@@ -93,13 +93,13 @@ impl GroupStates {
 }
 
 /// AdamW's constants for a group.
-pub(crate) fn config(plan: &TrainPlan, rule: &GroupPlan) -> AdamWConfig {
+pub(crate) fn config<L>(plan: &TrainPlan<L>, rule: &GroupPlan) -> AdamWConfig {
     AdamWConfig { weight_decay: rule.weight_decay, ..plan.optimizer }
 }
 
 impl GroupPlan {
     /// The group's learning rate at a step where the stage's is `learning_rate`.
-    fn learning_rate(&self, stage: &StagePlan, learning_rate: f64) -> f64 {
+    fn learning_rate<L>(&self, stage: &StagePlan<L>, learning_rate: f64) -> f64 {
         match self.rate {
             GroupRate::Stage => learning_rate,
             GroupRate::Peak(peak) => {
@@ -122,7 +122,7 @@ impl GroupPlan {
 }
 
 /// Lets gradients reach the groups that a stage trains, and no others.
-pub(crate) fn track_trained(stage: &StagePlan, network: &mut dyn Network) {
+pub(crate) fn track_trained<L>(stage: &StagePlan<L>, network: &mut dyn Network) {
     if !network.device().is_autodiff() {
         return;
     }
@@ -141,7 +141,7 @@ fn track(parameter: &mut Parameter, trained: bool) {
     }
 }
 
-fn check_groups(stage: &StagePlan, network: &dyn Network) -> Result<(), TrainError> {
+fn check_groups<L>(stage: &StagePlan<L>, network: &dyn Network) -> Result<(), TrainError> {
     let names: Vec<String> = network.groups().into_iter().map(|group| group.name.clone()).collect();
     let unknown = stage.groups.iter().find(|rule| !names.contains(&rule.group));
     if let Some(rule) = unknown {

@@ -9,9 +9,10 @@ use crate::optimizer::AdamWConfig;
 use crate::precision::MixedPrecision;
 use crate::schedule::Schedule;
 
-/// Everything that fixes the trained weights, next to the data, the teacher cache and the student's graph.
+/// Everything that fixes the trained weights, next to the data, the teacher cache and the student's graph. `L` is what its stages minimise: a
+/// [`LossPlan`] over crops, or an [`ImageObjective`](crate::images::ImageObjective) over whole images.
 #[derive(Debug, Clone)]
-pub struct TrainPlan {
+pub struct TrainPlan<L = LossPlan> {
     /// Seeds the weights, the order of the samples and their augmentation.
     pub seed: u64,
     /// Samples per forward pass; the last batch of an epoch may be smaller.
@@ -29,12 +30,12 @@ pub struct TrainPlan {
     /// 16-bit convolutions, if any.
     pub mixed_precision: Option<MixedPrecision>,
     /// The stages, in order.
-    pub stages: Vec<StagePlan>,
+    pub stages: Vec<StagePlan<L>>,
 }
 
 /// One part of the schedule with its own losses, epochs and augmentation.
 #[derive(Debug, Clone)]
-pub struct StagePlan {
+pub struct StagePlan<L = LossPlan> {
     /// Names the stage in events and messages.
     pub name: String,
     /// Passes over the training samples.
@@ -42,7 +43,7 @@ pub struct StagePlan {
     /// Learning rate over the steps of this stage.
     pub schedule: Schedule,
     /// What is minimised.
-    pub loss: LossPlan,
+    pub loss: L,
     /// What is varied.
     pub augmentation: Augmentation,
     /// The groups of parameters that are trained, and how; all others are frozen.
@@ -115,7 +116,7 @@ pub struct Position {
     pub step_in_epoch: u64,
 }
 
-impl TrainPlan {
+impl<L> TrainPlan<L> {
     /// Samples of one optimiser step.
     pub fn samples_per_step(&self) -> usize {
         self.batch_size * self.accumulate_batches
@@ -185,7 +186,7 @@ impl TrainPlan {
     }
 }
 
-impl StagePlan {
+impl<L> StagePlan<L> {
     /// How a group is trained, if it is.
     pub fn group(&self, name: &str) -> Option<&GroupPlan> {
         self.groups.iter().find(|rule| rule.group == name)

@@ -7,6 +7,10 @@ mod accumulation;
 mod checkpoint;
 mod devices;
 mod groups;
+mod images;
+#[allow(dead_code, reason = "of the helpers these tests need two")]
+#[path = "../../../sam/tests/made_up/mod.rs"]
+mod made_up;
 mod mixed;
 mod not_finite;
 mod quantization;
