@@ -8,7 +8,7 @@ use sensei_files::bounded::read_bounded;
 
 use super::error::OnnxError;
 use super::parts::check_number_of_messages;
-use super::proto::{FLOAT, Model, Tensor};
+use sensei_onnx::proto::{FLOAT, Model, Tensor};
 
 /// A constant of 32-bit floats where a node uses it.
 #[derive(Debug, Clone, PartialEq)]
@@ -87,7 +87,7 @@ mod tests {
     use sensei_files::whole::write_whole;
 
     use super::*;
-    use crate::onnx::proto::{Attribute, Graph, Node};
+    use sensei_onnx::proto::{Attribute, Graph, Node};
 
     fn tensor(name: &str, dims: Vec<i64>, values: &[f32]) -> Tensor {
         let raw_data = Some(values.iter().flat_map(|value| value.to_le_bytes()).collect());

@@ -3,7 +3,6 @@
 pub mod constants;
 mod error;
 mod parts;
-mod proto;
 #[allow(clippy::wildcard_enum_match_arm, reason = "what a file's values may be, not operators")]
 mod read;
 mod write;

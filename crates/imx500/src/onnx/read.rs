@@ -8,11 +8,11 @@ use sensei_files::bounded::read_bounded;
 
 use super::error::OnnxError;
 use super::parts::check_number_of_messages;
-use super::proto::{Attribute, FLOAT, Graph, Model, Node, QUANTIZERS, Tensor, ValueInfo};
 use super::{BILINEAR_2X, NEAREST_2X, RELU6};
 use sensei_graph::op::{Activation, ConvShape, Upsampling};
 use sensei_int8::grid::{ActivationGrid, GridError, WeightThreshold};
 use sensei_int8::model::{Clipped, FloatConv, IntegerConv, IntegerModel, IntegerNode, IntegerOp, check_shape};
+use sensei_onnx::proto::{Attribute, FLOAT, Graph, Model, Node, QUANTIZERS, Tensor, ValueInfo};
 
 /// An ONNX file of the dialect.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,7 +52,7 @@ pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<OnnxFile, OnnxError> {
     let name = if name.is_empty() { "network".into() } else { name };
     let to_model = |source| OnnxError::Model { path: path.into(), source };
     let property =
-        |property: super::proto::Property| (property.key.unwrap_or_default(), property.value.unwrap_or_default());
+        |property: sensei_onnx::proto::Property| (property.key.unwrap_or_default(), property.value.unwrap_or_default());
     Ok(OnnxFile {
         model: IntegerModel::new(name, reader.nodes).map_err(to_model)?,
         metadata: model.metadata_props.into_iter().map(property).collect(),

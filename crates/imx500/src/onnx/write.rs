@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 
-use super::proto::{
-    ATTRIBUTE_FLOAT, ATTRIBUTE_INT, ATTRIBUTE_INTS, ATTRIBUTE_STRING, ATTRIBUTE_TENSOR, Attribute, Dimension, FLOAT,
-    Graph, Model, Node, Opset, Property, QUANTIZERS, Shape, Tensor, TensorType, ValueInfo, ValueType,
-};
 use super::{BILINEAR_2X, NEAREST_2X, RELU6};
 use sensei_graph::op::{Activation, Upsampling};
 use sensei_int8::grid::ActivationGrid;
 use sensei_int8::model::{IntegerConv, IntegerModel, IntegerNode, IntegerOp};
+use sensei_onnx::proto::{
+    ATTRIBUTE_FLOAT, ATTRIBUTE_INT, ATTRIBUTE_INTS, ATTRIBUTE_STRING, ATTRIBUTE_TENSOR, Attribute, Dimension, FLOAT,
+    Graph, Model, Node, Opset, Property, QUANTIZERS, Shape, Tensor, TensorType, ValueInfo, ValueType,
+};
 
 /// The bytes of an ONNX file of the model.
 ///

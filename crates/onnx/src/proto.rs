@@ -1,7 +1,9 @@
-//! The messages and fields of ONNX that the dialect uses. Numbers are those of the public `onnx.proto`.
+//! The messages and fields of ONNX that are used here. Names and numbers are those of the public `onnx.proto`.
+
+#![allow(missing_docs, reason = "messages and fields are documented where ONNX is")]
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Model {
+pub struct Model {
     #[prost(int64, optional, tag = "1")]
     pub ir_version: Option<i64>,
     #[prost(string, optional, tag = "2")]
@@ -17,7 +19,7 @@ pub(super) struct Model {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Opset {
+pub struct Opset {
     #[prost(string, optional, tag = "1")]
     pub domain: Option<String>,
     #[prost(int64, optional, tag = "2")]
@@ -25,7 +27,7 @@ pub(super) struct Opset {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Property {
+pub struct Property {
     #[prost(string, optional, tag = "1")]
     pub key: Option<String>,
     #[prost(string, optional, tag = "2")]
@@ -33,7 +35,7 @@ pub(super) struct Property {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Graph {
+pub struct Graph {
     #[prost(message, repeated, tag = "1")]
     pub node: Vec<Node>,
     #[prost(string, optional, tag = "2")]
@@ -49,7 +51,7 @@ pub(super) struct Graph {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Node {
+pub struct Node {
     #[prost(string, repeated, tag = "1")]
     pub input: Vec<String>,
     #[prost(string, repeated, tag = "2")]
@@ -65,7 +67,7 @@ pub(super) struct Node {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Attribute {
+pub struct Attribute {
     #[prost(string, optional, tag = "1")]
     pub name: Option<String>,
     #[prost(float, optional, tag = "2")]
@@ -83,7 +85,7 @@ pub(super) struct Attribute {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Tensor {
+pub struct Tensor {
     #[prost(int64, repeated, packed = "false", tag = "1")]
     pub dims: Vec<i64>,
     #[prost(int32, optional, tag = "2")]
@@ -95,7 +97,7 @@ pub(super) struct Tensor {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct ValueInfo {
+pub struct ValueInfo {
     #[prost(string, optional, tag = "1")]
     pub name: Option<String>,
     #[prost(message, optional, tag = "2")]
@@ -103,13 +105,13 @@ pub(super) struct ValueInfo {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct ValueType {
+pub struct ValueType {
     #[prost(message, optional, tag = "1")]
     pub tensor: Option<TensorType>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct TensorType {
+pub struct TensorType {
     #[prost(int32, optional, tag = "1")]
     pub elem_type: Option<i32>,
     #[prost(message, optional, tag = "2")]
@@ -117,26 +119,27 @@ pub(super) struct TensorType {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Shape {
+pub struct Shape {
     #[prost(message, repeated, tag = "1")]
     pub dim: Vec<Dimension>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Dimension {
+pub struct Dimension {
     #[prost(int64, optional, tag = "1")]
     pub value: Option<i64>,
     #[prost(string, optional, tag = "2")]
     pub symbol: Option<String>,
 }
 
-/// `TensorProto.DataType.FLOAT`.
-pub(super) const FLOAT: i32 = 1;
+/// `TensorProto.DataType`.
+pub const FLOAT: i32 = 1;
+pub const INT64: i32 = 7;
 /// `AttributeProto.AttributeType`.
-pub(super) const ATTRIBUTE_FLOAT: i32 = 1;
-pub(super) const ATTRIBUTE_INT: i32 = 2;
-pub(super) const ATTRIBUTE_STRING: i32 = 3;
-pub(super) const ATTRIBUTE_TENSOR: i32 = 4;
-pub(super) const ATTRIBUTE_INTS: i32 = 7;
+pub const ATTRIBUTE_FLOAT: i32 = 1;
+pub const ATTRIBUTE_INT: i32 = 2;
+pub const ATTRIBUTE_STRING: i32 = 3;
+pub const ATTRIBUTE_TENSOR: i32 = 4;
+pub const ATTRIBUTE_INTS: i32 = 7;
 /// Domain of the quantizers.
-pub(super) const QUANTIZERS: &str = "mct_quantizers";
+pub const QUANTIZERS: &str = "mct_quantizers";

@@ -1,0 +1,31 @@
+//! Writes a small network as ONNX and says what is in the file.
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+use sensei_graph::layer_graph::{Conv, GraphBuilder};
+use sensei_graph::op::{Activation, Upsampling};
+use sensei_onnx::builder::NamedValues;
+use sensei_onnx::encoder::encoder;
+use sensei_onnx::proto::Model;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut g = GraphBuilder::new(3, 8);
+    let conv = g.conv("conv", 0, Conv::new(3, 4, 3).stride(2).norm("norm", Activation::Relu6));
+    g.upsample_2x("up", conv, Upsampling::Nearest);
+    let graph = g.finish();
+    let tensors: NamedValues = graph
+        .tensors()
+        .into_iter()
+        .map(|spec| {
+            let n_values = spec.shape.iter().product();
+            (spec.name, (spec.shape, vec![0.5; n_values]))
+        })
+        .collect();
+    let bytes = encoder(&graph, &tensors, 1e-5, &BTreeMap::new())?;
+    let model = Model::decode(bytes.as_slice())?;
+    let graph = model.graph.unwrap_or_default();
+    let operators: Vec<String> = graph.node.into_iter().filter_map(|node| node.op_type).collect();
+    println!("{} bytes: {}", bytes.len(), operators.join(", "));
+    Ok(())
+}
