@@ -236,6 +236,8 @@ pub struct Set {
 pub enum FileKind {
     /// A run's configuration
     Run,
+    /// The same, of a student that sees whole images and answers prompts
+    Promptable,
     /// A protocol
     Protocol,
 }

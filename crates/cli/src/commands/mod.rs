@@ -6,6 +6,7 @@ mod eval_masks;
 mod gate;
 mod inspect;
 pub mod plan;
+mod promptable;
 mod prompts;
 mod replay;
 mod rpk;
@@ -21,6 +22,7 @@ mod verify;
 use std::process::ExitCode;
 
 use crate::arguments::{Arguments, Command};
+use crate::config::is_promptable;
 use crate::device::{on_device, start_threads};
 
 /// Does what the command line asks for.
@@ -30,6 +32,15 @@ use crate::device::{on_device, start_threads};
 pub fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let done = |()| ExitCode::SUCCESS;
     match arguments.command {
+        Command::Run(arguments) if is_promptable(&arguments.config) => {
+            on_device(&arguments.machine, || promptable::run(&arguments)).map(done)
+        }
+        Command::Train(arguments) if is_promptable(&arguments.config) => {
+            on_device(&arguments.machine, || promptable::train_only(&arguments)).map(done)
+        }
+        Command::Eval(arguments) if is_promptable(&arguments.run.join("plan.toml")) => {
+            on_device(&arguments.machine, || promptable::eval(&arguments)).map(done)
+        }
         Command::Run(arguments) => on_device(&arguments.machine, || run::run(&arguments)).map(done),
         Command::Train(arguments) => on_device(&arguments.machine, || run::train_only(&arguments)).map(done),
         Command::Plan(arguments) => plan::plan(&arguments).map(done),
@@ -50,6 +61,9 @@ pub fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
             eval_coco::eval_coco(&annotations, &detections, format, iou, out.as_deref()).map(done)
         }
         Command::Quantize { run, sensitivity, threads } => run::quantize(&run, sensitivity, threads).map(done),
+        Command::Export { run, converter, rpk } if is_promptable(&run.join("plan.toml")) => {
+            promptable::export(&run, converter.is_some() || rpk).map(done)
+        }
         Command::Export { run, converter, rpk } => run::export(&run, converter.as_deref(), rpk).map(done),
         Command::Rpk { packer_out, out, input_format, intrinsics } => {
             rpk::rpk(&packer_out, &out, &input_format, intrinsics.as_deref()).map(done)

@@ -5,7 +5,8 @@ use sensei_graph::summary::summary;
 use sensei_imx500::memory::{MemoryEstimate, NetworkShape, memory_estimate};
 
 use crate::arguments::{FileKind, PlanArguments};
-use crate::config::{RunPlan, load_plan, protocol_schema, run_schema};
+use crate::commands::promptable;
+use crate::config::{RunPlan, is_promptable, load_plan, promptable_schema, protocol_schema, run_schema};
 use crate::phases::data::checked_splits;
 use crate::phases::export::memory_line;
 use crate::progress::say;
@@ -16,10 +17,14 @@ pub fn plan(arguments: &PlanArguments) -> anyhow::Result<()> {
     let PlanArguments { config, schema, set, place } = arguments;
     match schema {
         Some(FileKind::Run) => say(run_schema().trim_end()),
+        Some(FileKind::Promptable) => say(promptable_schema().trim_end()),
         Some(FileKind::Protocol) => say(protocol_schema().trim_end()),
         None => {}
     }
     let Some(config) = config else { return Ok(()) };
+    if is_promptable(config) {
+        return promptable::plan(config, &set.overrides, &place.runs);
+    }
     let plan = load_plan(config, &set.overrides).map_err(usage)?;
     say(&plan.resolved_toml);
     say(&summary(&plan.graph));

@@ -9,9 +9,10 @@ use sensei_files::whole::write_whole;
 use serde_json::Value as Schema;
 
 use super::check::{expectation, kind, options, properties, range, required, tag};
+use super::promptable::{PromptableToml, is_promptable};
 use super::protocol::ProtocolToml;
 use super::run::RunToml;
-use super::schema::{of, protocol_schema, run_schema};
+use super::schema::{of, promptable_schema, protocol_schema, run_schema};
 
 /// A committed file is what would be written now; with `SENSEI_WRITE=1` it is written.
 fn check(file: &str, expected: &str) {
@@ -35,6 +36,7 @@ fn root() -> PathBuf {
 #[test]
 fn committed_schemas_are_those_of_the_types() {
     check("configs/schema/run.json", &run_schema());
+    check("configs/schema/promptable.json", &promptable_schema());
     check("configs/schema/protocol.json", &protocol_schema());
 }
 
@@ -51,6 +53,7 @@ fn every_shipped_file_names_its_schema() {
         for entry in std::fs::read_dir(root().join(folder)).expect("a folder of the repository") {
             let path = entry.expect("an entry").path();
             if path.extension().is_some_and(|extension| extension == "toml") {
+                let schema = if is_promptable(&path) { "./schema/promptable.json" } else { schema };
                 let text = std::fs::read_to_string(&path).expect("a file of the repository");
                 let line = format!("#:schema {schema}");
                 assert_eq!(text.lines().next(), Some(line.as_str()), "{}", path.display());
@@ -68,13 +71,15 @@ fn with_tables(page: &str) -> String {
     let blocks = || page.lines().filter_map(|line| line.strip_prefix("<!-- keys of ")?.strip_suffix(" -->"));
     let names: BTreeSet<&str> = blocks().collect();
     assert_eq!(names.len(), blocks().count(), "docs/configuration.md: a block twice");
-    let schemas = [("run", of::<RunToml>("")), ("protocol", of::<ProtocolToml>(""))];
+    let schemas =
+        [("run", of::<RunToml>("")), ("promptable", of::<PromptableToml>("")), ("protocol", of::<ProtocolToml>(""))];
     let (mut lines, mut is_in_block, mut written) = (vec![], false, BTreeSet::new());
     for line in page.lines() {
         let name = line.strip_prefix("<!-- keys of ").and_then(|line| line.strip_suffix(" -->"));
         if let Some(name) = name {
             let (file, path) = name.split_once(": ").unwrap_or((name, ""));
-            let (_, schema) = schemas.iter().find(|(of, _)| *of == file).expect("a block is of run or protocol");
+            let (_, schema) =
+                schemas.iter().find(|(of, _)| *of == file).expect("a block is of run, promptable or protocol");
             let mut table = KeyTable { file, blocks: &names, rows: vec![] };
             table.add_keys(at(schema, path), path, "");
             lines.push(format!("{line}\n{}", table.markdown()));

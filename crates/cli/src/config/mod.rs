@@ -7,6 +7,7 @@ mod generated;
 mod key_path;
 mod manifest;
 mod overrides;
+mod promptable;
 mod protocol;
 mod read;
 mod run;
@@ -16,9 +17,12 @@ mod trained_keys;
 
 pub use manifest::load_manifest;
 pub use overrides::Override;
+pub use promptable::{
+    EncoderPlan, PromptEvalToml, PromptablePlan, check_same_promptable, is_promptable, load_promptable,
+};
 pub use protocol::load_protocol;
 pub use run::{RunPlan, check_same_run, load_plan};
-pub use schema::{protocol_schema, run_schema};
+pub use schema::{promptable_schema, protocol_schema, run_schema};
 pub use sections::data::{AlsoTrainPlan, DataPlan, FilesPlan, SplitPlan};
 pub use sections::logging::PackedSamplesPlan;
 pub use sections::teacher::{TeacherAnswers, TeacherFiles};

@@ -14,11 +14,12 @@ use super::read::read;
 use super::sections::crop::CropToml;
 
 /// The protocols that this program knows by name.
-const SHIPPED: [(&str, &str); 8] = [
+const SHIPPED: [(&str, &str); 9] = [
     ("picosam2-crop96", include_str!("../../../../configs/protocols/picosam2-crop96.toml")),
     ("picosam3-roi96", include_str!("../../../../configs/protocols/picosam3-roi96.toml")),
     ("edgesam-box", include_str!("../../../../configs/protocols/edgesam-box.toml")),
     ("edgesam-center", include_str!("../../../../configs/protocols/edgesam-center.toml")),
+    ("efficientsam-click", include_str!("../../../../configs/protocols/efficientsam-click.toml")),
     ("efficientvit-sam-box", include_str!("../../../../configs/protocols/efficientvit-sam-box.toml")),
     ("lvis-minival", include_str!("../../../../configs/protocols/lvis-minival.toml")),
     ("sensei-box", include_str!("../../../../configs/protocols/sensei-box.toml")),

@@ -134,7 +134,14 @@ pub fn load_plan(path: &Path, overrides: &[Override]) -> anyhow::Result<RunPlan>
 /// If `plan_toml`, the run's own configuration, cannot be read or differs, with the keys that do.
 pub fn check_same_run(plan_toml: &Path, plan: &RunPlan) -> anyhow::Result<()> {
     let run = load_plan(plan_toml, &[])?;
-    let differences = plan.trained_keys.differences(&run.trained_keys);
+    differing_keys(plan_toml, plan.trained_keys.differences(&run.trained_keys))
+}
+
+/// Refuses keys in which a run differs from its own configuration, `plan_toml`.
+///
+/// # Errors
+/// If there are any, with them.
+pub(super) fn differing_keys(plan_toml: &Path, differences: Vec<String>) -> anyhow::Result<()> {
     if !differences.is_empty() {
         let more = match differences.len().checked_sub(MOST_SHOWN) {
             Some(more @ 1..) => format!(", and {more} more"),
@@ -154,7 +161,7 @@ pub fn check_same_run(plan_toml: &Path, plan: &RunPlan) -> anyhow::Result<()> {
 const MOST_SHOWN: usize = 5;
 
 /// A run folder keeps its configuration as `plan.toml`; the run is named after the folder then, else after the file.
-fn run_name(path: &Path) -> String {
+pub(super) fn run_name(path: &Path) -> String {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     match (stem.as_str(), absolute.parent().and_then(Path::file_name)) {
@@ -221,7 +228,7 @@ fn deployment(
 }
 
 /// The configuration as a run folder keeps it.
-fn resolved_toml(file: &RunToml, overrides: &[Override]) -> anyhow::Result<String> {
+pub(super) fn resolved_toml(file: &impl Serialize, overrides: &[Override]) -> anyhow::Result<String> {
     let toml = toml::to_string(file).context("cannot write the resolved configuration")?;
     let set: String = overrides.iter().map(|set| format!("# --set {set}\n")).collect();
     let head = if set.is_empty() { "" } else { "# Set on the command line; the values below are those:\n" };
@@ -299,6 +306,7 @@ mod tests {
     use sensei_imx500::memory::{NetworkShape, memory_estimate};
 
     use super::*;
+    use crate::config::promptable::{is_promptable, load_promptable};
 
     fn shipped(name: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs").join(name)
@@ -311,6 +319,12 @@ mod tests {
         for entry in fs::read_dir(&folder).expect("the repository's configurations") {
             let path = entry.expect("an entry").path();
             if path.extension().is_some_and(|extension| extension == "toml") {
+                if is_promptable(&path) {
+                    let plan = load_promptable(&path, &[]).unwrap_or_else(|error| panic!("{error:#}"));
+                    assert_eq!(Some(plan.name.as_str()), path.file_stem().and_then(|stem| stem.to_str()));
+                    n_loaded += 1;
+                    continue;
+                }
                 let plan = load_plan(&path, &[]).unwrap_or_else(|error| panic!("{error:#}"));
                 assert_eq!(Some(plan.name.as_str()), path.file_stem().and_then(|stem| stem.to_str()));
                 crate::commands::plan::check_budget(&plan).unwrap_or_else(|error| panic!("{}: {error:#}", plan.name));

@@ -6,12 +6,18 @@ use schemars::transform::{Transform, transform_subschemas};
 use serde_json::{Map, Value};
 
 use super::file_path;
+use super::promptable::PromptableToml;
 use super::protocol::ProtocolToml;
 use super::run::RunToml;
 
 /// The schema of a run's configuration, as text.
 pub fn run_schema() -> String {
     text(&of::<RunToml>("A run's configuration: docs/configuration.md"))
+}
+
+/// The schema of a run's configuration whose student sees whole images, as text.
+pub fn promptable_schema() -> String {
+    text(&of::<PromptableToml>("A run's configuration, of a student that answers prompts: docs/recipes.md"))
 }
 
 /// The schema of a protocol file, as text.

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
+use schemars::JsonSchema;
+use serde::Serialize;
 use toml::{Table, Value};
 
 use super::check::for_each_path;
@@ -23,11 +25,18 @@ impl TrainedKeys {
     /// # Errors
     /// If it cannot be written as TOML.
     pub fn of(file: &RunToml) -> anyhow::Result<Self> {
-        let table = Table::try_from(file).context("cannot digest the configuration")?;
         let has_quantized_stage = file.train.has_quantized_stage();
-        let decides = |key: &str| SECTIONS.contains(&key) || (has_quantized_stage && key == "quantize");
+        Self::of_sections(file, |key| SECTIONS.contains(&key) || (has_quantized_stage && key == "quantize"))
+    }
+
+    /// Those of the sections of a file that decide the weights.
+    ///
+    /// # Errors
+    /// If it cannot be written as TOML.
+    pub fn of_sections<T: Serialize + JsonSchema>(file: &T, decides: impl Fn(&str) -> bool) -> anyhow::Result<Self> {
+        let table = Table::try_from(file).context("cannot digest the configuration")?;
         let mut value = Value::Table(table.into_iter().filter(|(key, _)| decides(key)).collect());
-        for_each_path(&schema::of::<RunToml>(""), &mut value, &mut |path| path.clear());
+        for_each_path(&schema::of::<T>(""), &mut value, &mut |path| path.clear());
         let mut keys = BTreeMap::new();
         flatten(&value, &KeyPath::default(), &mut keys);
         Ok(Self(keys))

@@ -76,7 +76,7 @@ pub fn open(plan: &RunPlan, split: Split, runs: &Path) -> anyhow::Result<SampleS
 /// # Errors
 /// As there.
 pub fn open_files(plan: &RunPlan, split: Split, runs: &Path) -> anyhow::Result<SampleSource> {
-    let mut dataset = dataset(plan, split, runs)?;
+    let mut dataset = dataset(&plan.data, split, runs)?;
     match split {
         Split::Val => check_annotated(&dataset)?,
         Split::Train => check_weighed_as_proposals(plan, 0, &dataset)?,
@@ -85,7 +85,7 @@ pub fn open_files(plan: &RunPlan, split: Split, runs: &Path) -> anyhow::Result<S
     let mut parts = vec![];
     if split == Split::Train {
         for (idx, part) in plan.data.also_train().iter().enumerate() {
-            let other = load_part(plan, part)?;
+            let other = load_part(&plan.data, part)?;
             check_weighed_as_proposals(plan, 1 + idx, &other)?;
             parts.push((part, other));
         }
@@ -140,8 +140,8 @@ pub fn open_by(
     }
     let other = other.filter(|_| split == Split::Val);
     let mut dataset = match other {
-        Some(other) => load(other.annotations, other.images, other.format, unusable_rule(plan))?,
-        None => dataset(plan, split, runs)?,
+        Some(other) => load(other.annotations, other.images, other.format, unusable_rule(&plan.data))?,
+        None => dataset(&plan.data, split, runs)?,
     };
     if split == Split::Val {
         check_annotated(&dataset)?;
@@ -149,7 +149,7 @@ pub fn open_by(
     if split == Split::Train {
         // Their images are training images too: none of them may be scored on.
         for part in plan.data.also_train() {
-            dataset.join(load_part(plan, part)?)?;
+            dataset.join(load_part(&plan.data, part)?)?;
         }
     }
     let prompted_alike = rules.prompt == plan.crop.source() && rules.crop.is_none_or(|crop| crop == plan.crop);
@@ -188,8 +188,8 @@ pub fn load(
     }
 }
 
-fn unusable_rule(plan: &RunPlan) -> UnusableRule {
-    match &plan.data {
+fn unusable_rule(data: &DataPlan) -> UnusableRule {
+    match data {
         DataPlan::Coco(files) | DataPlan::Lvis(files) => files.unusable,
         DataPlan::Synthetic(_) => UnusableRule::Refuse,
     }
@@ -246,13 +246,16 @@ fn check_student(plan: &RunPlan, rules: &ProtocolRules) -> anyhow::Result<()> {
 }
 
 /// Further training data.
-fn load_part(plan: &RunPlan, part: &AlsoTrainPlan) -> anyhow::Result<Dataset> {
+///
+/// # Errors
+/// If it cannot be read, or an entry that cannot be used is not to be left out.
+pub fn load_part(data: &DataPlan, part: &AlsoTrainPlan) -> anyhow::Result<Dataset> {
     let SplitPlan { annotations, images } = &part.split;
-    let format = match plan.data {
+    let format = match data {
         DataPlan::Lvis(_) => AnnotationFormat::Lvis,
         DataPlan::Coco(_) | DataPlan::Synthetic(_) => AnnotationFormat::Coco,
     };
-    load(annotations, images, format, unusable_rule(plan)).map_err(unusable_entries)
+    load(annotations, images, format, unusable_rule(data)).map_err(unusable_entries)
 }
 
 /// Refuses to take a teacher's masks for the truth.
@@ -365,18 +368,25 @@ pub fn checked_splits(plan: &RunPlan, runs: &Path) -> anyhow::Result<(SampleSour
 /// # Errors
 /// If there is such an image.
 pub fn check_disjoint(train: &SampleSource, val: &SampleSource) -> anyhow::Result<()> {
-    let key = |source: &SampleSource, idx: usize| -> (u64, Option<OsString>) {
-        let image = &source.dataset.images[idx];
+    let scored = val.instances.iter().map(|&idx| val.dataset.instances[idx].image_idx).collect();
+    check_disjoint_images(&train.dataset, &val.dataset, &scored)
+}
+
+/// The same of all images of `train` and those of `val` that are scored on, by their indices.
+///
+/// # Errors
+/// As [`check_disjoint`].
+pub fn check_disjoint_images(train: &Dataset, val: &Dataset, scored: &BTreeSet<usize>) -> anyhow::Result<()> {
+    let key = |dataset: &Dataset, idx: usize| -> (u64, Option<OsString>) {
+        let image = &dataset.images[idx];
         (image.id, Path::new(&image.file_name).file_name().map(OsStr::to_os_string))
     };
-    let train_paths: BTreeSet<PathBuf> =
-        (0..train.dataset.images.len()).map(|idx| train.dataset.image_path(idx)).collect();
+    let train_paths: BTreeSet<PathBuf> = (0..train.images.len()).map(|idx| train.image_path(idx)).collect();
     let train_by_key: BTreeMap<_, PathBuf> =
-        (0..train.dataset.images.len()).map(|idx| (key(train, idx), train.dataset.image_path(idx))).collect();
-    let scored: BTreeSet<usize> = val.instances.iter().map(|&idx| val.dataset.instances[idx].image_idx).collect();
+        (0..train.images.len()).map(|idx| (key(train, idx), train.image_path(idx))).collect();
     let mut shared: Vec<PathBuf> = vec![];
-    for &idx in &scored {
-        let path = val.dataset.image_path(idx);
+    for &idx in scored {
+        let path = val.image_path(idx);
         let twin = train_by_key.get(&key(val, idx));
         // Exporters number and name the images of every folder alike.
         if train_paths.contains(&path) || twin.is_some_and(|twin| have_equal_content(twin, &path)) {
@@ -384,11 +394,11 @@ pub fn check_disjoint(train: &SampleSource, val: &SampleSource) -> anyhow::Resul
         }
     }
     let Some(first) = shared.first() else { return Ok(()) };
-    let is_lvis = val.dataset.categories.iter().any(|category| category.frequency.is_some());
+    let is_lvis = val.categories.iter().any(|category| category.frequency.is_some());
     let advice = if is_lvis { "; the protocol lvis-minival leaves COCO's training images out" } else { "" };
     anyhow::bail!(
         "{}: expected no image of the training split, found {} (first: {}) of {}{advice}",
-        val.dataset.annotations_path.display(),
+        val.annotations_path.display(),
         shared.len(),
         first.display(),
         scored.len()
@@ -402,12 +412,16 @@ fn have_equal_content(a: &Path, b: &Path) -> bool {
     size(a).is_some() && size(a) == size(b) && content(a).is_some_and(|bytes| Some(bytes) == content(b))
 }
 
-fn dataset(plan: &RunPlan, split: Split, runs: &Path) -> anyhow::Result<Dataset> {
+/// The annotations of a split, without further training data. Scenes are rendered below `runs` the first time.
+///
+/// # Errors
+/// If they cannot be read, or an entry that cannot be used is not to be left out.
+pub fn dataset(data: &DataPlan, split: Split, runs: &Path) -> anyhow::Result<Dataset> {
     let load = |FilesPlan { train, val, unusable, .. }: &FilesPlan, format| {
         let paths = if split == Split::Train { train } else { val };
         load(&paths.annotations, &paths.images, format, *unusable).map_err(unusable_entries)
     };
-    Ok(match &plan.data {
+    Ok(match data {
         DataPlan::Coco(files) => load(files, AnnotationFormat::Coco)?,
         DataPlan::Lvis(files) => load(files, AnnotationFormat::Lvis)?,
         DataPlan::Synthetic(config) => {
@@ -447,7 +461,15 @@ fn scenes(config: &SynthConfig, runs: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// A cache of what the teacher of these files answers, which is asked the first time.
-fn asked_here(files: &TeacherFiles, key: &AnswerKey, dataset: &Dataset, runs: &Path) -> anyhow::Result<FolderStore> {
+///
+/// # Errors
+/// If the teacher cannot be asked, or is not that of the key.
+pub fn asked_here(
+    files: &TeacherFiles,
+    key: &AnswerKey,
+    dataset: &Dataset,
+    runs: &Path,
+) -> anyhow::Result<FolderStore> {
     let folder = cache_folder(key, runs);
     let mut report = None;
     make_once(&folder, |partial| -> anyhow::Result<()> {

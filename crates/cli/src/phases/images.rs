@@ -1,6 +1,7 @@
 //! The image files of a run, looked at before anything costly happens.
 
 use rayon::prelude::*;
+use sensei_data::dataset::Dataset;
 use sensei_data::image_file::ImageLimits;
 use sensei_data::image_header::read_image_header;
 use sensei_samples::source::SampleSource;
@@ -23,9 +24,17 @@ pub fn check_images(what: &str, source: &SampleSource) -> anyhow::Result<()> {
     let mut used: Vec<usize> = source.instances.iter().map(|&idx| source.dataset.instances[idx].image_idx).collect();
     used.sort_unstable();
     used.dedup();
+    check_images_of(what, &source.dataset, &used)
+}
+
+/// The same of some images of a data set, by their indices.
+///
+/// # Errors
+/// As [`check_images`].
+pub fn check_images_of(what: &str, dataset: &Dataset, used: &[usize]) -> anyhow::Result<()> {
     let look = |&image_idx: &usize| -> Result<Option<Finding>, stop::Stopped> {
         stop::check("reading the images' headers")?;
-        let (image, path) = (&source.dataset.images[image_idx], source.dataset.image_path(image_idx));
+        let (image, path) = (&dataset.images[image_idx], dataset.image_path(image_idx));
         Ok(match read_image_header(&path, &ImageLimits::default()) {
             Err(error) => Some(Finding::Broken(in_words(&error))),
             Ok(header) if header.size != image.size => {

@@ -7,6 +7,8 @@ pub mod images;
 pub mod inputs;
 pub mod layers;
 pub mod packed;
+pub mod promptable;
+pub mod prompted_scores;
 pub mod quantize;
 pub mod shared;
 pub mod stages;

@@ -20,6 +20,8 @@ mod native_teacher;
 mod package;
 mod packed;
 mod parts;
+mod promptable;
+mod promptable_onnx;
 mod resume;
 mod schema;
 mod scoring;

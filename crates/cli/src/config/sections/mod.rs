@@ -7,6 +7,8 @@ pub mod crop;
 pub mod data;
 pub mod eval;
 pub mod export;
+pub mod image_loss;
+pub mod image_stage;
 pub mod logging;
 pub mod loss;
 pub mod mixed_precision;

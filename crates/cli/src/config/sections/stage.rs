@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use schemars::JsonSchema;
-use sensei_student::lite_unet::ENCODER_PREFIX;
+use sensei_student::lite0::ENCODER_PREFIX;
 use sensei_student::student::WEIGHTS;
 use sensei_train::plan::{GroupPlan, GroupRate, Slower, StagePlan};
 use sensei_train::schedule::{Decay, Schedule};
@@ -55,6 +55,16 @@ pub enum DecayToml {
     },
 }
 
+impl DecayToml {
+    /// The plan of the decay.
+    pub fn resolve(&self) -> Decay {
+        match *self {
+            Self::Constant {} => Decay::Constant,
+            Self::Cosine { final_learning_rate } => Decay::Cosine { final_learning_rate },
+        }
+    }
+}
+
 impl StageToml {
     /// The stage's plan; `also_train` names the parts of the training data after the first.
     ///
@@ -69,10 +79,7 @@ impl StageToml {
             schedule: Schedule {
                 learning_rate: self.learning_rate,
                 warmup_steps: self.warmup_steps,
-                decay: match self.decay {
-                    DecayToml::Constant {} => Decay::Constant,
-                    DecayToml::Cosine { final_learning_rate } => Decay::Cosine { final_learning_rate },
-                },
+                decay: self.decay.resolve(),
             },
             loss,
             augmentation: self.augmentation.resolve(),

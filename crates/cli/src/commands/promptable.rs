@@ -1,0 +1,224 @@
+//! `run`, `train`, `eval`, `plan` of a student that sees whole images and answers prompts.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use burn::tensor::Device;
+use sensei_eval::report::EvalReport;
+use sensei_files::whole::write_whole;
+use sensei_graph::summary::summary;
+use sensei_report::run_folder::RunFolder;
+use sensei_samples::whole_images::ImageSource;
+use sensei_train::plan::TrainPlan;
+
+use crate::arguments::{EvalArguments, RunArguments};
+use crate::commands::run::report;
+use crate::config::{EncoderPlan, PromptablePlan, check_same_promptable, load_promptable, load_protocol};
+use crate::device::open as open_devices;
+use crate::phases::promptable::{SamTeacher, checked_image_splits, onnx_files, train_images, trained_student};
+use crate::phases::prompted_scores::score_prompted;
+use crate::phases::train::TrainOptions;
+use crate::progress::say;
+use crate::run_folder;
+use crate::stop;
+use crate::usage;
+
+/// Data, teacher, training and scores.
+pub fn run(arguments: &RunArguments) -> anyhow::Result<()> {
+    let Trained { plan, folder, val, teacher, .. } = prepare_and_train(arguments)?;
+    for (idx, protocol) in plan.eval.protocols.iter().enumerate() {
+        score(&plan, &folder, &val, &teacher, protocol, &eval_folder(&folder, protocol, idx == 0))?;
+    }
+    report(folder.root())
+}
+
+/// Data, teacher and training.
+pub fn train_only(arguments: &RunArguments) -> anyhow::Result<()> {
+    prepare_and_train(arguments).map(drop)
+}
+
+/// Scores a trained run again, by the plan's protocols or another.
+pub fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
+    let root =
+        std::path::absolute(&arguments.run).with_context(|| format!("{}: no such folder", arguments.run.display()))?;
+    let folder = run_folder::open(&root).map_err(usage)?;
+    let is_refused = arguments.weights.is_some()
+        || arguments.annotations.is_some()
+        || arguments.robustness
+        || arguments.write_inputs.is_some()
+        || arguments.recorded.is_some();
+    if is_refused {
+        let expected =
+            "expected no option but --protocol, --out and those of the machine for a student of whole images";
+        return Err(usage(anyhow::anyhow!("{}: {expected}", root.display())));
+    }
+    let plan = load_promptable(&folder.plan_toml(), &[]).map_err(usage)?;
+    let _lock = if arguments.out.is_none() { Some(run_folder::lock(&folder)?) } else { None };
+    open_devices(&arguments.machine)?;
+    let runs = root.parent().unwrap_or(Path::new("."));
+    let (_, val) = checked_image_splits(&plan, runs)?;
+    let teacher = SamTeacher::open(&plan)?;
+    let protocols = arguments.protocol.as_ref().map_or(plan.eval.protocols.clone(), |protocol| vec![protocol.clone()]);
+    if protocols.len() > 1 && arguments.out.is_some() {
+        bail!("--out: expected --protocol beside it, as the run has {} protocols", protocols.len());
+    }
+    for protocol in &protocols {
+        let is_first = plan.eval.protocols.first() == Some(protocol);
+        let out = arguments.out.clone().unwrap_or_else(|| eval_folder(&folder, protocol, is_first));
+        score(&plan, &folder, &val, &teacher, protocol, &out)?;
+    }
+    Ok(())
+}
+
+/// Writes the student as two ONNX files, in the layout of SAM's official exports: `onnx/encoder.onnx` and `onnx/decoder.onnx`.
+pub fn export(run: &Path, for_chip: bool) -> anyhow::Result<()> {
+    let root = std::path::absolute(run).with_context(|| format!("{}: no such folder", run.display()))?;
+    let folder = run_folder::open(&root).map_err(usage)?;
+    if for_chip {
+        let found = "found a converter for the chip";
+        return Err(usage(anyhow::anyhow!(
+            "{}: a student of whole images has no package: expected no option, {found}",
+            root.display()
+        )));
+    }
+    let plan = load_promptable(&folder.plan_toml(), &[]).map_err(usage)?;
+    let _lock = run_folder::lock(&folder)?;
+    let [encoder, decoder] = onnx_files(&plan, &folder)?;
+    let out = root.join("onnx");
+    std::fs::create_dir_all(&out).with_context(|| format!("{}: cannot make the folder", out.display()))?;
+    let files = ["encoder.onnx", "decoder.onnx"].map(|name| out.join(name));
+    run_folder::forget(&folder, &files)?;
+    for (file, bytes) in files.iter().zip([encoder, decoder]) {
+        write_whole(file, &bytes)?;
+        say(&format!("{}: {} bytes", file.display(), bytes.len()));
+    }
+    run_folder::record(&folder, &files)
+}
+
+/// Prints the plan of a configuration and checks what can be checked without training.
+pub fn plan(config: &Path, overrides: &[crate::config::Override], runs: &Path) -> anyhow::Result<()> {
+    let plan = load_promptable(config, overrides).map_err(usage)?;
+    say(&plan.resolved_toml);
+    match &plan.encoder {
+        EncoderPlan::Graph(graph) => say(&summary(graph)),
+        EncoderPlan::Vit(config) => say(&format!("{config:?}: {:.2} GMAC an image", plan.encoder.macs() as f64 / 1e9)),
+    }
+    let runs = std::path::absolute(runs).with_context(|| format!("{}: no such folder", runs.display()))?;
+    let (train, _) = checked_image_splits(&plan, &runs).with_context(|| config.display().to_string())?;
+    let n_images = train.images.len();
+    let bytes =
+        train.features.as_ref().map_or(0, |store| store.manifest().shards.iter().map(|shard| shard.bytes).sum());
+    say(&format!("the teacher's embeddings of the training images: {:.1} MiB", bytes as f64 / f64::from(1 << 20)));
+    for line in costs(&plan.train, plan.encoder.macs(), &train, n_images) {
+        say(&line);
+    }
+    say(&format!("plan digest {}", plan.train_digest));
+    Ok(())
+}
+
+/// What each stage costs, in words.
+fn costs(
+    train: &TrainPlan<sensei_train::images::ImageObjective>,
+    encoder_macs: u64,
+    source: &ImageSource,
+    n_images: usize,
+) -> Vec<String> {
+    let stage = |stage: &sensei_train::plan::StagePlan<sensei_train::images::ImageObjective>| {
+        let steps = stage.epochs * train.steps_per_epoch(n_images);
+        let images = (stage.epochs as usize * n_images) as f64;
+        // A backward pass costs twice its forward pass.
+        let of_encoder = 3.0 * images * encoder_macs as f64;
+        let of_decoder = stage.loss.prompts.as_ref().map_or(0.0, |prompts| {
+            let per_epoch: usize =
+                source.images.iter().map(|used| used.instances.len().min(prompts.ask.per_image)).sum();
+            let decodes = (stage.epochs as usize * per_epoch) as f64 * (1.0 + f64::from(prompts.rounds));
+            let teacher = if stage.loss.asks_teacher() { 1.0 } else { 0.0 };
+            decodes * DECODE_MACS * (3.0 + teacher)
+        });
+        format!(
+            "stage {:?}: {steps} steps, about {:.1} TMAC in the encoder and {:.1} in decoders, with gradients",
+            stage.name,
+            of_encoder / 1e12,
+            of_decoder / 1e12
+        )
+    };
+    train.stages.iter().map(stage).collect()
+}
+
+/// Multiply-accumulates of a decode of one prompt on 64 x 64 cells, those of all four masks.
+const DECODE_MACS: f64 = 1.811e9;
+
+struct Trained {
+    plan: PromptablePlan,
+    folder: RunFolder,
+    val: ImageSource,
+    teacher: SamTeacher,
+    /// Held as long as the folder is written.
+    _lock: sensei_files::lock::Lock,
+}
+
+fn prepare_and_train(arguments: &RunArguments) -> anyhow::Result<Trained> {
+    let mut plan = load_promptable(&arguments.config, &arguments.set.overrides).map_err(usage)?;
+    if let Some(name) = &arguments.place.name {
+        plan.name.clone_from(name);
+    }
+    for protocol in &plan.eval.protocols {
+        load_protocol(protocol).map_err(usage)?;
+    }
+    let devices = open_devices(&arguments.machine)?;
+    let (n_devices, n_batches) = (1 + devices.others.len(), plan.train.accumulate_batches);
+    if n_devices > n_batches {
+        return Err(usage(anyhow::anyhow!(
+            "--device names {n_devices} devices; each takes whole batches, and [train] accumulate_batches is {n_batches}"
+        )));
+    }
+    let runs = std::path::absolute(&arguments.place.runs)
+        .with_context(|| format!("{}: no such folder", arguments.place.runs.display()))?;
+    let root = runs.join(&plan.name);
+    run_folder::check_name(&plan.name).map_err(usage)?;
+    run_folder::check_free(&root, arguments.resume)?;
+    let teacher = SamTeacher::open(&plan)?;
+    let (train, val) = checked_image_splits(&plan, &runs).with_context(|| arguments.config.display().to_string())?;
+    let (folder, lock) = run_folder::create(root, arguments.resume)?;
+    if folder.plan_toml().exists() {
+        run_folder::check(&folder, &folder.plan_toml())?;
+        check_same_promptable(&folder.plan_toml(), &plan).map_err(usage)?;
+    }
+    run_folder::forget(&folder, &[folder.plan_toml()])?;
+    write_whole(&folder.plan_toml(), plan.resolved_toml.as_bytes())?;
+    run_folder::record(&folder, &[folder.plan_toml()])?;
+    let how = TrainOptions { resume: arguments.resume, profile: arguments.profile };
+    let fitted = train_images(&plan, &folder, &train, &teacher, &devices, how)?;
+    if fitted.stopped {
+        stop::check("training")?;
+    }
+    Ok(Trained { plan, folder, val, teacher, _lock: lock })
+}
+
+/// Scores what was written, read back.
+fn score(
+    plan: &PromptablePlan,
+    folder: &RunFolder,
+    val: &ImageSource,
+    teacher: &SamTeacher,
+    protocol: &str,
+    out: &Path,
+) -> anyhow::Result<EvalReport> {
+    let rules = load_protocol(protocol).map_err(usage)?;
+    let student = trained_student(plan, folder, &Device::flex())?;
+    let files: Vec<PathBuf> = ["report.json", "table.txt", "overlays.png"].map(|name| out.join(name)).into();
+    let is_own = out.starts_with(folder.root());
+    if is_own {
+        run_folder::forget(folder, &files)?;
+    }
+    let report = score_prompted(&plan.eval, &rules, val, &student, &teacher.decoder()?, out)?;
+    if is_own {
+        run_folder::record(folder, &files)?;
+    }
+    Ok(report)
+}
+
+fn eval_folder(folder: &RunFolder, protocol: &str, is_first: bool) -> PathBuf {
+    let stem = Path::new(protocol).file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    if is_first { folder.eval() } else { folder.root().join(format!("eval-{stem}")) }
+}

@@ -1,0 +1,448 @@
+//! The configuration of a student of the SAM family: it sees whole images, and answers prompts.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use schemars::JsonSchema;
+use sensei_answers::kept::{FeatureDtype, ScaleSource};
+use sensei_graph::layer_graph::LayerGraph;
+use sensei_loss::ReconstructionTarget;
+use sensei_sam::masked_vit::MaskedConfig;
+use sensei_sam::vit::VitConfig;
+use sensei_samples::source::InstanceChoice;
+use sensei_student::lite_fpn::{EMBEDDING_CHANNELS, EMBEDDING_GRID, LiteFpnConfig};
+use sensei_train::images::ImageObjective;
+use sensei_train::plan::{AveragePlan, TrainPlan};
+use serde::{Deserialize, Serialize};
+
+use super::file_path::FilePath;
+use super::overrides::Override;
+use super::read::read;
+use super::run::{differing_keys, resolved_toml, run_name};
+use super::sections::data::{DataPlan, DataToml};
+use super::sections::image_stage::{ImageStageToml, MaskingToml};
+use super::sections::optimizer::OptimizerToml;
+use super::sections::train::FirstWeights;
+use super::trained_keys::TrainedKeys;
+
+/// A run's configuration whose student sees whole images.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PromptableToml {
+    /// Of initial weights, order of images, drawn prompts and augmentation.
+    pub seed: u64,
+    /// Where annotations come from.
+    pub data: DataToml,
+    /// Whose features and masks are learned.
+    pub teacher: SamTeacherToml,
+    /// The student's network.
+    pub student: PromptableStudentToml,
+    /// How the student is trained.
+    pub train: ImageTrainToml,
+    /// What is scored, and how scores are summarised.
+    pub eval: PromptEvalToml,
+    /// What changes speed, log and files, but no number.
+    #[serde(default)]
+    pub logging: ImageLoggingToml,
+}
+
+/// A teacher that runs here.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SamTeacherToml {
+    /// MobileSAM's weights (.safetensors, .pt or .pth). It looks at each image once; its embeddings are kept in `runs/teacher-cache/`.
+    pub weights: FilePath,
+    /// Digest of the weights; `sensei teacher build` prints it.
+    pub digest: String,
+    /// How a value of its embeddings is stored: 8 bits lose nothing that masks show, 4 bits hardly anything.
+    pub features: FeatureDtypeToml,
+}
+
+/// How a value of an embedding is stored.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FeatureDtypeToml {
+    /// As it is: 4 MiB an image.
+    F32,
+    /// In half precision: 2 MiB.
+    F16,
+    /// 8 bits and a scale for each channel: 1 MiB.
+    Int8,
+    /// 4 bits and a scale for each channel: 0.5 MiB.
+    Int4,
+}
+
+/// The student's network: an image encoder of its own; prompt encoder and mask decoder start as the teacher's.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(tag = "family", rename_all = "snake_case", deny_unknown_fields)]
+pub enum PromptableStudentToml {
+    /// An encoder whose embedding is SAM's: 256 channels of 64 x 64.
+    Promptable {
+        /// The image encoder.
+        encoder: EncoderToml,
+    },
+}
+
+/// An image encoder.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum EncoderToml {
+    /// The beginning of EfficientNet-Lite0 and a small feature pyramid.
+    LiteFpn {
+        /// Side of the input in pixels: 128, 256, 512 or 1024. An image's longest side fills it.
+        #[schemars(range(min = 128, max = 1024))]
+        input_size: usize,
+        /// Blocks of the encoder; 1, 3, 5, 8, 11, 15 and 16 are whole stages.
+        #[schemars(range(min = 1, max = 16))]
+        encoder_blocks: usize,
+        /// Channels of the pyramid.
+        #[schemars(range(min = 1, max = 4096))]
+        pyramid_channels: usize,
+        /// Depthwise blocks behind the pyramid.
+        #[schemars(range(min = 0, max = 8))]
+        refine_blocks: usize,
+    },
+    /// A plain vision transformer, as EfficientSAM's. It can be pretrained on masked images.
+    Vit {
+        /// Side of the input in pixels: as many patches as divide 64, at most 64. An image's longest side fills it.
+        #[schemars(range(min = 16, max = 1024))]
+        input_size: usize,
+        /// Side of a patch in pixels.
+        #[schemars(range(min = 2, max = 64))]
+        patch: usize,
+        /// Channels of a token: a multiple of 4 and of the heads.
+        #[schemars(range(min = 4, max = 4096))]
+        channels: usize,
+        /// Heads of each attention.
+        #[schemars(range(min = 1, max = 64))]
+        heads: usize,
+        /// Blocks.
+        #[schemars(range(min = 1, max = 64))]
+        blocks: usize,
+    },
+}
+
+/// How the student is trained.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImageTrainToml {
+    /// Images per forward pass and batch norm; the last batch of an epoch may be smaller.
+    #[schemars(range(min = 1, max = 4096))]
+    pub batch_size: usize,
+    /// Forward passes per optimiser step; gradients are averaged.
+    #[schemars(range(min = 1, max = 1024))]
+    pub accumulate_batches: usize,
+    /// AdamW, as PyTorch's, whose defaults are 0.9, 0.999, 1e-8 and 0.01.
+    pub optimizer: OptimizerToml,
+    /// Largest global L2 norm of the gradient.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1e-6, max = 1e6))]
+    pub clip_gradient_norm: Option<f64>,
+    /// Decay, per step, of a moving average of the encoder's weights; the average is then the result.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 0.999_999))]
+    pub ema_decay: Option<f64>,
+    /// Start the encoder from the published PyTorch weights of EfficientNet-Lite0, trained on ImageNet; the rest is random.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoder_weights: Option<FilePath>,
+    /// Start from the `student.safetensors` of another run, decoder included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initial_weights: Option<FilePath>,
+    /// What is done one after the other.
+    #[schemars(length(min = 1))]
+    pub stage: Vec<ImageStageToml>,
+}
+
+/// What is scored, and how scores are summarised.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PromptEvalToml {
+    /// Protocols by name or file. The report of the first is in `eval/`, those of others in `eval-NAME/`.
+    #[schemars(length(min = 1, max = 8))]
+    pub protocols: Vec<String>,
+    /// Further clicks, each a random pixel where the last mask is wrong; 0 to 8. Each number of clicks is a row.
+    #[schemars(range(min = 0, max = 8))]
+    pub clicks: u8,
+    /// Score so many instances, drawn once for all, instead of all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub instances: Option<usize>,
+    /// Resamples of the bootstrap, for the 95 % intervals.
+    #[schemars(range(min = 100, max = 10_000_000))]
+    pub bootstrap_resamples: usize,
+    /// The bootstrap's seed.
+    pub bootstrap_seed: u64,
+    /// Objects on `overlays.png`.
+    #[serde(default = "PromptEvalToml::overlays")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub overlays: usize,
+}
+
+/// What changes speed, log and files, but no number.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImageLoggingToml {
+    /// Steps between lines on the screen and in `events.jsonl`.
+    #[schemars(range(min = 1))]
+    pub log_every_steps: u64,
+    /// Steps between checkpoints; the last step always has one.
+    #[schemars(range(min = 1))]
+    pub checkpoint_every_steps: u64,
+    /// Newest checkpoints kept.
+    #[schemars(range(min = 1, max = 1000))]
+    pub keep_checkpoints: usize,
+    /// Threads that prepare images.
+    #[schemars(range(min = 1, max = 256))]
+    pub data_threads: usize,
+}
+
+/// What a run with a student of the SAM family will do.
+pub struct PromptablePlan {
+    /// Stem of the configuration file; names the run.
+    pub name: String,
+    /// Where annotations and images come from.
+    pub data: DataPlan,
+    /// The teacher's weights.
+    pub teacher_weights: PathBuf,
+    /// Their digest.
+    pub teacher_digest: String,
+    /// How its embeddings are stored.
+    pub features: FeatureDtype,
+    /// The student's image encoder.
+    pub encoder: EncoderPlan,
+    /// What training does.
+    pub train: TrainPlan<ImageObjective>,
+    /// By stage the decoder of one that reconstructs masked images.
+    pub masked_decoders: Vec<Option<MaskedConfig>>,
+    /// Weights that training starts from.
+    pub first_weights: FirstWeights,
+    /// What is scored.
+    pub eval: PromptEvalToml,
+    /// What changes the log and the files, but no number.
+    pub logging: ImageLoggingToml,
+    /// The configuration with absolute paths, as TOML.
+    pub resolved_toml: String,
+    /// Digest of the keys that change the weights.
+    pub train_digest: String,
+    trained_keys: TrainedKeys,
+}
+
+/// A student's image encoder.
+pub enum EncoderPlan {
+    /// A network of convolutions.
+    Graph(LayerGraph),
+    /// A plain vision transformer.
+    Vit(VitConfig),
+}
+
+impl EncoderPlan {
+    /// Side of the input in pixels.
+    pub fn input_size(&self) -> usize {
+        match self {
+            Self::Graph(graph) => graph.input_size(),
+            Self::Vit(config) => config.input_size,
+        }
+    }
+
+    /// The smallest batch that can be trained on.
+    pub fn min_train_batch(&self) -> usize {
+        match self {
+            Self::Graph(graph) => graph.min_train_batch(),
+            Self::Vit(_) => 1,
+        }
+    }
+
+    /// Multiply-accumulates of one image.
+    pub fn macs(&self) -> u64 {
+        match self {
+            Self::Graph(graph) => graph.macs(),
+            Self::Vit(config) => config.macs(EMBEDDING_GRID),
+        }
+    }
+}
+
+/// Whether a configuration is of such a student; one that cannot be read is not.
+pub fn is_promptable(path: &Path) -> bool {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let table: toml::Table = toml::from_str(&text).unwrap_or_default();
+    table.get("student").and_then(|student| student.get("family")?.as_str()) == Some("promptable")
+}
+
+/// Reads and resolves a configuration, the overridden keys in place of the file's.
+///
+/// # Errors
+/// If the file cannot be read, has an unknown, missing or wrong key, or a number out of range.
+pub fn load_promptable(path: &Path, overrides: &[Override]) -> anyhow::Result<PromptablePlan> {
+    let shown = path.display();
+    let text = fs::read_to_string(path).with_context(|| format!("{shown}: cannot read the configuration"))?;
+    let file: PromptableToml = read(path, &text, overrides)?;
+    resolve(file, run_name(path), overrides).with_context(|| shown.to_string())
+}
+
+/// Refuses to go on with a run whose configuration would have trained other weights.
+///
+/// # Errors
+/// If `plan_toml`, the run's own configuration, cannot be read or differs, with the keys that do.
+pub fn check_same_promptable(plan_toml: &Path, plan: &PromptablePlan) -> anyhow::Result<()> {
+    let run = load_promptable(plan_toml, &[])?;
+    differing_keys(plan_toml, plan.trained_keys.differences(&run.trained_keys))
+}
+
+fn resolve(file: PromptableToml, name: String, overrides: &[Override]) -> anyhow::Result<PromptablePlan> {
+    let resolved_toml = resolved_toml(&file, overrides)?;
+    let trained_keys =
+        TrainedKeys::of_sections(&file, |key| ["seed", "data", "teacher", "student", "train"].contains(&key))?;
+    let (data, instances) = file.data.resolve()?;
+    ensure!(
+        instances == InstanceChoice::All,
+        "[data] instances: expected \"all\" for a student of whole images, found \"cached\""
+    );
+    ensure!(
+        data.also_train().iter().all(|part| part.answers.is_none()),
+        "[[data.also_train]] answers: expected none for a student of whole images, whose teacher is asked in the loop"
+    );
+    let PromptableStudentToml::Promptable { encoder } = file.student;
+    let encoder = encoder.resolve().context("[student] encoder")?;
+    if file.train.encoder_weights.is_some() && matches!(encoder, EncoderPlan::Vit(_)) {
+        bail!("[train] encoder_weights: expected kind = \"lite_fpn\" beside it, found \"vit\"");
+    }
+    let train_digest = trained_keys.digest();
+    let masked_decoders = file.train.masked_decoders(&encoder)?;
+    let (train, first_weights) = file.train.resolve(file.seed, matches!(encoder, EncoderPlan::Vit(_)))?;
+    Ok(PromptablePlan {
+        name,
+        data,
+        teacher_weights: file.teacher.weights.0,
+        teacher_digest: file.teacher.digest,
+        features: file.teacher.features.resolve(),
+        encoder,
+        train,
+        masked_decoders,
+        first_weights,
+        eval: file.eval,
+        logging: file.logging,
+        resolved_toml,
+        train_digest,
+        trained_keys,
+    })
+}
+
+impl EncoderToml {
+    fn resolve(self) -> anyhow::Result<EncoderPlan> {
+        Ok(match self {
+            Self::LiteFpn { input_size, encoder_blocks, pyramid_channels, refine_blocks } => {
+                let config = LiteFpnConfig { input_size, encoder_blocks, pyramid_channels, refine_blocks };
+                EncoderPlan::Graph(config.graph()?)
+            }
+            Self::Vit { input_size, patch, channels, heads, blocks } => {
+                let grid = input_size / patch;
+                ensure!(
+                    input_size % patch == 0 && grid > 0 && EMBEDDING_GRID.is_multiple_of(grid),
+                    "input_size: expected as many patches of {patch} pixels as divide {EMBEDDING_GRID}, found {input_size} pixels"
+                );
+                check_width("channels", channels, heads)?;
+                let (table_grid, out_channels) = (grid, EMBEDDING_CHANNELS);
+                EncoderPlan::Vit(VitConfig { input_size, patch, table_grid, channels, heads, blocks, out_channels })
+            }
+        })
+    }
+}
+
+/// Refuses channels that heads and positions cannot share.
+fn check_width(key: &str, channels: usize, heads: usize) -> anyhow::Result<()> {
+    ensure!(
+        channels.is_multiple_of(4) && channels.is_multiple_of(heads),
+        "{key}: expected a multiple of 4 and of {heads} heads, found {channels}"
+    );
+    Ok(())
+}
+
+impl ImageTrainToml {
+    /// By stage the decoder of one that reconstructs masked images.
+    fn masked_decoders(&self, encoder: &EncoderPlan) -> anyhow::Result<Vec<Option<MaskedConfig>>> {
+        let decoder = |stage: &ImageStageToml| {
+            let Some(masking) = &stage.masking else { return Ok(None) };
+            let at = format!("[[train.stage]] {:?}: masking", stage.name);
+            let EncoderPlan::Vit(config) = encoder else {
+                bail!("{at}: expected [student] encoder of kind \"vit\", found another");
+            };
+            let n_outputs = match stage.loss.resolve()?.needs().reconstruction {
+                Some(ReconstructionTarget::TeacherEmbedding) => EMBEDDING_CHANNELS,
+                Some(ReconstructionTarget::Pixels) => 3 * config.patch * config.patch,
+                None => bail!("{at}: expected the one term masked_embedding_mse or masked_pixels_mse beside it"),
+            };
+            let MaskingToml { channels, heads, blocks, .. } = *masking;
+            check_width(&format!("{at}.channels"), channels, heads)?;
+            Ok(Some(MaskedConfig { channels, heads, blocks, n_outputs }))
+        };
+        let decoders: Vec<Option<MaskedConfig>> = self.stage.iter().map(decoder).collect::<anyhow::Result<_>>()?;
+        let n_first = decoders.iter().take_while(|decoder| decoder.is_some()).count();
+        ensure!(
+            decoders[n_first..].iter().all(Option::is_none) && n_first <= 1,
+            "[[train.stage]]: expected masking in the first stage alone"
+        );
+        ensure!(
+            n_first < decoders.len(),
+            "[[train.stage]]: expected one after the masked images that learns embeddings or masks"
+        );
+        Ok(decoders)
+    }
+
+    fn resolve(self, seed: u64, is_vit: bool) -> anyhow::Result<(TrainPlan<ImageObjective>, FirstWeights)> {
+        let first_weights = match (self.initial_weights, self.encoder_weights) {
+            (Some(_), Some(_)) => bail!("[train] encoder_weights: expected none beside initial_weights"),
+            (Some(FilePath(path)), None) => FirstWeights::File(path),
+            (None, Some(FilePath(path))) => FirstWeights::PublishedEncoder(path),
+            (None, None) => FirstWeights::Random,
+        };
+        let optimizer = self.optimizer.resolve();
+        let stages = self.stage.into_iter().map(|stage| stage.resolve(optimizer.weight_decay, is_vit));
+        let groups = vec![sensei_student::student::WEIGHTS.into()];
+        let plan = TrainPlan {
+            seed,
+            batch_size: self.batch_size,
+            accumulate_batches: self.accumulate_batches,
+            optimizer,
+            clip_gradient_norm: self.clip_gradient_norm,
+            average: self.ema_decay.map(|decay| AveragePlan { decay, groups }),
+            recalibrate_norms: None,
+            mixed_precision: None,
+            stages: stages.collect::<anyhow::Result<_>>()?,
+        };
+        let mut names = BTreeMap::new();
+        for stage in &plan.stages {
+            ensure!(
+                names.insert(stage.name.clone(), ()).is_none(),
+                "[[train.stage]] name: expected one that no other has, found {:?} twice",
+                stage.name
+            );
+        }
+        Ok((plan, first_weights))
+    }
+}
+
+impl FeatureDtypeToml {
+    fn resolve(self) -> FeatureDtype {
+        let scales = ScaleSource::Image;
+        match self {
+            Self::F32 => FeatureDtype::F32,
+            Self::F16 => FeatureDtype::F16,
+            Self::Int8 => FeatureDtype::Int8 { scales },
+            Self::Int4 => FeatureDtype::Int4 { scales },
+        }
+    }
+}
+
+impl PromptEvalToml {
+    fn overlays() -> usize {
+        12
+    }
+}
+
+impl Default for ImageLoggingToml {
+    fn default() -> Self {
+        Self { log_every_steps: 10, checkpoint_every_steps: 500, keep_checkpoints: 2, data_threads: 1 }
+    }
+}

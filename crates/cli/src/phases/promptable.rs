@@ -1,0 +1,397 @@
+//! A run whose student sees whole images and answers prompts: its data, its networks, its training.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, bail, ensure};
+use burn::tensor::Device;
+use sensei_answers::asked::{Normalization, Preprocessing, Question, Resize};
+use sensei_answers::kept::Kept;
+use sensei_answers::key::AnswerKey;
+use sensei_answers::store::Store;
+use sensei_data::dataset::Dataset;
+use sensei_data::image_file::ImageLimits;
+use sensei_files::digest::{sha256_of_file, sha256_of_lines};
+use sensei_loss::ImageNeeds;
+use sensei_onnx::builder::NamedValues;
+use sensei_onnx::encoder::encoder;
+use sensei_onnx::sam_decoder::sam_decoder;
+use sensei_report::run_folder::RunFolder;
+use sensei_sam::granularity::{GRANULARITY, fresh_granularity};
+use sensei_sam::masked_vit::{MaskedConfig, MaskedVit};
+use sensei_sam::mobile_sam::INPUT_SIZE;
+use sensei_sam::prompted::{MASK_DECODER, PROMPT_ENCODER, PromptedDecoder};
+use sensei_sam::scope::Tensors;
+use sensei_sam::student::PromptableStudent;
+use sensei_sam::vit::NECK;
+use sensei_sam::vit_student::VitStudent;
+use sensei_sam::vit_weights::{fresh_masked_decoder, fresh_neck, fresh_trunk};
+use sensei_samples::selection::{count_by_reason, in_words};
+use sensei_samples::whole_images::ImageSource;
+use sensei_student::init::initial_weights;
+use sensei_student::lite_fpn::{EMBEDDING, EMBEDDING_CHANNELS, EMBEDDING_GRID};
+use sensei_student::student::{Student, WEIGHTS};
+use sensei_student::weights::{read_weights, with_published_encoder, write_weights};
+use sensei_tensor::network::{NamedWeights, Network, weights_digest};
+use sensei_tensor::ops::BATCH_NORM_EPSILON;
+use sensei_train::fit::{Fitted, RunOptions, fit};
+use sensei_train::images::ImageTask;
+use sensei_train::run_digests::RunDigests;
+use sensei_train::stages::{StageError, StageNetworks};
+
+use crate::config::{EncoderPlan, FirstWeights, PromptablePlan, TeacherFiles};
+use crate::device::Devices;
+use crate::phases::data::{Split, asked_here, check_annotated, check_disjoint_images, dataset, load_part};
+use crate::phases::images::check_images_of;
+use crate::phases::train::TrainOptions;
+use crate::progress::{TrainProgress, Validate, on_one_line, say, warn};
+use crate::run_folder;
+use crate::usage;
+
+/// The teacher's tensors and digest.
+pub struct SamTeacher {
+    tensors: NamedWeights,
+    origin: String,
+}
+
+impl SamTeacher {
+    /// Reads the plan's teacher.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or is another teacher's.
+    pub fn open(plan: &PromptablePlan) -> anyhow::Result<Self> {
+        let path = &plan.teacher_weights;
+        let found = sha256_of_lines(&[sha256_of_file(path)?]);
+        let (shown, expected) = (path.display(), &plan.teacher_digest);
+        ensure!(found == *expected, "{shown}: expected weights of [teacher] digest {expected:?}, found {found:?}");
+        Ok(Self { tensors: read_weights(path)?.tensors, origin: shown.to_string() })
+    }
+
+    /// The part that answers prompts, on the CPU.
+    ///
+    /// # Errors
+    /// If a tensor of it is missing or of another shape.
+    pub fn decoder(&self) -> anyhow::Result<PromptedDecoder> {
+        let own = self.tensors.iter().filter(|(name, _)| is_of_decoder(name));
+        let own: NamedWeights = own.map(|(name, tensor)| (name.clone(), tensor.clone())).collect();
+        let tensors = Tensors::new(&self.origin, &own, &Device::flex());
+        Ok(PromptedDecoder::sam(INPUT_SIZE, EMBEDDING_GRID, &tensors.root())?)
+    }
+}
+
+/// Opens both splits, and asks the teacher for its embeddings the first time. Everything is checked that can be before training.
+///
+/// # Errors
+/// If a data set or image cannot be used, the splits share an image, a teacher's masks are taken for the truth, or the teacher cannot be
+/// asked.
+pub fn checked_image_splits(plan: &PromptablePlan, runs: &Path) -> anyhow::Result<(ImageSource, ImageSource)> {
+    let mut train = dataset(&plan.data, Split::Train, runs)?;
+    let val = dataset(&plan.data, Split::Val, runs)?;
+    check_annotated(&val)?;
+    for part in plan.data.also_train() {
+        train.join(load_part(&plan.data, part)?)?;
+    }
+    check_truth(plan, &train)?;
+    let open = |split: Split, dataset: Dataset| {
+        let all: Vec<usize> = (0..dataset.images.len()).collect();
+        check_images_of(split.name(), &dataset, &all)?;
+        let store: Box<dyn Store> =
+            Box::new(asked_here(&teacher_files(plan), &features_key(plan, &dataset), &dataset, runs)?);
+        let side = u32::try_from(plan.encoder.input_size()).context("[student] input_size")?;
+        let source = ImageSource::new(dataset, Some(store), side, ImageLimits::default())?;
+        let n: usize = source.images.iter().map(|used| used.instances.len()).sum();
+        let left_out = in_words(&count_by_reason(&source.left_out));
+        say(&format!("{}: {} images with {n} instances; left out: {left_out}", split.name(), source.images.len()));
+        if let Some(image_id) = source.first_without_features() {
+            anyhow::bail!("image {image_id} ({} split): no embedding of the teacher", split.name());
+        }
+        anyhow::Ok(source)
+    };
+    check_disjoint_images(&train, &val, &(0..val.images.len()).collect())?;
+    let (train, val) = (open(Split::Train, train)?, open(Split::Val, val)?);
+    plan.train.check_batches(plan.encoder.min_train_batch(), train.images.len()).map_err(usage)?;
+    Ok((train, val))
+}
+
+/// Refuses terms about annotated masks where some were drawn by a teacher.
+fn check_truth(plan: &PromptablePlan, train: &Dataset) -> anyhow::Result<()> {
+    let proposed = train.parts.iter().find(|part| part.proposed_by.is_some());
+    let needs_truth = |needs: ImageNeeds| needs.truth || needs.proposals;
+    let stage = plan.train.stages.iter().find(|stage| needs_truth(stage.loss.loss.needs()));
+    if let (Some(part), Some(stage)) = (proposed, stage) {
+        anyhow::bail!(
+            "{}: masks that a teacher proposed (info.proposed_by) are no truth: stage {:?}: expected terms about the teacher alone",
+            part.annotations_path.display(),
+            stage.name
+        );
+    }
+    Ok(())
+}
+
+fn teacher_files(plan: &PromptablePlan) -> TeacherFiles {
+    TeacherFiles::Native(plan.teacher_weights.clone())
+}
+
+/// What the teacher's embeddings of a data set are kept under.
+pub fn features_key(plan: &PromptablePlan, dataset: &Dataset) -> AnswerKey {
+    AnswerKey {
+        teacher: plan.teacher_digest.clone(),
+        preprocessing: Preprocessing::Letterbox {
+            longest_side: INPUT_SIZE as u32,
+            resize: Resize::PillowBilinear,
+            normalization: Normalization::Imagenet,
+            zoom: None,
+        },
+        question: Question::Image,
+        kept: Kept::ImageFeatures {
+            tap: EMBEDDING.into(),
+            grid: EMBEDDING_GRID as u32,
+            channels: EMBEDDING_CHANNELS as u32,
+            dtype: plan.features,
+        },
+        dataset: blake3::Hash::from_bytes(dataset.digest).to_hex().to_string(),
+    }
+}
+
+/// Trains, or goes on training, and writes the student's weights.
+///
+/// # Errors
+/// Whatever ends the training early, other than being asked to.
+pub fn train_images(
+    plan: &PromptablePlan,
+    folder: &RunFolder,
+    train: &ImageSource,
+    teacher: &SamTeacher,
+    devices: &Devices,
+    how: TrainOptions,
+) -> anyhow::Result<Fitted> {
+    let initial = initial_student(plan, teacher, &devices.main.clone().autodiff())?;
+    let store = train.features.as_ref().context("images of a student that learns from a teacher have features")?;
+    let hex = |digest: [u8; 32]| blake3::Hash::from_bytes(digest).to_hex().to_string();
+    let digests = RunDigests {
+        configuration: plan.train_digest.clone(),
+        first_weights: weights_digest(&all_tensors(&initial)),
+        annotations: hex(train.dataset.digest),
+        teacher: Some(hex(store.manifest().key.digest())),
+    };
+    let validate: Validate = Box::new(|_| anyhow::bail!("a student of whole images is scored after training"));
+    let logging = &plan.logging;
+    let mut progress = TrainProgress::new(&folder.events(), logging.log_every_steps, 0, validate)?;
+    if how.profile {
+        progress.profile(folder.profile());
+    }
+    let options = RunOptions {
+        checkpoint_dir: &folder.checkpoints(),
+        run_digests: &digests,
+        resume: how.resume,
+        checkpoint_every_steps: logging.checkpoint_every_steps,
+        keep_checkpoints: logging.keep_checkpoints,
+        data_threads: logging.data_threads,
+        other_devices: &devices.others,
+    };
+    let asks = plan.train.stages.iter().any(|stage| stage.loss.asks_teacher());
+    let decoder = if asks { Some(teacher.decoder()?) } else { None };
+    let task = ImageTask { source: train, teacher: decoder.as_ref().map(|decoder| decoder as _) };
+    let mut forms = PromptableForms { plan, teacher };
+    let fitted = fit(&plan.train, Box::new(initial), &mut forms, &task, &options, &mut progress)?;
+    if let Some(error) = progress.log_failure() {
+        warn(&format!("{}: the log is incomplete: {error}", folder.events().display()));
+    }
+    if fitted.stopped {
+        say(&format!("stopped after step {}; --resume goes on from here", fitted.step));
+        return Ok(fitted);
+    }
+    let weights = published(&fitted.groups);
+    let metadata = [("sensei.plan".to_string(), plan.train_digest.clone())].into();
+    write_weights(&folder.student(), &weights, &metadata)?;
+    run_folder::record(folder, &[folder.student()])?;
+    say(&format!("weights digest {} (state {})", weights_digest(&weights), fitted.state_digest));
+    Ok(fitted)
+}
+
+/// The trained student of a run, from its folder, for answers without gradients.
+///
+/// # Errors
+/// If it has none yet, or its weights are of another network.
+pub fn trained_student(
+    plan: &PromptablePlan,
+    folder: &RunFolder,
+    device: &Device,
+) -> anyhow::Result<PromptableStudent> {
+    run_folder::check(folder, &folder.student())?;
+    let path = folder.student();
+    let tensors = read_weights(&path).context("the run has no trained student")?.tensors;
+    student_of(plan, &path.display().to_string(), &tensors, device)
+}
+
+/// A trained student as ONNX: image encoder, and prompt encoder with mask decoder.
+///
+/// # Errors
+/// If the run has no trained student, or its encoder is not one of convolutions.
+pub fn onnx_files(plan: &PromptablePlan, folder: &RunFolder) -> anyhow::Result<[Vec<u8>; 2]> {
+    let EncoderPlan::Graph(graph) = &plan.encoder else {
+        bail!(
+            "{}: expected an encoder of kind \"lite_fpn\", which can be written as ONNX, found \"vit\"",
+            folder.root().display()
+        );
+    };
+    run_folder::check(folder, &folder.student())?;
+    let tensors = read_weights(&folder.student()).context("the run has no trained student")?.tensors;
+    let digest = weights_digest(&tensors);
+    let values = |prefix: &str| -> NamedValues {
+        let of_prefix = tensors.iter().filter_map(|(name, tensor)| Some((name.strip_prefix(prefix)?, tensor)));
+        of_prefix.map(|(name, tensor)| (name.to_string(), (tensor.shape.clone(), tensor.values.clone()))).collect()
+    };
+    let side = graph.input_size();
+    let input = format!(
+        "(pixel - 128) / 128, red, green, blue; the image's longest side at {side} pixels, 0 on the right and below"
+    );
+    let mut metadata =
+        BTreeMap::from([("sensei.weights".to_string(), digest), ("sensei.plan".into(), plan.train_digest.clone())]);
+    let decoder = sam_decoder(&values(""), INPUT_SIZE, EMBEDDING_GRID, &metadata)?;
+    metadata.insert("sensei.input".into(), input);
+    let encoder = encoder(graph, &values(&format!("{IMAGE_ENCODER}.")), BATCH_NORM_EPSILON, &metadata)?;
+    Ok([encoder, decoder])
+}
+
+/// The forms of a student from stage to stage: on masked images first, if the plan says so, then whole.
+struct PromptableForms<'a> {
+    plan: &'a PromptablePlan,
+    teacher: &'a SamTeacher,
+}
+
+impl PromptableForms<'_> {
+    /// The form that reconstructs masked images, with this trunk.
+    fn masked(
+        &self,
+        masked: MaskedConfig,
+        network: &dyn Network,
+        trunk: &NamedWeights,
+    ) -> anyhow::Result<Box<dyn Network>> {
+        let EncoderPlan::Vit(config) = &self.plan.encoder else { bail!("expected an encoder that sees masked images") };
+        let decoder = fresh_masked_decoder(config, &masked, self.plan.train.seed);
+        let (digest, device) = (network.structure_digest(), network.device());
+        Ok(Box::new(MaskedVit::new(config.clone(), masked, trunk, &decoder, digest, device)?))
+    }
+}
+
+impl StageNetworks for PromptableForms<'_> {
+    fn enter(
+        &mut self,
+        stage_idx: usize,
+        network: &mut Box<dyn Network>,
+        _result: &BTreeMap<String, NamedWeights>,
+    ) -> Result<(), StageError> {
+        let trunk = network.tensors(WEIGHTS);
+        match self.plan.masked_decoders[stage_idx] {
+            Some(masked) => *network = self.masked(masked, &**network, &trunk)?,
+            None if network.masked().is_some() => {
+                let mut student = initial_student(self.plan, self.teacher, network.device())?;
+                student.set_tensors(WEIGHTS, trunk)?;
+                *network = Box::new(student);
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn shape(&mut self, stage_idx: usize, network: &mut Box<dyn Network>) -> Result<(), StageError> {
+        if let Some(masked) = self.plan.masked_decoders[stage_idx] {
+            let trunk = network.tensors(WEIGHTS);
+            *network = self.masked(masked, &**network, &trunk)?;
+        }
+        Ok(())
+    }
+}
+
+/// The student of weights under the names that a run writes.
+fn student_of(
+    plan: &PromptablePlan,
+    origin: &str,
+    tensors: &NamedWeights,
+    device: &Device,
+) -> anyhow::Result<PromptableStudent> {
+    let prefix = format!("{IMAGE_ENCODER}.");
+    let (mut of_encoder, mut of_granularity) = (NamedWeights::new(), NamedWeights::new());
+    for (name, tensor) in tensors {
+        match name.strip_prefix(&prefix) {
+            Some(own) => drop(of_encoder.insert(own.into(), tensor.clone())),
+            None if name.strip_prefix(GRANULARITY).is_some_and(|rest| rest.starts_with('.')) => {
+                of_granularity.insert(name.clone(), tensor.clone());
+            }
+            None => {
+                ensure!(is_of_decoder(name), "{origin}: {name}: expected no such tensor in this network, found one")
+            }
+        }
+    }
+    let encoder = encoder_of(plan, &of_encoder, device).with_context(|| format!("{origin}: the image encoder"))?;
+    let student = PromptableStudent::new(encoder, EMBEDDING, origin, tensors)?;
+    match of_granularity.is_empty() {
+        true => with_proposals(plan, student),
+        false => Ok(student.with_granularity(&of_granularity)?),
+    }
+}
+
+/// The student with a fresh part that proposes boxes, if a stage trains one.
+fn with_proposals(plan: &PromptablePlan, student: PromptableStudent) -> anyhow::Result<PromptableStudent> {
+    let proposes = plan.train.stages.iter().any(|stage| stage.group(GRANULARITY).is_some());
+    Ok(if proposes { student.with_granularity(&fresh_granularity(plan.train.seed))? } else { student })
+}
+
+/// The image encoder of these tensors.
+fn encoder_of(plan: &PromptablePlan, tensors: &NamedWeights, device: &Device) -> anyhow::Result<Box<dyn Network>> {
+    Ok(match &plan.encoder {
+        EncoderPlan::Graph(graph) => Box::new(Student::from_weights(graph.clone(), tensors, device)?),
+        EncoderPlan::Vit(config) => Box::new(VitStudent::new(config.clone(), EMBEDDING_GRID, tensors, device)?),
+    })
+}
+
+fn initial_student(plan: &PromptablePlan, teacher: &SamTeacher, device: &Device) -> anyhow::Result<PromptableStudent> {
+    let seed = plan.train.seed;
+    let random = match &plan.encoder {
+        EncoderPlan::Graph(graph) => initial_weights(graph, seed),
+        EncoderPlan::Vit(config) => fresh_trunk(config, seed).into_iter().chain(fresh_neck(config, seed)).collect(),
+    };
+    let weights = match (&plan.first_weights, &plan.encoder) {
+        (FirstWeights::File(path), _) => {
+            let tensors = read_weights(path)?.tensors;
+            return student_of(plan, &path.display().to_string(), &tensors, device);
+        }
+        (FirstWeights::PublishedEncoder(path), EncoderPlan::Graph(graph)) => {
+            let (weights, note) = with_published_encoder(graph, random, &read_weights(path)?)?;
+            let shown = on_one_line(&path.display().to_string());
+            say(&format!("{shown}: {} tensors of the encoder taken, {} left out", note.taken, note.left_out.len()));
+            weights
+        }
+        (FirstWeights::PublishedEncoder(_) | FirstWeights::Random, _) => random,
+    };
+    let encoder = encoder_of(plan, &weights, device)?;
+    with_proposals(plan, PromptableStudent::new(encoder, EMBEDDING, &teacher.origin, &teacher.tensors)?)
+}
+
+/// All tensors of a student by the names that its file has.
+fn all_tensors(student: &PromptableStudent) -> NamedWeights {
+    let groups = student.groups().into_iter().map(|group| (group.name.clone(), student.tensors(&group.name)));
+    published(&groups.collect())
+}
+
+/// Tensors by group, by the names that a run's file has: those of the decoder are the published ones.
+fn published(groups: &BTreeMap<String, NamedWeights>) -> NamedWeights {
+    let mut all = NamedWeights::new();
+    for (group, tensors) in groups {
+        for (name, tensor) in tensors {
+            let is_of_encoder = group == WEIGHTS || group == NECK;
+            let name = if is_of_encoder { format!("{IMAGE_ENCODER}.{name}") } else { name.clone() };
+            all.insert(name, tensor.clone());
+        }
+    }
+    all
+}
+
+fn is_of_decoder(name: &str) -> bool {
+    let starts = |part: &str| name.strip_prefix(part).is_some_and(|rest| rest.starts_with('.'));
+    starts(PROMPT_ENCODER) || starts(MASK_DECODER)
+}
+
+/// What the names of the image encoder's tensors begin with in a run's file, before a dot.
+const IMAGE_ENCODER: &str = "image_encoder";

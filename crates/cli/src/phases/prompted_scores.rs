@@ -1,0 +1,388 @@
+//! Scores of a student that answers prompts: floors, teacher and student on the same objects, after the first prompt and after further clicks.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+use burn::tensor::{Device, Tensor, TensorData};
+use rayon::prelude::*;
+use sensei_data::crop::{CropGeometry, crop_image, crop_rle, paste_logits};
+use sensei_data::geometry::{PointInImage, RectInImage, Size};
+use sensei_data::image_file::{ImageFile, ImageLimits, encode_png};
+use sensei_data::mask::Mask;
+use sensei_data::prompt_source::Prompt;
+use sensei_data::rle::Rle;
+use sensei_data::sampling::next_point;
+use sensei_eval::bootstrap::BootstrapConfig;
+use sensei_eval::evaluate::{Candidate, EvalItem, Predictor, evaluate};
+use sensei_eval::floors::{filled_box, inscribed_ellipse};
+use sensei_eval::overlay::{OverlayInstance, OverlayMask, contact_sheet, overlay_row};
+use sensei_eval::protocol::{MaskChoice, ProtocolRules, Space};
+use sensei_eval::report::EvalReport;
+use sensei_eval::score::{EvalSample, Prediction};
+use sensei_files::whole::write_whole;
+use sensei_sam::click_to_box::{ScoredBox, box_at, boxes_of};
+use sensei_sam::student::PromptableStudent;
+use sensei_samples::batch::push_input;
+use sensei_samples::selection::{LeftOut, Subset};
+use sensei_samples::whole_images::{ImageFeatures, ImageSample, ImageSource, Letterbox};
+use sensei_tensor::network::{Inputs, Network, Pass, host_values};
+use sensei_tensor::prompts::{Decode, MaskTokens, PointLabel, PromptPoint, Promptable, Prompted};
+use sensei_train::images::{MASK_GRID, PADDING, box_points};
+
+use crate::config::PromptEvalToml;
+use crate::predict::PredictError;
+use crate::progress::say;
+use crate::stop;
+
+/// Scores floors, teacher and student on the validation split and writes `report.json`, `table.txt` and `overlays.png` into `out`.
+///
+/// # Errors
+/// If the protocol is not one for whole images, a sample cannot be had, or a file cannot be written.
+pub fn score_prompted(
+    eval: &PromptEvalToml,
+    rules: &ProtocolRules,
+    val: &ImageSource,
+    student: &PromptableStudent,
+    teacher: &dyn Decode,
+    out: &Path,
+) -> anyhow::Result<EvalReport> {
+    ensure!(
+        rules.selection.crop.is_none() && rules.space == Space::Image,
+        "protocol {}: expected one of whole images, found one with a crop",
+        rules.name
+    );
+    let objects = Objects::new(eval, rules, val)?;
+    let by_predictor = objects.answers(val, eval.clicks, rules.mask_choice, student, teacher)?;
+    let mut predictors: Vec<Predictor<'_, (), PredictError>> =
+        vec![floor("filled_box", filled_box), floor("inscribed_ellipse", inscribed_ellipse)];
+    for (name, masks) in &by_predictor {
+        predictors.push(Predictor {
+            name: name.clone(),
+            predict: Box::new(|items| {
+                Ok(items
+                    .iter()
+                    .map(|item| Prediction::ImageMask(masks[&item.sample.annotation_id].to_mask()))
+                    .collect())
+            }),
+        });
+    }
+    let evaluation = evaluate::<_, PredictError>(objects.candidates(val)?, &mut predictors, BATCH)?;
+    drop(predictors);
+    let bootstrap = BootstrapConfig {
+        seed: eval.bootstrap_seed,
+        n_resamples: u32::try_from(eval.bootstrap_resamples).context("[eval] bootstrap_resamples")?,
+    };
+    let mut differences = vec![("inscribed_ellipse".to_string(), row("student", 0))];
+    for clicks in 0..=eval.clicks {
+        differences.push((row("teacher", clicks), row("student", clicks)));
+    }
+    if by_predictor.iter().any(|(name, _)| name == PRIOR) {
+        differences.push((row("student", 0), PRIOR.to_string()));
+    }
+    let differences: Vec<(&str, &str)> = differences.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+    let subset = match eval.instances {
+        Some(count) => Subset::Random { count, seed: SUBSET_SEED }.name(),
+        None => rules.selection.subset.name(),
+    };
+    let report = EvalReport::new(rules.on(&val.dataset, subset), evaluation, bootstrap, &differences)?;
+    std::fs::create_dir_all(out).with_context(|| format!("{}: cannot make the folder", out.display()))?;
+    report.write(&out.join("report.json"))?;
+    write_whole(&out.join("table.txt"), report.table().as_bytes())?;
+    if eval.overlays > 0 {
+        write_whole(&out.join("overlays.png"), &overlays(&objects, val, &by_predictor, eval.overlays)?)?;
+    }
+    say(&report.table());
+    Ok(report)
+}
+
+/// A row's name: who, and after how many further clicks.
+fn row(who: &str, clicks: u8) -> String {
+    if clicks == 0 { who.to_string() } else { format!("{who}+{clicks}") }
+}
+
+/// Masks in the image by annotation, of one row.
+type Masks = BTreeMap<u64, Rle>;
+
+/// The objects that are scored.
+struct Objects {
+    /// By image.
+    by_image: BTreeMap<usize, Vec<Object>>,
+    left_out: Vec<LeftOut>,
+}
+
+struct Object {
+    instance_idx: usize,
+    annotation_id: u64,
+    prompt: Prompt,
+    truth: Rle,
+    /// Box of the prompt, or the annotated one where it is a point.
+    bbox: [f64; 4],
+}
+
+impl Objects {
+    fn new(eval: &PromptEvalToml, rules: &ProtocolRules, val: &ImageSource) -> anyhow::Result<Self> {
+        let (dataset, mut selection) = (&val.dataset, rules.selection.clone());
+        if let Some(count) = eval.instances {
+            selection.subset = Subset::Random { count, seed: SUBSET_SEED };
+        }
+        let (chosen, mut left_out) = selection.select(dataset)?;
+        let found: Vec<Result<Object, LeftOut>> = chosen
+            .into_par_iter()
+            .map(|instance_idx| {
+                let instance = &dataset.instances[instance_idx];
+                let (annotation_id, truth) = (instance.id, dataset.mask(instance_idx)?);
+                Ok(match selection.prompt_of(instance, &truth) {
+                    Ok(prompt) => {
+                        let bbox = prompt.bbox().unwrap_or(instance.bbox);
+                        Ok(Object { instance_idx, annotation_id, prompt, truth, bbox })
+                    }
+                    Err(error) => {
+                        let reason = sensei_data::crop_rule::CropError::from(error).into();
+                        Err(LeftOut { annotation_id, reason })
+                    }
+                })
+            })
+            .collect::<anyhow::Result<_>>()?;
+        let mut by_image: BTreeMap<usize, Vec<Object>> = BTreeMap::new();
+        for object in found {
+            match object {
+                Ok(object) => {
+                    by_image.entry(dataset.instances[object.instance_idx].image_idx).or_default().push(object);
+                }
+                Err(reason) => left_out.push(reason),
+            }
+        }
+        Ok(Self { by_image, left_out })
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Object> {
+        self.by_image.values().flatten()
+    }
+
+    /// As the scorer wants them.
+    fn candidates<'a>(&'a self, val: &'a ImageSource) -> anyhow::Result<Vec<Result<Candidate<()>, PredictError>>> {
+        let competitors = val.dataset.competitors();
+        let item = |object: &Object| {
+            let (idx, truth) = (object.instance_idx, object.truth.clone());
+            let sample = EvalSample::new(&val.dataset, idx, object.bbox, competitors[idx], truth, None);
+            Ok(Candidate::Item(EvalItem { sample, input: () }))
+        };
+        let left_out = self.left_out.iter().map(|left_out| Ok(Candidate::LeftOut(*left_out)));
+        Ok(self.all().map(item).chain(left_out).collect())
+    }
+
+    /// What teacher and student answer, by row.
+    fn answers(
+        &self,
+        val: &ImageSource,
+        clicks: u8,
+        choice: MaskChoice,
+        student: &PromptableStudent,
+        teacher: &dyn Decode,
+    ) -> anyhow::Result<Vec<(String, Masks)>> {
+        let rows = |who: &str| (0..=clicks).map(|clicks| (row(who, clicks), Masks::new())).collect::<Vec<_>>();
+        let (mut of_teacher, mut of_student, mut of_prior) = (rows("teacher"), rows("student"), vec![]);
+        let is_by_points = self.all().all(|object| matches!(object.prompt, Prompt::Point(_)));
+        let proposer = student.proposer().filter(|_| is_by_points);
+        if proposer.is_some() {
+            of_prior.push((PRIOR.to_string(), Masks::new()));
+        }
+        for (&image_idx, objects) in &self.by_image {
+            stop::check("scoring")?;
+            let sample = val.image(image_idx)?;
+            let stored = sample.features.as_ref().context("images of a teacher's store have features")?;
+            ask(teacher, &embedding_of(stored), sample.letterbox, objects, choice, &mut of_teacher);
+            let embedding =
+                student.encode(Inputs { images: image_tensor(&sample, val.side()), taps: &[] }, Pass::Eval)?;
+            ask(student, &embedding.embedding, sample.letterbox, objects, choice, &mut of_student);
+            if let (Some(proposer), Some((_, masks))) = (proposer, of_prior.first_mut()) {
+                let boxes = boxes_of(proposer, &embedding.embedding);
+                masks.extend(by_box_and_click(student, &embedding.embedding, sample.letterbox, objects, &boxes)?);
+            }
+        }
+        Ok(of_teacher.into_iter().chain(of_student).chain(of_prior).collect())
+    }
+}
+
+/// Asks about the objects of an image, and again with a click more for each row after the first.
+fn ask(
+    network: &dyn Decode,
+    embedding: &Tensor<4>,
+    letterbox: Letterbox,
+    objects: &[Object],
+    choice: MaskChoice,
+    rows: &mut [(String, Masks)],
+) {
+    let side = network.prompt_side();
+    let mut prompts: Vec<Vec<PromptPoint>> =
+        objects.iter().map(|object| first_points(object.prompt, letterbox, side)).collect();
+    let mut last: Vec<Rle> = vec![];
+    for (round, (_, masks)) in (0u8..).zip(rows) {
+        for ((object, points), known) in objects.iter().zip(&mut prompts).zip(&last) {
+            let click = next_click(object, known, letterbox, side, round);
+            // SAM's padding stays behind the points of a prompt without a box.
+            let n_behind = usize::from(object.prompt.bbox().is_none());
+            points.insert(points.len() - n_behind, click);
+        }
+        last = prompts
+            .chunks(AT_ONCE)
+            .flat_map(|prompts| masks_of(network, embedding, prompts, letterbox, choice))
+            .collect();
+        masks.extend(objects.iter().map(|object| object.annotation_id).zip(last.iter().cloned()));
+    }
+}
+
+/// What a student answers to the box that it takes a click for, and the click.
+fn by_box_and_click(
+    student: &dyn Decode,
+    embedding: &Tensor<4>,
+    letterbox: Letterbox,
+    objects: &[Object],
+    boxes: &[ScoredBox],
+) -> anyhow::Result<Masks> {
+    let side = student.prompt_side();
+    let mut masks = Masks::new();
+    for object in objects {
+        let Prompt::Point(at) = object.prompt else { continue };
+        let [x, y] = letterbox.point(at, side);
+        let click = PromptPoint { x, y, label: PointLabel::Foreground };
+        let [left, top, width, height] =
+            box_at([x, y], boxes).context("a network that proposes boxes has some for every image")?;
+        let corner = |x: f64, y: f64, label: PointLabel| PromptPoint { x, y, label };
+        let points = vec![
+            corner(left, top, PointLabel::UpperLeft),
+            corner(left + width, top + height, PointLabel::LowerRight),
+            click,
+        ];
+        let mask = masks_of(student, embedding, &[points], letterbox, MaskChoice::Single).remove(0);
+        masks.insert(object.annotation_id, mask);
+    }
+    Ok(masks)
+}
+
+/// The mask for each of some prompts, in the image: the first token's, or of the three others' the one of the highest score.
+fn masks_of(
+    network: &dyn Decode,
+    embedding: &Tensor<4>,
+    prompts: &[Vec<PromptPoint>],
+    letterbox: Letterbox,
+    choice: MaskChoice,
+) -> Vec<Rle> {
+    let tokens = match choice {
+        MaskChoice::Single => MaskTokens::Single,
+        MaskChoice::HighestScore => MaskTokens::All,
+    };
+    let Prompted { masks, scores } = network.decode(embedding.clone(), prompts, tokens);
+    let [n_prompts, n_masks, ..] = masks.0.dims();
+    let (n_logits, n_scores) = (masks.0.shape().num_elements(), n_prompts * n_masks);
+    let (logits, scores) = (host_values(&masks.0.reshape([n_logits])), host_values(&scores.reshape([n_scores])));
+    let chosen = |prompt: usize| {
+        let scores = &scores[prompt * n_masks..][..n_masks];
+        // Of equal ones the first.
+        let best = (1..n_masks).rev().max_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap_or(0);
+        &logits[(prompt * n_masks + best) * MASK_GRID * MASK_GRID..][..MASK_GRID * MASK_GRID]
+    };
+    (0..n_prompts).into_par_iter().map(|prompt| Rle::from_mask(&in_image(chosen(prompt), letterbox))).collect()
+}
+
+/// Logits over the square, in the image.
+fn in_image(logits: &[f32], Letterbox { image }: Letterbox) -> Mask {
+    let longest = f64::from(image.width.max(image.height));
+    let rect_in_image = RectInImage { x0: 0.0, y0: 0.0, x1: longest, y1: longest };
+    paste_logits(logits, &CropGeometry { rect_in_image, grid: MASK_GRID as u32 }, image)
+}
+
+fn first_points(prompt: Prompt, letterbox: Letterbox, side: usize) -> Vec<PromptPoint> {
+    match prompt {
+        Prompt::Box(bbox) => box_points(bbox, letterbox, side).to_vec(),
+        Prompt::Point(at) => {
+            let [x, y] = letterbox.point(at, side);
+            vec![PromptPoint { x, y, label: PointLabel::Foreground }, PADDING]
+        }
+    }
+}
+
+/// A click on a random pixel where a mask is wrong, or one of padding where it is right.
+fn next_click(object: &Object, found: &Rle, letterbox: Letterbox, side: usize, round: u8) -> PromptPoint {
+    let (truth, found) = (object.truth.to_mask(), found.to_mask());
+    let Size { width, .. } = truth.size;
+    let wrong: Vec<usize> = (0..truth.bits.len()).filter(|&at| truth.bits[at] != found.bits[at]).collect();
+    let n_wrong = u32::try_from(wrong.len()).expect("an image has fewer than 2^32 pixels");
+    if n_wrong == 0 {
+        return PADDING;
+    }
+    let at = wrong[next_point(n_wrong, CLICK_SEED, 0, round, object.annotation_id) as usize];
+    let centre = PointInImage { x: (at % width as usize) as f64 + 0.5, y: (at / width as usize) as f64 + 0.5 };
+    let [x, y] = letterbox.point(centre, side);
+    let label = if truth.bits[at] == 1 { PointLabel::Foreground } else { PointLabel::Background };
+    PromptPoint { x, y, label }
+}
+
+/// The network's input of an image.
+fn image_tensor(sample: &ImageSample, side: u32) -> Tensor<4> {
+    let mut input = vec![];
+    push_input(&sample.pixels, &mut input);
+    Tensor::from_data(TensorData::new(input, [1, 3, side as usize, side as usize]), &Device::flex())
+}
+
+fn embedding_of(ImageFeatures { shape: [channels, height, width], values }: &ImageFeatures) -> Tensor<4> {
+    Tensor::from_data(TensorData::new(values.clone(), [1, *channels, *height, *width]), &Device::flex())
+}
+
+fn floor<'a>(name: &str, answer: impl Fn(&EvalSample) -> Prediction + 'a) -> Predictor<'a, (), PredictError> {
+    let predict = move |items: &[EvalItem<()>]| Ok(items.iter().map(|item| answer(&item.sample)).collect());
+    Predictor { name: name.into(), predict: Box::new(predict) }
+}
+
+/// A PNG of some objects, spread evenly over those scored: the picture around each, its truth, and what each row answers, with its IoU.
+fn overlays(objects: &Objects, val: &ImageSource, rows: &[(String, Masks)], n_rows: usize) -> anyhow::Result<Vec<u8>> {
+    let all: Vec<&Object> = objects.all().collect();
+    let n_rows = n_rows.min(all.len());
+    let mut sheet = Vec::with_capacity(n_rows);
+    for at in 0..n_rows {
+        let object = all[at * all.len() / n_rows];
+        let image_idx = val.dataset.instances[object.instance_idx].image_idx;
+        let limits = ImageLimits::default();
+        let image = ImageFile::read(&val.dataset.image_path(image_idx), &limits)?.decode(&limits)?;
+        let [x, y, width, height] = object.bbox;
+        let side = SURROUNDINGS * width.max(height).max(8.0);
+        let (x0, y0) = (x + width / 2.0 - side / 2.0, y + height / 2.0 - side / 2.0);
+        let rect_in_image = RectInImage { x0, y0, x1: x0 + side, y1: y0 + side };
+        let geometry = CropGeometry { rect_in_image, grid: PANEL_SIDE };
+        let masks: Vec<(String, Vec<u8>)> = rows
+            .iter()
+            .map(|(name, masks)| {
+                let mask = &masks[&object.annotation_id];
+                (format!("{} {:.2}", name.to_uppercase(), mask.iou(&object.truth, false)), crop_rle(mask, &geometry))
+            })
+            .collect();
+        let predictions = masks.iter().map(|(label, in_crop)| OverlayMask { label: label.clone(), in_crop }).collect();
+        let (crop, truth) = (crop_image(&image, &geometry), crop_rle(&object.truth, &geometry));
+        let title = format!("ANN {}", object.annotation_id);
+        let bbox = object.bbox;
+        sheet.push(overlay_row(&OverlayInstance { title, crop: &crop, geometry, bbox, truth: &truth, predictions }, 1));
+    }
+    Ok(encode_png(&contact_sheet(&sheet)))
+}
+
+/// The row of a student that takes a click for the box that it proposes there.
+const PRIOR: &str = "student+prior";
+
+/// Items that are scored together.
+const BATCH: usize = 64;
+
+/// Prompts that are decoded together.
+const AT_ONCE: usize = 16;
+
+/// Seed of a subset that is drawn for scoring.
+const SUBSET_SEED: u64 = 0;
+
+/// Seed of the clicks where a mask is wrong.
+const CLICK_SEED: u64 = 0;
+
+/// Side of what is shown, in longer sides of the box.
+const SURROUNDINGS: f64 = 2.0;
+
+/// Side of a panel, in pixels.
+const PANEL_SIDE: u32 = 160;

@@ -1,0 +1,275 @@
+//! Students that answer prompts: from a configuration to scores, killed and resumed, and what is refused.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use sensei_eval::report::EvalReport;
+use sensei_student::weights::read_weights;
+use sensei_testing::shared_dir;
+
+use crate::{Place, files_below, weights_digest};
+
+/// MobileSAM's weights, where developers and CI have them.
+pub fn weights(test: &str) -> Option<String> {
+    let path = shared_dir(test)?.join("data/teacher/mobilesam/mobile_sam_fused_f16.safetensors");
+    Some(path.to_str().expect("a path in UTF-8").to_string())
+}
+
+const DIGEST: &str = "8fb27508e79f55348e12d87c123a3c36a6d36969c4236fb7a70ade0d2c89921c";
+
+pub const EMBEDDING: &str = r#"
+[[train.stage]]
+name = "embedding"
+epochs = 2
+learning_rate = 1e-3
+warmup_steps = 0
+decay = { kind = "constant" }
+train = ["encoder"]
+loss = { terms = [{ kind = "embedding_mse", weight = 1.0, cells = "used" }] }
+augmentation = { brightness = 0.2, contrast = 0.0, saturation = 0.0 }
+"#;
+
+const PROMPTS: &str = r#"
+[[train.stage]]
+name = "prompts"
+epochs = 1
+learning_rate = 1e-4
+warmup_steps = 0
+decay = { kind = "constant" }
+train = ["encoder", "mask_decoder"]
+prompts = { per_image = 1, box_probability = 0.5, rounds = 1, next_point = "teacher_disagreement", min_error_pixels = 10 }
+loss = { terms = [{ kind = "teacher_mask_bce", weight = 1.0 }, { kind = "teacher_mask_dice", weight = 1.0 }] }
+augmentation = { brightness = 0.0, contrast = 0.0, saturation = 0.0 }
+"#;
+
+const MASKED: &str = r#"
+[[train.stage]]
+name = "pretraining"
+epochs = 2
+learning_rate = 1e-3
+warmup_steps = 0
+decay = { kind = "constant" }
+train = ["encoder"]
+masking = { hidden_share = 0.75, channels = 16, heads = 2, blocks = 1 }
+loss = { terms = [{ kind = "masked_embedding_mse", weight = 1.0 }] }
+augmentation = { brightness = 0.0, contrast = 0.0, saturation = 0.0 }
+"#;
+
+const GRANULARITY: &str = r#"
+[[train.stage]]
+name = "granularity"
+epochs = 2
+learning_rate = 1e-3
+warmup_steps = 0
+decay = { kind = "constant" }
+train = ["granularity"]
+loss = { terms = [{ kind = "proposal_focal", weight = 1.0, alpha = 0.25, gamma = 1.5 }, { kind = "proposal_huber", weight = 50.0, delta = 0.1 }] }
+augmentation = { brightness = 0.0, contrast = 0.0, saturation = 0.0 }
+"#;
+
+pub const LITE_FPN: &str =
+    r#"{ kind = "lite_fpn", input_size = 128, encoder_blocks = 1, pyramid_channels = 16, refine_blocks = 0 }"#;
+const VIT: &str = r#"{ kind = "vit", input_size = 64, patch = 8, channels = 16, heads = 2, blocks = 1 }"#;
+
+pub fn config(weights: &str, encoder: &str, stages: &str) -> String {
+    format!(
+        r#"seed = 3
+
+[data]
+source = "coco"
+instances = "all"
+train = {{ annotations = "scenes/annotations/instances_train.json", images = "scenes/images" }}
+val = {{ annotations = "scenes/annotations/instances_val.json", images = "scenes/images" }}
+
+[teacher]
+weights = "{weights}"
+digest = "{DIGEST}"
+features = "int8"
+
+[student]
+family = "promptable"
+encoder = {encoder}
+
+[train]
+batch_size = 2
+accumulate_batches = 1
+optimizer = {{ beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = 0.01 }}
+{stages}
+[eval]
+protocols = ["edgesam-box", "edgesam-center"]
+clicks = 1
+bootstrap_resamples = 200
+bootstrap_seed = 0
+overlays = 2
+
+[logging]
+checkpoint_every_steps = 1
+"#
+    )
+}
+
+#[test]
+fn from_a_configuration_to_scores_after_clicks() {
+    let Some(weights) = weights("from_a_configuration_to_scores_after_clicks") else { return };
+    let place = Place::new();
+    fs::write(place.path("edge.toml"), config(&weights, LITE_FPN, &format!("{EMBEDDING}{PROMPTS}{GRANULARITY}")))
+        .unwrap();
+    let said = place.does(&["plan", "edge.toml"]);
+    assert!(said.contains("stage \"prompts\": 3 steps") && said.contains("the teacher's embeddings"), "{said}");
+    let said = place.does(&["run", "edge.toml"]);
+    let run = place.path("runs/edge");
+    let box_report = EvalReport::read(&run.join("eval/report.json")).unwrap();
+    let rows: Vec<&str> = box_report.predictors.iter().map(|row| row.scores.predictor.as_str()).collect();
+    assert_eq!(rows, ["filled_box", "inscribed_ellipse", "teacher", "teacher+1", "student", "student+1"]);
+    let iou = |report: &EvalReport, row: &str| {
+        let instances = &report.predictor(row).unwrap().scores.instances;
+        let iou = |[both, truth, found]: [u64; 3]| both as f64 / (truth + found - both).max(1) as f64;
+        instances.iter().map(|instance| iou(instance.in_image.into())).sum::<f64>() / instances.len() as f64
+    };
+    assert!(iou(&box_report, "teacher") > 0.7, "{said}");
+    assert!(iou(&box_report, "teacher+1") > iou(&box_report, "teacher") - 0.05, "{said}");
+    let point_report = EvalReport::read(&run.join("eval-edgesam-center/report.json")).unwrap();
+    assert_ne!(point_report.protocol.hash(), box_report.protocol.hash());
+    assert!(iou(&point_report, "teacher+1") > iou(&point_report, "teacher"), "a click helps: {said}");
+    // A click that is taken for a proposed box has a row of its own, and only where prompts are clicks.
+    assert_eq!(point_report.predictors.last().unwrap().scores.predictor, "student+prior");
+    for file in ["report.html", "eval/overlays.png", "eval/table.txt", "plan.toml", "events.jsonl"] {
+        assert!(run.join(file).is_file(), "{file}");
+    }
+
+    let tensors = read_weights(&run.join("student.safetensors")).unwrap().tensors;
+    let published = read_weights(weights.as_ref()).unwrap().tensors;
+    for (name, tensor) in tensors.iter().filter(|(name, _)| published.contains_key(*name)) {
+        assert_eq!(tensor.shape, published[name].shape, "{name}");
+        let is_token = ["prompt_encoder.", "mask_decoder.iou_token", "mask_decoder.mask_tokens"]
+            .iter()
+            .any(|start| name.starts_with(start));
+        assert!(!is_token || *tensor == published[name], "{name}: tokens are shared");
+    }
+    assert!(
+        tensors.contains_key("image_encoder.embedding.weight") && tensors.contains_key("granularity.lateral.weight")
+    );
+    assert!(
+        tensors["mask_decoder.iou_prediction_head.layers.2.bias"]
+            == published["mask_decoder.iou_prediction_head.layers.2.bias"]
+    );
+
+    let before = fs::read(run.join("eval/report.json")).unwrap();
+    place.does(&["eval", "runs/edge", "--protocol", "edgesam-box", "--out", "again"]);
+    assert_eq!(fs::read(place.path("again/report.json")).unwrap(), before);
+    place.does(&["verify", "runs/edge"]);
+    place.refuses(&["eval", "runs/edge", "--robustness"], 2, &["expected no option but --protocol, --out"]);
+    place.refuses(
+        &["eval", "runs/edge", "--protocol", "sensei-box"],
+        1,
+        &["expected one of whole images, found one with a crop"],
+    );
+    place.refuses(&["run", "edge.toml"], 2, &["expected no such run yet, found one"]);
+}
+
+#[test]
+fn a_killed_run_with_prompts_in_the_loop_ends_as_the_straight_one() {
+    let Some(weights) = weights("a_killed_run_with_prompts_in_the_loop_ends_as_the_straight_one") else { return };
+    let place = Place::new();
+    fs::write(place.path("edge.toml"), config(&weights, LITE_FPN, PROMPTS)).unwrap();
+    let digest = weights_digest(&place.does(&["train", "edge.toml", "--name", "straight"])).to_string();
+    let mut command = place.command(&["train", "edge.toml", "--name", "killed"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let run = place.path("runs/killed");
+    while !files_below(&run.join("checkpoints")).iter().any(|path| path.extension().unwrap() == "safetensors") {
+        assert!(child.try_wait().unwrap().is_none(), "the training has ended before its first checkpoint");
+        sleep(Duration::from_millis(5));
+    }
+    assert!(Command::new("kill").args(["-KILL", &child.id().to_string()]).status().unwrap().success());
+    child.wait().unwrap();
+    assert!(!run.join("student.safetensors").exists(), "the training was to be killed before its end");
+    let changed = ["train", "edge.toml", "--name", "killed", "--resume", "--set", "train.stage.0.prompts.rounds=0"];
+    place.refuses(&changed, 2, &["train.stage.0.prompts.rounds was 1 and is now 0"]);
+    let said = place.does(&["train", "edge.toml", "--name", "killed", "--resume"]);
+    assert_eq!(weights_digest(&said), digest);
+}
+
+#[test]
+fn an_encoder_is_pretrained_on_masked_images_and_then_fine_tuned() {
+    let Some(weights) = weights("an_encoder_is_pretrained_on_masked_images_and_then_fine_tuned") else { return };
+    let place = Place::new();
+    fs::write(place.path("sami.toml"), config(&weights, VIT, &format!("{MASKED}{PROMPTS}"))).unwrap();
+    let digest = weights_digest(&place.does(&["train", "sami.toml", "--name", "straight"])).to_string();
+    // Stopped after each of the steps, also where the decoder of masked images is dropped.
+    let run = place.path("runs/straight/checkpoints");
+    let names: Vec<String> =
+        files_below(&run).iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect();
+    assert!(names.iter().any(|name| name.contains("step-00000009")), "{names:?}");
+    for n_steps in ["00000005", "00000006", "00000007"] {
+        let name = format!("from{n_steps}");
+        let mut command = place.command(&["train", "sami.toml", "--name", &name]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let checkpoint = place.path("runs").join(&name).join(format!("checkpoints/step-{n_steps}.safetensors"));
+        while !checkpoint.exists() {
+            assert!(child.try_wait().unwrap().is_none(), "the training has ended before step {n_steps}");
+            sleep(Duration::from_millis(1));
+        }
+        assert!(Command::new("kill").args(["-KILL", &child.id().to_string()]).status().unwrap().success());
+        child.wait().unwrap();
+        assert_eq!(weights_digest(&place.does(&["train", "sami.toml", "--name", &name, "--resume"])), digest, "{name}");
+    }
+    let tensors = read_weights(&place.path("runs/straight/student.safetensors")).unwrap().tensors;
+    assert!(
+        tensors.contains_key("image_encoder.blocks.0.attn.qkv.weight")
+            && tensors.contains_key("image_encoder.neck.2.weight")
+    );
+    assert!(tensors.keys().all(|name| !name.contains("masked") && !name.contains("head.weight")));
+}
+
+#[test]
+fn what_is_no_recipe_is_refused_before_training() {
+    let Some(weights) = weights("what_is_no_recipe_is_refused_before_training") else { return };
+    let place = Place::new();
+    let whole = config(&weights, LITE_FPN, &format!("{EMBEDDING}{PROMPTS}"));
+    let refused = |from: &str, to: &str, code: i32, words: &[&str]| {
+        assert!(whole.contains(from), "{from}");
+        fs::write(place.path("bad.toml"), whole.replacen(from, to, 1)).unwrap();
+        place.refuses(&["run", "bad.toml"], code, words);
+    };
+    let prompts = "prompts = { per_image = 1, box_probability = 0.5, rounds = 1, next_point = \"teacher_disagreement\", min_error_pixels = 10 }\n";
+    refused(
+        prompts,
+        "",
+        2,
+        &["\"prompts\": its loss has terms about masks: expected [train.stage.prompts], found none"],
+    );
+    refused("train = [\"encoder\"]", "train = [\"mask_decoder\"]", 2, &["\"embedding\": train: expected \"encoder\""]);
+    refused("train = [\"encoder\"]", "train = []", 2, &["train.stage.0.train: expected a list of at least 1 element"]);
+    refused(
+        "kind = \"embedding_mse\"",
+        "kind = \"embeding_mse\"",
+        2,
+        &["expected \"embedding_mse\"", "found \"embeding_mse\""],
+    );
+    refused("cells = \"used\"", "cells = \"some\"", 2, &["expected \"all\" or \"used\", found \"some\""]);
+    refused(
+        "train = [\"encoder\"]",
+        "train = [\"granularity\"]",
+        2,
+        &["expected \"granularity\" with terms about proposals"],
+    );
+    refused(
+        "input_size = 128",
+        "input_size = 192",
+        2,
+        &["[student] encoder: input_size: expected one of 128, whose map"],
+    );
+    refused("protocols = [\"edgesam-box\"", "protocols = [\"edgesam\"", 2, &["edgesam"]);
+    refused(&DIGEST[..8], "8fb27509", 1, &["expected weights of [teacher] digest \"8fb27509", "found \"8fb27508"]);
+    refused("instances = \"all\"", "instances = \"cached\"", 2, &["[data] instances: expected \"all\""]);
+    refused("weight = 1.0, cells", "weight = 0.0, cells", 2, &["expected at least one with a weight above 0"]);
+    refused(
+        "augmentation = { brightness = 0.2",
+        "masking = { hidden_share = 0.75, channels = 16, heads = 2, blocks = 1 }\naugmentation = { brightness = 0.2",
+        2,
+        &["\"embedding\": masking: expected [student] encoder of kind \"vit\", found another"],
+    );
+    assert!(!place.path("runs/bad").exists(), "nothing was begun");
+}

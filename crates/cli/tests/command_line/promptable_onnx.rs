@@ -1,0 +1,125 @@
+//! A student that answers prompts as ONNX: what stock onnxruntime says is what the network says.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use sensei_sam::prompted::PromptedDecoder;
+use sensei_sam::scope::Tensors;
+use sensei_student::lite_fpn::LiteFpnConfig;
+use sensei_student::student::Student;
+use sensei_student::weights::read_weights;
+use sensei_tensor::network::{NamedWeights, host_values};
+use sensei_tensor::prompts::{Decode, MaskTokens, PointLabel, PromptPoint};
+use sensei_testing::{relative_l2, skipped};
+
+use crate::Place;
+use crate::promptable::{EMBEDDING, LITE_FPN, config, weights};
+
+/// Asks both files: the encoder about an image, the decoder about three prompts and about a mask.
+const ASK: &str = r#"
+import sys
+import numpy as np
+import onnxruntime as ort
+folder = sys.argv[1]
+read = lambda name, *shape: np.fromfile(f"{folder}/{name}.f32", np.float32).reshape(shape)
+session = lambda name: ort.InferenceSession(f"{folder}/runs/edge/onnx/{name}.onnx", providers=["CPUExecutionProvider"])
+session("encoder").run(None, {"input": read("image", 1, 3, 128, 128)})[0].tofile(f"{folder}/out.f32")
+decoder = session("decoder")
+embedding, mask = read("embedding", 1, 256, 64, 64), read("mask", 1, 1, 256, 256)
+prompts = [
+    ([[200, 300], [700, 650], [0, 0]], [2, 3, -1], 0),
+    ([[512.5, 400], [0, 0]], [1, -1], 0),
+    ([[512.5, 400], [300, 200], [640, 512], [0, 0]], [1, 0, 1, -1], 0),
+    ([[200, 300], [700, 650], [0, 0]], [2, 3, -1], 1),
+]
+for idx, (points, labels, has_mask) in enumerate(prompts):
+    masks, iou, low = decoder.run(["masks", "iou_predictions", "low_res_masks"], {
+        "image_embeddings": embedding, "mask_input": mask, "has_mask_input": np.float32([has_mask]),
+        "point_coords": np.float32([points]), "point_labels": np.float32([labels]), "orig_im_size": np.float32([301, 450]),
+    })
+    assert masks.shape == (1, 1, 301, 450) and iou.shape == (1, 1) and low.shape == (1, 1, 256, 256)
+    np.concatenate([low.ravel(), iou.ravel()]).astype(np.float32).tofile(f"{folder}/said{idx}.f32")
+"#;
+
+fn values(n: usize, step: f64) -> Vec<f32> {
+    (0..n).map(|idx| (step * (idx as f64 + 1.0)).sin() as f32).collect()
+}
+
+fn write(place: &Place, name: &str, values: &[f32]) {
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    fs::write(place.path(&format!("{name}.f32")), bytes).unwrap();
+}
+
+fn read(path: &Path) -> Vec<f32> {
+    fs::read(path).unwrap().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+}
+
+#[test]
+fn onnxruntime_says_what_the_student_says() {
+    let Some(weights) = weights("onnxruntime_says_what_the_student_says") else { return };
+    let has_runtime = "import numpy, onnxruntime";
+    if !Command::new("python3").args(["-c", has_runtime]).output().is_ok_and(|done| done.status.success()) {
+        assert!(std::env::var_os("CI").is_none(), "python3 has no onnxruntime, and CI must not skip");
+        skipped("onnxruntime_says_what_the_student_says", "python3 has no modules numpy and onnxruntime");
+        return;
+    }
+    let place = Place::new();
+    fs::write(place.path("edge.toml"), config(&weights, LITE_FPN, EMBEDDING)).unwrap();
+    place.does(&["train", "edge.toml"]);
+    place.does(&["export", "runs/edge"]);
+    place.refuses(&["export", "runs/edge", "--rpk"], 2, &["a student of whole images has no package"]);
+    let (image, embedding) = (values(3 * 128 * 128, 0.37), values(256 * 64 * 64, 0.618));
+    let mask: Vec<f32> = values(256 * 256, 0.011).iter().map(|value| 4.0 * value).collect();
+    write(&place, "image", &image);
+    write(&place, "embedding", &embedding.iter().map(|value| 0.2 * value).collect::<Vec<f32>>());
+    write(&place, "mask", &mask);
+    let done = Command::new("python3").args(["-c", ASK]).arg(place.path(".")).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+
+    let tensors = read_weights(&place.path("runs/edge/student.safetensors")).unwrap().tensors;
+    let device = Device::flex();
+    let graph =
+        LiteFpnConfig { input_size: 128, encoder_blocks: 1, pyramid_channels: 16, refine_blocks: 0 }.graph().unwrap();
+    let of_encoder = tensors
+        .iter()
+        .filter_map(|(name, tensor)| Some((name.strip_prefix("image_encoder.")?.to_string(), tensor.clone())));
+    let encoder = Student::from_weights(graph, &of_encoder.collect(), &device).unwrap();
+    let image: Tensor<4> = Tensor::from_data(TensorData::new(image, [1, 3, 128, 128]), &device);
+    let expected = host_values(&encoder.forward_eval(image).reshape([256 * 64 * 64]));
+    let distance = relative_l2(&read(&place.path("out.f32")), &expected);
+    assert!(distance < 1e-5, "encoder: {distance:e}");
+
+    let of_decoder = tensors.iter().filter(|(name, _)| !name.starts_with("image_encoder."));
+    let of_decoder: NamedWeights = of_decoder.map(|(name, tensor)| (name.clone(), tensor.clone())).collect();
+    let scope = Tensors::new("student", &of_decoder, &device);
+    let decoder = PromptedDecoder::sam(1024, 64, &scope.root()).unwrap();
+    let embedding: Tensor<4> =
+        Tensor::from_data(TensorData::new(read(&place.path("embedding.f32")), [1, 256, 64, 64]), &device);
+    let point = |x: f64, y: f64, label: PointLabel| PromptPoint { x, y, label };
+    let padding = point(0.0, 0.0, PointLabel::Padding);
+    let click = point(512.5, 400.0, PointLabel::Foreground);
+    let corners = [point(200.0, 300.0, PointLabel::UpperLeft), point(700.0, 650.0, PointLabel::LowerRight)];
+    let more = [point(300.0, 200.0, PointLabel::Background), point(640.0, 512.0, PointLabel::Foreground)];
+    let prompts = [vec![corners[0], corners[1], padding], vec![click, padding], vec![click, more[0], more[1], padding]];
+    let check = |idx: usize, logits: Vec<f32>, scores: Vec<f32>, n_points: usize| {
+        // As the official export chooses: the first token's for three points and more.
+        let best = (1..4).fold(1, |best, at| if scores[at] > scores[best] { at } else { best });
+        let chosen = if n_points >= 3 { 0 } else { best };
+        let said = read(&place.path(&format!("said{idx}.f32")));
+        let distance = relative_l2(&said[..65536], &logits[chosen * 65536..][..65536]);
+        assert!(distance < 1e-5, "prompt {idx}: {distance:e}");
+        assert!((said[65536] - scores[chosen]).abs() < 1e-5, "prompt {idx}: {} {}", said[65536], scores[chosen]);
+    };
+    for (idx, prompt) in prompts.iter().enumerate() {
+        let answer = decoder.decode(embedding.clone(), std::slice::from_ref(prompt), MaskTokens::All);
+        let (logits, scores) =
+            (host_values(&answer.masks.0.reshape([4 * 65536])), host_values(&answer.scores.reshape([4])));
+        check(idx, logits, scores, prompt.len());
+    }
+    let mask: Tensor<3> = Tensor::from_data(TensorData::new(mask, [1, 256, 256]), &device);
+    let cells = embedding.reshape([1, 256, 4096]).swap_dims(1, 2);
+    let refined = decoder.refined(cells, &prompts[..1], mask, sensei_sam::mask_decoder::MaskChoice::All);
+    check(3, host_values(&refined.logits.reshape([4 * 65536])), host_values(&refined.predicted_iou.reshape([4])), 3);
+}
