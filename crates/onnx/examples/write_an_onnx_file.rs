@@ -1,5 +1,7 @@
 //! Writes a small network as ONNX and says what is in the file.
 
+#![expect(clippy::print_stdout, reason = "a program")]
+
 use std::collections::BTreeMap;
 
 use prost::Message;

@@ -1,6 +1,7 @@
 //! A step of a recipe's first stage, as `scripts/bench/recipe.sh` measures it: an image encoder learns an embedding.
 //!
 //! - `recipe THREADS BATCH REPEATS SIDE`: whole training steps of the encoder at SIDE x SIDE; without any arguments, `1 2 3 256`
+#![expect(clippy::disallowed_methods, reason = "a program that measures")]
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program that measures")]
 
 use std::time::Instant;

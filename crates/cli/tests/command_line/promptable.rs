@@ -162,7 +162,7 @@ fn from_a_configuration_to_scores_after_clicks() {
     place.does(&["verify", "runs/edge"]);
     place.refuses(&["eval", "runs/edge", "--robustness"], 2, &["expected no option but --protocol, --out"]);
     place.refuses(
-        &["eval", "runs/edge", "--protocol", "sensei-box"],
+        &["eval", "runs/edge", "--protocol", "picosam3-roi96"],
         1,
         &["expected one of whole images, found one with a crop"],
     );
