@@ -1,6 +1,5 @@
 //! The losses of students that see whole images against PyTorch in float64, values and gradients.
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
 use sensei_loss::{
     Cells, FeatureDistance, ImageLossPlan, ImageTerm, ImageTermKind, LossPlanError, MaskDistance, MaskTarget,
     PromptTargets, PromptWeighting, ProposalTargets, ReconstructionTarget, UsedCells, embedding_loss, masked_features,
@@ -9,21 +8,10 @@ use sensei_loss::{
 use sensei_tensor::masks::{MaskLogits, MaskProbs};
 use sensei_testing::{GoldenCase, Tolerance, assert_close, golden, relative_l2};
 
+use crate::{expected, floats, values};
+
 /// f32 sums over at most 144 values against float64.
 const CLOSE: Tolerance = Tolerance { absolute: 2e-6, relative: 4e-6 };
-
-fn floats<const D: usize>(case: &GoldenCase, name: &str) -> Tensor<D> {
-    let device = Device::flex().autodiff();
-    Tensor::from_data(TensorData::new(case.f32s(name), case.shape(name)), (&device, DType::F32))
-}
-
-fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().try_to_vec::<f32>().expect("f32 tensors")
-}
-
-fn expected(case: &GoldenCase, name: &str) -> Vec<f32> {
-    case.f64s(name).into_iter().map(|value| value as f32).collect()
-}
 
 fn assert_gradient(what: &str, found: Vec<f32>, case: &GoldenCase) {
     let distance = relative_l2(&found, &expected(case, &format!("{what}.gradient")));

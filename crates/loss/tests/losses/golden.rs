@@ -1,6 +1,6 @@
 //! The losses against PyTorch in float64, values and gradients.
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use sensei_loss::{
     LossOutput, LossPlan, LossPlanError, LossTerm, SampleWeighting, TeacherTarget, TermKind, area_shortfall,
     bce_distance, dice_distance, distillation_loss, mse_distance,
@@ -8,21 +8,10 @@ use sensei_loss::{
 use sensei_tensor::masks::{MaskLogits, MaskProbs};
 use sensei_testing::{GoldenCase, Tolerance, assert_close, golden, relative_l2};
 
+use crate::{expected, floats, values};
+
 /// f32 sums over 192 pixels against float64.
 const CLOSE: Tolerance = Tolerance { absolute: 2e-6, relative: 2e-6 };
-
-fn floats<const D: usize>(case: &GoldenCase, name: &str) -> Tensor<D> {
-    let device = Device::flex().autodiff();
-    Tensor::from_data(TensorData::new(case.f32s(name), case.shape(name)), (&device, DType::F32))
-}
-
-fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().try_to_vec::<f32>().expect("f32 tensors")
-}
-
-fn expected(case: &GoldenCase, name: &str) -> Vec<f32> {
-    case.f64s(name).into_iter().map(|value| value as f32).collect()
-}
 
 /// Total and gradient with respect to the student's logits.
 fn loss(case: &GoldenCase, plan: &LossPlan) -> (LossOutput, Vec<f32>) {
