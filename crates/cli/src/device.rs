@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use burn::tensor::Device;
 
 use crate::arguments::Machine;
@@ -64,6 +64,22 @@ pub struct Devices {
     pub main: Device,
     /// Those that share a training step's batches with it.
     pub others: Vec<Device>,
+}
+
+impl Devices {
+    /// Refuses devices that would have nothing to do in a step of so many batches.
+    ///
+    /// # Errors
+    /// If there are more devices than batches.
+    pub fn check_batches(&self, accumulate_batches: usize) -> anyhow::Result<()> {
+        let n_devices = 1 + self.others.len();
+        ensure!(
+            n_devices <= accumulate_batches,
+            "--device names {n_devices} devices; each takes whole batches, and [train] accumulate_batches is \
+             {accumulate_batches}"
+        );
+        Ok(())
+    }
 }
 
 /// Sets the number of threads of the CPU's computation; 0 for one per core.

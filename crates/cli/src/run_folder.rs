@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use sensei_files::digest_list::DigestList;
 use sensei_files::lock::{Lock, LockError};
+use sensei_files::whole::write_whole;
 use sensei_report::run_folder::RunFolder;
 
 use crate::usage;
@@ -99,6 +100,17 @@ pub fn record(folder: &RunFolder, files: &[PathBuf]) -> anyhow::Result<()> {
 /// If the list cannot be read or written.
 pub fn forget(folder: &RunFolder, files: &[PathBuf]) -> anyhow::Result<()> {
     Ok(DigestList::read(folder.root())?.forget(files)?)
+}
+
+/// Writes the resolved configuration of a run, and lists it.
+///
+/// # Errors
+/// If it, or the list, cannot be written.
+pub fn write_plan(folder: &RunFolder, resolved_toml: &str) -> anyhow::Result<()> {
+    let path = folder.plan_toml();
+    forget(folder, std::slice::from_ref(&path))?;
+    write_whole(&path, resolved_toml.as_bytes())?;
+    record(folder, &[path])
 }
 
 /// Refuses a file of a run that was changed since the run wrote it.

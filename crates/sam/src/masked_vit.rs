@@ -8,7 +8,7 @@ use sensei_tensor::network::{
 };
 
 use crate::error::SamError;
-use crate::own_group::{group_of, tensors_of, with_tensors};
+use crate::own_group::{group_named, group_of, tensors_of, with_tensors};
 use crate::scope::{Scope, Tensors};
 use crate::vit::{VitConfig, VitTrunk};
 use crate::vit_student::TRUNK;
@@ -100,12 +100,7 @@ impl MaskedVit {
     }
 
     fn own_group(&self, name: &str) -> Result<&ParameterGroup, NetworkError> {
-        let groups = [&self.trunk, &self.decoder];
-        let found = groups.into_iter().find(|group| group.name == name);
-        found.ok_or_else(|| NetworkError::NoSuchGroup {
-            name: name.into(),
-            groups: groups.map(|group| group.name.clone()).into(),
-        })
+        group_named([&self.trunk, &self.decoder], name)
     }
 
     fn trunk(&self) -> VitTrunk {

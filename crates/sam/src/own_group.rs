@@ -60,3 +60,18 @@ fn check(name: &str, shape: &[usize], tensor: &HostTensor) -> Result<(), SamErro
         None => Ok(()),
     }
 }
+
+/// The group of this name.
+///
+/// # Errors
+/// If none has it.
+pub(crate) fn group_named<'a, const N: usize>(
+    groups: [&'a ParameterGroup; N],
+    name: &str,
+) -> Result<&'a ParameterGroup, NetworkError> {
+    let found = groups.into_iter().find(|group| group.name == name);
+    found.ok_or_else(|| NetworkError::NoSuchGroup {
+        name: name.into(),
+        groups: groups.map(|group| group.name.clone()).into(),
+    })
+}

@@ -8,7 +8,7 @@ use sensei_tensor::network::{
 };
 
 use crate::error::SamError;
-use crate::own_group::{describe, group_of, tensors_of, with_tensors};
+use crate::own_group::{describe, group_named, group_of, tensors_of, with_tensors};
 use crate::scope::Tensors;
 use crate::vit::{NECK, Vit, VitConfig, VitNeck, VitTrunk};
 
@@ -69,12 +69,7 @@ impl VitStudent {
     }
 
     fn own_group(&self, name: &str) -> Result<&ParameterGroup, NetworkError> {
-        let groups = [&self.trunk, &self.neck];
-        let found = groups.into_iter().find(|group| group.name == name);
-        found.ok_or_else(|| NetworkError::NoSuchGroup {
-            name: name.into(),
-            groups: groups.map(|group| group.name.clone()).into(),
-        })
+        group_named([&self.trunk, &self.neck], name)
     }
 }
 

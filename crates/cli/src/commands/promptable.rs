@@ -166,12 +166,10 @@ fn prepare_and_train(arguments: &RunArguments) -> anyhow::Result<Trained> {
         load_protocol(protocol).map_err(usage)?;
     }
     let devices = open_devices(&arguments.machine)?;
-    let (n_devices, n_batches) = (1 + devices.others.len(), plan.train.accumulate_batches);
-    if n_devices > n_batches {
-        return Err(usage(anyhow::anyhow!(
-            "--device names {n_devices} devices; each takes whole batches, and [train] accumulate_batches is {n_batches}"
-        )));
-    }
+    devices
+        .check_batches(plan.train.accumulate_batches)
+        .with_context(|| arguments.config.display().to_string())
+        .map_err(usage)?;
     let runs = std::path::absolute(&arguments.place.runs)
         .with_context(|| format!("{}: no such folder", arguments.place.runs.display()))?;
     let root = runs.join(&plan.name);
@@ -184,9 +182,7 @@ fn prepare_and_train(arguments: &RunArguments) -> anyhow::Result<Trained> {
         run_folder::check(&folder, &folder.plan_toml())?;
         check_same_promptable(&folder.plan_toml(), &plan).map_err(usage)?;
     }
-    run_folder::forget(&folder, &[folder.plan_toml()])?;
-    write_whole(&folder.plan_toml(), plan.resolved_toml.as_bytes())?;
-    run_folder::record(&folder, &[folder.plan_toml()])?;
+    run_folder::write_plan(&folder, &plan.resolved_toml)?;
     let how = TrainOptions { resume: arguments.resume, profile: arguments.profile };
     let fitted = train_images(&plan, &folder, &train, &teacher, &devices, how)?;
     if fitted.stopped {

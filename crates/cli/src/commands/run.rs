@@ -250,9 +250,7 @@ fn prepare_and_train(arguments: &RunArguments) -> anyhow::Result<Trained> {
         run_folder::check(&folder, &folder.plan_toml())?;
         check_same_run(&folder.plan_toml(), &plan).map_err(usage)?;
     }
-    run_folder::forget(&folder, &[folder.plan_toml()])?;
-    write_whole(&folder.plan_toml(), plan.resolved_toml.as_bytes())?;
-    run_folder::record(&folder, &[folder.plan_toml()])?;
+    run_folder::write_plan(&folder, &plan.resolved_toml)?;
     let how = TrainOptions { resume: arguments.resume, profile: arguments.profile };
     let mut fitted = train(&plan, &folder, &train_split, &val_split, &devices, how)?;
     if fitted.stopped {
@@ -264,11 +262,7 @@ fn prepare_and_train(arguments: &RunArguments) -> anyhow::Result<Trained> {
 
 /// Refuses devices that would have nothing to do, or that cannot compute in the plan's precision.
 fn check_devices(plan: &RunPlan, devices: &Devices) -> anyhow::Result<()> {
-    let (n_devices, n_batches) = (1 + devices.others.len(), plan.train.accumulate_batches);
-    ensure!(
-        n_devices <= n_batches,
-        "--device names {n_devices} devices; each takes whole batches, and [train] accumulate_batches is {n_batches}"
-    );
+    devices.check_batches(plan.train.accumulate_batches)?;
     if let Some(mixed) = plan.train.mixed_precision {
         for device in std::iter::once(&devices.main).chain(&devices.others) {
             ensure!(
