@@ -100,6 +100,9 @@ pub enum Command {
     Quantize {
         /// A run folder
         run: PathBuf,
+        /// On the training crops that the run kept (samples.safetensors): its data need not be there
+        #[arg(long)]
+        reuse: bool,
         /// Also print what it costs, in logits and masks, to give each convolution's weights alone this many bits (4 or 2)
         #[arg(long, value_name = "BITS", value_parser = clap::value_parser!(u8).range(2..=4))]
         sensitivity: Option<u8>,

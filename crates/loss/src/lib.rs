@@ -7,6 +7,7 @@ mod feature_distance;
 mod image_plan;
 mod plan;
 mod proposals;
+mod weighting;
 
 pub use distance::{area_shortfall, bce_distance, dice_distance, mse_distance};
 pub use feature_distance::{
@@ -17,7 +18,6 @@ pub use image_plan::{
     PromptTargets, PromptWeighting, ProposalDistance, ReconstructionTarget, TermValues, embedding_loss, focal_distance,
     mask_of_bits, prompt_loss, proposal_loss,
 };
-pub use plan::{
-    LossOutput, LossPlan, LossPlanError, LossTerm, Needs, SampleWeighting, TeacherTarget, TermKind, distillation_loss,
-};
+pub use plan::{LossOutput, LossPlan, LossPlanError, LossTerm, Needs, TermKind, distillation_loss};
 pub use proposals::{ProposalTargets, proposal_focal, proposal_huber};
+pub use weighting::{SampleWeighting, TeacherTarget};

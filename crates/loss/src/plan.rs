@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Tensor;
 
 use sensei_tensor::mask_sums::MaskSums;
 use sensei_tensor::masks::{MaskLogits, MaskProbs};
 
 use crate::distance::{dice_of_areas, shortfall_of_areas};
+use crate::weighting::{SampleWeighting, TeacherTarget};
 
 /// The loss of one training stage.
 ///
@@ -50,24 +51,6 @@ pub enum TermKind {
     },
 }
 
-/// Alpha: how much of a sample's loss is the teacher's.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum SampleWeighting {
-    /// The teacher's predicted IoU of that sample: what the papers describe.
-    TeacherScorePerSample,
-    /// The mean of the teacher's predicted IoUs over the batch: what the published code computes, because its
-    /// distances are batch means already when they are multiplied by the scores. Where parts of the data have other weightings, the
-    /// mean is over the batch's samples that are weighed by this one.
-    TeacherScoreBatchMean,
-    /// The same for all samples, in `[0, 1]`.
-    Constant(f64),
-    /// 0, and the teacher is not asked: training on the truth alone. A plan with it has no teacher terms.
-    TruthOnly,
-    /// 0, and the teacher's mask (logit above 0) stands in for the truth in every term that reads it: what a teacher's answer is worth
-    /// where nobody annotated. A plan in which no sample is weighed otherwise has no teacher terms.
-    TeacherHard,
-}
-
 /// What a loss reads: loader, checks and plan fetch this and nothing else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Needs {
@@ -105,6 +88,14 @@ pub enum LossPlanError {
         /// The term's name.
         term: &'static str,
     },
+    /// A weighting that leaves samples to the truth, in a plan that compares with none.
+    #[error(
+        "{weighting}: expected a truth term with a weight above 0 for samples that the teacher is not heard about, found none"
+    )]
+    NoTruth {
+        /// The weighting's name.
+        weighting: &'static str,
+    },
     /// A term that goes with no other.
     #[error("{term}: expected no other term beside it, as its network sees masked images")]
     NotAlone {
@@ -116,22 +107,13 @@ pub enum LossPlanError {
     Nothing,
 }
 
-/// What the teacher said about a batch.
-#[derive(Debug, Clone)]
-pub struct TeacherTarget {
-    /// Mask logits, `[batch, 1, height, width]`.
-    pub logits: MaskLogits,
-    /// The IoU it expects of its masks, `[batch]`, in `[0, 1]` (the caller clamps and counts).
-    pub predicted_iou: Tensor<1>,
-}
-
 /// A batch's loss.
 pub struct LossOutput {
     /// What to minimise: `[1]`.
     pub total: Tensor<1>,
     /// Each term of the plan, in its order: name and distances, `[batch]`, without weight and alpha. Detached from the
     /// gradient. If `total` is not finite, one of these says which term and sample it was. Teacher terms are 0 for samples whose
-    /// weighting gives them no share.
+    /// weighting gives them no share. Where a weighting is a filter, `teacher_share` follows: alpha.
     pub terms: Vec<(&'static str, Tensor<1>)>,
 }
 
@@ -183,8 +165,18 @@ impl LossPlan {
         range("sharpness", "a finite number above 0", sharpness, sharpness > 0.0)?;
         let weightings = || std::iter::once(&weighting).chain(part_weightings.values());
         for weighting in weightings() {
-            if let SampleWeighting::Constant(alpha) = *weighting {
-                range("alpha", "0 to 1", alpha, (0.0..=1.0).contains(&alpha))?;
+            match *weighting {
+                SampleWeighting::Constant(alpha) => range("alpha", "0 to 1", alpha, (0.0..=1.0).contains(&alpha))?,
+                SampleWeighting::TeacherScoreAtLeast { score: threshold, alpha }
+                | SampleWeighting::AgreementAtLeast { iou: threshold, alpha } => {
+                    range("alpha", "above 0, at most 1", alpha, alpha > 0.0 && alpha <= 1.0)?;
+                    range("score or iou", "0 to 1", threshold, (0.0..=1.0).contains(&threshold))?;
+                }
+                _ => {}
+            }
+            let leaves = |term: &LossTerm| term.kind.source() == TermSource::Truth && term.weight > 0.0;
+            if let Some(weighting) = weighting.filter_name().filter(|_| !terms.iter().any(leaves)) {
+                return Err(LossPlanError::NoTruth { weighting });
             }
         }
         let shares_nothing = weightings().all(|weighting| !weighting.has_teacher_terms());
@@ -236,6 +228,11 @@ impl LossPlan {
         self.sharpness
     }
 
+    /// All weightings that some sample may have.
+    pub(crate) fn weightings(&self) -> impl Iterator<Item = SampleWeighting> + '_ {
+        std::iter::once(&self.weighting).chain(self.part_weightings.values()).copied()
+    }
+
     /// Where alpha comes from, for the samples of a part of the data set.
     pub fn weighting_of(&self, part_idx: usize) -> SampleWeighting {
         self.part_weightings.get(&part_idx).copied().unwrap_or(self.weighting)
@@ -259,9 +256,8 @@ impl LossPlan {
     pub fn needs(&self) -> Needs {
         let has = |source| self.terms.iter().any(|term| term.kind.source() == source);
         Needs {
-            teacher_masks: std::iter::once(&self.weighting)
-                .chain(self.part_weightings.values())
-                .any(|weighting| *weighting != SampleWeighting::TruthOnly),
+            teacher_masks: self.weightings().any(|weighting| weighting != SampleWeighting::TruthOnly),
+            // A filter is never without a truth term: `with_parts`.
             truth: has(TermSource::Truth) || has(TermSource::Neither),
             taps: vec![],
         }
@@ -290,9 +286,9 @@ pub fn distillation_loss(
         None => truth,
     };
     let soft = teacher.filter(|_| plan.terms.iter().any(|term| term.kind.source() == TermSource::Teacher));
+    let alpha = teacher.map(|teacher| plan.alpha(part_idxs, teacher, &truth));
+    let is_asked = alpha.as_ref().and_then(|alpha| plan.is_asked(part_idxs, alpha));
     let sums = MaskSums::new(plan.sharpness, student, soft.map(|teacher| teacher.logits.clone()), truth);
-    let alpha = teacher.map(|teacher| plan.alpha(part_idxs, teacher.predicted_iou.clone()));
-    let is_asked = teacher.and_then(|teacher| plan.is_asked(part_idxs, &teacher.predicted_iou));
 
     let mut weighed: [Option<Tensor<1>>; 3] = [None, None, None];
     let mut terms = Vec::with_capacity(plan.terms.len());
@@ -312,6 +308,9 @@ pub fn distillation_loss(
             None => weighted,
         });
     }
+    if let Some(alpha) = alpha.as_ref().filter(|_| plan.filters()) {
+        terms.push(("teacher_share", alpha.clone()));
+    }
     let [teacher_sum, truth_sum, other_sum] = weighed;
     let (teacher_sum, truth_sum) = match alpha {
         Some(alpha) => (teacher_sum.map(|sum| sum * alpha.clone()), truth_sum.map(|sum| sum * (1.0 - alpha))),
@@ -320,91 +319,6 @@ pub fn distillation_loss(
     let sum = [teacher_sum, truth_sum, other_sum].into_iter().flatten().reduce(|a, b| a + b);
     let total = sum.expect("a plan minimises at least one term: LossPlan::new").mean();
     LossOutput { total, terms }
-}
-
-impl LossPlan {
-    /// The share of the teacher terms, `[batch]`; takes no gradient.
-    fn alpha(&self, part_idxs: &[usize], predicted_iou: Tensor<1>) -> Tensor<1> {
-        let mut weightings: Vec<(SampleWeighting, Vec<bool>)> = vec![];
-        for (at, &part_idx) in part_idxs.iter().enumerate() {
-            let weighting = self.weighting_of(part_idx);
-            let known = weightings.iter().position(|(known, _)| *known == weighting);
-            let known = known.unwrap_or_else(|| {
-                weightings.push((weighting, vec![false; part_idxs.len()]));
-                weightings.len() - 1
-            });
-            weightings[known].1[at] = true;
-        }
-        match weightings.as_slice() {
-            [] => alpha(self.weighting, predicted_iou),
-            [(weighting, _)] => alpha(*weighting, predicted_iou),
-            several => {
-                let of_weighting = |(weighting, are_of): &(SampleWeighting, Vec<bool>)| {
-                    let mask = floats(are_of, &predicted_iou.device());
-                    let count = are_of.iter().filter(|is| **is).count() as f64;
-                    // The mean over a batch is that of the samples which it is for.
-                    let alpha = match weighting {
-                        SampleWeighting::TeacherScoreBatchMean => {
-                            let sum = (predicted_iou.clone().detach() * mask.clone()).sum();
-                            (sum / count).expand([are_of.len()])
-                        }
-                        _ => alpha(*weighting, predicted_iou.clone()),
-                    };
-                    alpha * mask
-                };
-                several.iter().map(of_weighting).reduce(|a, b| a + b).expect("several weightings")
-            }
-        }
-    }
-
-    /// 1 for samples that are compared with the teacher, 0 for others, `[batch]`; `None` where all are.
-    fn is_asked(&self, part_idxs: &[usize], like: &Tensor<1>) -> Option<Tensor<1>> {
-        let are_asked: Vec<bool> =
-            part_idxs.iter().map(|&part_idx| self.weighting_of(part_idx).has_teacher_terms()).collect();
-        are_asked.contains(&false).then(|| floats(&are_asked, &like.device()))
-    }
-
-    /// The mask that truth terms compare with: the annotated one, or the teacher's where it stands in for it.
-    fn target(&self, part_idxs: &[usize], truth: MaskProbs, teacher: &MaskLogits) -> MaskProbs {
-        let [batch, ..] = truth.0.dims();
-        let is_hard =
-            |at: usize| self.weighting_of(part_idxs.get(at).copied().unwrap_or(0)) == SampleWeighting::TeacherHard;
-        let are_hard: Vec<bool> = (0..batch).map(is_hard).collect();
-        if !are_hard.contains(&true) {
-            return truth;
-        }
-        let mask = teacher.0.clone().detach().greater_elem(0.0).float();
-        if !are_hard.contains(&false) {
-            return MaskProbs(mask);
-        }
-        let hard = floats(&are_hard, &truth.0.device()).reshape([batch, 1, 1, 1]);
-        MaskProbs(truth.0 * (1.0 - hard.clone()) + mask * hard)
-    }
-}
-
-impl SampleWeighting {
-    /// Whether the sample's loss has teacher terms, which compare with the teacher's probabilities.
-    pub fn has_teacher_terms(self) -> bool {
-        !matches!(self, Self::TruthOnly | Self::TeacherHard)
-    }
-}
-
-/// 1 for true.
-fn floats(values: &[bool], device: &Device) -> Tensor<1> {
-    let values: Vec<f32> = values.iter().map(|&is| f32::from(u8::from(is))).collect();
-    Tensor::from_data(TensorData::from(values.as_slice()), device)
-}
-
-/// The share of the teacher terms by one weighting, `[batch]`; takes no gradient.
-fn alpha(weighting: SampleWeighting, predicted_iou: Tensor<1>) -> Tensor<1> {
-    let predicted_iou = predicted_iou.detach();
-    let [batch] = predicted_iou.dims();
-    match weighting {
-        SampleWeighting::TeacherScorePerSample => predicted_iou,
-        SampleWeighting::TeacherScoreBatchMean => predicted_iou.mean().expand([batch]),
-        SampleWeighting::Constant(alpha) => predicted_iou.full_like(alpha),
-        SampleWeighting::TruthOnly | SampleWeighting::TeacherHard => predicted_iou.zeros_like(),
-    }
 }
 
 /// One distance of each sample, `[batch]`.

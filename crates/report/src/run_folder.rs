@@ -59,6 +59,11 @@ impl RunFolder {
         self.root.join("thresholds.safetensors")
     }
 
+    /// Crops of its data, with which it is quantized and exported where the data are not.
+    pub fn samples(&self) -> PathBuf {
+        self.root.join("samples.safetensors")
+    }
+
     /// The quantized student.
     pub fn int8(&self) -> PathBuf {
         self.root.join("student.s8m")

@@ -60,7 +60,9 @@ pub fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
             start_threads(threads)?;
             eval_coco::eval_coco(&annotations, &detections, format, iou, out.as_deref()).map(done)
         }
-        Command::Quantize { run, sensitivity, threads } => run::quantize(&run, sensitivity, threads).map(done),
+        Command::Quantize { run, reuse, sensitivity, threads } => {
+            run::quantize(&run, reuse, sensitivity, threads).map(done)
+        }
         Command::Export { run, converter, rpk } if is_promptable(&run.join("plan.toml")) => {
             promptable::export(&run, converter.is_some() || rpk).map(done)
         }

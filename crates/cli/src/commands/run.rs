@@ -4,7 +4,6 @@ use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 use burn::tensor::Device;
-use sensei_answers::key::AnswerKey;
 use sensei_eval::protocol::ProtocolRules;
 use sensei_eval::report::EvalReport;
 use sensei_int8::model::IntegerModel;
@@ -22,6 +21,7 @@ use crate::phases::data::{OtherData, Split, check_disjoint, checked_splits, open
 use crate::phases::evaluate::{Networks, robustness, score, score_files, scores_of};
 use crate::phases::export::{ConverterChoice, Origin, int8_model};
 use crate::phases::inputs::write_inputs;
+use crate::phases::kept_samples::{KeptSamples, calibration_crops, kept_or_made};
 use crate::phases::train::{TrainOptions, train, trained_weights};
 use crate::phases::{export as exporting, quantize as quantizing};
 use crate::progress::{on_one_line, say};
@@ -35,20 +35,20 @@ use sensei_report::run_folder::RunFolder;
 
 /// The whole line.
 pub fn run(arguments: &RunArguments) -> anyhow::Result<()> {
-    let Trained { plan, folder, lock: _lock, train, val, devices, weights } = prepare_and_train(arguments)?;
-    if plan.deployment.is_some() {
-        let quantized = quantizing::quantize(&plan, &weights, &train, &folder)?;
+    let Trained { plan, folder, lock: _lock, train, val, devices, weights, kept } = prepare_and_train(arguments)?;
+    if let Some(kept) = &kept {
+        let quantized = quantizing::quantize(&plan, &weights, &kept.calibration, &folder)?;
         quantizing::save(&quantized, &folder)?;
     }
     // What is scored is what was written, read back.
     let (weights, model) = scored_networks(&plan, &folder)?;
     let networks = Networks { weights: &weights, int8: model.as_ref(), recorded: None };
     let scores = own_scores(&plan, &folder, &networks, (&train, &val), &devices.main)?;
-    if let (Some(deployment), Some(model)) = (&plan.deployment, &model) {
-        let origin = origin(&train, &val, &weights);
+    if let (Some(deployment), Some(model), Some(kept)) = (&plan.deployment, &model, &kept) {
+        let origin = Origin { data: &kept.data, weights: weights_digest(&weights) };
         let converter = deployment.export.converter.as_deref();
         let converter = converter.map_or(ConverterChoice::None, ConverterChoice::PackerOut);
-        exporting::export(&plan, &folder, model, Some(&origin), Some(&scores), &exporting::examples(&val)?, converter)?;
+        exporting::export(&plan, &folder, model, Some(&origin), Some(&scores), &kept.examples, converter)?;
     }
     report(folder.root())
 }
@@ -171,17 +171,22 @@ fn foreign_weights(plan: &RunPlan, path: &Path, imagenet_normalised: bool) -> an
 }
 
 /// The int8 model of a trained run.
-pub fn quantize(run: &Path, sensitivity_bits: Option<u8>, threads: usize) -> anyhow::Result<()> {
+///
+/// With `reuse` on the crops that the run kept, without its data.
+pub fn quantize(run: &Path, reuse: bool, sensitivity_bits: Option<u8>, threads: usize) -> anyhow::Result<()> {
     let (plan, folder) = open_run(run)?;
     let _lock = run_folder::lock(&folder)?;
     plan.deployment().map_err(usage)?;
     start_threads(threads)?;
     let weights = trained_weights(&plan, &folder)?;
-    let train = open(&plan, Split::Train, runs_of(&folder))?;
+    let crops = match reuse {
+        true => KeptSamples::read(&folder, plan.graph.input_size())?.calibration,
+        false => calibration_crops(&plan, &open(&plan, Split::Train, runs_of(&folder))?)?,
+    };
     if let Some(bits) = sensitivity_bits {
-        say(&quantizing::sensitivities(&plan, &weights, &train, bits)?.table());
+        say(&quantizing::sensitivities(&plan, &weights, &crops, bits)?.table());
     }
-    let quantized = quantizing::quantize(&plan, &weights, &train, &folder)?;
+    let quantized = quantizing::quantize(&plan, &weights, &crops, &folder)?;
     quantizing::save(&quantized, &folder)?;
     say(&quantized.layers.table());
     Ok(())
@@ -193,15 +198,15 @@ pub fn export(run: &Path, converter: Option<&Path>, rpk: bool) -> anyhow::Result
     let _lock = run_folder::lock(&folder)?;
     let deployment = plan.deployment().map_err(usage)?;
     let model = int8_model(&folder)?;
-    let (train, val) = splits(&plan, runs_of(&folder))?;
-    let origin = origin(&train, &val, &trained_weights(&plan, &folder)?);
+    let kept = kept_or_made(&plan, &folder, || splits(&plan, runs_of(&folder)))?;
+    let origin = Origin { data: &kept.data, weights: weights_digest(&trained_weights(&plan, &folder)?) };
     score_files(&folder.eval()).iter().try_for_each(|file| run_folder::check(&folder, file))?;
     let scores = scores_of(&folder.eval(), &model)?;
     let converter = match converter.or(deployment.export.converter.as_deref()) {
         program if rpk => ConverterChoice::Rpk(program),
         program => program.map_or(ConverterChoice::None, ConverterChoice::PackerOut),
     };
-    exporting::export(&plan, &folder, &model, Some(&origin), scores.as_ref(), &exporting::examples(&val)?, converter)?;
+    exporting::export(&plan, &folder, &model, Some(&origin), scores.as_ref(), &kept.examples, converter)?;
     Ok(())
 }
 
@@ -226,6 +231,8 @@ struct Trained {
     val: SampleSource,
     devices: Devices,
     weights: NamedWeights,
+    /// Of a run for the chip.
+    kept: Option<KeptSamples>,
 }
 
 /// Everything up to the trained weights.
@@ -257,7 +264,11 @@ fn prepare_and_train(arguments: &RunArguments) -> anyhow::Result<Trained> {
         stop::check("training")?;
     }
     let weights = fitted.groups.remove(WEIGHTS).context("a trained student has weights")?;
-    Ok(Trained { plan, folder, lock, train: train_split, val: val_split, devices, weights })
+    let kept = plan.deployment.as_ref().map(|_| KeptSamples::of(&plan, &train_split, &val_split)).transpose()?;
+    if let Some(kept) = &kept {
+        kept.write(&folder, plan.graph.input_size())?;
+    }
+    Ok(Trained { plan, folder, lock, train: train_split, val: val_split, devices, weights, kept })
 }
 
 /// Refuses devices that would have nothing to do, or that cannot compute in the plan's precision.
@@ -291,17 +302,6 @@ fn splits(plan: &RunPlan, runs: &Path) -> anyhow::Result<(SampleSource, SampleSo
     let (train, val) = (open(plan, Split::Train, runs)?, open(plan, Split::Val, runs)?);
     check_disjoint(&train, &val)?;
     Ok((train, val))
-}
-
-fn origin(train: &SampleSource, val: &SampleSource, weights: &NamedWeights) -> Origin {
-    let data = |source: &SampleSource| blake3::Hash::from_bytes(source.dataset.digest).to_hex().to_string();
-    let key = |key: &AnswerKey| blake3::Hash::from_bytes(key.digest()).to_hex().to_string();
-    Origin {
-        train_data: data(train),
-        val_data: data(val),
-        teacher: train.teacher.as_ref().map(|store| key(&store.manifest().key)),
-        weights: weights_digest(weights),
-    }
 }
 
 /// The normalisation of most published weights: mean and standard deviation of `pixel / 255`, red, green, blue.

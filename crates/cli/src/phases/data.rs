@@ -284,12 +284,12 @@ fn check_weighed_as_proposals(plan: &RunPlan, part_idx: usize, dataset: &Dataset
     }
     let takes_truth = |stage: &StagePlan| {
         let weighting = stage.loss.weighting_of(part_idx);
-        weighting == SampleWeighting::TruthOnly || weighting == SampleWeighting::Constant(0.0)
+        weighting == SampleWeighting::TruthOnly || weighting == SampleWeighting::Constant(0.0) || weighting.is_filter()
     };
     if are_proposals && let Some(stage) = plan.train.stages.iter().find(|stage| takes_truth(stage)) {
         anyhow::bail!(
             "{path}: masks that a teacher proposed (info.proposed_by) are no truth: stage {:?}: {weighting}: expected teacher_hard or \
-             shares of the teacher, found truth_only",
+             shares of the teacher, found what leaves objects to the truth alone",
             stage.name
         );
     }

@@ -19,10 +19,10 @@ use sensei_imx500::rpk::{InputFormat, Intrinsics, Rpk};
 use sensei_int8::interpreter::Interpreter;
 use sensei_int8::model::IntegerModel;
 use sensei_int8::model_file::{read_model, write_model};
-use sensei_samples::source::SampleSource;
 use serde_json::json;
 
 use crate::config::RunPlan;
+use crate::phases::kept_samples::{DataDigests, KeptCrop};
 use crate::progress::say;
 use crate::run_folder;
 use crate::stop;
@@ -32,13 +32,9 @@ use sensei_files::whole::write_whole;
 use sensei_report::run_folder::RunFolder;
 
 /// Digests of what made a student, for the package's manifest.
-pub struct Origin {
-    /// Annotation file of the training split.
-    pub train_data: String,
-    /// Annotation file of the validation split.
-    pub val_data: String,
-    /// Key of the teacher's cache of the training split.
-    pub teacher: Option<String>,
+pub struct Origin<'a> {
+    /// Its data.
+    pub data: &'a DataDigests,
     /// The trained weights.
     pub weights: String,
 }
@@ -63,9 +59,9 @@ pub fn export(
     plan: &RunPlan,
     folder: &RunFolder,
     model: &IntegerModel,
-    origin: Option<&Origin>,
+    origin: Option<&Origin<'_>>,
     scores: Option<&EvalReport>,
-    examples: &[Example],
+    examples: &[KeptCrop],
     converter: ConverterChoice,
 ) -> anyhow::Result<PathBuf> {
     let installed = installed_converter(converter)?; // before anything is written
@@ -136,7 +132,7 @@ fn checked_estimate(model: &IntegerModel) -> anyhow::Result<MemoryEstimate> {
 }
 
 /// What the ONNX file says of its origin.
-fn metadata(plan: &RunPlan, origin: Option<&Origin>) -> BTreeMap<String, String> {
+fn metadata(plan: &RunPlan, origin: Option<&Origin<'_>>) -> BTreeMap<String, String> {
     let mut metadata = BTreeMap::from([("sensei.plan".to_string(), plan.train_digest.clone())]);
     if let Some(origin) = origin {
         metadata.insert("sensei.weights".to_string(), origin.weights.clone());
@@ -149,7 +145,7 @@ fn manifest_of_model(
     model: &IntegerModel,
     onnx_bytes: &[u8],
     estimate: &MemoryEstimate,
-    examples: &[Example],
+    examples: &[KeptCrop],
 ) -> serde_json::Value {
     json!({
         "format": 2,
@@ -169,11 +165,11 @@ fn manifest_of_model(
     })
 }
 
-fn add_origin_and_scores(manifest: &mut serde_json::Value, origin: Option<&Origin>, scores: Option<&EvalReport>) {
+fn add_origin_and_scores(manifest: &mut serde_json::Value, origin: Option<&Origin<'_>>, scores: Option<&EvalReport>) {
     if let Some(origin) = origin {
-        manifest["train_data_digest"] = json!(origin.train_data);
-        manifest["val_data_digest"] = json!(origin.val_data);
-        manifest["teacher_key_digest"] = json!(origin.teacher);
+        manifest["train_data_digest"] = json!(origin.data.train);
+        manifest["val_data_digest"] = json!(origin.data.val);
+        manifest["teacher_key_digest"] = json!(origin.data.teacher);
         manifest["weights_digest"] = json!(origin.weights);
     }
     if let Some(scores) = scores {
@@ -184,31 +180,8 @@ fn add_origin_and_scores(manifest: &mut serde_json::Value, origin: Option<&Origi
     }
 }
 
-/// An image that the package shows the network on.
-pub struct Example {
-    /// The annotation whose crop it is.
-    pub annotation_id: u64,
-    /// RGB pixels of the crop, `[side, side, 3]`.
-    pub pixels: Vec<u8>,
-}
-
-/// Crops of some validation instances, spread evenly over the split.
-///
-/// # Errors
-/// If a sample cannot be had.
-pub fn examples(val: &SampleSource) -> anyhow::Result<Vec<Example>> {
-    let n_examples = TEST_VECTORS.min(val.instances.len());
-    let chosen = (0..n_examples).map(|at| val.instances[at * val.instances.len() / n_examples]);
-    chosen
-        .map(|instance| {
-            let sample = val.sample(instance)?;
-            Ok(Example { annotation_id: sample.annotation_id, pixels: sample.pixels })
-        })
-        .collect()
-}
-
 /// Input and output of each example as the chip has them, and every layer's integers.
-fn write_test_vectors(folder: &Path, model: &IntegerModel, examples: &[Example]) -> anyhow::Result<()> {
+fn write_test_vectors(folder: &Path, model: &IntegerModel, examples: &[KeptCrop]) -> anyhow::Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("{}: cannot make the folder", folder.display()))?;
     let interpreter = Interpreter::new(model);
     for (idx, example) in examples.iter().enumerate() {
@@ -235,14 +208,15 @@ fn write_test_vectors(folder: &Path, model: &IntegerModel, examples: &[Example])
 fn model_card(
     plan: &RunPlan,
     model: &IntegerModel,
-    origin: Option<&Origin>,
+    origin: Option<&Origin<'_>>,
     scores: Option<&EvalReport>,
     estimate: &MemoryEstimate,
 ) -> String {
     let side = model.input().shape[1];
     let data = origin.map_or("not known".into(), |origin| {
-        let teacher = origin.teacher.as_deref().unwrap_or("none");
-        format!("annotations {} (training), {} (validation), teacher key {teacher}", origin.train_data, origin.val_data)
+        let DataDigests { train, val, teacher } = origin.data;
+        let teacher = teacher.as_deref().unwrap_or("none");
+        format!("annotations {train} (training), {val} (validation), teacher key {teacher}")
     });
     let scores = scores.map_or("None: it was not scored.\n".into(), |scores| {
         format!("Protocol {} ({}).\n\n```\n{}```\n", scores.protocol.name, scores.protocol_hash, scores.table())
@@ -349,9 +323,6 @@ fn memory_json(estimate: &MemoryEstimate) -> serde_json::Value {
 
 /// PicoSAM2 takes about 90 s on two cores.
 const CONVERTER_TIME_LIMIT: Duration = Duration::from_secs(30 * 60);
-
-/// Examples in a package.
-const TEST_VECTORS: usize = 4;
 
 /// What runs on the Raspberry Pi.
 const CAMERA_PROGRAM: &str = include_str!("../../../../scripts/imx500/camera.py");

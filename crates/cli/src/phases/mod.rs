@@ -5,6 +5,7 @@ pub mod evaluate;
 pub mod export;
 pub mod images;
 pub mod inputs;
+pub mod kept_samples;
 pub mod layers;
 pub mod packed;
 pub mod promptable;

@@ -15,12 +15,12 @@ use sensei_quant::fake_quant::FakeQuantStudent;
 use sensei_quant::folded::FoldedStudent;
 use sensei_quant::lower::lower;
 use sensei_quant::sensitivity::{SensitivityReport, sensitivity};
-use sensei_samples::source::SampleSource;
 use sensei_student::weights::read_weights;
 use sensei_tensor::network::NamedWeights;
-use sensei_train::tensors::random_inputs;
+use sensei_train::tensors::pixel_inputs;
 
 use crate::config::RunPlan;
+use crate::phases::kept_samples::KeptCrop;
 use crate::phases::layers::rows;
 use crate::phases::stages::trained_quantizers;
 use crate::progress::{say, warn};
@@ -44,19 +44,19 @@ pub struct Quantized {
     pub sensitivity: Option<SensitivityReport>,
 }
 
-/// Chooses thresholds on training instances, or takes those that were trained, lowers the student and compares the three networks layer by layer.
+/// Chooses thresholds on training crops, or takes those that were trained, lowers the student and compares the three networks layer by layer.
 ///
 /// On the CPU wherever the student was trained, so that the integers are the same for the same weights.
 ///
 /// # Errors
-/// If a sample cannot be had, a weight or output is not finite, or the chip cannot represent a layer.
+/// If a weight or output is not finite, or the chip cannot represent a layer.
 pub fn quantize(
     plan: &RunPlan,
     weights: &NamedWeights,
-    train: &SampleSource,
+    crops: &[KeptCrop],
     folder: &RunFolder,
 ) -> anyhow::Result<Quantized> {
-    let Prepared { float, batches, mut config } = prepare(plan, weights, train)?;
+    let Prepared { float, batches, mut config } = prepare(plan, weights, crops)?;
     let mut report = None;
     if let Some(budget) = &plan.deployment()?.quantize.budget {
         let saved = |conv: &str| bytes_saved(plan, &config, budget.weight_bits, conv);
@@ -134,10 +134,10 @@ fn compared(
 pub fn sensitivities(
     plan: &RunPlan,
     weights: &NamedWeights,
-    train: &SampleSource,
+    crops: &[KeptCrop],
     bits: u8,
 ) -> anyhow::Result<SensitivityReport> {
-    let Prepared { float, batches, config } = prepare(plan, weights, train)?;
+    let Prepared { float, batches, config } = prepare(plan, weights, crops)?;
     let saved = |conv: &str| bytes_saved(plan, &config, bits, conv);
     unless_stopped(sensitivity(&float, &batches, &config, bits, saved, &stop::is_asked))
 }
@@ -164,10 +164,10 @@ struct Prepared {
     config: CalibrationConfig,
 }
 
-fn prepare(plan: &RunPlan, weights: &NamedWeights, train: &SampleSource) -> anyhow::Result<Prepared> {
+fn prepare(plan: &RunPlan, weights: &NamedWeights, crops: &[KeptCrop]) -> anyhow::Result<Prepared> {
     stop::check("quantizing")?;
-    let batches = random_inputs(train, plan.deployment()?.quantize.calibration_instances, plan.train.seed)?;
-    stop::check("quantizing")?;
+    let pixels: Vec<&[u8]> = crops.iter().map(|crop| crop.pixels.as_slice()).collect();
+    let batches = pixel_inputs(&pixels);
     let float = folded(plan, weights, &batches)?;
     stop::check("quantizing")?;
     Ok(Prepared { float, batches, config: plan.deployment()?.quantize.calibration() })

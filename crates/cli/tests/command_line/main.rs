@@ -14,6 +14,7 @@ mod deployment;
 mod device;
 mod disk;
 mod eval_coco;
+mod hand_over;
 mod layers;
 mod native_teacher;
 #[cfg(unix)]

@@ -278,7 +278,7 @@ images = "scenes/images"
     place.config("also.toml", &[("[crop]", also)]);
     let words = [
         "beside.json: masks that a teacher proposed",
-        "expected teacher_hard or shares of the teacher, found truth_only",
+        "expected teacher_hard or shares of the teacher, found what leaves objects to the truth alone",
     ];
     place.refuses(&["train", "also.toml"], 1, &words);
     let hard = "weighting = \"truth_only\"\nweighting_of = { proposals = \"teacher_hard\" }";

@@ -179,6 +179,62 @@ fn parts_of_the_data_are_weighed_each_by_its_own_rule() {
     }
 }
 
+/// A filter: samples that pass have the loss of a constant share, the others that of the truth alone.
+#[test]
+fn a_filter_hears_the_teacher_about_some_samples() {
+    let case = golden("loss/picosam");
+    let batch = case.shape("student")[0];
+    let terms = LossPlan::picosam3(SampleWeighting::Constant(0.25)).terms().to_vec();
+    let plan = |weighting| LossPlan::new(5.0, weighting, terms.clone()).expect("a loss");
+    let score_at_least = |score| SampleWeighting::TeacherScoreAtLeast { score, alpha: 0.25 };
+    let agreement_at_least = |iou| SampleWeighting::AgreementAtLeast { iou, alpha: 0.25 };
+    // A filter that all pass is PyTorch's loss of a constant share.
+    for all in [score_at_least(0.0), agreement_at_least(0.0)] {
+        let (output, gradient) = loss(&case, &plan(all));
+        assert_close("total", &values(output.total), &expected(&case, "picosam3.constant.total"), CLOSE);
+        assert!(relative_l2(&gradient, &expected(&case, "picosam3.constant.gradient")) < 2e-6);
+        assert_eq!(values(output.terms.last().expect("terms").1.clone()), vec![0.25; batch]);
+    }
+    // The reference of each sample: its part is weighed by a constant or by the truth alone.
+    let (scores, teacher, truth) = (case.f32s("score"), case.f32s("teacher"), case.f32s("truth"));
+    let n_pixels = truth.len() / batch;
+    let iou = |at: usize| {
+        let pixels = at * n_pixels..(at + 1) * n_pixels;
+        let pairs = pixels.map(|pixel| (teacher[pixel] > 0.0, truth[pixel] > 0.5));
+        let (both, either) =
+            pairs.fold((0, 0), |(both, either), (a, b)| (both + i32::from(a && b), either + i32::from(a || b)));
+        f64::from(both) / f64::from(either)
+    };
+    let ious: Vec<f64> = (0..batch).map(iou).collect();
+    let scores: Vec<f64> = scores.into_iter().map(f64::from).collect();
+    let check = |values_of: &[f64], filter: &dyn Fn(f64) -> SampleWeighting| {
+        let mut sorted = values_of.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let threshold = (sorted[batch / 2 - 1] + sorted[batch / 2]) / 2.0;
+        assert!(sorted[batch / 2 - 1] < sorted[batch / 2], "some samples pass, others do not: {values_of:?}");
+        let parts: Vec<usize> = values_of.iter().map(|value| usize::from(*value < threshold)).collect();
+        let by_part = [(1, SampleWeighting::TruthOnly)].into();
+        let reference = LossPlan::with_parts(5.0, SampleWeighting::Constant(0.25), by_part, terms.clone());
+        let run = |plan: &LossPlan, parts: &[usize]| {
+            let student = floats::<4>(&case, "student").require_grad();
+            let teacher =
+                TeacherTarget { logits: MaskLogits(floats(&case, "teacher")), predicted_iou: floats(&case, "score") };
+            let truth = MaskProbs(floats(&case, "truth"));
+            let output = distillation_loss(plan, MaskLogits(student.clone()), Some(&teacher), truth, parts);
+            let gradient = values(student.grad(&output.total.clone().backward()).expect("a gradient"));
+            let terms: Vec<_> = output.terms.into_iter().map(|(name, of)| (name, values(of))).collect();
+            (values(output.total), gradient, terms)
+        };
+        let (total, gradient, mut found) = run(&plan(filter(threshold)), &[]);
+        let share = found.pop().expect("terms");
+        let expected_share = parts.iter().map(|part| if *part == 0 { 0.25 } else { 0.0 }).collect();
+        assert_eq!(share, ("teacher_share", expected_share));
+        assert_eq!((total, gradient, found), run(&reference.expect("a loss"), &parts));
+    };
+    check(&scores, &score_at_least);
+    check(&ious, &agreement_at_least);
+}
+
 /// The teacher's mask in the truth's place, for all samples or for those of one part: loss and gradient are those of that truth.
 #[test]
 fn a_teachers_mask_stands_in_for_the_truth() {
@@ -219,7 +275,7 @@ fn a_teachers_mask_stands_in_for_the_truth() {
 
 #[test]
 fn losses_that_mean_nothing_are_refused() {
-    use SampleWeighting::{Constant, TeacherScorePerSample, TruthOnly};
+    use SampleWeighting::{AgreementAtLeast, Constant, TeacherScoreAtLeast, TeacherScorePerSample, TruthOnly};
     let term = |kind, weight| LossTerm { kind, weight };
     let check = |sharpness, weighting, terms: &[LossTerm], expected: &str| {
         let error: LossPlanError = LossPlan::new(sharpness, weighting, terms.to_vec()).expect_err(expected);
@@ -229,6 +285,13 @@ fn losses_that_mean_nothing_are_refused() {
     check(0.0, TruthOnly, &[bce], "sharpness: expected a finite number above 0, found 0");
     check(f64::NAN, TruthOnly, &[bce], "sharpness: expected a finite number above 0, found NaN");
     check(1.0, Constant(1.5), &[bce], "alpha: expected 0 to 1, found 1.5");
+    let score = |score, alpha| TeacherScoreAtLeast { score, alpha };
+    check(1.0, score(0.5, 0.0), &[bce], "alpha: expected above 0, at most 1, found 0");
+    check(1.0, score(1.5, 1.0), &[bce], "score or iou: expected 0 to 1, found 1.5");
+    let no_truth = "agreement_at_least: expected a truth term with a weight above 0 for samples that the teacher is not heard about, \
+                    found none";
+    let agreement = AgreementAtLeast { iou: 0.5, alpha: 1.0 };
+    check(1.0, agreement, &[term(TermKind::TeacherMse, 1.0), term(TermKind::TruthBce, 0.0)], no_truth);
     check(
         1.0,
         TruthOnly,

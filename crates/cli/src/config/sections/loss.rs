@@ -33,6 +33,24 @@ pub enum WeightingToml {
     TeacherScorePerSample,
     /// Its mean over the batch (what the published code computes).
     TeacherScoreBatchMean,
+    /// `alpha` where the teacher's predicted IoU is at least `score`, 0 elsewhere.
+    TeacherScoreAtLeast {
+        /// The lowest predicted IoU with which the teacher is heard.
+        #[schemars(range(min = 0.0, max = 1.0))]
+        score: f64,
+        /// Its share there.
+        #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0.0))]
+        alpha: f64,
+    },
+    /// `alpha` where the teacher's mask and the annotated one have an IoU of at least `iou` in the crop, 0 elsewhere.
+    AgreementAtLeast {
+        /// The lowest IoU with which the teacher is heard.
+        #[schemars(range(min = 0.0, max = 1.0))]
+        iou: f64,
+        /// Its share there.
+        #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0.0))]
+        alpha: f64,
+    },
     /// The same for all samples.
     Constant(#[schemars(range(min = 0.0, max = 1.0))] f64),
     /// 0, and no teacher terms.
@@ -99,6 +117,8 @@ impl WeightingToml {
             Self::TeacherScorePerSample => SampleWeighting::TeacherScorePerSample,
             Self::TeacherScoreBatchMean => SampleWeighting::TeacherScoreBatchMean,
             Self::Constant(alpha) => SampleWeighting::Constant(alpha),
+            Self::TeacherScoreAtLeast { score, alpha } => SampleWeighting::TeacherScoreAtLeast { score, alpha },
+            Self::AgreementAtLeast { iou, alpha } => SampleWeighting::AgreementAtLeast { iou, alpha },
             Self::TruthOnly => SampleWeighting::TruthOnly,
             Self::TeacherHard => SampleWeighting::TeacherHard,
         }
