@@ -3,14 +3,16 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use sensei_data::dataset::UnusableRule;
 
 use crate::config::Override;
 use crate::device::DeviceName;
+use crate::examples;
 
 /// Distils tiny promptable-segmentation students for Sony's IMX500, from a config file to a deployment package.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(version = env!("SENSEI_VERSION"), max_term_width = 100, after_help = examples::PROGRAM)]
 pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
@@ -21,8 +23,13 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Do everything a configuration asks for: data, teacher cache, training, int8, scores, export, report
+    #[command(after_help = examples::RUN)]
     Run(RunArguments),
+    /// Write a commented configuration for your own annotations and images, starting from the model that ships with Sensei
+    #[command(after_help = examples::INIT)]
+    Init(InitArguments),
     /// Print what a run would do and cost, and check budgets and inputs; train nothing
+    #[command(after_help = examples::PLAN)]
     Plan(PlanArguments),
     /// Make, check and fetch data sets
     #[command(subcommand)]
@@ -31,8 +38,10 @@ pub enum Command {
     #[command(subcommand)]
     Teacher(TeacherCommand),
     /// Only train: checkpoints and student.safetensors
+    #[command(after_help = examples::RUN)]
     Train(RunArguments),
     /// Score a finished run again: its own networks or other weights, by its own or another protocol
+    #[command(after_help = examples::EVAL)]
     Eval(EvalArguments),
     /// Score masks that another program made for a protocol's prompts
     EvalMasks {
@@ -111,6 +120,7 @@ pub enum Command {
         threads: usize,
     },
     /// Write the deployment package of a run: ONNX, int8 model, memory, manifest; with a converter, packerOut.zip
+    #[command(after_help = examples::EXPORT)]
     Export {
         /// A run folder
         run: PathBuf,
@@ -142,6 +152,7 @@ pub enum Command {
         intrinsics: Option<PathBuf>,
     },
     /// Compare two runs instance by instance: exit code 0 pass, 1 fail, 3 cannot tell
+    #[command(after_help = examples::GATE)]
     Gate {
         /// The run, or report.json, that is the standard
         baseline: PathBuf,
@@ -173,9 +184,11 @@ pub enum Command {
         #[arg(long, default_value = "int8")]
         predictor: String,
     },
-    /// Explain a file: teacher cache, int8 model, ONNX, weights, checkpoint, report, or a file of the IMX500
+    /// Explain a run, a package, a teacher cache, a configuration or a file: int8 model, ONNX, weights, checkpoint, report, manifest,
+    /// or one of the IMX500
+    #[command(after_help = examples::INSPECT)]
     Inspect {
-        /// The file or cache folder
+        /// The file or folder
         file: PathBuf,
     },
     /// Hold every file of a run or a package to the digests that were written with it
@@ -188,6 +201,52 @@ pub enum Command {
         /// A run folder
         run: PathBuf,
     },
+    /// Say what this program and this machine have: version, CPU, memory, devices, converter
+    Doctor {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print what a shell reads to complete this program's commands
+    #[command(after_help = examples::COMPLETIONS)]
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Write manual pages, one a command
+    Man {
+        /// A folder that does not exist yet or is empty
+        folder: PathBuf,
+    },
+}
+
+/// Somebody's own data.
+#[derive(Debug, Args)]
+pub struct InitArguments {
+    /// The configuration to write; the run has its name
+    pub out: PathBuf,
+    /// The annotation file to train on; what is left out is asked, on a terminal
+    #[arg(long, value_name = "ANNOTATIONS")]
+    pub train: Option<PathBuf>,
+    /// The folder of its images
+    #[arg(long, value_name = "FOLDER")]
+    pub train_images: Option<PathBuf>,
+    /// The annotation file to score on; no image of it may be trained on
+    #[arg(long, value_name = "ANNOTATIONS")]
+    pub val: Option<PathBuf>,
+    /// The folder of its images
+    #[arg(long, value_name = "FOLDER")]
+    pub val_images: Option<PathBuf>,
+    /// How they are written
+    #[arg(long, value_enum, default_value_t = AnnotationFormat::Coco)]
+    pub format: AnnotationFormat,
+    /// Weights to start from; default: models/sensei-box/student.safetensors below the working directory
+    #[arg(long, value_name = "FILE", conflicts_with = "from_random")]
+    pub initial_weights: Option<PathBuf>,
+    /// Start from random weights
+    #[arg(long)]
+    pub from_random: bool,
 }
 
 /// A run from a configuration.
@@ -217,8 +276,11 @@ pub struct PlanArguments {
     pub config: Option<PathBuf>,
     /// Print the JSON schema of a run's configuration, or of a protocol file, instead: what editors complete and check by
     #[arg(long, value_enum, value_name = "KIND", num_args = 0..=1, require_equals = true, default_missing_value = "run")]
-    #[arg(conflicts_with_all = ["config", "set"])]
+    #[arg(conflicts_with_all = ["config", "overrides"])]
     pub schema: Option<FileKind>,
+    /// As JSON; what is checked goes to standard error
+    #[arg(long, conflicts_with = "schema")]
+    pub json: bool,
     #[command(flatten)]
     pub set: Set,
     #[command(flatten)]
@@ -329,6 +391,7 @@ pub enum DataCommand {
         out: PathBuf,
     },
     /// Count what is in a data set and find what is broken
+    #[command(after_help = examples::DATA_CHECK)]
     Check {
         /// The annotation file
         annotations: PathBuf,
@@ -409,6 +472,7 @@ pub enum Compared {
 #[derive(Debug, Subcommand)]
 pub enum TeacherCommand {
     /// Ask a teacher about every object of a data set, and make a cache of what it answers: no Python, no dump
+    #[command(after_help = examples::TEACHER_BUILD)]
     Build(BuildArguments),
     /// Let a teacher find objects on pictures that nobody annotated, or beside what is annotated, and write them as a COCO file
     Propose(ProposeArguments),

@@ -1,5 +1,6 @@
 //! The devices of this build, by name.
 
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
 
@@ -33,6 +34,20 @@ pub enum Adapter {
     Integrated,
     /// A rasterizer that runs on the CPU; never taken unless it is named.
     Software,
+}
+
+impl fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flex => f.write_str("flex"),
+            Self::NdArray => f.write_str("ndarray"),
+            Self::Wgpu(Adapter::Best) => f.write_str("wgpu"),
+            Self::Wgpu(Adapter::Discrete(idx)) => write!(f, "wgpu:{idx}"),
+            Self::Wgpu(Adapter::Integrated) => f.write_str("wgpu:integrated"),
+            Self::Wgpu(Adapter::Software) => f.write_str("wgpu:software"),
+            Self::Cuda(idx) => write!(f, "cuda:{idx}"),
+        }
+    }
 }
 
 impl FromStr for DeviceName {
@@ -102,11 +117,12 @@ pub fn open(machine: &Machine) -> anyhow::Result<Devices> {
     for (at, name) in names.iter().enumerate() {
         let same_kind = std::mem::discriminant(name) == std::mem::discriminant(&names[0]);
         if !same_kind {
-            return Err(usage(anyhow::anyhow!("--device: expected devices of one kind, found {names:?}")));
+            let found: Vec<String> = names.iter().map(ToString::to_string).collect();
+            return Err(usage(anyhow::anyhow!("--device: expected devices of one kind, found {}", found.join(", "))));
         }
         let on_cpu = matches!(name, DeviceName::Flex | DeviceName::NdArray);
         if !on_cpu && names[..at].contains(name) {
-            return Err(usage(anyhow::anyhow!("--device: {name:?} is named twice")));
+            return Err(usage(anyhow::anyhow!("--device: {name} is named twice")));
         }
     }
     let mut devices = names.iter().map(|&name| open_one(name)).collect::<anyhow::Result<Vec<_>>>()?;
@@ -241,6 +257,8 @@ mod tests {
         ];
         for (text, expected) in cases {
             assert_eq!(text.parse::<DeviceName>().ok(), expected, "{text:?}");
+            let spelt = expected.map_or(text.into(), |name| name.to_string());
+            assert_eq!(spelt.parse::<DeviceName>().ok(), expected, "{text:?} is spelt {spelt:?}");
         }
     }
 }

@@ -7,6 +7,7 @@ mod commands;
 mod config;
 mod device;
 mod event_log;
+mod examples;
 mod phases;
 mod predict;
 mod profile;

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use sensei_student::student::WEIGHTS;
 use sensei_tensor::network::NamedWeights;
 use sensei_train::event::Event;
@@ -170,9 +171,40 @@ impl Observer for TrainProgress<'_> {
     }
 }
 
+/// A bar on a terminal for work of known length, which disappears with it.
+pub fn bar(what: &'static str, len: usize, unit: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(&format!("{{prefix}} {{bar:30}} {{pos}}/{{len}} {unit}, ETA {{eta}}"));
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(len as u64).with_style(style).with_prefix(what).with_finish(ProgressFinish::AndClear)
+}
+
+/// A line on a terminal for work whose length nobody knows, with the time so far; it disappears with the work.
+pub fn working(what: &'static str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{spinner} {prefix}, {elapsed} so far");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_spinner());
+    let line = ProgressBar::new_spinner().with_style(style).with_prefix(what).with_finish(ProgressFinish::AndClear);
+    line.enable_steady_tick(Duration::from_millis(200));
+    line
+}
+
 /// Prints a line of the program's results, control characters of it escaped. A failure does not end a run, whose results
 /// are in files; it is told at the end, see [`output_failure`].
 pub fn say(line: &str) {
+    if IS_LOG_ON_STDERR.load(Ordering::Relaxed) {
+        return warn(line);
+    }
+    say_result(line);
+}
+
+/// From here on what is done goes to standard error, so that standard output holds one document; [`say_result`] prints it.
+pub fn log_to_stderr() {
+    IS_LOG_ON_STDERR.store(true, Ordering::Relaxed);
+}
+
+static IS_LOG_ON_STDERR: AtomicBool = AtomicBool::new(false);
+
+/// Prints what a command was asked for, wherever its log goes; otherwise as [`say`].
+pub fn say_result(line: &str) {
     if let Err(error) = writeln!(std::io::stdout(), "{}", escaped(line)) {
         // Only the first one is kept.
         let _ = OUTPUT_FAILURE.set(error);

@@ -172,6 +172,11 @@ impl Converter {
         Ok(Self { program, search_path })
     }
 
+    /// The program.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// Converts `onnx` into the new folder `out`; the log is kept at `out` + `.log` whatever happens.
     ///
     /// `is_interrupted` is asked several times a second.

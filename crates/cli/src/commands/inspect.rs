@@ -5,8 +5,6 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use sensei_answers::folder_store::FolderStore;
-use sensei_answers::verify::stats;
 use sensei_eval::report::EvalReport;
 use sensei_files::digest_list::{DigestList, LIST};
 use sensei_graph::op::{Activation, Upsampling};
@@ -21,20 +19,14 @@ use sensei_int8::model_file::read_model;
 use sensei_student::weights::read_weights;
 use sensei_train::checkpoint::{METADATA_HEADER, verified_header};
 
-use crate::commands::teacher::describe;
+use crate::commands::inspect_folder::{inspect_folder, show_configuration, show_manifest};
 use crate::phases::export::memory_line;
 use crate::progress::{on_one_line, say};
 
-/// Explains a file by its ending, or a cache folder.
+/// Explains a file by its ending, or a folder by what is in it.
 pub fn inspect(path: &Path) -> anyhow::Result<()> {
     if path.is_dir() {
-        if path.join("index.sti").is_file() {
-            describe(path)?;
-            let stats = stats(&FolderStore::open_any(path)?)?;
-            say(&format!("teacher cache of {} records on {} images", stats.n_records, stats.n_images));
-            return Ok(());
-        }
-        bail!("{}: expected a file or a teacher cache, found another folder", path.display());
+        return inspect_folder(path);
     }
     // A run and a package say what their files should be.
     let absolute = std::path::absolute(path).with_context(|| path.display().to_string())?;
@@ -54,10 +46,12 @@ pub fn inspect(path: &Path) -> anyhow::Result<()> {
             say(&format!("memory report of network {:?}, which {fits}", report.name));
             report.sizes.iter().for_each(|(what, size)| say(&format!("{what:<32}{size:>10}")));
         }
+        Some("toml") => show_configuration(path)?,
+        Some("json") if path.file_name().is_some_and(|name| name == "manifest.json") => show_manifest(path)?,
         Some("json") => say(&EvalReport::read(path)?.table()),
         _ => {
             bail!(
-                "{}: expected .s8m, .onnx, .safetensors, .pt, .pth, .json, .zip, .xml or .rpk, found {}",
+                "{}: expected .s8m, .onnx, .safetensors, .pt, .pth, .json, .toml, .zip, .xml or .rpk, found {}",
                 path.display(),
                 start(path)?
             )

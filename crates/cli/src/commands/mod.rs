@@ -1,16 +1,20 @@
 //! One function per subcommand.
 
 mod data;
+mod doctor;
 mod eval_coco;
 mod eval_masks;
 mod gate;
+mod init;
 mod inspect;
+mod inspect_folder;
 pub mod plan;
 mod promptable;
 mod prompts;
 mod replay;
 mod rpk;
 mod run;
+mod shell;
 mod teacher;
 mod teacher_build;
 mod teacher_propose;
@@ -43,6 +47,7 @@ pub fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
         Command::Run(arguments) => on_device(&arguments.machine, || run::run(&arguments)).map(done),
         Command::Train(arguments) => on_device(&arguments.machine, || run::train_only(&arguments)).map(done),
+        Command::Init(arguments) => init::init(&arguments).map(done),
         Command::Plan(arguments) => plan::plan(&arguments).map(done),
         Command::Data(command) => data::execute(command).map(done),
         Command::Teacher(command) => teacher::execute(command).map(done),
@@ -80,5 +85,8 @@ pub fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Verify { folder } => verify::verify(&folder).map(done),
         Command::Inspect { file } => inspect::inspect(&file).map(done),
         Command::Report { run } => run::report(&run).map(done),
+        Command::Doctor { json } => doctor::doctor(json).map(done),
+        Command::Completions { shell } => shell::completions(shell).map(done),
+        Command::Man { folder } => shell::man(&folder).map(done),
     }
 }

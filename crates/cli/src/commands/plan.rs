@@ -3,18 +3,44 @@
 use anyhow::{Context, ensure};
 use sensei_graph::summary::summary;
 use sensei_imx500::memory::{MemoryEstimate, NetworkShape, memory_estimate};
+use serde::Serialize;
 
 use crate::arguments::{FileKind, PlanArguments};
 use crate::commands::promptable;
 use crate::config::{RunPlan, is_promptable, load_plan, promptable_schema, protocol_schema, run_schema};
-use crate::phases::data::checked_splits;
-use crate::phases::export::memory_line;
-use crate::progress::say;
+use crate::phases::data::{OpenQuestion, checked_splits, open_questions};
+use crate::phases::export::{memory_json, memory_line};
+use crate::progress::{log_to_stderr, say, say_result};
 use crate::usage;
 
-/// Prints the plan of a configuration and checks what can be checked without training; or prints a schema.
+/// What a run would do and cost.
+#[derive(Debug, Serialize)]
+struct PlanFacts<'a> {
+    name: &'a str,
+    plan_digest: &'a str,
+    /// Sides of the crop, pixels.
+    input_size: usize,
+    parameters: usize,
+    /// Multiply-accumulates of one answer.
+    macs: u64,
+    /// On the chip, estimated; none of a run that ends with the float network.
+    memory: Option<serde_json::Value>,
+    train_instances: usize,
+    val_instances: usize,
+    steps: u64,
+    steps_per_epoch: u64,
+    samples_per_step: usize,
+    /// Multiply-accumulates of the training, gradients among them, in millions of millions.
+    training_tmacs: f64,
+    /// What the teacher is asked before training.
+    open_questions: Vec<OpenQuestion>,
+    /// The configuration with everything in it that `--set` changed.
+    resolved_toml: &'a str,
+}
+
+/// Prints the plan of a configuration and checks what can be checked without training and without asking a teacher; or prints a schema.
 pub fn plan(arguments: &PlanArguments) -> anyhow::Result<()> {
-    let PlanArguments { config, schema, set, place } = arguments;
+    let PlanArguments { config, schema, json, set, place } = arguments;
     match schema {
         Some(FileKind::Run) => say(run_schema().trim_end()),
         Some(FileKind::Promptable) => say(promptable_schema().trim_end()),
@@ -22,18 +48,32 @@ pub fn plan(arguments: &PlanArguments) -> anyhow::Result<()> {
         None => {}
     }
     let Some(config) = config else { return Ok(()) };
-    if is_promptable(config) {
-        return promptable::plan(config, &set.overrides, &place.runs);
+    if *json {
+        log_to_stderr();
     }
-    let plan = load_plan(config, &set.overrides).map_err(usage)?;
+    if is_promptable(config) {
+        return promptable::plan(config, &set.overrides, &place.runs, *json);
+    }
+    let mut plan = load_plan(config, &set.overrides).map_err(usage)?;
     say(&plan.resolved_toml);
     say(&summary(&plan.graph));
-    match check_budget(&plan).with_context(|| config.display().to_string()).map_err(usage)? {
-        Some(estimate) => say(&format!("memory on the chip, estimated: {}", memory_line(&estimate))),
+    let estimate = check_budget(&plan).with_context(|| config.display().to_string()).map_err(usage)?;
+    match &estimate {
+        Some(estimate) => say(&format!("memory on the chip, estimated: {}", memory_line(estimate))),
         None => say("no [quantize]: the run ends with the float network and its scores"),
     }
     let runs = std::path::absolute(&place.runs).with_context(|| format!("{}: no such folder", place.runs.display()))?;
-    let (train, _) = checked_splits(&plan, &runs).with_context(|| config.display().to_string())?;
+    let open_questions = open_questions(&plan, &runs).with_context(|| config.display().to_string())?;
+    for OpenQuestion { annotations, n_images, n_annotations } in &open_questions {
+        let shown = annotations.display();
+        say(&format!("{shown}: the teacher would be asked about {n_annotations} objects of {n_images} images first"));
+    }
+    if !open_questions.is_empty() {
+        // Its answers are checked when there are some.
+        plan.teacher = None;
+        plan.data.also_train_mut().iter_mut().for_each(|part| part.answers = None);
+    }
+    let (train, val) = checked_splits(&plan, &runs).with_context(|| config.display().to_string())?;
     let (per_epoch, total) =
         (plan.train.steps_per_epoch(train.instances.len()), plan.train.total_steps(train.instances.len()));
     let macs = plan.graph.macs() as f64 * 3.0 * (total as f64) * plan.train.samples_per_step() as f64;
@@ -43,6 +83,25 @@ pub fn plan(arguments: &PlanArguments) -> anyhow::Result<()> {
         macs / 1e12
     ));
     say(&format!("plan digest {}", plan.train_digest));
+    if *json {
+        let facts = PlanFacts {
+            name: &plan.name,
+            plan_digest: &plan.train_digest,
+            input_size: plan.graph.input_size(),
+            parameters: plan.graph.parameters(),
+            macs: plan.graph.macs(),
+            memory: estimate.as_ref().map(memory_json),
+            train_instances: train.instances.len(),
+            val_instances: val.instances.len(),
+            steps: total,
+            steps_per_epoch: per_epoch,
+            samples_per_step: plan.train.samples_per_step(),
+            training_tmacs: macs / 1e12,
+            open_questions,
+            resolved_toml: &plan.resolved_toml,
+        };
+        say_result(&serde_json::to_string_pretty(&facts)?);
+    }
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use sensei_graph::summary::summary;
 use sensei_report::run_folder::RunFolder;
 use sensei_samples::whole_images::ImageSource;
 use sensei_train::plan::TrainPlan;
+use serde::Serialize;
 
 use crate::arguments::{EvalArguments, RunArguments};
 use crate::commands::run::report;
@@ -18,7 +19,7 @@ use crate::device::open as open_devices;
 use crate::phases::promptable::{SamTeacher, checked_image_splits, onnx_files, train_images, trained_student};
 use crate::phases::prompted_scores::score_prompted;
 use crate::phases::train::TrainOptions;
-use crate::progress::say;
+use crate::progress::{say, say_result};
 use crate::run_folder;
 use crate::stop;
 use crate::usage;
@@ -95,39 +96,77 @@ pub fn export(run: &Path, for_chip: bool) -> anyhow::Result<()> {
     run_folder::record(&folder, &files)
 }
 
+/// What a run would do and cost.
+#[derive(Debug, Serialize)]
+struct PlanFacts<'a> {
+    name: &'a str,
+    plan_digest: &'a str,
+    /// Multiply-accumulates of the encoder for one image.
+    encoder_macs: u64,
+    train_images: usize,
+    val_images: usize,
+    teachers_embeddings_bytes: u64,
+    stages: Vec<StageCost>,
+    /// The configuration with everything in it that `--set` changed.
+    resolved_toml: &'a str,
+}
+
 /// Prints the plan of a configuration and checks what can be checked without training.
-pub fn plan(config: &Path, overrides: &[crate::config::Override], runs: &Path) -> anyhow::Result<()> {
+pub fn plan(config: &Path, overrides: &[crate::config::Override], runs: &Path, json: bool) -> anyhow::Result<()> {
     let plan = load_promptable(config, overrides).map_err(usage)?;
     say(&plan.resolved_toml);
     match &plan.encoder {
         EncoderPlan::Graph(graph) => say(&summary(graph)),
-        EncoderPlan::Vit(config) => say(&format!("{config:?}: {:.2} GMAC an image", plan.encoder.macs() as f64 / 1e9)),
+        EncoderPlan::Vit(_) => {
+            say(&format!("a vision transformer: {:.2} GMAC an image", plan.encoder.macs() as f64 / 1e9));
+        }
     }
     let runs = std::path::absolute(runs).with_context(|| format!("{}: no such folder", runs.display()))?;
-    let (train, _) = checked_image_splits(&plan, &runs).with_context(|| config.display().to_string())?;
-    let n_images = train.images.len();
+    let (train, val) = checked_image_splits(&plan, &runs).with_context(|| config.display().to_string())?;
     let bytes =
         train.features.as_ref().map_or(0, |store| store.manifest().shards.iter().map(|shard| shard.bytes).sum());
     say(&format!("the teacher's embeddings of the training images: {:.1} MiB", bytes as f64 / f64::from(1 << 20)));
-    for line in costs(&plan.train, plan.encoder.macs(), &train, n_images) {
-        say(&line);
+    let stages = costs(&plan.train, plan.encoder.macs(), &train, train.images.len());
+    for StageCost { name, steps, encoder_tmacs, decoder_tmacs } in &stages {
+        say(&format!(
+            "stage {name:?}: {steps} steps, about {encoder_tmacs:.1} TMAC in the encoder and {decoder_tmacs:.1} in decoders, with gradients"
+        ));
     }
     say(&format!("plan digest {}", plan.train_digest));
+    if json {
+        let facts = PlanFacts {
+            name: &plan.name,
+            plan_digest: &plan.train_digest,
+            encoder_macs: plan.encoder.macs(),
+            train_images: train.images.len(),
+            val_images: val.images.len(),
+            teachers_embeddings_bytes: bytes,
+            stages,
+            resolved_toml: &plan.resolved_toml,
+        };
+        say_result(&serde_json::to_string_pretty(&facts)?);
+    }
     Ok(())
 }
 
-/// What each stage costs, in words.
+/// What a stage costs.
+#[derive(Debug, Serialize)]
+struct StageCost {
+    name: String,
+    steps: u64,
+    /// Multiply-accumulates with gradients, in millions of millions.
+    encoder_tmacs: f64,
+    decoder_tmacs: f64,
+}
+
 fn costs(
     train: &TrainPlan<sensei_train::images::ImageObjective>,
     encoder_macs: u64,
     source: &ImageSource,
     n_images: usize,
-) -> Vec<String> {
+) -> Vec<StageCost> {
     let stage = |stage: &sensei_train::plan::StagePlan<sensei_train::images::ImageObjective>| {
-        let steps = stage.epochs * train.steps_per_epoch(n_images);
         let images = (stage.epochs as usize * n_images) as f64;
-        // A backward pass costs twice its forward pass.
-        let of_encoder = 3.0 * images * encoder_macs as f64;
         let of_decoder = stage.loss.prompts.as_ref().map_or(0.0, |prompts| {
             let per_epoch: usize =
                 source.images.iter().map(|used| used.instances.len().min(prompts.ask.per_image)).sum();
@@ -135,12 +174,13 @@ fn costs(
             let teacher = if stage.loss.asks_teacher() { 1.0 } else { 0.0 };
             decodes * DECODE_MACS * (3.0 + teacher)
         });
-        format!(
-            "stage {:?}: {steps} steps, about {:.1} TMAC in the encoder and {:.1} in decoders, with gradients",
-            stage.name,
-            of_encoder / 1e12,
-            of_decoder / 1e12
-        )
+        StageCost {
+            name: stage.name.clone(),
+            steps: stage.epochs * train.steps_per_epoch(n_images),
+            // A backward pass costs twice its forward pass.
+            encoder_tmacs: 3.0 * images * encoder_macs as f64 / 1e12,
+            decoder_tmacs: of_decoder / 1e12,
+        }
     };
     train.stages.iter().map(stage).collect()
 }

@@ -11,7 +11,7 @@ use sensei_samples::source::SampleSource;
 use sensei_student::fold::fold_input_normalization;
 use sensei_student::student::WEIGHTS;
 use sensei_student::weights::read_weights;
-use sensei_tensor::network::{NamedWeights, weights_digest};
+use sensei_tensor::network::{HalfPrecision, NamedWeights, weights_digest};
 
 use crate::arguments::{EvalArguments, RunArguments};
 use crate::commands::plan::check_budget;
@@ -278,8 +278,11 @@ fn check_devices(plan: &RunPlan, devices: &Devices) -> anyhow::Result<()> {
         for device in std::iter::once(&devices.main).chain(&devices.others) {
             ensure!(
                 device.supports_dtype(mixed.half.dtype()),
-                "[train.mixed_precision]: {device:?} cannot compute in {:?}",
-                mixed.half
+                "[train.mixed_precision]: a device of --device cannot compute in {}",
+                match mixed.half {
+                    HalfPrecision::F16 => "f16",
+                    HalfPrecision::Bf16 => "bf16",
+                }
             );
         }
     }

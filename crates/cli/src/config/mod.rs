@@ -25,5 +25,5 @@ pub use run::{RunPlan, check_same_run, load_plan};
 pub use schema::{promptable_schema, protocol_schema, run_schema};
 pub use sections::data::{AlsoTrainPlan, DataPlan, FilesPlan, SplitPlan};
 pub use sections::logging::PackedSamplesPlan;
-pub use sections::teacher::{TeacherAnswers, TeacherFiles};
+pub use sections::teacher::{TeacherAnswers, TeacherFiles, TeacherPlan};
 pub use sections::train::FirstWeights;

@@ -19,9 +19,12 @@ use sensei_loss::SampleWeighting;
 use sensei_samples::selection::{LeftOutReason, SelectionRules, Subset, in_words};
 use sensei_samples::source::{InstanceChoice, SampleSource};
 use sensei_train::plan::StagePlan;
+use serde::Serialize;
 
 use crate::arguments::AnnotationFormat;
-use crate::config::{AlsoTrainPlan, DataPlan, FilesPlan, RunPlan, SplitPlan, TeacherAnswers, TeacherFiles};
+use crate::config::{
+    AlsoTrainPlan, DataPlan, FilesPlan, RunPlan, SplitPlan, TeacherAnswers, TeacherFiles, TeacherPlan,
+};
 use crate::phases::images::check_images;
 use crate::phases::packed::use_packed;
 use crate::phases::shared;
@@ -326,19 +329,61 @@ fn teacher(plan: &RunPlan, split: Split, dataset: &Dataset, runs: &Path) -> anyh
 /// Answers of the plan's teacher about a data set.
 fn store(plan: &RunPlan, answers: &TeacherAnswers, dataset: &Dataset, runs: &Path) -> anyhow::Result<Box<dyn Store>> {
     let teacher = plan.teacher.as_ref().context("answers need a [teacher]")?;
-    let key = AnswerKey {
-        teacher: teacher.digest.clone(),
-        preprocessing: teacher.preprocessing.clone(),
-        question: teacher.question.clone(),
-        kept: teacher.kept.clone(),
-        dataset: blake3::Hash::from_bytes(dataset.digest).to_hex().to_string(),
-    };
+    let key = answer_key(teacher, dataset);
     match answers {
         TeacherAnswers::Store(address) => shared::answers(address, &key, plan.logging.fetched_shards_gib, runs),
         TeacherAnswers::Cache(folder) => Ok(Box::new(FolderStore::open(folder, &key)?)),
         TeacherAnswers::Asked(files) => Ok(Box::new(asked_here(files, &key, dataset, runs)?)),
         TeacherAnswers::Dump(dump) => Ok(Box::new(imported(dump, &key, dataset, runs)?)),
     }
+}
+
+fn answer_key(teacher: &TeacherPlan, dataset: &Dataset) -> AnswerKey {
+    AnswerKey {
+        teacher: teacher.digest.clone(),
+        preprocessing: teacher.preprocessing.clone(),
+        question: teacher.question.clone(),
+        kept: teacher.kept.clone(),
+        dataset: blake3::Hash::from_bytes(dataset.digest).to_hex().to_string(),
+    }
+}
+
+/// A data set that a run would ask its teacher about before it trains.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OpenQuestion {
+    /// The annotation file.
+    pub annotations: PathBuf,
+    /// Images with objects that are asked about.
+    pub n_images: usize,
+    /// Annotations, crowd regions among them.
+    pub n_annotations: usize,
+}
+
+/// What a run would ask its teacher that nobody has asked it below `runs`.
+///
+/// # Errors
+/// If an annotation file cannot be used.
+pub fn open_questions(plan: &RunPlan, runs: &Path) -> anyhow::Result<Vec<OpenQuestion>> {
+    let Some(teacher) = &plan.teacher else { return Ok(vec![]) };
+    let mut asked: Vec<Dataset> = vec![];
+    if matches!(teacher.train, Some(TeacherAnswers::Asked(_))) {
+        asked.push(dataset(&plan.data, Split::Train, runs)?);
+    }
+    if matches!(teacher.val, TeacherAnswers::Asked(_)) {
+        asked.push(dataset(&plan.data, Split::Val, runs)?);
+    }
+    for part in plan.data.also_train() {
+        if matches!(part.answers, Some(TeacherAnswers::Asked(_))) {
+            asked.push(load_part(&plan.data, part)?);
+        }
+    }
+    let is_open = |dataset: &Dataset| !cache_folder(&answer_key(teacher, dataset), runs).exists();
+    let question = |dataset: &Dataset| OpenQuestion {
+        annotations: dataset.annotations_path.clone(),
+        n_images: dataset.instances.iter().map(|instance| instance.image_idx).collect::<BTreeSet<_>>().len(),
+        n_annotations: dataset.instances.len(),
+    };
+    Ok(asked.iter().filter(|dataset| is_open(dataset)).map(question).collect())
 }
 
 /// Both splits of a run, with everything checked that can be checked before training: images, shared images, batches, and the teacher's

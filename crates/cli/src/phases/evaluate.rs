@@ -8,6 +8,7 @@ use crate::predict::{
 };
 use anyhow::Context;
 use burn::tensor::Device;
+use indicatif::ProgressIterator as _;
 use rayon::prelude::*;
 use sensei_data::image_file::encode_png;
 use sensei_data::prompt_source::PromptSource;
@@ -29,7 +30,7 @@ use sensei_samples::source::SampleSource;
 use sensei_tensor::network::NamedWeights;
 
 use crate::config::RunPlan;
-use crate::progress::{say, warn};
+use crate::progress::{self, say, warn};
 use crate::usage;
 use sensei_files::whole::write_whole;
 
@@ -190,7 +191,9 @@ fn report(
     predictors: &mut [Predictor<'_, EvalInput, PredictError>],
 ) -> anyhow::Result<EvalReport> {
     let batch = plan.eval.batch_size;
-    let evaluation = evaluate::<_, PredictError>(candidates(val, &val.instances, batch), predictors, batch)?;
+    let bar = progress::bar("score", val.instances.len(), "objects");
+    let items = candidates(val, &val.instances, batch).progress_with(bar);
+    let evaluation = evaluate::<_, PredictError>(items, predictors, batch)?;
     let bootstrap = BootstrapConfig {
         seed: plan.eval.bootstrap_seed,
         n_resamples: u32::try_from(plan.eval.bootstrap_resamples).context("[eval] bootstrap_resamples")?,

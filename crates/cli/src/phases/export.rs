@@ -23,7 +23,7 @@ use serde_json::json;
 
 use crate::config::RunPlan;
 use crate::phases::kept_samples::{DataDigests, KeptCrop};
-use crate::progress::say;
+use crate::progress::{say, working};
 use crate::run_folder;
 use crate::stop;
 use sensei_files::digest_list::list_all;
@@ -252,7 +252,9 @@ fn convert(
 ) -> anyhow::Result<PathBuf> {
     let options = ConvertOptions { time_limit: CONVERTER_TIME_LIMIT, memory_report_only: false };
     say("running the vendor's converter (minutes)");
+    let shown = working("converting");
     let conversion = converter.convert(onnx, &package.join("imx500"), &options, &stop::is_asked);
+    drop(shown);
     stop::check("converting")?;
     let conversion = conversion?;
     let report = conversion.memory;
@@ -312,7 +314,8 @@ pub fn memory_line(estimate: &MemoryEstimate) -> String {
     )
 }
 
-fn memory_json(estimate: &MemoryEstimate) -> serde_json::Value {
+/// Memory as an object of bytes.
+pub fn memory_json(estimate: &MemoryEstimate) -> serde_json::Value {
     json!({
         "coefficients": estimate.coefficients,
         "runtime": estimate.runtime,

@@ -15,6 +15,7 @@ mod device;
 mod disk;
 mod eval_coco;
 mod hand_over;
+mod init;
 mod layers;
 mod native_teacher;
 #[cfg(unix)]
@@ -27,6 +28,7 @@ mod resume;
 mod schema;
 mod scoring;
 mod shared_store;
+mod shell;
 mod weights;
 
 use std::fs;

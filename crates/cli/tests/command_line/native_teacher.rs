@@ -149,11 +149,15 @@ val = {{ native = "{weights}" }}
     );
     let hard = [("[student]", teacher.as_str()), ("weighting = \"truth_only\"", "weighting = \"teacher_hard\"")];
     place.config("native.toml", &hard);
+    let questions = |said: &str| said.matches("the teacher would be asked about").count();
+    assert_eq!(questions(&place.does(&["plan", "native.toml"])), 2, "a plan asks nobody");
+    assert!(!place.path("runs/teacher-cache").exists());
     let said = place.does(&["train", "native.toml"]);
     assert_eq!(said.matches("asking the teacher").count(), 2, "{said}");
     let digest = weights_digest(&said).to_string();
     let again = place.does(&["train", "native.toml", "--name", "again"]);
     assert_eq!((again.matches("asking the teacher").count(), weights_digest(&again)), (0, digest.as_str()));
+    assert_eq!(questions(&place.does(&["plan", "native.toml"])), 0, "what was asked is checked");
     place.config("plain.toml", &[]);
     assert_ne!(weights_digest(&place.does(&["train", "plain.toml"])), digest, "the teacher's masks count");
 

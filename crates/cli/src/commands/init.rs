@@ -1,0 +1,199 @@
+//! `init`: a configuration for somebody's own data.
+
+use std::io::{BufRead, IsTerminal};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use sensei_data::check::check;
+use sensei_data::dataset::{Dataset, DatasetError, UnusableRule};
+use sensei_files::whole::create_whole;
+
+use crate::arguments::{AnnotationFormat, InitArguments};
+use crate::config::load_plan;
+use crate::phases::data::{check_annotated, check_disjoint_images, load};
+use crate::progress::{say, warn};
+use crate::usage;
+
+/// Writes a commented configuration for these data sets, after asking for what the command line does not say.
+///
+/// # Errors
+/// If something is not said and there is no terminal to ask on, a data set cannot be used, or the file exists.
+pub fn init(arguments: &InitArguments) -> anyhow::Result<()> {
+    let InitArguments { out, format, .. } = arguments;
+    ensure!(!out.exists(), "{}: expected no such file yet, found one", out.display());
+    let answer = |given: &Option<PathBuf>, flag: &str, question: &str| match given {
+        Some(path) => Ok(path.clone()),
+        None => asked(flag, question).map(PathBuf::from),
+    };
+    let files = [
+        answer(&arguments.train, "--train", "Annotation file to train on")?,
+        answer(&arguments.train_images, "--train-images", "Folder of its images")?,
+        answer(&arguments.val, "--val", "Annotation file to score on, of other images")?,
+        answer(&arguments.val_images, "--val-images", "Folder of its images")?,
+    ];
+    let [train_file, train_images, val_file, val_images] = absolute(files)?;
+    let train = open(&train_file, &train_images, *format)?;
+    let val = open(&val_file, &val_images, *format)?;
+    let scored = val.dataset.instances.iter().map(|instance| instance.image_idx).collect();
+    check_disjoint_images(&train.dataset, &val.dataset, &scored)?;
+
+    let n_objects = train.dataset.instances.iter().filter(|instance| !instance.is_crowd).count();
+    ensure!(n_objects >= BATCH, "{}: expected at least {BATCH} objects, found {n_objects}", train_file.display());
+    let epochs = epochs_for(n_objects);
+    let min_side = min_side(&train.dataset);
+    let weights = initial_weights(arguments)?;
+
+    let path = |path: &Path| toml::Value::from(path.display().to_string()).to_string();
+    let split = |name: &str, file: &Path, images: &Path| {
+        format!("{name} = {{ annotations = {}, images = {} }}", path(file), path(images))
+    };
+    let source = if *format == AnnotationFormat::Lvis { "lvis" } else { "coco" };
+    let unusable = if train.leaves_out || val.leaves_out { "\nunusable = \"leave_out\"" } else { "" };
+    let mut text = Template(TEMPLATE.lines().skip(TEMPLATE_HEAD).map(String::from).collect());
+    text.set("source = ", &format!("source = \"{source}\""));
+    text.set("train = ", &split("train", &train_file, &train_images));
+    text.set("val = ", &format!("{}{unusable}", split("val", &val_file, &val_images)));
+    text.set("min_side = ", &format!("min_side = {min_side:.1}"));
+    text.set("# The sensor's window", "# The sensor's window has at least 64 of 4056 pixels across; of the median width of your images it is so many.");
+    text.set("epochs = ", &format!("epochs = {epochs}"));
+    match &weights {
+        Some(weights) => text.set("initial_weights = ", &format!("initial_weights = {}", path(weights))),
+        None => {
+            text.set("initial_weights = ", "# initial_weights = \"student.safetensors\": random weights without it");
+            text.set("learning_rate = ", "learning_rate = 1e-3");
+        }
+    }
+    let steps = epochs * n_objects.div_ceil(BATCH);
+    let head = format!(
+        "# {n_objects} objects of {} images to train on, {} of {} to score on; {epochs} epochs are about {steps} steps of {BATCH}.\n\
+         # Every key: docs/configuration.md. What it costs: sensei plan.\n",
+        train.dataset.images.len(),
+        val.dataset.instances.len(),
+        val.dataset.images.len()
+    );
+    let is_new = create_whole(out, format!("{head}{}", text.text()).as_bytes())?;
+    ensure!(is_new, "{}: expected no such file yet, found one", out.display());
+    load_plan(out, &[]).map_err(usage)?;
+    let shown = out.display();
+    say(&format!("{shown}: written. Next: sensei plan {shown}, then sensei run {shown}"));
+    Ok(())
+}
+
+/// A data set that can be trained on.
+struct Opened {
+    dataset: Dataset,
+    /// Some of its entries cannot be used.
+    leaves_out: bool,
+}
+
+fn open(annotations: &Path, images: &Path, format: AnnotationFormat) -> anyhow::Result<Opened> {
+    ensure!(images.is_dir(), "{}: expected a folder of images, found none", images.display());
+    let (dataset, leaves_out) = match load(annotations, images, format, UnusableRule::Refuse) {
+        Ok(dataset) => (dataset, false),
+        Err(DatasetError::Entries { path, entries, .. }) => {
+            let shown = path.display();
+            warn(&format!(
+                "{shown}: {} entries cannot be used and are left out; sensei data check names them",
+                entries.len()
+            ));
+            (load(annotations, images, format, UnusableRule::LeaveOut)?, true)
+        }
+        Err(error) => return Err(error.into()),
+    };
+    check_annotated(&dataset)?;
+    let report = check(&dataset, false);
+    ensure!(
+        report.n_missing_files == 0,
+        "{}: expected the files of all images, found {} missing",
+        images.display(),
+        report.n_missing_files
+    );
+    if report.n_problems > 0 {
+        warn(&format!("{}: {} problems; sensei data check names them", annotations.display(), report.n_problems));
+    }
+    say(&format!("{}: {} objects of {} images", annotations.display(), report.n_instances, report.n_images));
+    Ok(Opened { dataset, leaves_out })
+}
+
+/// Enough steps to learn something, and not more epochs than teach anything new.
+fn epochs_for(n_objects: usize) -> usize {
+    STEPS.div_ceil(n_objects.div_ceil(BATCH)).clamp(4, 40)
+}
+
+/// The sensor's shortest window in pixels of images of the median width.
+fn min_side(dataset: &Dataset) -> f64 {
+    let mut widths: Vec<u32> = dataset.images.iter().map(|image| image.size.width).collect();
+    widths.sort_unstable();
+    64.0 / 4056.0 * f64::from(widths[widths.len() / 2])
+}
+
+fn initial_weights(arguments: &InitArguments) -> anyhow::Result<Option<PathBuf>> {
+    if let Some(path) = &arguments.initial_weights {
+        ensure!(path.is_file(), "{}: expected weights, found no file", path.display());
+        return Ok(Some(std::path::absolute(path)?));
+    }
+    let shipped = Path::new(SHIPPED);
+    if arguments.from_random {
+        return Ok(None);
+    }
+    ensure!(
+        shipped.is_file(),
+        "{SHIPPED}: expected the model that ships with Sensei below the working directory, found none: name weights by --initial-weights, or \
+         take --from-random"
+    );
+    Ok(Some(std::path::absolute(shipped)?))
+}
+
+/// What a person answers on the terminal.
+fn asked(flag: &str, question: &str) -> anyhow::Result<String> {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return Err(usage(anyhow::anyhow!("{flag}: expected it, as there is no terminal to ask on, found none")));
+    }
+    warn(&format!("{question} ({flag}):"));
+    let mut line = String::new();
+    stdin.lock().read_line(&mut line).context("standard input: cannot read")?;
+    let answer = line.trim();
+    ensure!(!answer.is_empty(), "{flag}: expected a path, found nothing");
+    Ok(answer.to_string())
+}
+
+fn absolute<const N: usize>(paths: [PathBuf; N]) -> anyhow::Result<[PathBuf; N]> {
+    let mut made = paths;
+    for path in &mut made {
+        *path = std::path::absolute(&*path).with_context(|| format!("{}: no such path", path.display()))?;
+    }
+    Ok(made)
+}
+
+/// Lines of a configuration whose values are changed.
+struct Template(Vec<String>);
+
+impl Template {
+    /// Puts another line in the place of the only one that starts so.
+    ///
+    /// # Panics
+    /// If there are none or several: the template and this file contradict each other.
+    fn set(&mut self, start: &str, line: &str) {
+        let found: Vec<usize> = (0..self.0.len()).filter(|&at| self.0[at].starts_with(start)).collect();
+        let [at] = found[..] else { panic!("the template has {} lines that start with {start:?}", found.len()) };
+        self.0[at] = line.to_string();
+    }
+
+    fn text(&self) -> String {
+        self.0.join("\n") + "\n"
+    }
+}
+
+const TEMPLATE: &str = include_str!("../../../../configs/finetune-own-data.toml");
+
+/// Lines about the template itself.
+const TEMPLATE_HEAD: usize = 8;
+
+const SHIPPED: &str = "models/sensei-box/student.safetensors";
+
+/// Objects of a step in the template.
+const BATCH: usize = 8;
+
+/// Steps that are enough for a few thousand objects.
+const STEPS: usize = 2000;

@@ -1,0 +1,56 @@
+//! A configuration that is written for somebody's own data.
+
+use std::fs;
+use std::process::Stdio;
+
+use super::Place;
+
+const TRAIN: [&str; 4] = ["--train", "scenes/annotations/instances_train.json", "--train-images", "scenes/images"];
+const VAL: [&str; 4] = ["--val", "scenes/annotations/instances_val.json", "--val-images", "scenes/images"];
+
+#[test]
+fn a_configuration_for_own_data_is_planned_and_trained() {
+    let place = Place::new();
+    let both = [&["init", "my.toml"], &TRAIN[..], &VAL[..]].concat();
+    let words = ["models/sensei-box/student.safetensors: expected the model that ships", "--from-random"];
+    place.refuses(&both, 1, &words);
+    assert!(!place.path("my.toml").exists());
+    let random = [&both[..], &["--from-random"]].concat();
+    let out = place.does(&random);
+    assert!(out.contains("my.toml: written. Next: sensei plan my.toml"), "{out}");
+    place.refuses(&random, 1, &["my.toml: expected no such file yet"]);
+    let text = fs::read_to_string(place.path("my.toml")).unwrap();
+    // 64 of the sensor's 4056 pixels, of scenes that are 64 wide.
+    assert!(text.contains("min_side = 1.0\n") && text.contains("epochs = 40\n"), "{text}");
+    place.does(&["plan", "my.toml"]);
+    place.does(&["train", "my.toml", "--set", "train.stage.0.epochs=1", "--set", "train.stage.0.warmup_steps=0"]);
+
+    // The weights that were named are those that a run starts from.
+    let from =
+        [&["init", "again.toml"], &TRAIN[..], &VAL[..], &["--initial-weights", "runs/my/student.safetensors"]].concat();
+    place.does(&from);
+    let text = fs::read_to_string(place.path("again.toml")).unwrap();
+    let weights = place.path("runs/my/student.safetensors").canonicalize().unwrap();
+    assert!(text.contains(&format!("initial_weights = \"{}\"", weights.display())), "{text}");
+    place.does(&["plan", "again.toml"]);
+}
+
+#[test]
+fn data_that_cannot_be_used_leave_no_configuration() {
+    let place = Place::new();
+    let refuses = |more: &[&str], code: i32, words: &[&str]| {
+        let arguments = [&["init", "my.toml", "--from-random"], more].concat();
+        let output = place.command(&arguments).stdin(Stdio::null()).output().unwrap();
+        place.refused(&output, code, words);
+        assert!(!place.path("my.toml").exists(), "{arguments:?}");
+    };
+    refuses(&TRAIN, 2, &["--val: expected it, as there is no terminal to ask on"]);
+    let same = ["--val", "scenes/annotations/instances_train.json", "--val-images", "scenes/images"];
+    refuses(&[TRAIN, same].concat(), 1, &["expected no image of the training split"]);
+    let nowhere = ["--val", "scenes/annotations/instances_val.json", "--val-images", "elsewhere"];
+    refuses(&[TRAIN, nowhere].concat(), 1, &["elsewhere: expected a folder of images"]);
+    let missing = ["--val", "scenes/annotations/instances_val.json", "--val-images", "scenes/annotations"];
+    refuses(&[TRAIN, missing].concat(), 1, &["expected the files of all images"]);
+    fs::write(place.path("no.json"), "[]").unwrap();
+    refuses(&[TRAIN, ["--val", "no.json", "--val-images", "scenes/images"]].concat(), 1, &["no.json"]);
+}

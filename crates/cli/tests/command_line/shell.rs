@@ -1,0 +1,110 @@
+//! What the program says of itself, of this machine and of what it has written.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use super::{Place, files_below, text};
+
+#[test]
+fn shells_complete_commands_and_every_command_has_a_page() {
+    let place = Place::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = place.does(&["completions", shell]);
+        assert!(script.contains("robustness") && script.contains("quantize"), "{shell}: {script}");
+    }
+    // Bash itself takes it.
+    let script = place.does(&["completions", "bash"]);
+    fs::write(place.path("sensei.bash"), script).unwrap();
+    let asked = "source sensei.bash && COMP_WORDS=(sensei te) && COMP_CWORD=1 && _sensei sensei te '' && echo \"${COMPREPLY[@]}\"";
+    let bash = Command::new("bash").args(["-c", asked]).current_dir(place.path(".")).output().unwrap();
+    assert_eq!(text(&bash).0.trim(), "teacher", "{:?}", text(&bash));
+
+    place.does(&["man", "man"]);
+    let pages: Vec<String> = files_below(&place.path("man"))
+        .iter()
+        .map(|page| page.file_name().unwrap().to_string_lossy().into_owned())
+        .collect();
+    for page in ["sensei.1", "sensei-run.1", "sensei-teacher-build.1", "sensei-data-check.1", "sensei-doctor.1"] {
+        assert!(pages.contains(&page.to_string()), "{page}: {pages:?}");
+    }
+    let page = fs::read_to_string(place.path("man/sensei-run.1")).unwrap();
+    for words in [".SH NAME", "resume", "sensei run configs/quickstart.toml"] {
+        assert!(page.contains(words), "expected {words:?} in: {page}");
+    }
+    place.refuses(&["man", "man"], 1, &["man: expected an empty folder"]);
+}
+
+#[test]
+fn help_has_examples_and_the_version_its_commit() {
+    let place = Place::new();
+    for command in ["run", "plan", "eval", "export", "gate", "inspect"] {
+        let help = place.does(&[command, "--help"]);
+        assert!(help.contains("Examples:") && help.contains(&format!("sensei {command} ")), "{command}: {help}");
+        // Wrapped to 100 columns, but for words that are longer.
+        let long = help.lines().find(|line| line.chars().count() > 110);
+        assert!(long.is_none(), "{command}: {long:?}");
+    }
+    let version = place.does(&["--version"]);
+    assert!(version.starts_with(concat!("sensei ", env!("CARGO_PKG_VERSION"))), "{version}");
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    let commit = Command::new("git").args(["-C", root, "rev-parse", "--short=12", "HEAD"]).output();
+    if let Ok(commit) = commit.map(|output| text(&output).0) {
+        assert!(commit.is_empty() || version.contains('('), "{version} of {commit}");
+    }
+}
+
+#[test]
+fn the_machine_is_described_for_people_and_programs() {
+    let place = Place::new();
+    let out = place.command(&["doctor"]).env("PATH", "/nowhere").output().unwrap();
+    let (out, err) = text(&out);
+    for words in
+        ["CPU's instructions", "threads", "devices in this build  flex", "imxconv-pt: expected an installed program"]
+    {
+        assert!(out.contains(words), "expected {words:?} in: {out}{err}");
+    }
+    let facts: serde_json::Value = serde_json::from_str(&place.does(&["doctor", "--json"])).unwrap();
+    let version = facts["version"].as_str().unwrap();
+    assert!(version.starts_with(env!("CARGO_PKG_VERSION")), "{facts}");
+    assert!(facts["threads"].as_u64().unwrap() >= 1, "{facts}");
+    assert_eq!(facts["stores"][0], "folders");
+}
+
+#[test]
+fn a_plan_as_json_is_one_document() {
+    let place = Place::new();
+    let output = place.command(&["plan", "tiny.toml", "--json"]).stdin(Stdio::null()).output().unwrap();
+    let (out, err) = text(&output);
+    let plan: serde_json::Value = serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}{err}"));
+    let said = place.does(&["plan", "tiny.toml"]);
+    let expected = format!("training: {} steps, {} an epoch", plan["steps"], plan["steps_per_epoch"]);
+    assert!(said.contains(&expected), "{expected}: {said}");
+    assert!(said.contains(plan["plan_digest"].as_str().unwrap()), "{said}");
+    assert!(said.contains(&format!("coefficients {} B", plan["memory"]["coefficients"])), "{said}");
+    assert!(err.contains("training: "), "the log goes to standard error: {err}");
+    assert_eq!(plan["open_questions"], serde_json::json!([]));
+}
+
+#[test]
+fn runs_packages_and_configurations_are_explained() {
+    let place = Place::new();
+    let out = place.does(&["inspect", "tiny.toml"]);
+    assert!(out.contains("plan digest ") && out.contains("[student]"), "{out}");
+    place.does(&["train", "tiny.toml"]);
+    let out = place.does(&["inspect", "runs/tiny"]);
+    assert!(out.contains("not scored yet") && out.contains("not there: student.s8m"), "{out}");
+    place.does(&["run", "tiny.toml", "--resume"]);
+    let out = place.does(&["inspect", "runs/tiny"]);
+    assert!(out.contains("inscribed_ellipse") && out.contains(" there: student.s8m"), "{out}");
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&fs::read(place.path("runs/tiny/package/manifest.json")).unwrap()).unwrap();
+    for what in ["runs/tiny/package", "runs/tiny/package/manifest.json"] {
+        let out = place.does(&["inspect", what]);
+        for words in [manifest["weights_digest"].as_str().unwrap(), "scores of int8, all", "mask logits; foreground"] {
+            assert!(out.contains(words), "{what}: expected {words:?} in: {out}");
+        }
+    }
+    fs::write(place.path("runs/tiny/package/manifest.json"), "{}").unwrap();
+    place.refuses(&["inspect", "runs/tiny/package"], 1, &["manifest.json", "changed since it was written"]);
+    place.refuses(&["inspect", "scenes"], 1, &["expected a file, a run, a package or a teacher cache"]);
+}
