@@ -6,6 +6,7 @@ mod eval_masks;
 mod gate;
 mod inspect;
 pub mod plan;
+mod predict;
 mod promptable;
 mod prompts;
 mod replay;
@@ -47,6 +48,10 @@ pub fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Data(command) => data::execute(command).map(done),
         Command::Teacher(command) => teacher::execute(command).map(done),
         Command::Eval(arguments) => on_device(&arguments.machine, || run::eval(&arguments)).map(done),
+        Command::Predict(arguments) => {
+            start_threads(arguments.threads)?;
+            predict::predict(&arguments).map(done)
+        }
         Command::EvalMasks { annotations, predictions, protocol, format, unusable, name, out, threads } => {
             start_threads(threads)?;
             let name = name.as_deref();
