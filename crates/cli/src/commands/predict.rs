@@ -22,8 +22,8 @@ pub fn predict(arguments: &PredictArguments) -> anyhow::Result<()> {
     output::check_free(&arguments.out)?;
     let source = source::open(arguments)?;
     if arguments.logits && source.crop().is_none() {
-        let found = "the teacher, which sees whole images";
-        return Err(usage(anyhow::anyhow!("--logits: expected a network that is shown crops, found {found}")));
+        let found = "found one that is shown whole images";
+        return Err(usage(anyhow::anyhow!("--logits: expected a network that is shown crops, {found}")));
     }
     let asked = asked::read(arguments, &source)?;
     let (n_images, n_prompts) = (asked.images.len(), asked.n_prompts());

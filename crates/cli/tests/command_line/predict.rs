@@ -20,7 +20,7 @@ use sensei_student::unet::{Downsampling, UnetActivation, UnetConfig};
 use sensei_student::weights::read_weights;
 use serde_json::{Value, json};
 
-use crate::{Place, files_below};
+use crate::{Place, files_below, promptable};
 
 const VAL: &str = "scenes/annotations/instances_val.json";
 const CROP: CropRule = CropRule::Roi { padding: 0.1, grid: 32, border: Border::Corrected };
@@ -483,4 +483,123 @@ fn sources_that_were_changed_are_refused() {
     );
     edit("\"crop\"", "\"cut\"");
     refuse("runs/tiny/package", &[], &["manifest.json: expected the name of a crop rule in \"crop\"", "--protocol"]);
+}
+
+/// The counts of pixels by annotation, of one row of a report.
+fn counts(place: &Place, file: &str, row: &str) -> Vec<(Value, Value)> {
+    let report = read(place, file);
+    let rows = report["predictors"].as_array().unwrap();
+    let row = rows.iter().find(|found| found["scores"]["predictor"] == row).unwrap();
+    let instances = row["scores"]["instances"].as_array().unwrap();
+    instances.iter().map(|instance| (instance["annotation_id"].clone(), instance["in_image"].clone())).collect()
+}
+
+#[test]
+fn a_student_that_answers_prompts_is_asked_as_it_is_scored() {
+    let Some(weights) = promptable::weights("a_student_that_answers_prompts_is_asked_as_it_is_scored") else { return };
+    let place = Place::new();
+    let config = promptable::config(&weights, promptable::LITE_FPN, promptable::EMBEDDING);
+    fs::write(place.path("edge.toml"), &config).unwrap();
+    place.does(&["run", "edge.toml"]);
+    let predict = |source: &str, out: &str, more: &[&str]| {
+        let arguments = ["predict", source, "scenes/images", "--boxes", VAL, "--out", out];
+        place.does(&[&arguments, more].concat());
+        content(&place.path(out))
+    };
+    let own = predict("runs/edge", "own", &["--threads", "1"]);
+    place.does(&[
+        "eval-masks",
+        VAL,
+        "own/predictions.json",
+        "--protocol",
+        "edgesam-box",
+        "--name",
+        "it",
+        "--out",
+        "own.json",
+    ]);
+    assert_eq!(counts(&place, "own.json", "it"), counts(&place, "runs/edge/eval/report.json", "student"));
+    place.does(&["eval-coco", VAL, "own/predictions.json"]);
+    assert!(predict("runs/edge", "three", &["--threads", "3"]) == own, "other bits on other threads");
+    let weights = predict("runs/edge/student.safetensors", "weights", &["--config", "edge.toml"]);
+    assert!(weights == own, "other bits from its weights");
+    // The three other masks, of which the network chooses one.
+    let highest =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/protocols/edgesam-box.toml"))
+            .unwrap();
+    fs::write(
+        place.path("highest.toml"),
+        highest.replace("mask_choice = \"single\"", "mask_choice = \"highest_score\""),
+    )
+    .unwrap();
+    assert_ne!(predict("runs/edge", "highest", &["--protocol", "highest.toml"]), own);
+
+    // Boxes and points together, each in its place; what such a student does not have.
+    let image = first_image(&place);
+    let ask = |out: &str, more: &[&str]| {
+        place.does(&[&["predict", "runs/edge", &image, "--out", out], more].concat());
+        read(&place, &format!("{out}/predictions.json")).as_array().unwrap().clone()
+    };
+    let both = ask("both", &["--box", "10,10,30,30", "--point", "30,30"]);
+    assert_eq!(both, [ask("box", &["--box", "10,10,30,30"]), ask("point", &["--point", "30,30"])].concat());
+    let refuse = |more: &[&str], words: &[&str]| {
+        place.refuses(&[&["predict", "runs/edge", &image, "--point", "3,3", "--out", "none"], more].concat(), 2, words);
+    };
+    refuse(&["--network", "int8"], &["expected float or, of a run, teacher"]);
+    refuse(&["--protocol", "picosam3-roi96"], &["expected one of whole images, found one with the crop roi-96"]);
+    refuse(&["--logits"], &["expected a network that is shown crops, found one that is shown whole images"]);
+    refuse(&["--point", "70,3"], &["--point 2: point (70, 3): expected one in the image of 64 x 64"]);
+}
+
+#[test]
+fn a_runs_teacher_is_asked_about_boxes_and_points() {
+    let Some(weights) = promptable::weights("a_runs_teacher_is_asked_about_boxes_and_points") else { return };
+    let place = Place::new();
+    let teacher = format!(
+        r#"[teacher]
+digest = "8fb27508e79f55348e12d87c123a3c36a6d36969c4236fb7a70ade0d2c89921c"
+preprocessing = {{ letterbox = {{ longest_side = 1024, resize = "pillow_bilinear", normalization = "imagenet" }} }}
+question = {{ object = {{ prompts = ["box"], padding_points = 1 }} }}
+kept = {{ mask_logits = {{ context = {{ around_box = {{ region_scale = 1.2, context_scale = 2.0, min_side = 0.0 }} }}, grid = 128, logit_step = 0.125, masks = "single" }} }}
+val = {{ native = "{weights}" }}
+
+[student]"#
+    );
+    place.config("native.toml", &[("[student]", &teacher)]);
+    place.does(&["train", "native.toml"]);
+    let ask = |out: &str, more: &[&str]| {
+        let arguments = ["predict", "runs/native", "scenes/images", "--network", "teacher", "--out", out];
+        place.does(&[&arguments, more].concat())
+    };
+    let said = ask("boxes", &["--boxes", VAL]);
+    assert!(said.contains("network teacher, whole images"), "{said}");
+    // Its own masks, not the cache's: a pixel more or less at the edge, and the same IoU with the truth.
+    place.does(&[
+        "eval-masks",
+        VAL,
+        "boxes/predictions.json",
+        "--protocol",
+        "sensei-box",
+        "--name",
+        "it",
+        "--out",
+        "it.json",
+    ]);
+    let mean = |counts: &[(Value, Value)]| {
+        let iou = |(_, count): &(Value, Value)| {
+            let [both, truth, found] = [0, 1, 2].map(|at| count[at].as_f64().unwrap());
+            both / (truth + found - both)
+        };
+        counts.iter().map(iou).sum::<f64>() / counts.len() as f64
+    };
+    let (own, dataset) = (counts(&place, "it.json", "it"), val(&place).dataset);
+    assert!(own.len() == dataset.instances.len() && mean(&own) > 0.7, "{}", mean(&own));
+    let predictions = read(&place, "boxes/predictions.json");
+    assert!(predictions.as_array().unwrap().iter().all(|one| (0.3..1.05).contains(&one["score"].as_f64().unwrap())));
+    // The student takes no points, its teacher does; kinds are asked apart, and answered in their places.
+    ask("both", &["--box", "10,10,30,30", "--point", "30,30", "--box", "20,20,30,30"]);
+    ask("point", &["--point", "30,30"]);
+    let [both, point] = ["both", "point"].map(|out| read(&place, &format!("{out}/predictions.json")));
+    assert_eq!(both[2], point[0], "points follow the boxes");
+    assert_eq!(read(&place, "both/about.json")["predictions"][1]["prompt"], json!({ "box": [20.0, 20.0, 30.0, 30.0] }));
 }

@@ -39,9 +39,8 @@ pub fn open(arguments: &PredictArguments, is_weights: bool) -> anyhow::Result<So
 fn of_plan(arguments: &PredictArguments, plan: &PromptablePlan, weights: &Path) -> anyhow::Result<Source> {
     if let Some(choice @ (NetworkChoice::Int8 | NetworkChoice::Teacher)) = arguments.network {
         let (name, shown) = (choice.name(), arguments.source.display());
-        return Err(usage(anyhow!(
-            "--network {name}: expected float, the network of a student that answers prompts; {shown}"
-        )));
+        let expected = "expected float or, of a run, teacher: a student that answers prompts has no other";
+        return Err(usage(anyhow!("--network {name}: {shown}: {expected}")));
     }
     let choice = mask_choice(arguments, plan).map_err(usage)?;
     let tensors = read_weights(weights).context("no trained student")?.tensors;
