@@ -1,5 +1,7 @@
 //! The command line.
 
+mod predict;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -9,6 +11,8 @@ use sensei_data::dataset::UnusableRule;
 use crate::config::Override;
 use crate::device::DeviceName;
 use crate::examples;
+
+pub use predict::{NetworkChoice, PredictArguments};
 
 /// Distils tiny promptable-segmentation students for Sony's IMX500, from a config file to a deployment package.
 #[derive(Debug, Parser)]
@@ -43,6 +47,9 @@ pub enum Command {
     /// Score a finished run again: its own networks or other weights, by its own or another protocol
     #[command(after_help = examples::EVAL)]
     Eval(EvalArguments),
+    /// Ask a student for the masks of boxes or points on images: PNG files, and a COCO result file with scores
+    #[command(after_help = predict::EXAMPLES)]
+    Predict(PredictArguments),
     /// Score masks that another program made for a protocol's prompts
     EvalMasks {
         /// The annotation file

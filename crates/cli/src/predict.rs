@@ -124,13 +124,30 @@ pub fn float_network(
     }
     let student = InferenceStudent::new(graph.clone(), weights)?;
     let predict = move |items: &[EvalItem<EvalInput>]| {
-        let mut images = vec![];
-        items.iter().for_each(|item| push_input(&item.input.pixels, &mut images));
-        let logits = student.mask_logits(&images);
-        let per_item = logits.chunks_exact(logits.len() / items.len());
-        Ok(per_item.map(|logits| Prediction::CropLogits(logits.to_vec())).collect())
+        let pixels: Vec<&[u8]> = items.iter().map(|item| item.input.pixels.as_slice()).collect();
+        Ok(float_logits(&student, &pixels).into_iter().map(Prediction::CropLogits).collect())
     };
     Ok(Predictor { name: "float".into(), predict: Box::new(predict) })
+}
+
+/// The packed float network's mask logits for the pixels of some crops, `[grid, grid]` each.
+///
+/// # Panics
+/// If there is no crop, or one is not of the network's size.
+pub fn float_logits(student: &InferenceStudent, crops: &[&[u8]]) -> Vec<Vec<f32>> {
+    let mut images = vec![];
+    crops.iter().for_each(|pixels| push_input(pixels, &mut images));
+    let logits = student.mask_logits(&images);
+    logits.chunks_exact(logits.len() / crops.len()).map(<[f32]>::to_vec).collect()
+}
+
+/// The integer network's mask logits for the pixels of a crop, `[grid, grid]`.
+///
+/// # Errors
+/// If the crop is not of the model's size, or the model takes no pixels.
+pub fn integer_logits(interpreter: &Interpreter<'_>, pixels: &[u8]) -> Result<Vec<f32>, ModelError> {
+    let input = interpreter.from_pixels(pixels)?;
+    Ok(interpreter.run(&input)?.dequantize())
 }
 
 /// A network as it answers on its device; of several masks for a prompt the first is taken.
@@ -169,10 +186,8 @@ pub fn recorded<'a>(interpreter: &'a Interpreter<'a>, folder: &'a Path) -> Predi
 
 /// The integer network: what the chip computes.
 pub fn integer_network<'a>(interpreter: &'a Interpreter<'a>) -> Predictor<'a, EvalInput, PredictError> {
-    let answer = |item: &EvalItem<EvalInput>| -> Result<Prediction, ModelError> {
-        let input = interpreter.from_pixels(&item.input.pixels)?;
-        Ok(Prediction::CropLogits(interpreter.run(&input)?.dequantize()))
-    };
+    let answer =
+        |item: &EvalItem<EvalInput>| integer_logits(interpreter, &item.input.pixels).map(Prediction::CropLogits);
     let predict = move |items: &[EvalItem<EvalInput>]| {
         let answers = items.par_iter().map(answer).collect::<Result<_, _>>();
         answers.map_err(|error| PredictError::Predict { predictor: "int8", source: error.into() })

@@ -103,6 +103,16 @@ pub enum CropError {
     /// There is no prompt to lay a crop around.
     #[error(transparent)]
     NoPrompt(#[from] PromptError),
+    /// The point does not lie in the image.
+    #[error("point ({x}, {y}): expected one in the image of {image}")]
+    PointOutside {
+        /// In image pixels.
+        x: f64,
+        /// In image pixels.
+        y: f64,
+        /// Size of the image.
+        image: Size,
+    },
     /// A region of interest is made of a box.
     #[error("point ({x}, {y}): expected a box to make a region of interest of")]
     NotABox {
@@ -245,6 +255,23 @@ impl CropRule {
             CropRule::CenterWindow { grid, .. } => format!("center_window-{grid}-{border}"),
             CropRule::Roi { padding, grid, .. } => format!("roi-{grid}-pad{padding}-{border}"),
             CropRule::Box { padding, min_side, grid, .. } => format!("box-{grid}-pad{padding}-min{min_side}-{border}"),
+        }
+    }
+}
+
+/// Refuses a prompt that means nothing in an image: a box without extent or beside it, a point that is not in it.
+///
+/// # Errors
+/// `DegenerateBox`, `OutsideImage`, `PointOutside`.
+pub fn check_prompt(prompt: Prompt, image: Size) -> Result<(), CropError> {
+    match prompt {
+        Prompt::Box(bbox) => check_box(bbox, image),
+        Prompt::Point(PointInImage { x, y }) => {
+            let within = |at: f64, image_len: u32| (0.0..f64::from(image_len)).contains(&at);
+            if within(x, image.width) && within(y, image.height) {
+                return Ok(());
+            }
+            Err(CropError::PointOutside { x, y, image })
         }
     }
 }
@@ -608,6 +635,19 @@ mod tests {
         let sliver = [638.0, 10.0, 10.0, 10.0];
         assert_eq!(roi(ROI, sliver), Err(CropError::TooSmall { width: 3.0, height: 12.0 }));
         assert!(roi(FREE_ROI, sliver).is_ok());
+    }
+
+    #[test]
+    fn prompts_beside_the_image_are_refused() {
+        let point = |x, y| check_prompt(Prompt::Point(PointInImage { x, y }), VGA);
+        assert_eq!((point(0.0, 0.0), point(639.9, 479.9)), (Ok(()), Ok(())));
+        for (x, y) in [(640.0, 3.0), (3.0, 480.0), (-0.1, 3.0), (f64::NAN, 3.0), (3.0, f64::INFINITY)] {
+            assert!(matches!(point(x, y), Err(CropError::PointOutside { .. })), "{x} {y}");
+        }
+        assert_eq!(check_prompt(Prompt::Box([-5.0, -5.0, 6.0, 6.0]), VGA), Ok(()));
+        let beside = [640.0, 10.0, 20.0, 20.0];
+        let expected = CropError::OutsideImage { bbox: beside, image: VGA };
+        assert_eq!(check_prompt(Prompt::Box(beside), VGA), Err(expected));
     }
 
     #[test]

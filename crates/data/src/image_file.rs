@@ -4,12 +4,13 @@ use std::fs::File;
 use std::io::{self, Cursor, Read};
 use std::path::{Path, PathBuf};
 
-use png::{BitDepth, ColorType, InterlaceInfo, Transformations};
+use png::{BitDepth, ColorType, Compression, Filter, InterlaceInfo, Transformations};
 
 use crate::geometry::{PixelRect, Size};
 use crate::image_part::ImagePart;
 use crate::jpeg::{decode_jpeg, decode_upper_rows};
 use crate::large_images::in_turn;
+use crate::mask::Mask;
 
 /// An RGB image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -209,15 +210,41 @@ pub fn read_image(path: &Path, limits: &ImageLimits) -> Result<EncodedImage, Ima
 /// # Panics
 /// If `image.pixels` does not have three bytes a pixel, or a side is 0.
 pub fn encode_png(image: &RgbImage) -> Vec<u8> {
-    let Size { width, height } = image.size;
-    assert!(width > 0 && height > 0, "a PNG image of {}", image.size);
-    assert_eq!(image.pixels.len(), image.size.n_pixels() * 3, "bytes of a {} image", image.size);
+    png_file(image.size, ColorType::Rgb, &image.pixels, Compression::Balanced, None)
+}
+
+/// [`encode_png`] in a tenth of the time, with larger files.
+///
+/// # Panics
+/// As there.
+pub fn encode_png_fast(image: &RgbImage) -> Vec<u8> {
+    png_file(image.size, ColorType::Rgb, &image.pixels, Compression::Fast, None)
+}
+
+/// Encodes a mask as a grey PNG of 8 bits: 0 for background, 255 for foreground.
+///
+/// # Panics
+/// If `mask.bits` does not have one value a pixel, or a side is 0.
+pub fn encode_mask_png(mask: &Mask) -> Vec<u8> {
+    let grey: Vec<u8> = mask.bits.iter().map(|&bit| if bit == 0 { 0 } else { 255 }).collect();
+    // A row of a mask is mostly the row above it: the difference is zeros, which the fast compression is made for.
+    png_file(mask.size, ColorType::Grayscale, &grey, Compression::Fast, Some(Filter::Up))
+}
+
+fn png_file(size: Size, colours: ColorType, bytes: &[u8], compression: Compression, filter: Option<Filter>) -> Vec<u8> {
+    let Size { width, height } = size;
+    assert!(width > 0 && height > 0, "a PNG image of {size}");
+    assert_eq!(bytes.len(), size.n_pixels() * colours.samples(), "bytes of a {size} image");
     let mut file = Vec::new();
     let mut encoder = png::Encoder::new(&mut file, width, height);
-    encoder.set_color(ColorType::Rgb);
+    encoder.set_color(colours);
     encoder.set_depth(BitDepth::Eight);
+    encoder.set_compression(compression);
+    if let Some(filter) = filter {
+        encoder.set_filter(filter);
+    }
     let written = encoder.write_header().and_then(|mut writer| {
-        writer.write_image_data(&image.pixels)?;
+        writer.write_image_data(bytes)?;
         writer.finish()
     });
     written.expect("the size fits the pixels, and a Vec takes any number of bytes");

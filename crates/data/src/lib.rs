@@ -7,6 +7,7 @@ pub mod augment;
 pub mod boundary;
 pub mod check;
 pub mod crop;
+pub mod crop_name;
 pub mod crop_rule;
 pub mod dataset;
 pub mod detections;

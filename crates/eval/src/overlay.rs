@@ -112,8 +112,9 @@ impl<'a> Enlarged<'a> {
     }
 }
 
-struct Canvas {
-    image: RgbImage,
+/// A picture that is drawn on.
+pub(crate) struct Canvas {
+    pub(crate) image: RgbImage,
 }
 
 impl Canvas {
@@ -122,7 +123,7 @@ impl Canvas {
         Self { image: RgbImage { size, pixels: vec![BACKGROUND; width * height * 3] } }
     }
 
-    fn pixel(&mut self, x: usize, y: usize) -> &mut [u8] {
+    pub(crate) fn pixel(&mut self, x: usize, y: usize) -> &mut [u8] {
         let start = (y * self.image.size.width as usize + x) * 3;
         &mut self.image.pixels[start..start + 3]
     }
@@ -166,12 +167,20 @@ impl Canvas {
 
     /// As many characters as fit into `max_width` pixels.
     fn text(&mut self, left: usize, text: &str, max_width: usize) {
-        let advance = (glyphs::WIDTH + 1) * TEXT_SCALE;
-        for (idx, character) in text.chars().take(max_width / advance).enumerate() {
-            for y in 0..glyphs::HEIGHT * TEXT_SCALE {
+        let text: String = text.chars().take(max_width / TEXT_ADVANCE).collect();
+        self.write([left, GAP], &text, WHITE);
+    }
+
+    /// Characters of [`TEXT_ADVANCE`] x [`TEXT_HEIGHT`] pixels, from their upper left pixel on.
+    ///
+    /// # Panics
+    /// If they do not lie in the picture.
+    pub(crate) fn write(&mut self, [left, top]: [usize; 2], text: &str, colour: [u8; 3]) {
+        for (idx, character) in text.chars().enumerate() {
+            for y in 0..TEXT_HEIGHT {
                 for x in 0..glyphs::WIDTH * TEXT_SCALE {
                     if glyphs::is_set(character, x / TEXT_SCALE, y / TEXT_SCALE) {
-                        self.pixel(left + idx * advance + x, GAP + y).copy_from_slice(&WHITE);
+                        self.pixel(left + idx * TEXT_ADVANCE + x, top + y).copy_from_slice(&colour);
                     }
                 }
             }
@@ -193,6 +202,10 @@ fn box_in_panel(instance: &OverlayInstance<'_>, scale: usize) -> [i64; 4] {
 const GAP: usize = 4;
 /// Panel pixels per font pixel.
 const TEXT_SCALE: usize = 2;
+/// From one character to the next, in pixels.
+pub(crate) const TEXT_ADVANCE: usize = (glyphs::WIDTH + 1) * TEXT_SCALE;
+/// Height of a character, in pixels.
+pub(crate) const TEXT_HEIGHT: usize = glyphs::HEIGHT * TEXT_SCALE;
 /// Above the panels, in pixels.
 const LABEL_HEIGHT: usize = glyphs::HEIGHT * TEXT_SCALE + 2 * GAP;
 const BACKGROUND: u8 = 24;

@@ -8,7 +8,7 @@ use std::process;
 
 use crate::error::FileError;
 use crate::lock::{Lock, LockError};
-use crate::whole::{beside, sync_folder_of};
+use crate::whole::{beside, sync_folder, sync_folder_of};
 
 /// Whether this call made the folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +72,23 @@ fn make_locked<E: From<FileError>>(folder: &Path, make: impl FnOnce(&Path) -> Re
     }
     sync_folder_of(folder)?;
     Ok(Made::Here)
+}
+
+/// Waits until every file below a folder, and its name, is on disk: what comes before a folder of many files takes its name.
+///
+/// # Errors
+/// If a file cannot be opened or flushed.
+pub fn sync_below(folder: &Path) -> Result<(), FileError> {
+    for entry in fs::read_dir(folder).map_err(FileError::io(folder, "list"))? {
+        let path = entry.map_err(FileError::io(folder, "list"))?.path();
+        if path.is_dir() {
+            sync_below(&path)?;
+        } else {
+            let flushed = fs::File::open(&path).and_then(|file| file.sync_all());
+            flushed.map_err(FileError::io(&path, "write"))?;
+        }
+    }
+    sync_folder(folder)
 }
 
 /// Puts a complete folder in the place of another: at any moment, one of both stands under the name.
@@ -184,6 +201,19 @@ mod tests {
         assert_eq!(names(place.path()), ["scenes.other"]);
         assert_eq!(make_once(&folder, fill).unwrap(), Made::Here);
         assert_eq!(names(place.path()), ["scenes", "scenes.other"]);
+    }
+
+    #[test]
+    fn a_folder_of_files_is_flushed_as_one() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("masks");
+        fs::create_dir_all(folder.join("inner")).unwrap();
+        for name in ["a", "inner/b"] {
+            crate::whole::write_unsynced(&folder.join(name), name.as_bytes()).unwrap();
+        }
+        sync_below(&folder).unwrap();
+        assert_eq!(fs::read_to_string(folder.join("inner/b")).unwrap(), "inner/b");
+        assert!(sync_below(&place.path().join("none")).is_err());
     }
 
     #[test]

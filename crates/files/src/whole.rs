@@ -108,6 +108,16 @@ pub fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     write().map_err(FileError::io(path, "write"))
 }
 
+/// Writes `bytes` and does not wait for the disk. For one of many files in a folder that nobody reads before it is complete:
+/// [`sync_below`](crate::folder::sync_below) waits for all of them at once.
+///
+/// # Errors
+/// If it cannot be written.
+#[expect(clippy::disallowed_methods, reason = "whole-folder writing is made of it")]
+pub fn write_unsynced(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    fs::write(path, bytes).map_err(FileError::io(path, "write"))
+}
+
 /// A file in a folder that nobody reads before it is complete, written piece by piece: [`write_synced`] of more than fits into memory.
 #[derive(Debug)]
 pub struct SyncedFile {

@@ -305,8 +305,11 @@ fn features_of(
     Ok(ImageFeatures { shape, values: record.to_f32() })
 }
 
-/// The image in a square, its longest side at `side` pixels, on middle grey.
-fn letterboxed(pixels: &[u8], letterbox: Letterbox, side: u32) -> Vec<u8> {
+/// The pixels of an image in a square, its longest side at `side` pixels, on middle grey: RGB, `[side, side, 3]`.
+///
+/// # Panics
+/// If there are not three bytes for each of the image's pixels.
+pub fn letterboxed(pixels: &[u8], letterbox: Letterbox, side: u32) -> Vec<u8> {
     let resized = letterbox.resized(side);
     let image = RgbImage { size: letterbox.image, pixels: pixels.to_vec() };
     let small = resize_bilinear(&image, resized);

@@ -11,6 +11,7 @@ mod native;
 mod onnx;
 pub mod onnx_error;
 mod picture;
+pub mod prompted;
 pub mod propose;
 mod record;
 pub mod shared;

@@ -9,6 +9,7 @@ mod init;
 mod inspect;
 mod inspect_folder;
 pub mod plan;
+mod predict;
 mod promptable;
 mod prompts;
 mod replay;
@@ -52,6 +53,10 @@ pub fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Data(command) => data::execute(command).map(done),
         Command::Teacher(command) => teacher::execute(command).map(done),
         Command::Eval(arguments) => on_device(&arguments.machine, || run::eval(&arguments)).map(done),
+        Command::Predict(arguments) => {
+            start_threads(arguments.threads)?;
+            predict::predict(&arguments).map(done)
+        }
         Command::EvalMasks { annotations, predictions, protocol, format, unusable, name, out, threads } => {
             start_threads(threads)?;
             let name = name.as_deref();

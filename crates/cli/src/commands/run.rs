@@ -150,7 +150,10 @@ fn own_scores(
 }
 
 /// Weights of another program, for a run's network.
-fn foreign_weights(plan: &RunPlan, path: &Path, imagenet_normalised: bool) -> anyhow::Result<NamedWeights> {
+///
+/// # Errors
+/// If the file cannot be read, or is not of this network.
+pub fn foreign_weights(plan: &RunPlan, path: &Path, imagenet_normalised: bool) -> anyhow::Result<NamedWeights> {
     let file = read_weights(path)?;
     if !file.converted.is_empty() {
         say(&format!("{}: {} tensors were converted to 32-bit floats", path.display(), file.converted.len()));

@@ -96,8 +96,11 @@ fn images_of(dataset: &Dataset) -> Vec<ImageFileEntry> {
     dataset.images.iter().map(entry).collect()
 }
 
-/// The JPEG and PNG files of a folder, by name, numbered from `first_id`.
-fn pictures_in(folder: &Path, first_id: u64) -> anyhow::Result<(Vec<ImageFileEntry>, Vec<Picture>)> {
+/// The JPEG and PNG files of a folder, by name, at least one.
+///
+/// # Errors
+/// If the folder cannot be listed or has none.
+pub(super) fn pictures_of_folder(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let read = || -> std::io::Result<Vec<PathBuf>> {
         fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect()
     };
@@ -108,6 +111,12 @@ fn pictures_in(folder: &Path, first_id: u64) -> anyhow::Result<(Vec<ImageFileEnt
     });
     paths.sort();
     ensure!(!paths.is_empty(), "{}: expected JPEG or PNG files, found none", folder.display());
+    Ok(paths)
+}
+
+/// The JPEG and PNG files of a folder, by name, numbered from `first_id`.
+fn pictures_in(folder: &Path, first_id: u64) -> anyhow::Result<(Vec<ImageFileEntry>, Vec<Picture>)> {
+    let paths = pictures_of_folder(folder)?;
     let named = |(id, path): (u64, &PathBuf)| {
         let file_name = path.file_name().and_then(OsStr::to_str).map(str::to_string);
         let file_name = file_name.with_context(|| format!("{}: expected a name in UTF-8", path.display()))?;

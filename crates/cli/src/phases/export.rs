@@ -234,7 +234,7 @@ fn model_card(
          The `int8` row is the integer model of this package, read back from its file.\n\n\
          ## On the chip\nMemory, estimated: {memory}. `test_vectors/` has inputs and outputs as the chip should have them; `camera.py` records \
          what a camera has, and `sensei replay` compares. Nothing of this has run on a camera of the authors'.\n\n\
-         ## Limits\nOne object, given by its region; no classes and no score. Whatever the training data leave out, the model has not seen. \
+         ## Limits\nOne object, given by its region; no classes. A score follows from its logits, as `sensei predict` takes it. Whatever the training data leave out, the model has not seen. \
          Licences of training data and teacher bind the user.\n",
         name = model.name(),
         plan = plan.train_digest,

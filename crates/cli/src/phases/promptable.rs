@@ -305,7 +305,10 @@ impl StageNetworks for PromptableForms<'_> {
 }
 
 /// The student of weights under the names that a run writes.
-fn student_of(
+///
+/// # Errors
+/// If a tensor is missing, of another shape or not of this network.
+pub fn student_of(
     plan: &PromptablePlan,
     origin: &str,
     tensors: &NamedWeights,

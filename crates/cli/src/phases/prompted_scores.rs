@@ -25,7 +25,7 @@ use sensei_sam::click_to_box::{ScoredBox, box_at, boxes_of};
 use sensei_sam::student::PromptableStudent;
 use sensei_samples::batch::push_input;
 use sensei_samples::selection::{LeftOut, Subset};
-use sensei_samples::whole_images::{ImageFeatures, ImageSample, ImageSource, Letterbox};
+use sensei_samples::whole_images::{ImageFeatures, ImageSource, Letterbox};
 use sensei_tensor::network::{Inputs, Network, Pass, host_values};
 use sensei_tensor::prompts::{Decode, MaskTokens, PointLabel, PromptPoint, Promptable, Prompted};
 use sensei_train::images::{MASK_GRID, PADDING, box_points};
@@ -194,7 +194,7 @@ impl Objects {
             let stored = sample.features.as_ref().context("images of a teacher's store have features")?;
             ask(teacher, &embedding_of(stored), sample.letterbox, objects, choice, &mut of_teacher);
             let embedding =
-                student.encode(Inputs { images: image_tensor(&sample, val.side()), taps: &[] }, Pass::Eval)?;
+                student.encode(Inputs { images: image_tensor(&sample.pixels, val.side()), taps: &[] }, Pass::Eval)?;
             ask(student, &embedding.embedding, sample.letterbox, objects, choice, &mut of_student);
             if let (Some(proposer), Some((_, masks))) = (proposer, of_prior.first_mut()) {
                 let boxes = boxes_of(proposer, &embedding.embedding);
@@ -228,6 +228,7 @@ fn ask(
         last = prompts
             .chunks(AT_ONCE)
             .flat_map(|prompts| masks_of(network, embedding, prompts, letterbox, choice))
+            .map(|(mask, _)| mask)
             .collect();
         masks.extend(objects.iter().map(|object| object.annotation_id).zip(last.iter().cloned()));
     }
@@ -255,20 +256,21 @@ fn by_box_and_click(
             corner(left + width, top + height, PointLabel::LowerRight),
             click,
         ];
-        let mask = masks_of(student, embedding, &[points], letterbox, MaskChoice::Single).remove(0);
+        let (mask, _) = masks_of(student, embedding, &[points], letterbox, MaskChoice::Single).remove(0);
         masks.insert(object.annotation_id, mask);
     }
     Ok(masks)
 }
 
-/// The mask for each of some prompts, in the image: the first token's, or of the three others' the one of the highest score.
-fn masks_of(
+/// The mask for each of some prompts, in the image, with the network's score: the first token's, or of the three others' the one of the
+/// highest score.
+pub fn masks_of(
     network: &dyn Decode,
     embedding: &Tensor<4>,
     prompts: &[Vec<PromptPoint>],
     letterbox: Letterbox,
     choice: MaskChoice,
-) -> Vec<Rle> {
+) -> Vec<(Rle, f32)> {
     let tokens = match choice {
         MaskChoice::Single => MaskTokens::Single,
         MaskChoice::HighestScore => MaskTokens::All,
@@ -281,9 +283,13 @@ fn masks_of(
         let scores = &scores[prompt * n_masks..][..n_masks];
         // Of equal ones the first.
         let best = (1..n_masks).rev().max_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap_or(0);
-        &logits[(prompt * n_masks + best) * MASK_GRID * MASK_GRID..][..MASK_GRID * MASK_GRID]
+        (&logits[(prompt * n_masks + best) * MASK_GRID * MASK_GRID..][..MASK_GRID * MASK_GRID], scores[best])
     };
-    (0..n_prompts).into_par_iter().map(|prompt| Rle::from_mask(&in_image(chosen(prompt), letterbox))).collect()
+    let mask = |prompt: usize| {
+        let (logits, score) = chosen(prompt);
+        (Rle::from_mask(&in_image(logits, letterbox)), score)
+    };
+    (0..n_prompts).into_par_iter().map(mask).collect()
 }
 
 /// Logits over the square, in the image.
@@ -293,7 +299,8 @@ fn in_image(logits: &[f32], Letterbox { image }: Letterbox) -> Mask {
     paste_logits(logits, &CropGeometry { rect_in_image, grid: MASK_GRID as u32 }, image)
 }
 
-fn first_points(prompt: Prompt, letterbox: Letterbox, side: usize) -> Vec<PromptPoint> {
+/// A prompt as the network is given it: always two points, so that boxes and clicks can be asked together.
+pub fn first_points(prompt: Prompt, letterbox: Letterbox, side: usize) -> Vec<PromptPoint> {
     match prompt {
         Prompt::Box(bbox) => box_points(bbox, letterbox, side).to_vec(),
         Prompt::Point(at) => {
@@ -319,10 +326,10 @@ fn next_click(object: &Object, found: &Rle, letterbox: Letterbox, side: usize, r
     PromptPoint { x, y, label }
 }
 
-/// The network's input of an image.
-fn image_tensor(sample: &ImageSample, side: u32) -> Tensor<4> {
+/// The network's input of an image's pixels in its square, `[side, side, 3]`.
+pub fn image_tensor(pixels: &[u8], side: u32) -> Tensor<4> {
     let mut input = vec![];
-    push_input(&sample.pixels, &mut input);
+    push_input(pixels, &mut input);
     Tensor::from_data(TensorData::new(input, [1, 3, side as usize, side as usize]), &Device::flex())
 }
 
@@ -373,7 +380,7 @@ const PRIOR: &str = "student+prior";
 const BATCH: usize = 64;
 
 /// Prompts that are decoded together.
-const AT_ONCE: usize = 16;
+pub const AT_ONCE: usize = 16;
 
 /// Seed of a subset that is drawn for scoring.
 const SUBSET_SEED: u64 = 0;

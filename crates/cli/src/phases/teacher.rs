@@ -39,6 +39,17 @@ pub fn open(files: &TeacherFiles) -> anyhow::Result<Teacher> {
     }
 }
 
+/// [`open`], of the weights that a configuration names.
+///
+/// # Errors
+/// As there, and if the weights are another teacher's.
+pub fn open_checked(files: &TeacherFiles, digest: &str) -> anyhow::Result<Teacher> {
+    let teacher = open(files)?;
+    let found = teacher.digest();
+    ensure!(found == digest, "{files}: expected weights of [teacher] digest {digest:?}, found {found:?}");
+    Ok(teacher)
+}
+
 impl TeacherArguments {
     /// The files that were named.
     ///
@@ -136,13 +147,7 @@ pub fn ask_for_run(
     dataset: &Dataset,
     out: &Path,
 ) -> anyhow::Result<BuildReport> {
-    let teacher = open(files)?;
-    ensure!(
-        teacher.digest() == key.teacher,
-        "{files}: expected weights of [teacher] digest {:?}, found {:?}",
-        key.teacher,
-        teacher.digest()
-    );
+    let teacher = open_checked(files, &key.teacher)?;
     let plan = plan_of(key);
     let shown = teacher.preprocessing(plan.zoom)?;
     ensure!(

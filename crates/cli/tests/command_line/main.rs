@@ -22,6 +22,7 @@ mod native_teacher;
 mod package;
 mod packed;
 mod parts;
+mod predict;
 mod promptable;
 mod promptable_onnx;
 mod resume;

@@ -1,7 +1,11 @@
 use std::path::Path;
 
 use sensei_data::geometry::Size;
-use sensei_data::image_file::{ImageError, ImageFile, ImageLimits, RgbImage, decode_image, encode_png, read_image};
+use sensei_data::image_file::{
+    ImageError, ImageFile, ImageLimits, RgbImage, decode_image, encode_mask_png, encode_png, encode_png_fast,
+    read_image,
+};
+use sensei_data::mask::Mask;
 use sensei_testing::{golden, shared_dir, workspace_root};
 
 const NAME: &str = "some.jpg";
@@ -281,4 +285,19 @@ fn deep_grey_pictures_have_their_means() {
         let mean = pixels.iter().map(|&value| f64::from(value)).sum::<f64>() / pixels.len() as f64;
         assert!((mean - expected).abs() < 0.01, "{name}: {mean}");
     }
+}
+
+#[test]
+fn masks_and_pictures_that_are_encoded_fast_come_back() {
+    let size = Size { width: 37, height: 21 };
+    let bits: Vec<u8> = (0..size.n_pixels()).map(|at| u8::from(at * at % 7 < 3)).collect();
+    let mask = Mask { size, bits: bits.clone() };
+    let file = encode_mask_png(&mask);
+    let grey = decode(&file).unwrap();
+    let expected: Vec<u8> = bits.iter().flat_map(|bit| [bit * 255; 3]).collect();
+    assert_eq!((grey.size, grey.pixels), (size, expected));
+    // The header says one channel of 8 bits.
+    assert_eq!(file[24..26], [8, 0]);
+    let image = RgbImage { size, pixels: (0..size.n_pixels() * 3).map(|at| (at * 31 % 251) as u8).collect() };
+    assert_eq!(decode(&encode_png_fast(&image)).unwrap(), image);
 }

@@ -1,0 +1,180 @@
+//! A picture with the masks that were found on it, each with its prompt and a label.
+
+use sensei_data::image_file::RgbImage;
+use sensei_data::prompt_source::Prompt;
+use sensei_data::rle::Rle;
+
+use crate::overlay::{Canvas, TEXT_ADVANCE, TEXT_HEIGHT};
+
+/// A mask to draw.
+#[derive(Debug, Clone)]
+pub struct SceneMask<'a> {
+    /// Of the whole picture.
+    pub mask: &'a Rle,
+    /// What it answers.
+    pub prompt: Prompt,
+    /// At the prompt, as `1 0.87`; left out where the picture has no room for it.
+    pub label: String,
+}
+
+/// The picture with masks tinted and outlined, boxes and points drawn, labels written; colours go round.
+///
+/// # Panics
+/// If a mask is not as large as the picture.
+pub fn draw_scene(image: &RgbImage, masks: &[SceneMask<'_>]) -> RgbImage {
+    let mut canvas = Canvas { image: image.clone() };
+    for (SceneMask { mask, .. }, colour) in masks.iter().zip(COLOURS.iter().cycle()) {
+        draw_mask(&mut canvas, mask, *colour);
+    }
+    // Prompts and labels lie above all masks.
+    for (SceneMask { prompt, label, .. }, colour) in masks.iter().zip(COLOURS.iter().cycle()) {
+        let at = match *prompt {
+            Prompt::Box([x, y, width, height]) => {
+                outline(&mut canvas, [x, y, x + width, y + height], *colour);
+                [x + 2.0, y + 2.0]
+            }
+            Prompt::Point(at) => {
+                cross(&mut canvas, [at.x, at.y], *colour);
+                [at.x + ARM as f64 + 2.0, at.y]
+            }
+        };
+        write_label(&mut canvas, at, label, *colour);
+    }
+    canvas.image
+}
+
+fn draw_mask(canvas: &mut Canvas, mask: &Rle, colour: [u8; 3]) {
+    let size = canvas.image.size;
+    assert_eq!(mask.size(), size, "draw_scene: size of a mask");
+    let (bits, [x0, y0, box_width, box_height]) = (mask.to_mask().bits, mask.bbox().map(|edge| edge as usize));
+    let (width, height) = (size.width as usize, size.height as usize);
+    let is_set = |x: usize, y: usize| x < width && y < height && bits[y * width + x] == 1;
+    for y in y0..y0 + box_height {
+        for x in (x0..x0 + box_width).filter(|&x| is_set(x, y)) {
+            // Left of column 0 wraps to a column outside of the picture: background.
+            let around = [(x.wrapping_sub(1), y), (x + 1, y), (x, y.wrapping_sub(1)), (x, y + 1)];
+            let is_contour = around.iter().any(|&(x, y)| !is_set(x, y));
+            for (value, colour) in canvas.pixel(x, y).iter_mut().zip(colour) {
+                *value = if is_contour { colour } else { ((u16::from(*value) * 3 + u16::from(colour) * 2) / 5) as u8 };
+            }
+        }
+    }
+}
+
+/// The pixels that the edges of a box lie in, as far as they are in the picture.
+fn outline(canvas: &mut Canvas, [x0, y0, x1, y1]: [f64; 4], colour: [u8; 3]) {
+    let (first, last) = ([x0, y0].map(f64::floor), [x1, y1].map(|edge| edge.ceil() - 1.0));
+    let size = canvas.image.size;
+    let columns = inside(first[0], last[0], size.width);
+    let rows = inside(first[1], last[1], size.height);
+    for y in [first[1], last[1]].into_iter().filter(|&y| (0.0..f64::from(size.height)).contains(&y)) {
+        columns.clone().for_each(|x| canvas.pixel(x, y as usize).copy_from_slice(&colour));
+    }
+    for x in [first[0], last[0]].into_iter().filter(|&x| (0.0..f64::from(size.width)).contains(&x)) {
+        rows.clone().for_each(|y| canvas.pixel(x as usize, y).copy_from_slice(&colour));
+    }
+}
+
+/// From one pixel to another, both included, as far as they are in the picture.
+fn inside(first: f64, last: f64, len: u32) -> std::ops::Range<usize> {
+    let within = |edge: f64| edge.clamp(0.0, f64::from(len)) as usize;
+    within(first)..within(last + 1.0)
+}
+
+fn cross(canvas: &mut Canvas, [x, y]: [f64; 2], colour: [u8; 3]) {
+    let size = canvas.image.size;
+    let (column, row) = (x.floor(), y.floor());
+    let arm = ARM as f64;
+    for x in inside(column - arm, column + arm, size.width) {
+        canvas.pixel(x, row as usize).copy_from_slice(&colour);
+    }
+    for y in inside(row - arm, row + arm, size.height) {
+        canvas.pixel(column as usize, y).copy_from_slice(&colour);
+    }
+}
+
+/// A label on dark ground, as near to a place as it lies in the picture whole.
+fn write_label(canvas: &mut Canvas, at: [f64; 2], label: &str, colour: [u8; 3]) {
+    let (width, height) = (canvas.image.size.width as usize, canvas.image.size.height as usize);
+    let (label_width, label_height) = (label.chars().count() * TEXT_ADVANCE + 2, TEXT_HEIGHT + 4);
+    if label_width > width || label_height > height || label.is_empty() {
+        return;
+    }
+    let place = |at: f64, room: usize| at.clamp(0.0, room as f64) as usize;
+    let (left, top) = (place(at[0], width - label_width), place(at[1], height - label_height));
+    for y in top..top + label_height {
+        for x in left..left + label_width {
+            canvas.pixel(x, y).iter_mut().for_each(|value| *value /= 3);
+        }
+    }
+    canvas.write([left + 2, top + 2], label, colour);
+}
+
+/// Half of a cross, in pixels.
+const ARM: usize = 5;
+
+/// Bright, and far from each other for most eyes.
+const COLOURS: [[u8; 3]; 8] = [
+    [255, 90, 200],
+    [90, 220, 255],
+    [255, 220, 0],
+    [110, 240, 110],
+    [255, 140, 40],
+    [170, 130, 255],
+    [0, 220, 180],
+    [255, 110, 110],
+];
+
+#[cfg(test)]
+mod tests {
+    use sensei_data::geometry::{PointInImage, Size};
+    use sensei_data::mask::Mask;
+
+    use super::*;
+
+    const SIZE: Size = Size { width: 40, height: 30 };
+
+    fn drawn(prompt: Prompt, label: &str) -> RgbImage {
+        // Columns 10 to 19 of rows 5 to 14.
+        let bits =
+            (0..SIZE.n_pixels()).map(|at| u8::from((10..20).contains(&(at % 40)) && (5..15).contains(&(at / 40))));
+        let mask = Rle::from_mask(&Mask { size: SIZE, bits: bits.collect() });
+        let image = RgbImage { size: SIZE, pixels: vec![100; SIZE.n_pixels() * 3] };
+        draw_scene(&image, &[SceneMask { mask: &mask, prompt, label: label.into() }])
+    }
+
+    fn at(image: &RgbImage, x: usize, y: usize) -> [u8; 3] {
+        image.pixels[(y * 40 + x) * 3..][..3].try_into().unwrap()
+    }
+
+    #[test]
+    fn masks_boxes_and_points_are_where_they_are() {
+        let image = drawn(Prompt::Box([8.0, 3.0, 14.0, 14.0]), "");
+        assert_eq!((at(&image, 10, 5), at(&image, 19, 14)), (COLOURS[0], COLOURS[0]), "contour");
+        assert_eq!(at(&image, 12, 8), [162, 96, 140], "three parts picture, two parts colour");
+        assert_eq!((at(&image, 20, 5), at(&image, 9, 9)), ([100; 3], [100; 3]));
+        assert_eq!((at(&image, 8, 3), at(&image, 21, 16)), (COLOURS[0], COLOURS[0]), "corners of the box");
+        assert_eq!((at(&image, 7, 3), at(&image, 22, 16)), ([100; 3], [100; 3]));
+        let image = drawn(Prompt::Point(PointInImage { x: 30.9, y: 20.2 }), "");
+        assert_eq!((at(&image, 30, 20), at(&image, 25, 20), at(&image, 30, 25)), (COLOURS[0], COLOURS[0], COLOURS[0]));
+        assert_eq!((at(&image, 24, 20), at(&image, 31, 21)), ([100; 3], [100; 3]));
+    }
+
+    #[test]
+    fn what_runs_past_the_picture_is_drawn_as_far_as_it_goes() {
+        let image = drawn(Prompt::Box([-5.0, -5.0, 400.0, 30.5]), "");
+        assert_eq!((at(&image, 0, 25), at(&image, 39, 25), at(&image, 0, 24)), (COLOURS[0], COLOURS[0], [100; 3]));
+        for prompt in [
+            Prompt::Box([39.5, 29.5, 4.0, 4.0]),
+            Prompt::Box([1e15, 0.0, 1e15, 4.0]),
+            Prompt::Point(PointInImage { x: 39.9, y: 29.9 }),
+        ] {
+            assert_eq!(drawn(prompt, "1 0.5").pixels.len(), SIZE.n_pixels() * 3);
+        }
+        // No room: no label.
+        let [with, without] =
+            ["A LABEL FOR A WIDE PICTURE", ""].map(|label| drawn(Prompt::Box([8.0, 3.0, 14.0, 14.0]), label));
+        assert_eq!(with, without);
+        assert_ne!(drawn(Prompt::Box([8.0, 3.0, 14.0, 14.0]), "1"), without);
+    }
+}
