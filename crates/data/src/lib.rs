@@ -11,6 +11,7 @@ pub mod crop_name;
 pub mod crop_rule;
 pub mod dataset;
 pub mod detections;
+#[cfg(feature = "fetch")]
 pub mod fetch;
 pub mod geometry;
 pub mod image_file;

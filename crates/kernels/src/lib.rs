@@ -22,6 +22,7 @@ pub mod layer_norm;
 pub mod linear;
 pub mod mask;
 mod matrix;
+#[cfg(not(target_family = "wasm"))]
 pub mod memory;
 pub mod norm;
 pub mod optimizer;

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Compiles the student's interpreter for browsers, with their 128-bit vectors, and makes one page with a package's model.
+#
+# usage: web/build.sh PACKAGE [OUT.html]      (default: target/web/NAME.html, NAME the package's folder)
+set -euo pipefail
+[ $# -ge 1 ] || { sed -n 's/^# //p' "$0"; exit 2; }
+package=$(realpath "$1")
+root=$(realpath "$(dirname "$0")/..")
+out=${2:-$root/target/web/$(basename "$(dirname "$package")").html}
+
+target=wasm32-unknown-unknown
+if ! rustc --print target-libdir --target $target | xargs test -d; then
+    rustup target add $target
+fi
+(cd "$root" && RUSTFLAGS="-C target-feature=+simd128 -C strip=symbols" cargo build --release --locked -p sensei-web --target $target)
+python3 "$root/web/build.py" "$root/target/$target/release/sensei_web.wasm" "$package" "$out"
