@@ -5,6 +5,8 @@
 
 pub mod average_precision;
 pub mod bootstrap;
+pub mod choice;
+pub mod compare;
 pub mod curve;
 pub mod evaluate;
 #[cfg(test)]
@@ -18,5 +20,7 @@ pub mod overlay;
 pub mod paired;
 pub mod protocol;
 pub mod report;
+pub mod rows;
 pub mod score;
-mod table;
+pub mod table;
+pub mod verdict;
