@@ -1,5 +1,7 @@
 //! One function per subcommand.
 
+mod about;
+mod compare;
 mod data;
 mod eval_coco;
 mod eval_masks;
@@ -11,6 +13,7 @@ mod prompts;
 mod replay;
 mod rpk;
 mod run;
+mod runs;
 mod teacher;
 mod teacher_build;
 mod teacher_propose;
@@ -78,5 +81,9 @@ pub fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Verify { folder } => verify::verify(&folder).map(done),
         Command::Inspect { file } => inspect::inspect(&file).map(done),
         Command::Report { run } => run::report(&run).map(done),
+        Command::Compare { runs, predictor, out } => {
+            compare::compare(&runs, predictor.as_deref(), out.as_deref()).map(done)
+        }
+        Command::Runs { folder, json } => runs::runs(&folder, json).map(done),
     }
 }

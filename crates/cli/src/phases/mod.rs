@@ -7,6 +7,7 @@ pub mod images;
 pub mod inputs;
 pub mod layers;
 pub mod packed;
+pub mod pictures;
 pub mod promptable;
 pub mod prompted_scores;
 pub mod quantize;
