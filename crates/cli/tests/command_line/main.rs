@@ -22,6 +22,7 @@ mod packed;
 mod parts;
 mod promptable;
 mod promptable_onnx;
+mod reading;
 mod resume;
 mod schema;
 mod scoring;
