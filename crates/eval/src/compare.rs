@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::evaluate::PredictorScores;
 use crate::gate::MIN_IMAGES;
-use crate::metric::{Estimate, Group, Metric, Summary, summarize};
+use crate::metric::{Group, Metric, Summary, summarize};
 use crate::paired::{PairedDifference, PairingError, paired_difference};
 use crate::protocol::EvalProtocol;
 use crate::report::EvalReport;
@@ -141,28 +141,27 @@ pub fn compare(reports: &[(&str, &EvalReport)], row: Option<&str>) -> Result<Com
 }
 
 impl Comparison {
-    /// A sentence for each run but the first.
-    pub fn sentences(&self) -> Vec<String> {
-        let first = &self.runs[0].name;
-        let few = if self.n_images < MIN_IMAGES as u64 { ", on too few images to rely on" } else { "" };
+    /// Where each run but the first stands beside it, and that in a sentence.
+    pub fn sentences(&self) -> Vec<(Standing, String)> {
+        let (first, row) = (&self.runs[0].name, &self.row);
+        let few = if self.n_images < MIN_IMAGES as u64 { ": on too few images to rely on" } else { "" };
         let sentence = |run: &ComparedRun| {
-            let found = headline(run.difference.as_ref()?.groups.get(&Group::All)?, self.metric)?;
+            let found = run.difference.as_ref()?.groups.get(&Group::All)?.estimates.get(&self.metric)?;
             let points = |value: f64| format!("{:+.2}", 100.0 * value);
             let interval = found.interval.map_or_else(
-                || "no interval: one image".into(),
+                || "one image: no interval".into(),
                 |interval| format!("95 % interval {} to {}", points(interval.low), points(interval.high)),
             );
-            let standing = match Standing::of(found) {
-                Standing::Above => format!("above {first}"),
-                Standing::Below => format!("below {first}"),
-                Standing::NotToldApart | Standing::NoInterval => format!("not told apart from {first}"),
+            let by = format!("{:.2} points", 100.0 * found.value.abs());
+            let (name, standing) = (&run.name, Standing::of(found));
+            let words = match standing {
+                Standing::Above => format!("{name}: {by} above {first} in {row}"),
+                Standing::Below => format!("{name}: {by} below {first} in {row}"),
+                Standing::NotToldApart | Standing::NoInterval => {
+                    format!("{name}: not told apart from {first} in {row}, {} points", points(found.value))
+                }
             };
-            Some(format!(
-                "{}: {standing}, by {} points of {} ({interval}{few})",
-                run.name,
-                points(found.value),
-                self.row
-            ))
+            Some((standing, format!("{words} ({interval}{few})")))
         };
         self.runs.iter().skip(1).filter_map(sentence).collect()
     }
@@ -195,11 +194,6 @@ impl Comparison {
             of_runs.collect::<Vec<String>>().join(", ")
         ))
     }
-}
-
-/// A number of a summary.
-pub fn headline(summary: &Summary, metric: Metric) -> Option<&Estimate> {
-    summary.estimates.get(&metric)
 }
 
 /// The fields of two protocols that are not the same, with both values in words.
@@ -291,10 +285,16 @@ mod tests {
         assert_eq!(found.runs.iter().map(|run| run.n_left_out).collect::<Vec<_>>(), [30, 30, 10]);
         assert!(found.on_what().ends_with("170 instances of 85 images that all were scored on (30 more only in a, 30 more only in b, 10 more only in c)"), "{}", found.on_what());
         let sentences = found.sentences();
-        assert_eq!(sentences[0], "b: above a, by +3.00 points of int8 (95 % interval +3.00 to +3.00)");
-        assert!(sentences[1].starts_with("c: below a, by -1.00 points"), "{sentences:?}");
+        assert_eq!(sentences[0].1, "b: 3.00 points above a in int8 (95 % interval +3.00 to +3.00)");
+        assert_eq!(
+            sentences[1],
+            (Standing::Below, "c: 1.00 points below a in int8 (95 % interval -1.00 to -1.00)".into())
+        );
         let same = compare(&[("a", &a), ("a again", &a)], None).unwrap();
-        assert!(same.sentences()[0].starts_with("a again: not told apart from a, by +0.00"), "{:?}", same.sentences());
+        assert_eq!(
+            same.sentences()[0].1,
+            "a again: not told apart from a in int8, +0.00 points (95 % interval +0.00 to +0.00)"
+        );
         assert!(same.on_what().ends_with("(each has these and no other)"));
     }
 

@@ -2,14 +2,14 @@
 
 use sensei_eval::compare::Comparison;
 use sensei_eval::metric::{Group, Metric};
-use sensei_eval::verdict::Verdict;
+use sensei_eval::verdict::{Standing, Verdict};
 use serde_json::json;
 
 use crate::events::Training;
 use crate::gallery::Gallery;
 use crate::html::{Cell, Table, contents, document, escape, section};
 use crate::pictures::side_by_side;
-use crate::scores::{difference, difference_table, estimate, fraction, verdict};
+use crate::scores::{class, difference, difference_table, estimate, fraction, verdict};
 use crate::training::{Drawn, duration, overlaid};
 
 /// What is known of a run besides its scores.
@@ -39,11 +39,10 @@ pub fn compare_page(comparison: &Comparison, runs: &[RunBeside], changed: &[Chan
         body.push_str(&section("training", "Training", &overlaid(&trained, &mut drawn)));
     }
     body.push_str(&section("pictures-head", "Pictures", &pictures(comparison, runs)));
-    let sentences: String = comparison
-        .sentences()
-        .iter()
-        .map(|words| format!("<p class=\"verdict unsure\">{}</p>\n", escape(words)))
-        .collect();
+    let sentence = |(standing, words): &(Standing, String)| {
+        format!("<p class=\"verdict {}\">{}</p>\n", class(*standing), escape(words))
+    };
+    let sentences: String = comparison.sentences().iter().map(sentence).collect();
     let body = format!(
         "<header>\n<h1>{}</h1>\n{sentences}<p class=\"quiet\">{}.</p>\n{}</header>\n<main id=\"main\">\n{body}</main>\n<footer><p>Made by \
          sensei compare. What the numbers mean: docs/metrics.md; how to read the page: docs/guides/reading-a-run.md.</p></footer>\n",
@@ -63,13 +62,12 @@ fn scores(comparison: &Comparison, runs: &[RunBeside]) -> String {
     let space = if *metric == Metric::MeanIouInCrop { "crop" } else { "image" };
     let against = format!("minus {}, points", compared[0].name);
     let of_space = format!("mean IoU, {space}");
-    let head = ["run", of_space.as_str(), against.as_str(), "only here", "trained for", "its own verdict"];
+    let head = ["run", of_space.as_str(), against.as_str(), "only here", "trained for"];
     let mut table = Table::new(escape(&comparison.on_what()), &head);
     for (run, beside) in compared.iter().zip(runs) {
         let own = run.groups.get(&Group::All).and_then(|all| all.estimates.get(metric));
         let minus = run.difference.as_ref().and_then(|found| found.groups.get(&Group::All)?.estimates.get(metric));
         let time = beside.training.as_ref().map_or_else(|| "not known".into(), |training| duration(training.seconds));
-        let own_verdict = beside.verdict.as_ref().map_or_else(|| "none".into(), Verdict::sentence);
         table.row(
             "",
             &[
@@ -78,7 +76,6 @@ fn scores(comparison: &Comparison, runs: &[RunBeside]) -> String {
                 if run.difference.is_some() { difference(minus) } else { Cell::text("") },
                 Cell::text(&run.n_left_out.to_string()),
                 Cell::text(&time),
-                Cell::html(format!("<span class=\"words\">{}</span>", escape(&own_verdict))),
             ],
         );
     }
@@ -104,7 +101,8 @@ fn configuration(runs: &[RunBeside], changed: &[ChangedKey]) -> String {
         return "<p>Nothing: every key is the same.</p>\n".into();
     }
     let head: Vec<&str> = std::iter::once("key").chain(runs.iter().map(|run| run.name.as_str())).collect();
-    let mut table = Table::new(format!("{} keys differ", changed.len()), &head).wide();
+    let caption = if changed.len() == 1 { "One key differs".into() } else { format!("{} keys differ", changed.len()) };
+    let mut table = Table::new(caption, &head).wide();
     for (key, values) in changed {
         let value = |value: &Option<String>| match value {
             Some(value) => Cell::html(format!("<code>{}</code>", escape(value))),

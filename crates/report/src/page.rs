@@ -129,7 +129,9 @@ fn tiles(report: &EvalReport, found: &Verdict) -> String {
 /// Tables of a report, and its curve over clicks where it has one.
 fn scored(report: &EvalReport, id: &str, drawn: &mut Drawn) -> Result<String, ReportPageError> {
     let over_clicks = clicks(report, id).and_then(|chart| add(&chart, drawn));
-    Ok(format!("{}{}", scores(report)?, over_clicks.unwrap_or_default()))
+    let over_clicks =
+        over_clicks.map_or_else(String::new, |figure| format!("<div class=\"charts\">\n{figure}</div>\n"));
+    Ok(format!("{}{over_clicks}", scores(report)?))
 }
 
 /// Reports by other protocols, `eval-NAME/report.json`, sorted by name.
@@ -164,7 +166,7 @@ fn pictures(folder: &RunFolder) -> Result<String, ReportPageError> {
             let found = Gallery::read(&file)?;
             let space = space_in_words(found.space);
             format!(
-                "<p class=\"note\">IoU {space}, as in the scores; masks as the student answers them, on its own pixels.</p>\n{}",
+                "<p class=\"note\">IoU {space}, as in the scores. Masks are drawn on the pixels of the panel.</p>\n{}",
                 gallery(&found, "")
             )
         }

@@ -12,14 +12,14 @@ use crate::outline::outline;
 /// The pictures of a run, by why they were chosen. `prefix` keeps the ids of several galleries on one page apart.
 pub(crate) fn gallery(gallery: &Gallery, prefix: &str) -> String {
     let mut html = legend(&format!("{prefix}pictures"));
-    let _ = write!(html, "<div id=\"{prefix}pictures\">\n");
+    let _ = writeln!(html, "<div id=\"{prefix}pictures\">");
     let (mut bytes, mut n_left_out) = (0, 0);
     for why in Why::ALL {
         let of_kind: Vec<&Shown> = gallery.shown.iter().filter(|shown| shown.why == why).collect();
         if of_kind.is_empty() {
             continue;
         }
-        let _ = write!(html, "<h3>{}</h3>\n<div class=\"row\">\n", heading(why, gallery));
+        let _ = writeln!(html, "<h3>{}</h3>\n<div class=\"row\">", heading(why, gallery));
         for shown in of_kind {
             bytes += shown.picture.len();
             if bytes > MAX_PICTURE_BYTES {
@@ -29,9 +29,9 @@ pub(crate) fn gallery(gallery: &Gallery, prefix: &str) -> String {
             let defs = definition(shown, prefix);
             let truth = panel(shown, prefix, "truth", None, None);
             let answers = shown.answers.iter().map(|answer| panel(shown, prefix, &answer.row, Some(answer), None));
-            let _ = write!(
+            let _ = writeln!(
                 html,
-                "<div class=\"shown\">{defs}<p class=\"note\">annotation {} of image {}</p><ul class=\"panels\">{truth}{}</ul></div>\n",
+                "<div class=\"shown\">{defs}<p class=\"note\">annotation {} of image {}</p><ul class=\"panels\">{truth}{}</ul></div>",
                 shown.annotation_id,
                 shown.image_id,
                 answers.collect::<String>()
@@ -41,10 +41,10 @@ pub(crate) fn gallery(gallery: &Gallery, prefix: &str) -> String {
     }
     html.push_str("</div>\n");
     if n_left_out > 0 {
-        let _ = write!(
+        let _ = writeln!(
             html,
             "<p class=\"note\">{n_left_out} more instances are left out of this page, which would be too large with them; \
-             eval/overlays.png has all.</p>\n"
+             eval/overlays.png has all.</p>"
         );
     }
     html
@@ -80,9 +80,9 @@ pub(crate) fn side_by_side(runs: &[(&str, &Gallery)], row: &str) -> String {
             continue;
         }
         bytes += added;
-        let _ = write!(
+        let _ = writeln!(
             rows,
-            "<div class=\"shown\">{definitions}<p class=\"note\">annotation {} of image {}</p><ul class=\"panels\">{panels}</ul></div>\n",
+            "<div class=\"shown\">{definitions}<p class=\"note\">annotation {} of image {}</p><ul class=\"panels\">{panels}</ul></div>",
             shown.annotation_id, shown.image_id,
         );
     }
@@ -90,9 +90,9 @@ pub(crate) fn side_by_side(runs: &[(&str, &Gallery)], row: &str) -> String {
         return rows;
     }
     if n_left_out > 0 {
-        let _ = write!(rows, "<p class=\"note\">{n_left_out} more would make this page too large.</p>\n");
+        let _ = writeln!(rows, "<p class=\"note\">{n_left_out} more would make this page too large.</p>");
     }
-    format!("{}<div id=\"pictures\">\n{rows}</div>\n", legend("pictures"))
+    format!("{}<div id=\"pictures\" class=\"row\">\n{rows}</div>\n", legend("pictures"))
 }
 
 fn heading(why: Why, gallery: &Gallery) -> String {

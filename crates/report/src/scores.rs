@@ -219,7 +219,7 @@ fn row_class(row: &str, judged: Option<&str>) -> &'static str {
 }
 
 /// Good, bad or unsure.
-fn class(standing: Standing) -> &'static str {
+pub(crate) fn class(standing: Standing) -> &'static str {
     match standing {
         Standing::Above => "good",
         Standing::Below => "bad",

@@ -241,31 +241,38 @@ pub(crate) fn overlaid(runs: &[(&str, &Training)], drawn: &mut Drawn) -> String 
         chart.stages = vec![];
         chart.note = String::new();
         for (name, training) in runs {
-            let own = of(training).curves;
-            let is_one = own.len() == 1;
-            chart.curves.extend(own.into_iter().map(|curve| Curve {
-                label: if is_one { (*name).to_string() } else { format!("{name}: {}", curve.label) },
-                points: curve.points,
-            }));
+            let own = of(training).curves.into_iter();
+            chart.curves.extend(own.map(|curve| Curve { label: (*name).to_string(), points: curve.points }));
         }
         chart
     };
-    let charts = [
-        together(&|training| validation(training, None)),
-        together(&loss),
-        together(&terms),
+    let mut names: Vec<&String> = runs.iter().flat_map(|(_, training)| &training.terms).collect();
+    names.sort();
+    names.dedup();
+    let term = |(idx, name): (usize, &&String)| {
         together(&|training| {
-            of_steps(training, "rate", "Learning rate", "learning rate", false, |step| Some(step.learning_rate))
-        }),
-        together(&gradient),
-    ];
-    let figures: String = charts.iter().filter_map(|chart| add(chart, drawn)).collect();
-    let names: Vec<String> =
-        runs.iter().filter(|(_, training)| training.n_broken > 0).map(|(name, _)| escape(name)).collect();
-    let broken = match names.is_empty() {
-        true => String::new(),
-        false => format!("<p class=\"note\">Lines that are no events are left out: {}.</p>\n", names.join(", ")),
+            let mut chart = terms(training);
+            chart.curves.retain(|curve| curve.label == **name);
+            (chart.id, chart.title) = (format!("term-{idx}"), format!("Term {name} of the loss, unweighted"));
+            chart
+        })
     };
+    let mut charts = vec![together(&|training| validation(training, None)), together(&loss)];
+    charts.extend(names.iter().enumerate().map(term));
+    charts.push(together(&|training| {
+        of_steps(training, "rate", "Learning rate", "learning rate", false, |step| Some(step.learning_rate))
+    }));
+    charts.push(together(&gradient));
+    let figures: String = charts.iter().filter_map(|chart| add(chart, drawn)).collect();
+    let broken: Vec<String> =
+        runs.iter().filter(|(_, training)| training.n_broken > 0).map(|(name, _)| escape(name)).collect();
+    let broken = match broken.is_empty() {
+        true => String::new(),
+        false => format!("<p class=\"note\">Lines that are no events are left out: {}.</p>\n", broken.join(", ")),
+    };
+    if figures.is_empty() {
+        return format!("{broken}<p>No curve: no run has two logged steps.</p>\n");
+    }
     format!("{broken}{HOW_TO}<div class=\"charts\">\n{figures}</div>\n")
 }
 

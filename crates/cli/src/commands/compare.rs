@@ -26,10 +26,10 @@ use crate::usage;
 /// # Errors
 /// If a folder is no run or has no scores, or the runs cannot be compared.
 pub fn compare(runs: &[PathBuf], row: Option<&str>, out: Option<&Path>) -> anyhow::Result<()> {
-    let folders = runs.iter().map(|run| open(run)).collect::<anyhow::Result<Vec<RunFolder>>>().map_err(usage)?;
+    let folders =
+        runs.iter().map(PathBuf::as_path).map(open).collect::<anyhow::Result<Vec<RunFolder>>>().map_err(usage)?;
     let names = names(&folders);
-    let reports =
-        folders.iter().map(|folder| read_scores(folder)).collect::<anyhow::Result<Vec<_>>>().map_err(usage)?;
+    let reports = folders.iter().map(read_scores).collect::<anyhow::Result<Vec<_>>>().map_err(usage)?;
     let named: Vec<(&str, &EvalReport)> = names.iter().map(String::as_str).zip(&reports).collect();
     let comparison = compare_reports(&named, row).map_err(usage)?;
     let beside = names.iter().zip(&folders).zip(&reports).map(|((name, folder), report)| beside(name, folder, report));
@@ -40,7 +40,7 @@ pub fn compare(runs: &[PathBuf], row: Option<&str>, out: Option<&Path>) -> anyho
         write_whole(out, compare_page(&comparison, &beside, &changed).as_bytes())?;
         say(&format!("page: {}", out.display()));
     }
-    comparison.sentences().iter().for_each(|sentence| say(sentence));
+    comparison.sentences().iter().for_each(|(_, sentence)| say(sentence));
     Ok(())
 }
 
@@ -90,11 +90,13 @@ fn print(comparison: &Comparison, beside: &[RunBeside], changed: &[ChangedKey]) 
         say(&note);
     }
     aligned(&difference_rows(comparison)).iter().for_each(|line| say(line));
+    say("by size and crowding: points of mean IoU in the image, with 95 % intervals");
     if changed.is_empty() {
         say("\nconfiguration: every key is the same");
     } else {
+        say("");
         let mut rows = vec![
-            std::iter::once("\nconfiguration".to_string()).chain(beside.iter().map(|run| run.name.clone())).collect(),
+            std::iter::once("configuration".to_string()).chain(beside.iter().map(|run| run.name.clone())).collect(),
         ];
         rows.extend(changed.iter().map(|(key, values)| {
             let value = |value: &Option<String>| value.as_deref().map_or_else(|| "not set".into(), on_one_line);
@@ -111,8 +113,7 @@ fn difference_rows(comparison: &Comparison) -> Vec<Vec<String>> {
     let groups: Vec<(Group, &str)> =
         GROUPS.into_iter().filter(|(group, _)| first.groups.get(group).is_some_and(|of| of.n_instances > 0)).collect();
     let head = ["run", "mean IoU", "minus the first, points"].map(String::from).into_iter();
-    let mut rows =
-        vec![head.chain(groups.iter().map(|(_, name)| format!("{name}, in the image"))).collect::<Vec<String>>()];
+    let mut rows = vec![head.chain(groups.iter().map(|(_, name)| (*name).to_string())).collect::<Vec<String>>()];
     for run in &comparison.runs {
         let own = run.groups.get(&Group::All).and_then(|all| all.estimates.get(&metric));
         let mut row = vec![

@@ -67,14 +67,16 @@ fn runs_are_listed_with_their_state() {
 #[test]
 fn runs_are_compared_on_terminal_and_page() {
     let place = Place::new();
+    let every_step = ("[quantize]", "[logging]\nlog_every_steps = 1\n\n[quantize]");
+    place.config("tiny.toml", &[every_step]);
     place.does(&["run", "tiny.toml"]);
-    place.config("longer.toml", &[("epochs = 2", "epochs = 4")]);
+    place.config("longer.toml", &[every_step, ("epochs = 2", "epochs = 4")]);
     place.does(&["run", "longer.toml"]);
     let out = place.does(&["compare", "runs/tiny", "runs/longer", "--out", "beside.html"]);
     assert!(out.contains("train.stage.0.epochs") && out.contains("each has these and no other"), "{out}");
     let last = out.lines().last().unwrap();
     assert!(
-        last.starts_with("longer: ") && last.contains(" tiny, by ") && last.contains("on too few images to rely on"),
+        last.starts_with("longer: ") && last.contains(" tiny in int8") && last.contains("on too few images to rely on"),
         "{out}"
     );
     let page = fs::read_to_string(place.path("beside.html")).unwrap();
