@@ -189,7 +189,7 @@
     (chart.references || []).forEach(({ label, y }, idx) => {
       const swatch = make("span", { className: "swatch line" });
       swatch.dataset.c = 7 - (idx % 4);
-      bar.append(make("span", {}, [swatch, `${label} ${shown(y)}`]));
+      bar.append(make("span", {}, [swatch, `${label} ${y.toPrecision(4)}`]));
     });
     if (canLog) {
       const button = make("button", { type: "button", className: "log", textContent: "logarithmic axis" });

@@ -122,11 +122,6 @@ impl Picture {
     pub(crate) fn address(&self) -> String {
         format!("data:image/png;base64,{}", self.0)
     }
-
-    /// Bytes that it takes on a page.
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
-    }
 }
 
 impl TryFrom<String> for Picture {

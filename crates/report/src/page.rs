@@ -167,7 +167,7 @@ fn pictures(folder: &RunFolder) -> Result<String, ReportPageError> {
             let space = space_in_words(found.space);
             format!(
                 "<p class=\"note\">IoU {space}, as in the scores. Masks are drawn on the pixels of the panel.</p>\n{}",
-                gallery(&found, "")
+                gallery(&found)
             )
         }
         false if sheet(folder).exists() => {

@@ -9,10 +9,10 @@ use crate::gallery::{Answer, Gallery, MaskRuns, Shown};
 use crate::html::escape;
 use crate::outline::outline;
 
-/// The pictures of a run, by why they were chosen. `prefix` keeps the ids of several galleries on one page apart.
-pub(crate) fn gallery(gallery: &Gallery, prefix: &str) -> String {
-    let mut html = legend(&format!("{prefix}pictures"));
-    let _ = writeln!(html, "<div id=\"{prefix}pictures\">");
+/// The pictures of a run, by why they were chosen.
+pub(crate) fn gallery(gallery: &Gallery) -> String {
+    let mut html = legend();
+    html.push_str("<div id=\"pictures\">\n");
     let (mut bytes, mut n_left_out) = (0, 0);
     for why in Why::ALL {
         let of_kind: Vec<&Shown> = gallery.shown.iter().filter(|shown| shown.why == why).collect();
@@ -21,21 +21,16 @@ pub(crate) fn gallery(gallery: &Gallery, prefix: &str) -> String {
         }
         let _ = writeln!(html, "<h3>{}</h3>\n<div class=\"row\">", heading(why, gallery));
         for shown in of_kind {
-            bytes += shown.picture.len();
-            if bytes > MAX_PICTURE_BYTES {
+            let truth = panel(shown, "", "truth", None, None);
+            let answers = shown.answers.iter().map(|answer| panel(shown, "", &answer.row, Some(answer), None));
+            let panels = std::iter::once(truth).chain(answers).collect::<String>();
+            let instance = instance(shown, &definition(shown, ""), &panels);
+            if bytes + instance.len() > MAX_PICTURE_BYTES {
                 n_left_out += 1;
                 continue;
             }
-            let defs = definition(shown, prefix);
-            let truth = panel(shown, prefix, "truth", None, None);
-            let answers = shown.answers.iter().map(|answer| panel(shown, prefix, &answer.row, Some(answer), None));
-            let _ = writeln!(
-                html,
-                "<div class=\"shown\">{defs}<p class=\"note\">annotation {} of image {}</p><ul class=\"panels\">{truth}{}</ul></div>",
-                shown.annotation_id,
-                shown.image_id,
-                answers.collect::<String>()
-            );
+            bytes += instance.len();
+            html.push_str(&instance);
         }
         html.push_str("</div>\n");
     }
@@ -65,26 +60,21 @@ pub(crate) fn side_by_side(runs: &[(&str, &Gallery)], row: &str) -> String {
         let of_all: Option<Vec<(Shown, Answer)>> = runs.iter().map(|(_, gallery)| same(gallery)).collect();
         let Some(of_all) = of_all else { continue };
         let (mut definitions, mut panels) = (definition(shown, "r0-"), panel(shown, "r0-", "truth", None, None));
-        let mut added = shown.picture.len();
         for (idx, ((name, _), (own, answer))) in runs.iter().zip(&of_all).enumerate() {
             // Students that are shown the same see one picture.
             let prefix = if own.picture == shown.picture { "r0-".to_string() } else { format!("r{idx}-") };
             if own.picture != shown.picture {
                 definitions.push_str(&definition(own, &prefix));
-                added += own.picture.len();
             }
             panels.push_str(&panel(own, &prefix, row, Some(answer), Some(name)));
         }
-        if bytes + added > MAX_PICTURE_BYTES {
+        let instance = instance(shown, &definitions, &panels);
+        if bytes + instance.len() > MAX_PICTURE_BYTES {
             n_left_out += 1;
             continue;
         }
-        bytes += added;
-        let _ = writeln!(
-            rows,
-            "<div class=\"shown\">{definitions}<p class=\"note\">annotation {} of image {}</p><ul class=\"panels\">{panels}</ul></div>",
-            shown.annotation_id, shown.image_id,
-        );
+        bytes += instance.len();
+        rows.push_str(&instance);
     }
     if rows.is_empty() {
         return rows;
@@ -92,7 +82,16 @@ pub(crate) fn side_by_side(runs: &[(&str, &Gallery)], row: &str) -> String {
     if n_left_out > 0 {
         let _ = writeln!(rows, "<p class=\"note\">{n_left_out} more would make this page too large.</p>");
     }
-    format!("{}<div id=\"pictures\" class=\"row\">\n{rows}</div>\n", legend("pictures"))
+    format!("{}<div id=\"pictures\" class=\"row\">\n{rows}</div>\n", legend())
+}
+
+/// An instance's panels below its name.
+fn instance(shown: &Shown, definitions: &str, panels: &str) -> String {
+    let (annotation, image) = (shown.annotation_id, shown.image_id);
+    format!(
+        "<div class=\"shown\">{definitions}<p class=\"note\">annotation {annotation} of image {image}</p>\
+         <ul class=\"panels\">{panels}</ul></div>\n"
+    )
 }
 
 fn heading(why: Why, gallery: &Gallery) -> String {
@@ -106,12 +105,13 @@ fn heading(why: Why, gallery: &Gallery) -> String {
 }
 
 /// What the colours are, and a switch.
-fn legend(id: &str) -> String {
+fn legend() -> String {
+    let switch = "<input type=\"checkbox\" checked data-bare=\"pictures\">";
     format!(
         "<ul class=\"legend\" aria-label=\"Legend\"><li><span class=\"key truth\"></span>annotated mask, on the panel \u{201c}truth\u{201d}; \
          elsewhere its border is white</li><li><span class=\"key answer\"></span>answer</li>\
          <li><span class=\"key prompt\"></span>box</li>\
-         <li><label><input type=\"checkbox\" checked data-bare=\"{id}\"> draw masks and boxes</label></li></ul>\n"
+         <li><label>{switch} draw masks and boxes</label></li></ul>\n"
     )
 }
 
@@ -172,11 +172,12 @@ const MAX_PICTURE_BYTES: usize = 900_000;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gallery::Picture;
     use crate::gallery::tests::gallery as two;
 
     #[test]
     fn each_panel_has_its_mask_and_its_iou() {
-        let html = gallery(&two(), "");
+        let html = gallery(&two());
         assert_eq!(html.matches("<h3>").count(), 2, "best, and those of every run");
         assert_eq!(html.matches("class=\"truth\"").count(), 2);
         assert_eq!(html.matches("IoU 0.50</span>int8").count(), 2);
@@ -186,11 +187,22 @@ mod tests {
     }
 
     #[test]
+    fn what_would_make_the_page_too_large_is_counted() {
+        let mut many = two();
+        let mut large = many.shown[0].clone();
+        large.picture = Picture::of_png(&vec![7; 250_000]);
+        many.shown = (0..5).map(|id| Shown { annotation_id: id, ..large.clone() }).collect();
+        let html = gallery(&many);
+        assert_eq!(html.matches("<image ").count(), 2, "of a third of a million characters each");
+        assert!(html.contains("3 more instances are left out of this page") && html.len() < MAX_PICTURE_BYTES + 2000);
+    }
+
+    #[test]
     fn names_of_rows_are_escaped() {
         let mut evil = two();
         evil.chosen_by = "<script>".into();
         evil.shown[0].answers[0].row = "\"><script>".into();
-        let html = gallery(&evil, "");
+        let html = gallery(&evil);
         assert!(!html.contains("<script>") && html.contains("&quot;&gt;&lt;script&gt;"), "{html}");
     }
 
