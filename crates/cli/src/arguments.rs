@@ -226,6 +226,27 @@ pub enum Command {
         /// A folder that does not exist yet or is empty
         folder: PathBuf,
     },
+    /// Put runs beside the first of them: paired differences by size and crowding, configurations, curves, pictures
+    Compare {
+        /// Run folders, two or more
+        #[arg(required = true, num_args = 2..)]
+        runs: Vec<PathBuf>,
+        /// Row of the tables that is compared; default: int8, float or student, the first that all have
+        #[arg(long)]
+        predictor: Option<String>,
+        /// The page to write, .html
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// List the runs of a folder: how far each is, its score and its verdict
+    Runs {
+        /// Folder of all runs
+        #[arg(default_value = "runs")]
+        folder: PathBuf,
+        /// Print every number, as JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Somebody's own data.

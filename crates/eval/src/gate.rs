@@ -8,7 +8,6 @@ use crate::bootstrap::{BootstrapConfig, ClusterSums, Interval};
 use crate::evaluate::PredictorScores;
 use crate::metric::Metric;
 use crate::paired::PairingError;
-use crate::protocol::Space;
 use crate::report::EvalReport;
 
 /// The comparison of one predictor in two reports. Differences are candidate minus baseline; 0.01 is one point.
@@ -97,10 +96,7 @@ pub fn gate(
         return Err(GateError::MaxDrop { found: max_drop_points });
     }
     let (of_baseline, of_candidate) = baseline.pair(predictor, candidate, predictor)?;
-    let metric = match baseline.protocol.space {
-        Space::Crop => Metric::MeanIouInCrop,
-        Space::Image => Metric::MeanIouInImage,
-    };
+    let metric = baseline.protocol.headline();
     let clusters = clusters(metric, of_baseline, of_candidate);
     let n_images = clusters.len();
     if n_images < 2 {

@@ -5,6 +5,8 @@
 
 pub mod average_precision;
 pub mod bootstrap;
+pub mod choice;
+pub mod compare;
 pub mod curve;
 pub mod evaluate;
 #[cfg(test)]
@@ -19,6 +21,8 @@ pub mod overlay;
 pub mod paired;
 pub mod protocol;
 pub mod report;
+pub mod rows;
 pub mod scene;
 pub mod score;
-mod table;
+pub mod table;
+pub mod verdict;

@@ -179,6 +179,20 @@ pub(crate) fn cluster_sums(runs: &[&[InstanceScore]]) -> ClusterSums {
     ClusterSums::new(2 * N_CELLS * runs.len(), rows.into_values())
 }
 
+/// Of two runs, the columns of [`cluster_sums`] of one metric over all instances.
+pub(crate) fn headline_sums(metric: Metric, runs: [&[InstanceScore]; 2]) -> ClusterSums {
+    let mut rows: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
+    for (run_idx, run) in runs.iter().enumerate() {
+        for instance in run.iter() {
+            let row = rows.entry(instance.image_id).or_insert_with(|| vec![0.0; 4]);
+            let [numerator, denominator] = metric.terms(instance);
+            row[2 * run_idx] += numerator;
+            row[2 * run_idx + 1] += denominator;
+        }
+    }
+    ClusterSums::new(4, rows.into_values())
+}
+
 /// Values and intervals of `statistic(sums, cell)`, which is not finite where the cell is undefined.
 pub(crate) fn summaries(
     instances: &[InstanceScore],

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bootstrap::BootstrapConfig;
 use crate::evaluate::PredictorScores;
-use crate::metric::{Group, N_CELLS, Summary, cluster_sums, summaries};
+use crate::metric::{Estimate, Group, Metric, N_CELLS, Summary, cluster_sums, headline_sums, summaries};
 
 /// Candidate minus baseline, by group and metric; the interval is of the difference, both resampled together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -72,6 +72,14 @@ pub enum PairingError {
         /// Name and hash of its protocol.
         candidate_protocol: String,
     },
+    /// No instance has the number that is compared.
+    #[error("{baseline} and {candidate}: expected an instance to compare on, found none")]
+    Undefined {
+        /// Name of the one.
+        baseline: String,
+        /// Name of the other.
+        candidate: String,
+    },
     /// No such predictor in a report.
     #[error("predictor {name}: expected one of {known:?}")]
     UnknownPredictor {
@@ -102,6 +110,28 @@ pub fn paired_difference(
         candidate: candidate.predictor.clone(),
         groups: summaries(&baseline.instances, &sums, bootstrap, difference),
     })
+}
+
+/// One number of [`paired_difference`], that of `metric` over all instances, to the same bits: a seventieth of the work.
+///
+/// # Errors
+/// As [`paired_difference`], and if no instance defines the metric.
+pub fn headline_difference(
+    metric: Metric,
+    baseline: &PredictorScores,
+    candidate: &PredictorScores,
+    bootstrap: &BootstrapConfig,
+) -> Result<Estimate, PairingError> {
+    check_pairs(baseline, candidate)?;
+    let sums = headline_sums(metric, [&baseline.instances, &candidate.instances]);
+    let difference = |sums: &[f64], _| sums[2] / sums[3] - sums[0] / sums[1];
+    let value = difference(&sums.total(), 0);
+    if !value.is_finite() {
+        let (baseline, candidate) = (baseline.predictor.clone(), candidate.predictor.clone());
+        return Err(PairingError::Undefined { baseline, candidate });
+    }
+    let interval = sums.intervals(1, difference, bootstrap)[0].filter(|_| sums.n_clusters_with(1) >= 2);
+    Ok(Estimate { value, interval })
 }
 
 /// Fails unless both scored the same annotations of the same images against the same truths.

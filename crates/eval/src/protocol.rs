@@ -6,6 +6,8 @@ use sensei_files::digest::hex;
 use sensei_samples::selection::{CrowdRule, EmptyTruthRule, SelectionRules};
 use serde::{Deserialize, Serialize};
 
+use crate::metric::Metric;
+
 /// A description of how numbers came about. Two numbers may be compared if the hashes of their protocols are equal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -88,6 +90,14 @@ impl EvalProtocol {
     /// The first 12 digits of [`EvalProtocol::hash`], for tables.
     pub fn short_hash(&self) -> String {
         self.hash()[..12].to_string()
+    }
+
+    /// The number that the protocol is quoted by: `mean_iou` in its space.
+    pub fn headline(&self) -> Metric {
+        match self.space {
+            Space::Crop => Metric::MeanIouInCrop,
+            Space::Image => Metric::MeanIouInImage,
+        }
     }
 
     /// JSON with keys in alphabetical order and no spaces, without the name.

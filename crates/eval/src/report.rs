@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use sensei_files::bounded::read_bounded;
 use sensei_files::error::FileError;
 use sensei_files::whole::write_whole;
-use sensei_samples::selection::LeftOut;
+use sensei_samples::selection::{LeftOut, count_by_reason, in_words};
 use serde::{Deserialize, Serialize};
 
 use crate::bootstrap::BootstrapConfig;
 use crate::evaluate::{Evaluation, PredictorScores};
-use crate::metric::{Group, Summary, summarize};
-use crate::paired::{PairedDifference, PairingError, check_pairs, paired_difference};
+use crate::metric::{Estimate, Group, Summary, summarize};
+use crate::paired::{PairedDifference, PairingError, check_pairs, headline_difference, paired_difference};
 use crate::protocol::EvalProtocol;
 
 /// All numbers of one evaluation.
@@ -160,6 +160,20 @@ impl EvalReport {
         paired_difference(baseline, candidate, &self.bootstrap)
     }
 
+    /// One row of this report minus another, by the number that the protocol is quoted by, over all instances: the stored difference, or
+    /// where there is none, what it would have been.
+    ///
+    /// # Errors
+    /// If there is no such row, or no instance.
+    pub fn headline_difference(&self, baseline: &str, candidate: &str) -> Result<Estimate, PairingError> {
+        let metric = self.protocol.headline();
+        let stored =
+            self.differences.iter().find(|stored| stored.baseline == baseline && stored.candidate == candidate);
+        let stored = stored.and_then(|stored| stored.groups.get(&Group::All)?.estimates.get(&metric).copied());
+        let (baseline, candidate) = (&self.predictor(baseline)?.scores, &self.predictor(candidate)?.scores);
+        stored.map_or_else(|| headline_difference(metric, baseline, candidate, &self.bootstrap), Ok)
+    }
+
     /// A predictor of this report and one of another, if they were scored on the same instances by the same protocol.
     pub(crate) fn pair<'a>(
         &'a self,
@@ -184,6 +198,11 @@ impl EvalReport {
     /// The table that people read: floors, teacher and students as rows, headline metrics as columns.
     pub fn table(&self) -> String {
         crate::table::table(self)
+    }
+
+    /// How many instances nobody was scored on, by reason, as `3 (2 crowd, 1 no teacher record)`.
+    pub fn left_out_in_words(&self) -> String {
+        in_words(&count_by_reason(&self.left_out))
     }
 
     /// Writes the report as JSON, whole or not at all.

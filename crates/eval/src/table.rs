@@ -1,4 +1,4 @@
-//! The report as plain text.
+//! Tables as plain text, and the report as one.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,6 @@ use crate::bootstrap::Interval;
 use crate::metric::{Estimate, Group, Metric, Summary};
 use crate::paired::PairedDifference;
 use crate::report::EvalReport;
-use sensei_samples::selection::{count_by_reason, in_words};
 
 pub(crate) fn table(report: &EvalReport) -> String {
     let mut lines = vec![heading(report), left_out(report)];
@@ -33,7 +32,7 @@ fn heading(report: &EvalReport) -> String {
 }
 
 fn left_out(report: &EvalReport) -> String {
-    format!("left out: {}", in_words(&count_by_reason(&report.left_out)))
+    format!("left out: {}", report.left_out_in_words())
 }
 
 fn score_rows(report: &EvalReport) -> Vec<Vec<String>> {
@@ -105,7 +104,7 @@ fn strata(report: &EvalReport) -> impl Iterator<Item = (Group, &'static str)> + 
 }
 
 /// Columns as wide as their widest cell.
-pub(crate) fn aligned(rows: &[Vec<String>]) -> Vec<String> {
+pub fn aligned(rows: &[Vec<String>]) -> Vec<String> {
     let n_columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width =
         |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|c| c.chars().count()).max().unwrap_or(0);

@@ -19,6 +19,11 @@ pub fn blake3_hex(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex().to_string()
 }
 
+/// SHA-256 of some bytes.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
 /// SHA-256 of a file's bytes, 64 hexadecimal digits.
 ///
 /// # Errors
@@ -47,6 +52,8 @@ mod tests {
         // `printf '' | b3sum`
         assert_eq!(blake3_hex(b""), "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262");
         assert_eq!(blake3_hex(b"x"), hex(blake3::hash(b"x").as_bytes()));
+        // `printf 'x' | sha256sum`
+        assert_eq!(hex(&sha256(b"x")), "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881");
         // `printf 'a\nb\n' | sha256sum`
         let expected = "911169ddaaf146aff539f58c26c489af3b892dff0fe283c1c264c65ae5aa59a2";
         assert_eq!(sha256_of_lines(&["a".into(), "b".into()]), expected);

@@ -78,6 +78,29 @@ impl Lock {
         }
     }
 
+    /// Who holds the lock, if anybody does. An empty file is held by nobody, and is not touched; one of a holder that was killed is locked
+    /// for the moment of looking.
+    ///
+    /// # Errors
+    /// If the file is there and cannot be read.
+    pub fn holder(path: &Path) -> Result<Option<String>, FileError> {
+        let file = match File::open(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(FileError::io(path, "read"))?,
+        };
+        if file.metadata().map_err(FileError::io(path, "read"))?.len() == 0 {
+            return Ok(None);
+        }
+        match file.try_lock_shared() {
+            Ok(()) => Ok(None),
+            Err(TryLockError::WouldBlock) => match held(path, file) {
+                LockError::Held { holder, .. } => Ok(Some(holder)),
+                LockError::File(error) => Err(error),
+            },
+            Err(TryLockError::Error(source)) => Err(FileError::io(path, "lock")(source)),
+        }
+    }
+
     /// Ends the lock and removes its file: for one beside something that is there now.
     pub fn remove(self) {
         // What stays is an empty file. Whoever opened it before finds out that it stands under no name any more.
@@ -158,6 +181,21 @@ mod tests {
         drop(held);
         waiting.join().unwrap().unwrap();
         Lock::take(&path, "third").unwrap();
+    }
+
+    #[test]
+    fn a_holder_is_named_without_taking_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        assert_eq!(Lock::holder(&path).unwrap(), None);
+        assert!(!path.exists(), "looking makes no file");
+        let held = Lock::take(&path, "training").unwrap();
+        assert!(Lock::holder(&path).unwrap().unwrap().ends_with("(training)"));
+        assert!(Lock::holder(&path).unwrap().is_some(), "it is still held");
+        drop(held);
+        assert_eq!(Lock::holder(&path).unwrap(), None);
+        crate::whole::write_whole(&path, b"process 1 (killed)").unwrap();
+        assert_eq!(Lock::holder(&path).unwrap(), None, "nobody has it");
     }
 
     #[test]

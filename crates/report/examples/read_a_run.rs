@@ -23,9 +23,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("{:<6} {} bits, {sqnr} dB: {verdict}", layer.name, layer.bits);
     }
 
-    let html = page(&run)?;
+    let html = page(&run, &[("student".into(), "an example".into())])?;
     write_whole(&run.report(), html.as_bytes())?;
-    let headings = html.split("<h2>").skip(1).filter_map(|part| part.split("</h2>").next());
+    let headings = html.split("<h2 id=").skip(1).filter_map(|part| part.split_once('>')?.1.split("</h2>").next());
     println!("sections of the page: {}", headings.collect::<Vec<_>>().join("; "));
     Ok(())
 }

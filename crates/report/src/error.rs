@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use sensei_eval::paired::PairingError;
 use sensei_eval::report::ReportError;
 use sensei_files::error::FileError;
 
@@ -25,6 +26,21 @@ pub enum ReportPageError {
         /// Why not.
         source: serde_json::Error,
     },
+    /// A file with a value in it that cannot be.
+    #[error("{}: {what}: expected {expected}, found {found}", path.display())]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// Which value.
+        what: String,
+        /// What it may be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// Rows that were not scored on the same instances.
+    #[error(transparent)]
+    Pairing(#[from] PairingError),
 }
 
 impl ReportPageError {

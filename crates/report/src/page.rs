@@ -1,209 +1,237 @@
-//! `report.html`: one page that shows a run to people, readable offline; pictures lie beside it.
+//! `report.html`: one file that shows a run to people, and asks for nothing else.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use sensei_eval::metric::Group;
 use sensei_eval::report::EvalReport;
+use sensei_eval::rows::ELLIPSE;
+use sensei_eval::verdict::Verdict;
 use sensei_files::error::FileError;
-use serde_json::Value;
+use serde_json::json;
 
 use crate::error::ReportPageError;
-use crate::layers::{LayerRow, read_rows};
+use crate::events::Training;
+use crate::gallery::Gallery;
+use crate::html::{contents, document, escape, section};
+use crate::layer_tables::layers;
+use crate::layers::read_rows;
+use crate::package::{files, package};
+use crate::pictures::{gallery, space_in_words};
 use crate::run_folder::RunFolder;
+use crate::scores::{facts_list, fraction, scores, verdict};
+use crate::training::{Drawn, add, clicks, curves, date, facts};
 
-/// The page of a run, from the files in its folder. A part whose file is not there yet is left out.
+/// The page of a run, from the files in its folder. A part whose file is not there yet is left out. `about` says what the
+/// configuration is, as names and values: what reads it knows.
 ///
 /// # Errors
 /// If a file is there but cannot be read or is broken.
-pub fn page(folder: &RunFolder) -> Result<String, ReportPageError> {
+pub fn page(folder: &RunFolder, about: &[(String, String)]) -> Result<String, ReportPageError> {
     let name = folder.root().file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let mut body = format!("<h1>{}</h1>\n", escape(&name));
-    let report_file = folder.eval().join("report.json");
-    if report_file.exists() {
-        let report = EvalReport::read(&report_file)?;
-        section(&mut body, "Scores", &format!("<pre>{}</pre>", escape(&report.table())));
+    let report = folder.scores().exists().then(|| EvalReport::read(&folder.scores())).transpose()?;
+    let training = folder.events().exists().then(|| Training::read(&folder.events())).transpose()?;
+    let (mut drawn, mut layers_drawn) = (Drawn::new(), json!([]));
+    let mut body = String::new();
+    if let Some(report) = &report {
+        body.push_str(&section("scores", "Scores", &scored(report, "scores", &mut drawn)?));
     }
-    if folder.eval().join("overlays.png").exists() {
-        let picture = "<img src=\"eval/overlays.png\" alt=\"Crops with truth, teacher and student masks\">";
-        section(&mut body, "What it sees", picture);
+    for (idx, (protocol, other)) in other_reports(folder)?.into_iter().enumerate() {
+        let id = format!("scores-{}", idx + 2);
+        let found = Verdict::of(&other)?.map_or_else(String::new, |found| verdict(&found));
+        let content = format!("{found}{}", scored(&other, &id, &mut drawn)?);
+        body.push_str(&section(&id, &format!("Scores: {protocol}"), &content));
     }
-    if folder.events().exists() {
-        section(&mut body, "Training", &curves(&folder.events())?);
-    }
-    let layers = folder.layers().with_extension("txt");
-    if layers.exists() {
-        section(
-            &mut body,
-            "Float, fake-quant and integers, layer by layer",
-            &format!("<pre>{}</pre>", escape(&read(&layers)?)),
-        );
+    body.push_str(&pictures(folder)?);
+    if let Some(training) = &training {
+        body.push_str(&section("training", "Training", &curves(training, report.as_ref(), &mut drawn)));
     }
     if folder.layers().exists() {
         let before = folder.layers_before();
         let before = before.exists().then(|| read_rows(&before)).transpose()?;
-        section(&mut body, "Values, weights and their grids", &distributions(&read_rows(&folder.layers())?, before));
+        let (html, drawn) = layers(&read_rows(&folder.layers())?, before.as_deref());
+        layers_drawn = drawn;
+        body.push_str(&section("layers", "Quantization, layer by layer", &html));
     }
-    let manifest = folder.package().join("manifest.json");
-    if manifest.exists() {
-        let manifest: Value =
-            serde_json::from_str(&read(&manifest)?).map_err(ReportPageError::not(&manifest, "JSON"))?;
-        let mut rows = String::new();
-        for (key, value) in manifest.as_object().into_iter().flatten().filter(|(key, _)| *key != "scores") {
-            let value = value.as_str().map_or_else(|| value.to_string(), String::from);
-            rows.push_str(&format!("<tr><th>{}</th><td>{}</td></tr>\n", escape(key), escape(&value)));
-        }
-        section(&mut body, "Package", &format!("<table>{rows}</table>"));
+    if folder.package().join("manifest.json").exists() {
+        body.push_str(&section("package", "Package for the IMX500", &package(&folder.package())?));
     }
-    section(&mut body, "Configuration", &format!("<pre>{}</pre>", escape(&read(&folder.plan_toml())?)));
-    Ok(format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{}</title><style>{STYLE}</style></head>\n\
-         <body>\n{body}</body></html>\n",
-        escape(&name)
-    ))
+    let onnx = folder.root().join("onnx");
+    if onnx.is_dir() {
+        body.push_str(&section("onnx", "ONNX files", &files(&onnx)?));
+    }
+    let plan = folder.plan_toml();
+    let plan = fs::read_to_string(&plan).map_err(FileError::io(&plan, "read"))?;
+    let plan = format!("<details><summary>plan.toml</summary><pre>{}</pre></details>", escape(&plan));
+    body.push_str(&section("configuration", "Configuration", &plan));
+    let head = head(&name, report.as_ref(), training.as_ref(), about)?;
+    let body = format!(
+        "<header>\n{head}{}</header>\n<main id=\"main\">\n{body}</main>\n<footer><p>Made by sensei report. The page is one file and asks for \
+         nothing else. What the numbers mean: docs/metrics.md; how to read the page: docs/guides/reading-a-run.md.</p></footer>\n",
+        contents(&body)
+    );
+    Ok(document(&name, &body, &json!({ "charts": drawn, "layers": layers_drawn })))
 }
 
-fn section(body: &mut String, title: &str, content: &str) {
-    body.push_str(&format!("<h2>{title}</h2>\n{content}\n"));
-}
-
-fn read(path: &Path) -> Result<String, ReportPageError> {
-    Ok(fs::read_to_string(path).map_err(FileError::io(path, "read"))?)
-}
-
-/// Loss and validation over the steps, as two pictures.
-fn curves(path: &Path) -> Result<String, ReportPageError> {
-    let events = read(path)?;
-    let (mut losses, mut scores, mut rate, mut n_broken) = (Vec::new(), Vec::new(), 0.0, 0);
-    for line in events.lines() {
-        // A power cut can leave half a line; the curves of the others are worth showing.
-        let Ok(event) = serde_json::from_str::<Value>(line) else {
-            n_broken += 1;
-            continue;
-        };
-        let number = |key: &str| event[key].as_f64();
-        match event["event"].as_str() {
-            Some("step") => {
-                losses.extend(number("step").zip(number("loss")));
-                rate = number("images_per_second").unwrap_or(rate);
-            }
-            Some("validation") => scores.extend(number("step").zip(number("mean_iou_in_crop"))),
-            _ => {}
-        }
+/// The run's name, its verdict, and what to know before anything else.
+fn head(
+    name: &str,
+    report: Option<&EvalReport>,
+    training: Option<&Training>,
+    about: &[(String, String)],
+) -> Result<String, ReportPageError> {
+    let found = report.map(Verdict::of).transpose()?.flatten();
+    let mut html = format!("<h1>{}</h1>\n", escape(name));
+    html.push_str(&match &found {
+        Some(found) => verdict(found),
+        None if report.is_some() => "<p class=\"verdict unsure\">No row of this report is a student's.</p>\n".into(),
+        None => "<p class=\"verdict unsure\">Not scored yet.</p>\n".into(),
+    });
+    if let (Some(report), Some(found)) = (report, &found) {
+        html.push_str(&tiles(report, found));
     }
-    let mut html = format!("<p>{rate:.1} images per second at the end.</p>\n");
-    if n_broken > 0 {
-        html.push_str(&format!("<p>{n_broken} lines of events.jsonl are no JSON and are left out.</p>\n"));
+    let mut all: Vec<(&str, String)> = about.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+    if let Some(training) = training {
+        all.extend(facts(training));
+        all.extend(training.last_time.map(|time| ("last event", format!("{} UTC", date(time)))));
     }
-    html.push_str(&chart("loss", &losses));
-    html.push_str(&chart("mean IoU in the crop, validation subset", &scores));
+    html.push_str(&facts_list(&all));
     Ok(html)
 }
 
-/// A line through points, with the range of both axes in words; nothing for fewer than two points.
-fn chart(title: &str, points: &[(f64, f64)]) -> String {
-    let (Some(first), Some(last)) = (points.first(), points.last()) else { return String::new() };
-    if points.len() < 2 || last.0 <= first.0 {
-        return String::new();
-    }
-    let low = points.iter().map(|point| point.1).fold(f64::INFINITY, f64::min);
-    let high = points.iter().map(|point| point.1).fold(f64::NEG_INFINITY, f64::max);
-    let (x, y) = (
-        |step: f64| WIDTH * (step - first.0) / (last.0 - first.0),
-        |value: f64| HEIGHT * (1.0 - (value - low) / (high - low).max(f64::MIN_POSITIVE)),
-    );
-    let line: Vec<String> = points.iter().map(|&(step, value)| format!("{:.1},{:.1}", x(step), y(value))).collect();
-    format!(
-        "<figure><figcaption>{title}: {low:.4} to {high:.4}, steps {} to {}; last {:.4}</figcaption>\
-         <svg viewBox=\"-4 -4 {} {}\"><polyline points=\"{}\"/></svg></figure>\n",
-        first.0,
-        last.0,
-        last.1,
-        WIDTH + 8.0,
-        HEIGHT + 8.0,
-        line.join(" ")
-    )
-}
-
-/// For each layer, how its values and weights lie on their grids.
-fn distributions(layers: &[LayerRow], before: Option<Vec<LayerRow>>) -> String {
-    let mut html = String::from(
-        "<p>Left: float values other than 0 over the calibration images, counts on a logarithmic axis; red lines are the \
-         ends of the grid.",
-    );
-    if before.is_some() {
-        html.push_str(" Grey, with dashed lines: before training on the grid.");
-    }
-    html.push_str(
-        " Right: the integers of the weights, from the smallest to the largest.</p>\n<div class=\"layers\">\n",
-    );
-    for (idx, layer) in layers.iter().enumerate() {
-        let before = before.as_ref().and_then(|before| before.get(idx));
-        let values = values_picture(layer, before);
-        let weights = layer.weight_counts.as_deref().map_or_else(String::new, |counts| {
-            let bars = bars(counts, 0.0, SMALL_WIDTH / counts.len() as f64);
-            format!("<svg viewBox=\"0 0 {SMALL_WIDTH} {SMALL_HEIGHT}\"><path class=\"bars\" d=\"{bars}\"/></svg>")
-        });
-        let weight_bits = layer.weight_bits.map_or_else(String::new, |bits| format!(", {bits}-bit weights"));
-        html.push_str(&format!(
-            "<figure><figcaption>{}: {:.4} to {:.4}, grid to {}{weight_bits}</figcaption>{values}{weights}</figure>\n",
-            escape(&layer.name),
-            layer.calibration_min,
-            layer.calibration_max,
-            layer.threshold,
+/// The numbers that a run is known by, the judged row first.
+fn tiles(report: &EvalReport, found: &Verdict) -> String {
+    let score = |row: &str| {
+        let groups = &report.predictor(row).ok()?.groups;
+        groups.get(&Group::All)?.estimates.get(&found.metric).copied()
+    };
+    let floor = found.floor.as_ref().map_or(ELLIPSE, |floor| floor.row.as_str());
+    let rows = [found.row.as_str(), "float", "teacher", floor];
+    let mut tiles = String::new();
+    for (idx, row) in rows.iter().enumerate().filter(|(idx, row)| *idx == 0 || **row != found.row) {
+        let Some(estimate) = score(row) else { continue };
+        let interval = estimate
+            .interval
+            .map_or_else(String::new, |interval| format!(" [{}, {}]", fraction(interval.low), fraction(interval.high)));
+        let what = if idx == 0 { found.on_what() } else { String::new() };
+        let what = what.split(" on ").next().unwrap_or_default();
+        tiles.push_str(&format!(
+            "<li><b>{}</b><span>{}{}{}</span></li>",
+            fraction(estimate.value),
+            escape(row),
+            escape(&interval),
+            if what.is_empty() { String::new() } else { format!("<br>{}", escape(what)) }
         ));
     }
-    html.push_str("</div>");
-    html
+    format!("<ul class=\"tiles\" aria-label=\"Headline\">{tiles}</ul>\n")
 }
 
-/// The distribution of a layer's values, with the ends of its grid, over the same before training on the grid.
-fn values_picture(layer: &LayerRow, before: Option<&LayerRow>) -> String {
-    let both = || std::iter::once((layer, "bars", "end")).chain(before.map(|layer| (layer, "bars was", "end was")));
-    let range = |layer: &LayerRow| layer.float_values.as_ref().map_or(0.0, |values| values.range).max(layer.threshold);
-    let high = both().map(|(layer, ..)| range(layer)).fold(0.0, f64::max);
-    let low = if both().any(|(layer, ..)| layer.signed) { -high } else { 0.0 };
-    let x = |value: f64| SMALL_WIDTH * (value - low) / (high - low);
-    let mut svg = format!("<svg viewBox=\"0 0 {SMALL_WIDTH} {SMALL_HEIGHT}\">");
-    for (layer, bars_class, end_class) in both().collect::<Vec<_>>().into_iter().rev() {
-        if let Some(values) = &layer.float_values {
-            let width = 2.0 * values.range / values.counts.len() as f64;
-            let path = bars(&values.counts, x(-values.range), x(low + width));
-            svg.push_str(&format!("<path class=\"{bars_class}\" d=\"{path}\"/>"));
-        }
-        for end in [Some(layer.threshold), layer.signed.then_some(-layer.threshold)].into_iter().flatten() {
-            let at = x(end);
-            svg.push_str(&format!("<path class=\"{end_class}\" d=\"M{at:.1},0V{SMALL_HEIGHT}\"/>"));
+/// Tables of a report, and its curve over clicks where it has one.
+fn scored(report: &EvalReport, id: &str, drawn: &mut Drawn) -> Result<String, ReportPageError> {
+    let over_clicks = clicks(report, id).and_then(|chart| add(&chart, drawn));
+    let over_clicks =
+        over_clicks.map_or_else(String::new, |figure| format!("<div class=\"charts\">\n{figure}</div>\n"));
+    Ok(format!("{}{over_clicks}", scores(report)?))
+}
+
+/// Reports by other protocols, `eval-NAME/report.json`, sorted by name.
+fn other_reports(folder: &RunFolder) -> Result<Vec<(String, EvalReport)>, ReportPageError> {
+    let reports = other_report_files(folder)?.into_iter().map(|(name, file)| Ok((name, EvalReport::read(&file)?)));
+    reports.collect()
+}
+
+/// The files of [`page`] that are scores by other protocols than the run's own, with the protocols' names.
+///
+/// # Errors
+/// If the folder cannot be listed.
+pub fn other_report_files(folder: &RunFolder) -> Result<Vec<(String, PathBuf)>, ReportPageError> {
+    let root = folder.root();
+    let mut found = vec![];
+    for entry in fs::read_dir(root).map_err(FileError::io(root, "list"))? {
+        let name = entry.map_err(FileError::io(root, "list"))?.file_name().to_string_lossy().into_owned();
+        let file = root.join(&name).join("report.json");
+        if let Some(protocol) = name.strip_prefix("eval-").filter(|_| file.is_file()) {
+            found.push((protocol.to_string(), file));
         }
     }
-    svg + "</svg>"
+    found.sort();
+    Ok(found)
 }
 
-/// Counts as a path of bars of one width, the first at `left`; heights are logarithms.
-fn bars(counts: &[u64], left: f64, width: f64) -> String {
-    let most = counts.iter().copied().max().unwrap_or(0);
-    let mut path = String::new();
-    for (idx, &count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
-        let height = SMALL_HEIGHT * (count as f64 + 1.0).ln() / (most as f64 + 1.0).ln();
-        path.push_str(&format!(
-            "M{:.1},{SMALL_HEIGHT}v{:.1}h{width:.2}v{height:.1}z",
-            left + width * idx as f64,
-            -height
-        ));
+/// The pictures, or what to do for them.
+fn pictures(folder: &RunFolder) -> Result<String, ReportPageError> {
+    let file = folder.gallery();
+    let content = match file.exists() {
+        true => {
+            let found = Gallery::read(&file)?;
+            let space = space_in_words(found.space);
+            format!(
+                "<p class=\"note\">IoU {space}, as in the scores. Masks are drawn on the pixels of the panel.</p>\n{}",
+                gallery(&found)
+            )
+        }
+        false if sheet(folder).exists() => {
+            "<p>These scores were made by an earlier version, which left no pictures for this page: see \
+             <code>eval/overlays.png</code>, or run <code>sensei eval RUN</code>.</p>\n"
+                .into()
+        }
+        false => return Ok(String::new()),
+    };
+    Ok(section("pictures-head", "Pictures", &content))
+}
+
+fn sheet(folder: &RunFolder) -> PathBuf {
+    folder.eval().join(Path::new("overlays.png"))
+}
+
+#[cfg(test)]
+mod tests {
+    use sensei_files::whole::write_whole;
+
+    use super::*;
+    use crate::gallery::tests::gallery as two;
+
+    fn run(name: &str) -> (tempfile::TempDir, RunFolder) {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunFolder::at(folder.path().join(name));
+        fs::create_dir_all(run.eval()).unwrap();
+        write_whole(&run.plan_toml(), b"seed = 1 # </pre><script>alert(0)</script>\n").unwrap();
+        (folder, run)
     }
-    path
-}
 
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
+    #[test]
+    fn names_from_a_folder_and_its_files_are_never_markup() {
+        // No `/` may stand in a name of a folder, so the tag is left open.
+        let (_folder, run) = run("<script>alert(1)");
+        let log = r#"{"unix_time":1.0,"event":"started","step":0,"total_steps":2,"n_samples":8,"devices":["<script>alert(2)</script>"],"threads":2}
+{"unix_time":2.0,"event":"step","step":1,"stage":"<script>alert(3)</script>","loss":0.5,"terms":[["<script>alert(4)</script>",1.0]],"learning_rate":0.1,"gradient_norm":1.0}
+{"unix_time":3.0,"event":"step","step":2,"stage":"</script>","loss":0.4,"terms":[["<script>alert(4)</script>",0.5]],"learning_rate":0.1,"gradient_norm":1.0}"#;
+        write_whole(&run.events(), log.as_bytes()).unwrap();
+        let mut evil = two();
+        evil.shown[0].answers[0].row = "<script>alert(5)</script>".into();
+        evil.write(&run.gallery()).unwrap();
+        fs::create_dir_all(run.package()).unwrap();
+        write_whole(&run.package().join("manifest.json"), br#"{"network": "<script>alert(6)</script>"}"#).unwrap();
+        let page = page(&run, &[("<script>".into(), "<script>alert(7)</script>".into())]).unwrap();
+        assert!(!page.contains("<script>alert"), "{page}");
+        for n in 0..=7 {
+            assert!(page.contains(&format!("alert({n})")), "{n} is on the page, as text");
+        }
+        assert_eq!(page.matches("<script").count(), 3, "the page's own");
+        assert!(page.contains("Not scored yet."));
+    }
 
-const WIDTH: f64 = 720.0;
-const HEIGHT: f64 = 160.0;
-const SMALL_WIDTH: f64 = 256.0;
-const SMALL_HEIGHT: f64 = 64.0;
-const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}\
-    pre{background:#f5f5f2;padding:.8rem;overflow-x:auto;font-size:12px}img{max-width:100%}\
-    svg{width:100%;background:#f5f5f2}polyline{fill:none;stroke:#16697a;stroke-width:1.5}\
-    .layers{display:grid;grid-template-columns:repeat(auto-fill,minmax(26rem,1fr));gap:.5rem 1.5rem;font-size:12px}\
-    .layers svg{width:49%;margin-right:1%}.bars{fill:#16697a;fill-opacity:.8}.was{fill:#bbb}.end{stroke:#c0392b;fill:none}\
-    .end.was{stroke-dasharray:4}figure{margin:1rem 0}th{text-align:left;padding-right:1rem;vertical-align:top}td{overflow-wrap:anywhere}";
+    #[test]
+    fn a_part_without_a_file_is_left_out_and_old_pictures_are_named() {
+        let (_folder, run) = run("young");
+        let bare = page(&run, &[]).unwrap();
+        assert_eq!(bare.matches("<h2 ").count(), 1, "the configuration");
+        write_whole(&run.eval().join("overlays.png"), b"of an earlier version").unwrap();
+        assert!(page(&run, &[]).unwrap().contains("made by an earlier version"));
+        two().write(&run.gallery()).unwrap();
+        let now = page(&run, &[]).unwrap();
+        assert!(now.contains("IoU 0.50") && !now.contains("earlier version"));
+        write_whole(&run.gallery(), b"{}").unwrap();
+        assert!(page(&run, &[]).unwrap_err().to_string().ends_with("gallery.json: not a gallery"));
+    }
+}

@@ -84,6 +84,16 @@ impl RunFolder {
         self.root.join("eval")
     }
 
+    /// The numbers by the run's own protocol.
+    pub fn scores(&self) -> PathBuf {
+        self.eval().join("report.json")
+    }
+
+    /// Some instances with their masks, by the run's own protocol.
+    pub fn gallery(&self) -> PathBuf {
+        self.eval().join("gallery.json")
+    }
+
     /// What is deployed.
     pub fn package(&self) -> PathBuf {
         self.root.join("package")

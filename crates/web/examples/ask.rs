@@ -1,5 +1,7 @@
 //! Asks the model that ships with Sensei about a drawn picture, as a page does.
 
+#![expect(clippy::print_stdout, reason = "a program")]
+
 use std::path::Path;
 
 use sensei_web::session::Session;

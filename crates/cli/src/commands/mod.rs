@@ -1,5 +1,7 @@
 //! One function per subcommand.
 
+mod about;
+mod compare;
 mod data;
 mod doctor;
 mod eval_coco;
@@ -15,6 +17,7 @@ mod prompts;
 mod replay;
 mod rpk;
 mod run;
+mod runs;
 mod shell;
 mod teacher;
 mod teacher_build;
@@ -93,5 +96,9 @@ pub fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Doctor { json } => doctor::doctor(json).map(done),
         Command::Completions { shell } => shell::completions(shell).map(done),
         Command::Man { folder } => shell::man(&folder).map(done),
+        Command::Compare { runs, predictor, out } => {
+            compare::compare(&runs, predictor.as_deref(), out.as_deref()).map(done)
+        }
+        Command::Runs { folder, json } => runs::runs(&folder, json).map(done),
     }
 }

@@ -13,7 +13,7 @@ use sensei_train::plan::TrainPlan;
 use serde::Serialize;
 
 use crate::arguments::{EvalArguments, RunArguments};
-use crate::commands::run::report;
+use crate::commands::run::{report, say_verdict};
 use crate::config::{EncoderPlan, PromptablePlan, check_same_promptable, load_promptable, load_protocol};
 use crate::device::open as open_devices;
 use crate::phases::promptable::{SamTeacher, checked_image_splits, onnx_files, train_images, trained_student};
@@ -66,7 +66,7 @@ pub fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
     for protocol in &protocols {
         let is_first = plan.eval.protocols.first() == Some(protocol);
         let out = arguments.out.clone().unwrap_or_else(|| eval_folder(&folder, protocol, is_first));
-        score(&plan, &folder, &val, &teacher, protocol, &out)?;
+        say_verdict(&score(&plan, &folder, &val, &teacher, protocol, &out)?)?;
     }
     Ok(())
 }
@@ -242,7 +242,8 @@ fn score(
 ) -> anyhow::Result<EvalReport> {
     let rules = load_protocol(protocol).map_err(usage)?;
     let student = trained_student(plan, folder, &Device::flex())?;
-    let files: Vec<PathBuf> = ["report.json", "table.txt", "overlays.png"].map(|name| out.join(name)).into();
+    let files: Vec<PathBuf> =
+        ["report.json", "table.txt", "overlays.png", "gallery.json"].map(|name| out.join(name)).into();
     let is_own = out.starts_with(folder.root());
     if is_own {
         run_folder::forget(folder, &files)?;

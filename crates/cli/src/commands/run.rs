@@ -6,6 +6,7 @@ use anyhow::{Context, bail, ensure};
 use burn::tensor::Device;
 use sensei_eval::protocol::ProtocolRules;
 use sensei_eval::report::EvalReport;
+use sensei_eval::verdict::Verdict;
 use sensei_int8::model::IntegerModel;
 use sensei_samples::source::SampleSource;
 use sensei_student::fold::fold_input_normalization;
@@ -14,6 +15,7 @@ use sensei_student::weights::read_weights;
 use sensei_tensor::network::{HalfPrecision, NamedWeights, weights_digest};
 
 use crate::arguments::{EvalArguments, RunArguments};
+use crate::commands::about::about;
 use crate::commands::plan::check_budget;
 use crate::config::{RunPlan, check_same_run, load_plan, load_protocol};
 use crate::device::{Devices, open as open_devices, start_threads};
@@ -117,15 +119,16 @@ pub fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
         }
         Some(rules) => {
             let (train, val) = open_by(&rules)?;
-            score(&plan, &networks, &rules, (&train, &val), &device, &out)?;
+            say_verdict(&score(&plan, &networks, &rules, (&train, &val), &device, &out)?)?;
         }
         None => {
             let (train, val) = splits(&plan, runs)?;
-            if out == folder.eval() {
-                own_scores(&plan, &folder, &networks, (&train, &val), &device)?;
+            let report = if out == folder.eval() {
+                own_scores(&plan, &folder, &networks, (&train, &val), &device)?
             } else {
-                score(&plan, &networks, &own_rules(&plan), (&train, &val), &device, &out)?;
-            }
+                score(&plan, &networks, &own_rules(&plan), (&train, &val), &device, &out)?
+            };
+            say_verdict(&report)?;
         }
     }
     if arguments.weights.is_some() {
@@ -216,12 +219,25 @@ pub fn export(run: &Path, converter: Option<&Path>, rpk: bool) -> anyhow::Result
 /// The page for people.
 pub fn report(run: &Path) -> anyhow::Result<()> {
     let folder = run_folder::open(run)?;
-    for file in [folder.layers(), folder.layers_before()].into_iter().chain(score_files(&folder.eval())) {
+    let others = page::other_report_files(&folder)?.into_iter().map(|(_, file)| file);
+    for file in [folder.layers(), folder.layers_before()].into_iter().chain(score_files(&folder.eval())).chain(others) {
         run_folder::check(&folder, &file)?;
     }
-    let page = page::page(&folder)?;
+    let page = page::page(&folder, &about(&folder.plan_toml())?)?;
     write_whole(&folder.report(), page.as_bytes())?;
     say(&format!("report: {}", folder.report().display()));
+    let scores = folder.scores();
+    if scores.exists() { say_verdict(&EvalReport::read(&scores)?) } else { Ok(()) }
+}
+
+/// A run's last words: where its student stands beside floors and teacher.
+///
+/// # Errors
+/// If rows of the report are not of the same instances.
+pub fn say_verdict(report: &EvalReport) -> anyhow::Result<()> {
+    if let Some(verdict) = Verdict::of(report)? {
+        say(&verdict.sentence());
+    }
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! Scores of a run: floors, teacher, float, fake-quantized and integer network on the same instances.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -10,18 +11,16 @@ use anyhow::Context;
 use burn::tensor::Device;
 use indicatif::ProgressIterator as _;
 use rayon::prelude::*;
-use sensei_data::image_file::encode_png;
 use sensei_data::prompt_source::PromptSource;
 use sensei_data::sampling::subset;
 use sensei_eval::bootstrap::BootstrapConfig;
 use sensei_eval::curve::Curve;
 use sensei_eval::evaluate::{EvalItem, Predictor, evaluate};
 use sensei_eval::floors::{filled_box, fit_centred_disc, fit_constant_mask, grid_ceiling, inscribed_ellipse};
-use sensei_eval::metric::{Group, Metric};
-use sensei_eval::overlay::{OverlayInstance, OverlayMask, contact_sheet, overlay_row};
-use sensei_eval::protocol::{ProtocolRules, Space};
+use sensei_eval::protocol::ProtocolRules;
 use sensei_eval::report::EvalReport;
-use sensei_eval::score::{EvalSample, Prediction};
+use sensei_eval::rows::{RowKind, kind_of};
+use sensei_eval::score::{EvalSample, Prediction, SampleCrop};
 use sensei_int8::interpreter::Interpreter;
 use sensei_int8::model::IntegerModel;
 use sensei_quant::fake_quant::FakeQuantStudent;
@@ -30,6 +29,7 @@ use sensei_samples::source::SampleSource;
 use sensei_tensor::network::NamedWeights;
 
 use crate::config::RunPlan;
+use crate::phases::pictures::{Pictured, chosen, write_pictures};
 use crate::progress::{self, say, warn};
 use crate::usage;
 use sensei_files::whole::write_whole;
@@ -44,7 +44,7 @@ pub struct Networks<'a> {
     pub recorded: Option<&'a Path>,
 }
 
-/// Scores everything on the validation split and writes `report.json`, `table.txt` and `overlays.png` into `out`.
+/// Scores everything on the validation split and writes `report.json`, `table.txt`, `overlays.png` and `gallery.json` into `out`.
 ///
 /// # Errors
 /// If a sample cannot be had, a prediction not be scored, or a file not be written.
@@ -65,42 +65,17 @@ pub fn score(
     report.write(&out.join(REPORT))?;
     write_whole(&out.join(SCORED_MODEL), digest.unwrap_or_default().as_bytes())?;
     write_whole(&out.join("table.txt"), report.table().as_bytes())?;
-    if plan.eval.overlays > 0 {
-        predictors.retain(|predictor| !FLOORS.contains(&predictor.name.as_str()));
-        let sheet = overlays(plan, val, &mut predictors)?;
-        write_whole(&out.join("overlays.png"), &sheet)?;
-    }
+    // Floors need no picture, and the fake-quantized network's is that of the integers.
+    let is_shown = |row: &str| matches!(kind_of(row), RowKind::Teacher | RowKind::Student) && row != "fake_quant";
+    predictors.retain(|predictor| is_shown(&predictor.name));
+    write_pictures(out, &report, &pictured(plan, val, &report, &mut predictors)?, 2)?;
     say(&report.table());
-    if let Some(verdict) = below_floors(&report) {
-        warn(&verdict);
-    }
     Ok(report)
-}
-
-/// A word where what ships is no better than what has learned nothing.
-fn below_floors(report: &EvalReport) -> Option<String> {
-    let metric = match report.protocol.space {
-        Space::Crop => Metric::MeanIouInCrop,
-        Space::Image => Metric::MeanIouInImage,
-    };
-    let score = |name: &str| {
-        let groups = &report.predictor(name).ok()?.groups;
-        groups.get(&Group::All)?.estimates.get(&metric).map(|estimate| estimate.value)
-    };
-    let (shipped, own) = ["int8", "float"].into_iter().find_map(|name| Some((name, score(name)?)))?;
-    let floors = GUESSES.into_iter().filter_map(|name| Some((name, score(name)?)));
-    let (floor, best) = floors.max_by(|a, b| a.1.total_cmp(&b.1))?;
-    (own < best).then(|| {
-        format!(
-            "{shipped} has a mean IoU of {own:.4}, below {floor} with {best:.4}, which never looks at the picture: the student has \
-             learned nothing useful"
-        )
-    })
 }
 
 /// The files that scores leave in a folder.
 pub fn score_files(out: &Path) -> Vec<PathBuf> {
-    [REPORT, SCORED_MODEL, "table.txt", "overlays.png"].map(|name| out.join(name)).into()
+    [REPORT, SCORED_MODEL, "table.txt", "overlays.png", "gallery.json"].map(|name| out.join(name)).into()
 }
 
 /// Scores all but the integer network's twin with boxes that are more and more wrong, and writes a report for each jitter and `robustness.txt` into `out`.
@@ -255,48 +230,32 @@ fn floor<'a>(name: &str, answer: impl Fn(&EvalSample) -> Prediction + 'a) -> Pre
     Predictor { name: name.into(), predict: Box::new(predict) }
 }
 
-/// A PNG of some instances, spread evenly over the split: crop, truth and what each predictor says.
-fn overlays(
+/// The instances that are shown, and what each predictor says of them.
+fn pictured(
     plan: &RunPlan,
     val: &SampleSource,
+    report: &EvalReport,
     predictors: &mut [Predictor<'_, EvalInput, PredictError>],
-) -> anyhow::Result<Vec<u8>> {
-    let n_rows = plan.eval.overlays.min(val.instances.len());
-    let mut rows = Vec::with_capacity(n_rows);
-    for row in 0..n_rows {
-        let instance_idx = val.instances[row * val.instances.len() / n_rows];
+) -> anyhow::Result<Vec<Pictured>> {
+    let by_id: BTreeMap<u64, usize> = val.instances.iter().map(|&idx| (val.dataset.instances[idx].id, idx)).collect();
+    let mut pictured = vec![];
+    for (why, annotation_id) in chosen(report, plan.eval.overlays) {
+        let instance_idx = *by_id.get(&annotation_id).context("a scored instance is one of the split")?;
         let item = eval_item(val, instance_idx, val.sample(instance_idx)?);
-        let mut masks = Vec::new();
+        let mut answers = Vec::new();
         for predictor in predictors.iter_mut() {
             let answer = (predictor.predict)(std::slice::from_ref(&item))?.pop();
             if let Some(Prediction::CropLogits(logits)) = answer {
-                let mask: Vec<u8> = logits.iter().map(|&logit| u8::from(logit > 0.0)).collect();
-                masks.push((predictor.name.clone(), mask));
+                answers.push((predictor.name.clone(), logits.iter().map(|&logit| u8::from(logit > 0.0)).collect()));
             }
         }
-        let crop = item.sample.crop.as_ref().context("a sample of a student has a crop")?;
-        rows.push(overlay_row(
-            &OverlayInstance {
-                title: format!("annotation {}", item.sample.annotation_id),
-                crop: &item.input.pixels,
-                geometry: crop.geometry,
-                bbox: item.sample.bbox,
-                truth: &crop.truth,
-                predictions: masks
-                    .iter()
-                    .map(|(label, mask)| OverlayMask { label: label.clone(), in_crop: mask })
-                    .collect(),
-            },
-            2,
-        ));
+        let EvalItem { sample, input } = item;
+        let SampleCrop { geometry, truth } = sample.crop.context("a sample of a student has a crop")?;
+        let (crop, bbox) = (input.pixels, sample.bbox);
+        pictured.push(Pictured { annotation_id, why, crop, geometry, bbox, truth, answers });
     }
-    Ok(encode_png(&contact_sheet(&rows)))
+    Ok(pictured)
 }
-
-/// Predictors that never look at the picture.
-const GUESSES: [&str; 4] = ["constant_mask", "centred_disc", "filled_box", "inscribed_ellipse"];
-
-const FLOORS: [&str; 5] = ["constant_mask", "centred_disc", "filled_box", "inscribed_ellipse", "grid_ceiling"];
 
 /// How wrong boxes are on the robustness curve, in percent of their sides.
 const JITTER_PERCENT: [u32; 5] = [0, 5, 10, 20, 30];

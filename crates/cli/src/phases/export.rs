@@ -10,6 +10,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use sensei_data::crop_rule::CropRule;
 use sensei_eval::report::EvalReport;
+use sensei_eval::verdict::Verdict;
 use sensei_imx500::converter::{ConvertOptions, Converter};
 use sensei_imx500::memory::{MemoryEstimate, NetworkShape, memory_estimate};
 use sensei_imx500::onnx::write_onnx;
@@ -86,7 +87,7 @@ pub fn export(
             manifest["rpk_digest"] = json!(digest(&file)?);
         }
     }
-    write_whole(&partial.join("MODEL_CARD.md"), model_card(plan, model, origin, scores, &estimate).as_bytes())?;
+    write_whole(&partial.join("MODEL_CARD.md"), model_card(plan, model, origin, scores, &estimate)?.as_bytes())?;
     write_whole(&partial.join("manifest.json"), &serde_json::to_vec_pretty(&manifest)?)?;
     list_all(&partial)?;
 
@@ -211,21 +212,24 @@ fn model_card(
     origin: Option<&Origin<'_>>,
     scores: Option<&EvalReport>,
     estimate: &MemoryEstimate,
-) -> String {
+) -> anyhow::Result<String> {
     let side = model.input().shape[1];
     let data = origin.map_or("not known".into(), |origin| {
         let DataDigests { train, val, teacher } = origin.data;
         let teacher = teacher.as_deref().unwrap_or("none");
         format!("annotations {train} (training), {val} (validation), teacher key {teacher}")
     });
+    let verdict = scores.map(Verdict::of).transpose()?.flatten();
+    let verdict = verdict.map_or_else(String::new, |verdict| format!("{}.\n\n", verdict.sentence()));
     let scores = scores.map_or("None: it was not scored.\n".into(), |scores| {
-        format!("Protocol {} ({}).\n\n```\n{}```\n", scores.protocol.name, scores.protocol_hash, scores.table())
+        let protocol = &scores.protocol.name;
+        format!("{verdict}Protocol {protocol} ({}).\n\n```\n{}```\n", scores.protocol_hash, scores.table())
     });
     let region = match plan.crop {
         CropRule::Box { .. } => "a region of interest, the object's padded box whatever its shape and scaled per axis,",
         CropRule::CenterWindow { .. } | CropRule::Roi { .. } => "a square region of interest",
     };
-    format!(
+    Ok(format!(
         "# {name}\n\n\
          Answers {region} with the mask of the object in its middle. Input: {side} x {side} RGB, `pixel - 128` as signed \
          bytes. Output: {side} x {side} mask logits, foreground above 0; the chip sends them column by column.\n\n\
@@ -239,7 +243,7 @@ fn model_card(
         name = model.name(),
         plan = plan.train_digest,
         memory = memory_line(estimate),
-    )
+    ))
 }
 
 /// Runs the converter on `onnx` and notes in `manifest` what it says of memory; the `packerOut.zip` that it made.

@@ -8,6 +8,7 @@ pub mod inputs;
 pub mod kept_samples;
 pub mod layers;
 pub mod packed;
+pub mod pictures;
 pub mod promptable;
 pub mod prompted_scores;
 pub mod quantize;

@@ -8,15 +8,15 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 use sensei_data::crop::{CropGeometry, crop_image, crop_rle, paste_logits};
 use sensei_data::geometry::{PointInImage, RectInImage, Size};
-use sensei_data::image_file::{ImageFile, ImageLimits, encode_png};
+use sensei_data::image_file::{ImageFile, ImageLimits};
 use sensei_data::mask::Mask;
 use sensei_data::prompt_source::Prompt;
 use sensei_data::rle::Rle;
 use sensei_data::sampling::next_point;
 use sensei_eval::bootstrap::BootstrapConfig;
+use sensei_eval::choice::Why;
 use sensei_eval::evaluate::{Candidate, EvalItem, Predictor, evaluate};
 use sensei_eval::floors::{filled_box, inscribed_ellipse};
-use sensei_eval::overlay::{OverlayInstance, OverlayMask, contact_sheet, overlay_row};
 use sensei_eval::protocol::{MaskChoice, ProtocolRules, Space};
 use sensei_eval::report::EvalReport;
 use sensei_eval::score::{EvalSample, Prediction};
@@ -31,11 +31,12 @@ use sensei_tensor::prompts::{Decode, MaskTokens, PointLabel, PromptPoint, Prompt
 use sensei_train::images::{MASK_GRID, PADDING, box_points};
 
 use crate::config::PromptEvalToml;
+use crate::phases::pictures::{Pictured, chosen, write_pictures};
 use crate::predict::PredictError;
 use crate::progress::say;
 use crate::stop;
 
-/// Scores floors, teacher and student on the validation split and writes `report.json`, `table.txt` and `overlays.png` into `out`.
+/// Scores floors, teacher and student on the validation split and writes `report.json`, `table.txt`, `overlays.png` and `gallery.json` into `out`.
 ///
 /// # Errors
 /// If the protocol is not one for whole images, a sample cannot be had, or a file cannot be written.
@@ -89,9 +90,7 @@ pub fn score_prompted(
     std::fs::create_dir_all(out).with_context(|| format!("{}: cannot make the folder", out.display()))?;
     report.write(&out.join("report.json"))?;
     write_whole(&out.join("table.txt"), report.table().as_bytes())?;
-    if eval.overlays > 0 {
-        write_whole(&out.join("overlays.png"), &overlays(&objects, val, &by_predictor, eval.overlays)?)?;
-    }
+    write_pictures(out, &report, &pictured(&objects, val, &by_predictor, &chosen(&report, eval.overlays))?, 1)?;
     say(&report.table());
     Ok(report)
 }
@@ -342,13 +341,17 @@ fn floor<'a>(name: &str, answer: impl Fn(&EvalSample) -> Prediction + 'a) -> Pre
     Predictor { name: name.into(), predict: Box::new(predict) }
 }
 
-/// A PNG of some objects, spread evenly over those scored: the picture around each, its truth, and what each row answers, with its IoU.
-fn overlays(objects: &Objects, val: &ImageSource, rows: &[(String, Masks)], n_rows: usize) -> anyhow::Result<Vec<u8>> {
-    let all: Vec<&Object> = objects.all().collect();
-    let n_rows = n_rows.min(all.len());
-    let mut sheet = Vec::with_capacity(n_rows);
-    for at in 0..n_rows {
-        let object = all[at * all.len() / n_rows];
+/// The objects that are shown: the picture around each, its truth, and what each row answers.
+fn pictured(
+    objects: &Objects,
+    val: &ImageSource,
+    rows: &[(String, Masks)],
+    chosen: &[(Why, u64)],
+) -> anyhow::Result<Vec<Pictured>> {
+    let by_id: BTreeMap<u64, &Object> = objects.all().map(|object| (object.annotation_id, object)).collect();
+    let mut pictured = Vec::with_capacity(chosen.len());
+    for &(why, annotation_id) in chosen {
+        let object = by_id.get(&annotation_id).context("a scored object is one of the split")?;
         let image_idx = val.dataset.instances[object.instance_idx].image_idx;
         let limits = ImageLimits::default();
         let image = ImageFile::read(&val.dataset.image_path(image_idx), &limits)?.decode(&limits)?;
@@ -357,20 +360,12 @@ fn overlays(objects: &Objects, val: &ImageSource, rows: &[(String, Masks)], n_ro
         let (x0, y0) = (x + width / 2.0 - side / 2.0, y + height / 2.0 - side / 2.0);
         let rect_in_image = RectInImage { x0, y0, x1: x0 + side, y1: y0 + side };
         let geometry = CropGeometry { rect_in_image, grid: PANEL_SIDE };
-        let masks: Vec<(String, Vec<u8>)> = rows
-            .iter()
-            .map(|(name, masks)| {
-                let mask = &masks[&object.annotation_id];
-                (format!("{} {:.2}", name.to_uppercase(), mask.iou(&object.truth, false)), crop_rle(mask, &geometry))
-            })
-            .collect();
-        let predictions = masks.iter().map(|(label, in_crop)| OverlayMask { label: label.clone(), in_crop }).collect();
+        let answer = |(name, masks): &(String, Masks)| (name.clone(), crop_rle(&masks[&annotation_id], &geometry));
         let (crop, truth) = (crop_image(&image, &geometry), crop_rle(&object.truth, &geometry));
-        let title = format!("ANN {}", object.annotation_id);
-        let bbox = object.bbox;
-        sheet.push(overlay_row(&OverlayInstance { title, crop: &crop, geometry, bbox, truth: &truth, predictions }, 1));
+        let (bbox, answers) = (object.bbox, rows.iter().map(answer).collect());
+        pictured.push(Pictured { annotation_id, why, crop, geometry, bbox, truth, answers });
     }
-    Ok(encode_png(&contact_sheet(&sheet)))
+    Ok(pictured)
 }
 
 /// The row of a student that takes a click for the box that it proposes there.
@@ -392,4 +387,4 @@ const CLICK_SEED: u64 = 0;
 const SURROUNDINGS: f64 = 2.0;
 
 /// Side of a panel, in pixels.
-const PANEL_SIDE: u32 = 160;
+const PANEL_SIDE: u32 = 128;

@@ -45,10 +45,16 @@ fn training_on_the_grid_is_told_beside_its_start() {
     let threshold = |rows: &[Value]| rows.last().unwrap()["threshold"].as_f64().unwrap().to_string();
     assert_eq!(logits[1..3], [threshold(&before), threshold(&after)]);
 
+    // Every layer has a fold, and both of its states among what the page draws.
     let page = read("report.html");
-    assert_eq!(page.matches("class=\"bars was\"").count(), before.len());
-    let n_convs = after.iter().filter(|row| !row["weight_counts"].is_null()).count();
-    assert_eq!(page.matches("class=\"bars\"").count(), after.len() + n_convs);
+    assert_eq!(page.matches("<details data-layer=").count(), after.len());
+    let (_, data) = page.split_once("<script type=\"application/json\" id=\"data\">").unwrap();
+    let drawn: Value = serde_json::from_str(data.split_once("</script>").unwrap().0).unwrap();
+    for (idx, (before, after)) in before.iter().zip(&after).enumerate() {
+        let layer = &drawn["layers"][idx];
+        assert_eq!((&layer["threshold"], &layer["before"]["threshold"]), (&after["threshold"], &before["threshold"]));
+        assert_eq!((&layer["values"], &layer["weights"]), (&after["float_values"], &after["weight_counts"]));
+    }
 
     // Quantizing again finds the same.
     place.does(&["quantize", "runs/tiny"]);

@@ -25,6 +25,7 @@ mod parts;
 mod predict;
 mod promptable;
 mod promptable_onnx;
+mod reading;
 mod resume;
 mod schema;
 mod scoring;
