@@ -24,7 +24,7 @@ def main():
     said = []
     scores = (manifest.get("scores") or {}).get("int8") or {}
     for metric, estimate in (scores.get("all") or {}).get("estimates", {}).items():
-        if metric == "mean_iou" and isinstance(estimate, dict):
+        if metric == "mean_iou_in_image" and isinstance(estimate, dict):
             said.append(f"mean IoU {estimate['value']:.3f} in the image, by the protocol {manifest['protocol']['name']}")
     said.insert(0, f"integers, {len(model):,} bytes, crops of {manifest['input_side']} x {manifest['input_side']} pixels")
     words = {

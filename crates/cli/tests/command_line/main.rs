@@ -31,6 +31,7 @@ mod schema;
 mod scoring;
 mod shared_store;
 mod shell;
+mod shipped;
 mod weights;
 
 use std::fs;

@@ -1,0 +1,34 @@
+//! The model that ships with Sensei.
+
+use super::Place;
+
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/sensei-box");
+
+#[test]
+fn the_shipped_model_is_whole_answers_and_is_trained_further() {
+    let place = Place::new();
+    let out = place.does(&["verify", MODEL]);
+    assert!(
+        out.contains("files are as they were written") && out.contains("sensei-box.onnx: not part of this package"),
+        "{out}"
+    );
+    let vectors = format!("{MODEL}/test_vectors");
+    let out = place.does(&["replay", MODEL, &vectors]);
+    assert!(out.contains("1 frames, 16384 values: all are the model's"), "{out}");
+
+    let annotations = place.path("scenes/annotations/instances_val.json");
+    let scenes: serde_json::Value = serde_json::from_slice(&std::fs::read(annotations).unwrap()).unwrap();
+    let image = format!("scenes/images/{}", scenes["images"][0]["file_name"].as_str().unwrap());
+    place.does(&["predict", MODEL, &image, "--box", "10,10,40,40", "--out", "masks"]);
+    let found: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(place.path("masks/predictions.json")).unwrap()).unwrap();
+    let score = found[0]["score"].as_f64().unwrap();
+    assert!((0.0..=1.0).contains(&score), "{found}");
+
+    let weights = format!("{MODEL}/student.safetensors");
+    let data = ["--train", "scenes/annotations/instances_train.json", "--train-images", "scenes/images"];
+    let val = ["--val", "scenes/annotations/instances_val.json", "--val-images", "scenes/images"];
+    place.does(&[&["init", "my.toml", "--initial-weights", &weights], &data[..], &val[..]].concat());
+    let quick = ["--set", "train.stage.0.epochs=1", "--set", "train.stage.0.warmup_steps=0"];
+    place.does(&[&["train", "my.toml"], &quick[..]].concat());
+}
