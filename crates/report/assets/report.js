@@ -139,7 +139,7 @@
     return {
       width, height, series, bands,
       legend: { show: false },
-      scales: { x: { time: false }, y: { distr: log ? 3 : 1, range: chart.yRange || range } },
+      scales: { x: { time: false, ...(chart.xRange ? { range: chart.xRange } : {}) }, y: { distr: log ? 3 : 1, range: chart.yRange || range } },
       axes: [axis(chart.x, { values: ticks, space: 60 }), axis(chart.y, { values: ticks, size: axisSize, space: 36 })],
       cursor: { drag: { x: true, y: false }, points: { size: 7 }, ...(chart.sync ? { sync: { key: chart.sync, scales: ["x", null] } } : {}) },
       hooks: { draw: [drawReferences(chart, log), ...(chart.draw ? [chart.draw] : [])], setCursor: [onCursor] },
@@ -252,17 +252,28 @@
     ctx.restore();
   };
   const centres = ({ range, counts }) => counts.map((_, idx) => -range + ((idx + 0.5) * 2 * range) / counts.length);
+  /** The lowest bar is to be seen too, and an empty axis is none. */
+  const countRange = (u, low, high) => (u.scales.y.distr === 3 ? [10 ** Math.floor(Math.log10((low || 1) / 1.5)), (high || 1) * 1.5] : [0, (high || 1) * 1.05]);
   const valuesChart = (layer) => {
     const series = [];
-    if (layer.before && layer.before.values) series.push({ label: "before training on the grid", x: centres(layer.before.values), y: positive(layer.before.values.counts), bars });
-    if (layer.values) series.push({ label: layer.before ? "after" : "values", x: centres(layer.values), y: positive(layer.values.counts), bars });
+    const add = (label, values) => {
+      // What has no sign has no lower half.
+      const kept = centres(values).map((x, idx) => [x, values.counts[idx]]).filter(([x]) => layer.signed || x > 0);
+      series.push({ label, x: kept.map(([x]) => x), y: positive(kept.map(([, count]) => count)), bars });
+    };
+    if (layer.before && layer.before.values) add("before training on the grid", layer.before.values);
+    if (layer.values) add(layer.before ? "after" : "values", layer.values);
+    const far = 1.03 * Math.max(...[layer, layer.before].filter(Boolean).flatMap(({ threshold, values }) => [threshold, values ? values.range : 0]));
+    const xs = series.flatMap((s) => s.x);
+    const isAll = (low, high) => low <= Math.min(...xs) && high >= Math.max(...xs);
+    const xRange = (u, low, high) => (isAll(low, high) ? [layer.signed ? -far : 0, far] : [low, high]);
     const lines = (threshold, signed, was) => [{ at: threshold, was }, ...(signed ? [{ at: -threshold, was }] : [])];
     const all = [...(layer.before ? lines(layer.before.threshold, layer.signed, true) : []), ...lines(layer.threshold, layer.signed, false)];
-    return { title: `${layer.name}: float values over the calibration images`, x: "value (lines: ends of the grid)", y: "count", log: true, canLog: true, series, draw: ends(all) };
+    return { title: `${layer.name}: float values over the calibration images`, x: "value (lines: ends of the grid)", y: "count", log: true, canLog: true, series, draw: ends(all), xRange, yRange: countRange };
   };
   const weightsChart = (layer) => {
     const x = layer.weights.map((_, idx) => idx - layer.weights.length / 2);
-    return { title: `${layer.name}: integers of the weights`, x: "integer", y: "count", series: [{ label: "weights", x, y: positive(layer.weights), bars }], canLog: false, yRange: (u, low, high) => [0, high || 1] };
+    return { title: `${layer.name}: integers of the weights`, x: "integer", y: "count", series: [{ label: "weights", x, y: positive(layer.weights), bars }], canLog: false, yRange: countRange };
   };
   for (const details of document.querySelectorAll("details[data-layer]")) {
     details.addEventListener("toggle", () => {
