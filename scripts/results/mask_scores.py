@@ -40,7 +40,7 @@ def candidates(logits):
         "stability, logits at +-0.5": stability(0.5),
         "stability, logits at +-1": stability(1.0),
         "stability, logits at +-2": stability(2.0),
-        "expected Dice": 2 * inside / (n + p.sum()),
+        "stability, logits at +-4": stability(4.0),
         "expected IoU": inside / (n + outside),
         "expected IoU x stability at +-1": inside / (n + outside) * stability(1.0),
     }
@@ -78,7 +78,7 @@ def main():
     parser.add_argument("--network", default="int8")
     parser.add_argument("--threads", default="2")
     arguments = parser.parse_args()
-    sensei, annotations, out = arguments.sensei, arguments.annotations, arguments.out
+    sensei, annotations, out = arguments.sensei.resolve(), arguments.annotations, arguments.out
     out.mkdir(parents=True)
     masks = out / "masks"
     asked = ["--boxes", annotations, "--network", arguments.network, "--logits", "--unusable", "leave_out"]

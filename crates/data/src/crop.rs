@@ -146,24 +146,64 @@ pub fn crop_rle(mask: &Rle, geometry: &CropGeometry) -> Vec<u8> {
 /// # Panics
 /// If there are not `grid * grid` logits; as [`crop_image`].
 pub fn paste_logits(logits_in_crop: &[f32], geometry: &CropGeometry, image: Size) -> Mask {
-    let (rect, grid) = (checked_rect(geometry), geometry.grid as usize);
-    assert_eq!(logits_in_crop.len(), grid * grid, "paste_logits: logits of a grid of {grid}");
-    let (first_column, columns) = bilinear_positions(rect.x0, rect.x1, grid, image.width);
-    let (first_row, rows) = bilinear_positions(rect.y0, rect.y1, grid, image.height);
-    let mut bits = vec![0u8; image.n_pixels()];
-    let mut blended = vec![0f32; grid];
-    for (y, row) in (first_row..).zip(&rows) {
-        let (upper, lower) = (&logits_in_crop[row.low * grid..][..grid], &logits_in_crop[row.high * grid..][..grid]);
-        for (out, (&upper, &lower)) in blended.iter_mut().zip(upper.iter().zip(lower)) {
-            *out = upper + (lower - upper) * row.share_of_high;
-        }
-        let out = &mut bits[y * image.width as usize + first_column..][..columns.len()];
-        for (bit, at) in out.iter_mut().zip(&columns) {
-            let logit = blended[at.low] + (blended[at.high] - blended[at.low]) * at.share_of_high;
-            *bit = u8::from(logit > 0.0);
+    let pasting = Pasting::new(logits_in_crop, geometry, image);
+    let mut mask = Mask::empty(image);
+    let first = pasting.first_row * image.width as usize + pasting.first_column;
+    pasting.write(logits_in_crop, &mut mask.bits, first, image.width as usize);
+    mask
+}
+
+/// [`paste_logits`] in runs, in the time that the crop's pixels take, however large the image is.
+///
+/// # Panics
+/// As there, and if the image has no pixel or more than 2^32.
+pub fn paste_logits_rle(logits_in_crop: &[f32], geometry: &CropGeometry, image: Size) -> Rle {
+    let pasting = Pasting::new(logits_in_crop, geometry, image);
+    let (width, height) = (pasting.columns.len(), pasting.rows.len());
+    if width * height == 0 {
+        return Rle::empty(image).expect("an image with pixels");
+    }
+    let mut bits = vec![0; width * height];
+    pasting.write(logits_in_crop, &mut bits, 0, width);
+    let part = Mask { size: Size { width: width as u32, height: height as u32 }, bits };
+    Rle::from_mask(&part).in_image([pasting.first_column as u32, pasting.first_row as u32], image)
+}
+
+/// Where the pixels of an image lie between those of a crop, for those in the crop.
+struct Pasting {
+    grid: usize,
+    first_column: usize,
+    columns: Vec<Between>,
+    first_row: usize,
+    rows: Vec<Between>,
+}
+
+impl Pasting {
+    fn new(logits_in_crop: &[f32], geometry: &CropGeometry, image: Size) -> Self {
+        let (rect, grid) = (checked_rect(geometry), geometry.grid as usize);
+        assert_eq!(logits_in_crop.len(), grid * grid, "paste_logits: logits of a grid of {grid}");
+        let (first_column, columns) = bilinear_positions(rect.x0, rect.x1, grid, image.width);
+        let (first_row, rows) = bilinear_positions(rect.y0, rect.y1, grid, image.height);
+        Self { grid, first_column, columns, first_row, rows }
+    }
+
+    /// Writes the crop's part of a mask whose rows have so many pixels; `first` is its first pixel.
+    fn write(&self, logits_in_crop: &[f32], bits: &mut [u8], first: usize, row_len: usize) {
+        let grid = self.grid;
+        let mut blended = vec![0f32; grid];
+        for (y, row) in self.rows.iter().enumerate() {
+            let (upper, lower) =
+                (&logits_in_crop[row.low * grid..][..grid], &logits_in_crop[row.high * grid..][..grid]);
+            for (out, (&upper, &lower)) in blended.iter_mut().zip(upper.iter().zip(lower)) {
+                *out = upper + (lower - upper) * row.share_of_high;
+            }
+            let out = &mut bits[first + y * row_len..][..self.columns.len()];
+            for (bit, at) in out.iter_mut().zip(&self.columns) {
+                let logit = blended[at.low] + (blended[at.high] - blended[at.low]) * at.share_of_high;
+                *bit = u8::from(logit > 0.0);
+            }
         }
     }
-    Mask { size: image, bits }
 }
 
 /// The grey of what lies outside of the image: `(128 - 128) / 128 = 0` for the network.
@@ -306,6 +346,24 @@ mod tests {
     fn a_rectangle_without_extent_is_a_bug() {
         let size = Size { width: 4, height: 3 };
         crop_mask(&Mask::empty(size), &geometry(2.0, 2.0, 2.0, 3.0, 96));
+    }
+
+    proptest! {
+        #[test]
+        fn pasted_runs_are_the_pasted_mask(
+            width in 1u32..50, height in 1u32..50, grid in 1u32..12,
+            x in -40f64..60.0, y in -40f64..60.0, sides in (0.5f64..90.0, 0.5f64..90.0),
+            logits in proptest::collection::vec(-1f32..1.0, 144),
+        ) {
+            let image = Size { width, height };
+            let crop = geometry(x, y, x + sides.0, y + sides.1, grid);
+            let logits = &logits[..(grid * grid) as usize];
+            let expected = Rle::from_mask(&paste_logits(logits, &crop, image));
+            prop_assert_eq!(paste_logits_rle(logits, &crop, image), expected);
+            let full = vec![1.0; (grid * grid) as usize];
+            let expected = Rle::from_mask(&paste_logits(&full, &crop, image));
+            prop_assert_eq!(paste_logits_rle(&full, &crop, image), expected);
+        }
     }
 
     proptest! {

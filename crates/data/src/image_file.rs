@@ -225,10 +225,10 @@ pub fn encode_png_fast(image: &RgbImage) -> Vec<u8> {
 ///
 /// # Panics
 /// If `mask.bits` does not have one value a pixel, or a side is 0.
-pub fn encode_mask_png(mask: &Mask) -> Vec<u8> {
-    let grey: Vec<u8> = mask.bits.iter().map(|&bit| if bit == 0 { 0 } else { 255 }).collect();
+pub fn encode_mask_png(mut mask: Mask) -> Vec<u8> {
+    mask.bits.iter_mut().for_each(|bit| *bit = if *bit == 0 { 0 } else { 255 });
     // A row of a mask is mostly the row above it: the difference is zeros, which the fast compression is made for.
-    png_file(mask.size, ColorType::Grayscale, &grey, Compression::Fast, Some(Filter::Up))
+    png_file(mask.size, ColorType::Grayscale, &mask.bits, Compression::Fast, Some(Filter::Up))
 }
 
 fn png_file(size: Size, colours: ColorType, bytes: &[u8], compression: Compression, filter: Option<Filter>) -> Vec<u8> {

@@ -295,6 +295,26 @@ impl Rle {
         })
     }
 
+    /// The mask of a part of an image, whose upper left pixel is given, as a mask of the whole image.
+    ///
+    /// # Panics
+    /// If the part does not lie in the image, or the image has more than 2^32 pixels.
+    pub(crate) fn in_image(&self, [x0, y0]: [u32; 2], image: Size) -> Rle {
+        let n_pixels = checked_pixels(image).expect("pixels of an image");
+        let fits = |start: u32, len: u32, image_len: u32| u64::from(start) + u64::from(len) <= u64::from(image_len);
+        let is_inside = fits(x0, self.size.width, image.width) && fits(y0, self.size.height, image.height);
+        assert!(is_inside, "a part of {} at {x0}, {y0} of an image of {image}", self.size);
+        let (mut runs, mut at) = (Runs::default(), 0);
+        for (column, rows) in self.column_runs() {
+            let start = (x0 + column) * image.height + y0 + rows.start;
+            runs.push(false, start - at);
+            runs.push(true, rows.end - rows.start);
+            at = start + rows.end - rows.start;
+        }
+        runs.push(false, n_pixels as u32 - at);
+        Rle { size: image, counts: runs.counts }
+    }
+
     /// The mask with ranges of its foreground, in order, made background.
     pub(crate) fn without(&self, ranges: impl Iterator<Item = [u32; 2]>) -> Rle {
         let mut ranges = ranges.peekable();

@@ -47,13 +47,15 @@ fn draw_mask(canvas: &mut Canvas, mask: &Rle, colour: [u8; 3]) {
     let size = canvas.image.size;
     assert_eq!(mask.size(), size, "draw_scene: size of a mask");
     let (bits, [x0, y0, box_width, box_height]) = (mask.to_mask().bits, mask.bbox().map(|edge| edge as usize));
-    let (width, height) = (size.width as usize, size.height as usize);
-    let is_set = |x: usize, y: usize| x < width && y < height && bits[y * width + x] == 1;
+    let width = size.width as usize;
+    let row = |y: usize| bits.get(y * width..(y + 1) * width);
     for y in y0..y0 + box_height {
-        for x in (x0..x0 + box_width).filter(|&x| is_set(x, y)) {
-            // Left of column 0 wraps to a column outside of the picture: background.
-            let around = [(x.wrapping_sub(1), y), (x + 1, y), (x, y.wrapping_sub(1)), (x, y + 1)];
-            let is_contour = around.iter().any(|&(x, y)| !is_set(x, y));
+        let own = row(y).expect("rows of a mask's box are in the mask");
+        let (above, below) = (y.checked_sub(1).and_then(row), row(y + 1));
+        let is_set = |row: Option<&[u8]>, x: usize| row.is_some_and(|row| row[x] == 1);
+        for x in (x0..x0 + box_width).filter(|&x| own[x] == 1) {
+            let inside = x > 0 && own[x - 1] == 1 && x + 1 < width && own[x + 1] == 1;
+            let is_contour = !(inside && is_set(above, x) && is_set(below, x));
             for (value, colour) in canvas.pixel(x, y).iter_mut().zip(colour) {
                 *value = if is_contour { colour } else { ((u16::from(*value) * 3 + u16::from(colour) * 2) / 5) as u8 };
             }

@@ -3,12 +3,12 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process;
 
 use crate::error::FileError;
 use crate::lock::{Lock, LockError};
-use crate::whole::{beside, sync_folder, sync_folder_of};
+use crate::whole::{beside, sync_folder_of};
 
 /// Whether this call made the folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,19 +76,33 @@ fn make_locked<E: From<FileError>>(folder: &Path, make: impl FnOnce(&Path) -> Re
 
 /// Waits until every file below a folder, and its name, is on disk: what comes before a folder of many files takes its name.
 ///
+/// Some files are waited for at the same time: each wait is the disk's, not the processor's.
+///
 /// # Errors
 /// If a file cannot be opened or flushed.
 pub fn sync_below(folder: &Path) -> Result<(), FileError> {
+    let mut paths = vec![];
+    entries_below(folder, &mut paths)?;
+    let per_thread = paths.len().div_ceil(WAITING).max(1);
+    let sync = |path: &PathBuf| {
+        let flushed = fs::File::open(path).and_then(|file| file.sync_all());
+        flushed.map_err(FileError::io(path, "write"))
+    };
+    std::thread::scope(|scope| {
+        let waiting: Vec<_> =
+            paths.chunks(per_thread).map(|paths| scope.spawn(move || paths.iter().try_for_each(sync))).collect();
+        waiting.into_iter().try_for_each(|thread| thread.join().expect("flushing a file does not panic"))
+    })
+}
+
+/// A folder, and every file and folder below it.
+fn entries_below(folder: &Path, paths: &mut Vec<PathBuf>) -> Result<(), FileError> {
     for entry in fs::read_dir(folder).map_err(FileError::io(folder, "list"))? {
         let path = entry.map_err(FileError::io(folder, "list"))?.path();
-        if path.is_dir() {
-            sync_below(&path)?;
-        } else {
-            let flushed = fs::File::open(&path).and_then(|file| file.sync_all());
-            flushed.map_err(FileError::io(&path, "write"))?;
-        }
+        if path.is_dir() { entries_below(&path, paths)? } else { paths.push(path) }
     }
-    sync_folder(folder)
+    paths.push(folder.to_path_buf());
+    Ok(())
 }
 
 /// Puts a complete folder in the place of another: at any moment, one of both stands under the name.
@@ -146,6 +160,9 @@ fn remove_leftovers(folder: &Path) -> Result<(), FileError> {
 }
 
 const PARTIAL: &str = ".partial-";
+
+/// Threads that wait for the disk.
+const WAITING: usize = 8;
 
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "tests make the files they read")]

@@ -291,8 +291,7 @@ fn deep_grey_pictures_have_their_means() {
 fn masks_and_pictures_that_are_encoded_fast_come_back() {
     let size = Size { width: 37, height: 21 };
     let bits: Vec<u8> = (0..size.n_pixels()).map(|at| u8::from(at * at % 7 < 3)).collect();
-    let mask = Mask { size, bits: bits.clone() };
-    let file = encode_mask_png(&mask);
+    let file = encode_mask_png(Mask { size, bits: bits.clone() });
     let grey = decode(&file).unwrap();
     let expected: Vec<u8> = bits.iter().flat_map(|bit| [bit * 255; 3]).collect();
     assert_eq!((grey.size, grey.pixels), (size, expected));

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use sensei_data::crop::{CropGeometry, crop_image, paste_logits};
+use sensei_data::crop::{CropGeometry, crop_image, paste_logits_rle};
 use sensei_data::crop_rule::CropRule;
 use sensei_data::image_file::{ImageLimits, RgbImage, read_image};
 use sensei_data::prompt_source::Prompt;
@@ -32,7 +32,7 @@ pub struct Answer {
     pub score: f64,
     /// What the network was shown, if it was a crop.
     pub crop: Option<CropGeometry>,
-    /// Of the crop, `[grid, grid]`; taken out once it is written or not wanted.
+    /// Of the crop, `[grid, grid]`; none once they are written, or where they are not wanted.
     pub logits: Vec<f32>,
     /// Time in the network alone; of a network that sees whole images, the image's share.
     pub in_network: Duration,
@@ -61,7 +61,7 @@ pub fn answer(source: &Source, images: &[AskedImage], folder: &Path, keep_logits
         let read = workers.each(images.len(), |idx| read(&images[idx]))?;
         answers.decoding += read.iter().map(|(_, time)| *time).sum();
         let pixels: Vec<RgbImage> = read.into_iter().map(|(image, _)| image).collect();
-        let mut of_images = asking.about(images, &pixels, &workers)?;
+        let mut of_images = asking.about(images, &pixels, &workers, keep_logits)?;
         let places = places(of_images.iter().map(Vec::len));
         workers.each(places.len(), |at| {
             let (image, nth) = places[at];
@@ -129,8 +129,8 @@ impl<'a> Ready<'a> {
         if let Some(found) = logits.iter().find(|logit| !logit.is_finite()) {
             bail!("expected finite logits, found {found}");
         }
-        let mask = Rle::from_mask(&paste_logits(&logits, &geometry, image.size));
-        Ok(Answer { mask, score: mask_score(&logits), crop: Some(geometry), logits, in_network })
+        let (mask, score) = (paste_logits_rle(&logits, &geometry, image.size), mask_score(&logits));
+        Ok(Answer { mask, score, crop: Some(geometry), logits, in_network })
     }
 }
 
@@ -149,7 +149,13 @@ impl<'a> Asking<'a> {
     }
 
     /// Answers to all prompts of some images.
-    fn about(&self, images: &[AskedImage], pixels: &[RgbImage], workers: &Workers) -> anyhow::Result<Vec<Vec<Answer>>> {
+    fn about(
+        &self,
+        images: &[AskedImage],
+        pixels: &[RgbImage],
+        workers: &Workers,
+        keep_logits: bool,
+    ) -> anyhow::Result<Vec<Vec<Answer>>> {
         let (crop, network) = match self {
             Self::Crop(crop, network) => (*crop, network),
             // The network divides an image's work among all threads itself.
@@ -164,10 +170,12 @@ impl<'a> Asking<'a> {
         };
         let places = places(images.iter().map(|image| image.prompts.len()));
         let answers = workers.each(places.len(), |at| {
+            stop::check_command("predicting")?;
             let (image, nth) = places[at];
             let prompt = images[image].prompts[nth].prompt;
             let named = || format!("{}: prompt {}", images[image].path.display(), nth + 1);
-            network.answer(crop, &pixels[image], prompt).with_context(named)
+            let answer = network.answer(crop, &pixels[image], prompt).with_context(named)?;
+            Ok(if keep_logits { answer } else { Answer { logits: vec![], ..answer } })
         })?;
         let mut of_images: Vec<Vec<Answer>> = images.iter().map(|_| vec![]).collect();
         for ((image, _), answer) in places.into_iter().zip(answers) {

@@ -69,7 +69,7 @@ pub fn whole_folder<T>(
 /// # Errors
 /// If the file cannot be written.
 pub fn write_mask(folder: &Path, stem: &str, nth: usize, mask: &Rle) -> anyhow::Result<()> {
-    Ok(write_unsynced(&folder.join(mask_name(stem, nth)), &encode_mask_png(&mask.to_mask()))?)
+    Ok(write_unsynced(&folder.join(mask_name(stem, nth)), &encode_mask_png(mask.to_mask()))?)
 }
 
 /// Writes the logits of a crop as a NumPy array.
