@@ -111,6 +111,12 @@ pub enum CropError {
         /// In image pixels.
         y: f64,
     },
+    /// Several points have no middle that a crop could be laid around.
+    #[error("{n_points} points: expected a box or a point to lay a crop around")]
+    SeveralPoints {
+        /// How many.
+        n_points: usize,
+    },
 }
 
 impl CropRule {
@@ -154,6 +160,7 @@ impl CropRule {
             (CropRule::Roi { .. } | CropRule::Box { .. }, Prompt::Point(PointInImage { x, y })) => {
                 return Err(CropError::NotABox { x, y });
             }
+            (_, Prompt::Points(points)) => return Err(CropError::SeveralPoints { n_points: points.len() }),
         };
         assert!(grid > 0, "crop rule: grid of 0");
         Ok(CropGeometry { rect_in_image, grid })
@@ -419,7 +426,7 @@ mod tests {
             };
             let Prompt::Point(point) = prompt else { panic!("mask {idx}: expected a point, found {prompt:?}") };
             assert_eq!([point.x.floor() as i64, point.y.floor() as i64], points[idx * 2..][..2], "point of mask {idx}");
-            let crop = WINDOW.crop(prompt, size).unwrap();
+            let crop = WINDOW.crop(prompt.clone(), size).unwrap();
             assert_eq!(crop.rect_in_image, rect_of(*rect), "window of mask {idx}");
             let free = FREE_WINDOW.crop(prompt, size).unwrap();
             assert_eq!((free.rect_in_image.width(), free.rect_in_image.height()), (96.0, 96.0));
@@ -565,10 +572,14 @@ mod tests {
         let rule = |border| CropRule::CenterWindow { grid: 32, border };
         let prompt = Prompt::Box([90.0, 10.0, 100.0, 20.0]);
         let expected = CropError::EmptyWindow { x: 140.0, y: 20.0, image };
-        assert_eq!(rule(Border::Reference).crop(prompt, image), Err(expected));
+        assert_eq!(rule(Border::Reference).crop(prompt.clone(), image), Err(expected));
         assert_eq!(rule(Border::Corrected).crop(prompt, image).unwrap().rect_in_image.width(), 32.0);
         let beside = Prompt::Point(PointInImage { x: 20.0, y: 200.0 });
         assert!(rule(Border::Reference).crop(beside, image).is_err());
+        let several = Prompt::Points(vec![PointInImage { x: 20.0, y: 20.0 }; 3]);
+        for rule in [rule(Border::Corrected), ROI, BOX] {
+            assert_eq!(rule.crop(several.clone(), image), Err(CropError::SeveralPoints { n_points: 3 }));
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod inputs;
 pub mod layers;
 pub mod packed;
 pub mod promptable;
+pub mod prompted_masks;
 pub mod prompted_scores;
 pub mod quantize;
 pub mod shared;

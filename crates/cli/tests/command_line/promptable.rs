@@ -159,6 +159,22 @@ fn from_a_configuration_to_scores_after_clicks() {
     let before = fs::read(run.join("eval/report.json")).unwrap();
     place.does(&["eval", "runs/edge", "--protocol", "edgesam-box", "--out", "again"]);
     assert_eq!(fs::read(place.path("again/report.json")).unwrap(), before);
+    // Three clicks at once, and of three masks the surest; beside it what the best of the three is worth.
+    place.does(&["eval", "runs/edge", "--protocol", "efficientsam-3-clicks", "--out", "clicks"]);
+    let clicks = EvalReport::read(&place.path("clicks/report.json")).unwrap();
+    assert_eq!(clicks.protocol.prompt, "random_points3-seed0");
+    let rows: Vec<&str> = clicks.predictors[2..].iter().map(|row| row.scores.predictor.as_str()).collect();
+    assert_eq!(rows, ["teacher", "teacher+1", "teacher_oracle", "student", "student+1", "student_oracle"]);
+    place.does(&["eval", "runs/edge", "--protocol", "efficientsam-click", "--out", "click"]);
+    let click = EvalReport::read(&place.path("click/report.json")).unwrap();
+    assert_ne!(click.protocol.hash(), clicks.protocol.hash());
+    assert!(iou(&clicks, "teacher") > iou(&click, "teacher") + 0.02, "three clicks say more than one");
+    for report in [&click, &clicks] {
+        for who in ["teacher", "student"] {
+            assert!(iou(report, &format!("{who}_oracle")) >= iou(report, who), "no choice is better than the truth's");
+        }
+    }
+    assert!(iou(&click, "teacher_oracle") > iou(&click, "teacher"), "a single click may mean a part");
     place.does(&["verify", "runs/edge"]);
     place.refuses(&["eval", "runs/edge", "--robustness"], 2, &["expected no option but --protocol, --out"]);
     place.refuses(
