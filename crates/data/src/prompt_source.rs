@@ -27,6 +27,15 @@ impl Prompt {
             Self::Point(_) | Self::Points(_) => None,
         }
     }
+
+    /// The points, none of a box.
+    pub fn points(&self) -> &[PointInImage] {
+        match self {
+            Self::Box(_) => &[],
+            Self::Point(point) => std::slice::from_ref(point),
+            Self::Points(points) => points,
+        }
+    }
 }
 
 /// Why an object has no prompt.

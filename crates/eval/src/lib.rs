@@ -5,6 +5,7 @@
 
 pub mod average_precision;
 pub mod bootstrap;
+pub mod click_disc;
 pub mod curve;
 pub mod evaluate;
 #[cfg(test)]

@@ -8,6 +8,8 @@ pub mod inputs;
 pub mod layers;
 pub mod packed;
 pub mod promptable;
+pub mod promptable_onnx;
+pub mod prompted_floors;
 pub mod prompted_masks;
 pub mod prompted_scores;
 pub mod quantize;

@@ -7,12 +7,14 @@ use anyhow::{Context, ensure};
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 use sensei_data::crop::{CropGeometry, crop_image, crop_rle};
+use sensei_data::dataset::Dataset;
 use sensei_data::geometry::{PointInImage, RectInImage, Size};
 use sensei_data::image_file::{ImageFile, ImageLimits, encode_png};
 use sensei_data::prompt_source::Prompt;
 use sensei_data::rle::Rle;
 use sensei_data::sampling::next_point;
 use sensei_eval::bootstrap::BootstrapConfig;
+use sensei_eval::click_disc::ClickDisc;
 use sensei_eval::evaluate::{Candidate, EvalItem, Predictor, evaluate};
 use sensei_eval::floors::{filled_box, inscribed_ellipse};
 use sensei_eval::overlay::{OverlayInstance, OverlayMask, contact_sheet, overlay_row};
@@ -30,6 +32,7 @@ use sensei_tensor::prompts::{Decode, PointLabel, PromptPoint, Promptable};
 use sensei_train::images::{PADDING, box_points};
 
 use crate::config::PromptEvalToml;
+use crate::phases::prompted_floors::{CLICK_DISC, disc_mask, fitted_click_disc, floor};
 use crate::phases::prompted_masks::Answers;
 use crate::predict::PredictError;
 use crate::progress::say;
@@ -42,7 +45,7 @@ use crate::stop;
 pub fn score_prompted(
     eval: &PromptEvalToml,
     rules: &ProtocolRules,
-    val: &ImageSource,
+    (train, val): (&Dataset, &ImageSource),
     student: &PromptableStudent,
     teacher: &dyn Decode,
     out: &Path,
@@ -54,9 +57,10 @@ pub fn score_prompted(
     );
     let objects = Objects::new(eval, rules, val)?;
     let by_predictor = objects.answers(val, eval.clicks, rules.mask_choice, student, teacher)?;
+    let of_clicks = fitted_click_disc(rules, train)?.map(|disc| (CLICK_DISC.to_string(), objects.discs(&disc)));
     let mut predictors: Vec<Predictor<'_, (), PredictError>> =
         vec![floor("filled_box", filled_box), floor("inscribed_ellipse", inscribed_ellipse)];
-    for (name, masks) in &by_predictor {
+    for (name, masks) in of_clicks.iter().chain(&by_predictor) {
         predictors.push(Predictor {
             name: name.clone(),
             predict: Box::new(|items| {
@@ -74,6 +78,9 @@ pub fn score_prompted(
         n_resamples: u32::try_from(eval.bootstrap_resamples).context("[eval] bootstrap_resamples")?,
     };
     let mut differences = vec![("inscribed_ellipse".to_string(), row("student", 0))];
+    if of_clicks.is_some() {
+        differences.push((CLICK_DISC.to_string(), row("student", 0)));
+    }
     for clicks in 0..=eval.clicks {
         differences.push((row("teacher", clicks), row("student", clicks)));
     }
@@ -162,6 +169,12 @@ impl Objects {
             }
         }
         Ok(Self { by_image, left_out })
+    }
+
+    /// What discs around the prompts' points are.
+    fn discs(&self, disc: &ClickDisc) -> Masks {
+        let mask = |object: &Object| (object.annotation_id, disc_mask(disc, object.prompt.points(), &object.truth));
+        self.all().map(mask).collect()
     }
 
     fn all(&self) -> impl Iterator<Item = &Object> {
@@ -301,8 +314,7 @@ fn first_points(prompt: &Prompt, letterbox: Letterbox, side: usize) -> Vec<Promp
     };
     match prompt {
         Prompt::Box(bbox) => box_points(*bbox, letterbox, side).to_vec(),
-        Prompt::Point(at) => vec![click(at), PADDING],
-        Prompt::Points(points) => points.iter().map(click).chain([PADDING]).collect(),
+        Prompt::Point(_) | Prompt::Points(_) => prompt.points().iter().map(click).chain([PADDING]).collect(),
     }
 }
 
@@ -331,11 +343,6 @@ fn image_tensor(sample: &ImageSample, side: u32) -> Tensor<4> {
 
 fn embedding_of(ImageFeatures { shape: [channels, height, width], values }: &ImageFeatures) -> Tensor<4> {
     Tensor::from_data(TensorData::new(values.clone(), [1, *channels, *height, *width]), &Device::flex())
-}
-
-fn floor<'a>(name: &str, answer: impl Fn(&EvalSample) -> Prediction + 'a) -> Predictor<'a, (), PredictError> {
-    let predict = move |items: &[EvalItem<()>]| Ok(items.iter().map(|item| answer(&item.sample)).collect());
-    Predictor { name: name.into(), predict: Box::new(predict) }
 }
 
 /// A PNG of some objects, spread evenly over those scored: the picture around each, its truth, and what each row answers, with its IoU.

@@ -21,6 +21,7 @@ mod package;
 mod packed;
 mod parts;
 mod promptable;
+mod promptable_names;
 mod promptable_onnx;
 mod resume;
 mod schema;
