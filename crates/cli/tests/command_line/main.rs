@@ -27,6 +27,7 @@ mod resume;
 mod schema;
 mod scoring;
 mod shared_store;
+mod toy_recipes;
 mod weights;
 
 use std::fs;
