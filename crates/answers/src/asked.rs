@@ -3,7 +3,7 @@
 use std::fmt;
 
 use schemars::JsonSchema;
-use sensei_data::prompt_source::PromptSource;
+use sensei_data::prompt_source::{MAX_POINTS, PromptSource};
 use serde::{Deserialize, Serialize};
 
 use crate::key::{InvalidKey, check_number};
@@ -123,6 +123,9 @@ impl Question {
                 prompts.iter().try_for_each(|prompt| match prompt {
                     PromptSource::JitteredBox { jitter, .. } => {
                         check_number("question prompts jitter", *jitter, 0.0, 0.5)
+                    }
+                    PromptSource::RandomPoints { count, .. } => {
+                        check_number("question prompts count", f64::from(*count), 1.0, f64::from(MAX_POINTS))
                     }
                     _ => Ok(()),
                 })

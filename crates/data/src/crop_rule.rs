@@ -121,6 +121,12 @@ pub enum CropError {
         /// In image pixels.
         y: f64,
     },
+    /// Several points have no middle that a crop could be laid around.
+    #[error("{n_points} points: expected a box or a point to lay a crop around")]
+    SeveralPoints {
+        /// How many.
+        n_points: usize,
+    },
 }
 
 impl CropRule {
@@ -164,6 +170,7 @@ impl CropRule {
             (CropRule::Roi { .. } | CropRule::Box { .. }, Prompt::Point(PointInImage { x, y })) => {
                 return Err(CropError::NotABox { x, y });
             }
+            (_, Prompt::Points(points)) => return Err(CropError::SeveralPoints { n_points: points.len() }),
         };
         assert!(grid > 0, "crop rule: grid of 0");
         Ok(CropGeometry { rect_in_image, grid })
@@ -263,10 +270,11 @@ impl CropRule {
 ///
 /// # Errors
 /// `DegenerateBox`, `OutsideImage`, `PointOutside`.
-pub fn check_prompt(prompt: Prompt, image: Size) -> Result<(), CropError> {
+pub fn check_prompt(prompt: &Prompt, image: Size) -> Result<(), CropError> {
     match prompt {
-        Prompt::Box(bbox) => check_box(bbox, image),
-        Prompt::Point(PointInImage { x, y }) => {
+        Prompt::Box(bbox) => check_box(*bbox, image),
+        Prompt::Points(points) => points.iter().try_for_each(|point| check_prompt(&Prompt::Point(*point), image)),
+        &Prompt::Point(PointInImage { x, y }) => {
             let within = |at: f64, image_len: u32| (0.0..f64::from(image_len)).contains(&at);
             if within(x, image.width) && within(y, image.height) {
                 return Ok(());
@@ -446,7 +454,7 @@ mod tests {
             };
             let Prompt::Point(point) = prompt else { panic!("mask {idx}: expected a point, found {prompt:?}") };
             assert_eq!([point.x.floor() as i64, point.y.floor() as i64], points[idx * 2..][..2], "point of mask {idx}");
-            let crop = WINDOW.crop(prompt, size).unwrap();
+            let crop = WINDOW.crop(prompt.clone(), size).unwrap();
             assert_eq!(crop.rect_in_image, rect_of(*rect), "window of mask {idx}");
             let free = FREE_WINDOW.crop(prompt, size).unwrap();
             assert_eq!((free.rect_in_image.width(), free.rect_in_image.height()), (96.0, 96.0));
@@ -592,10 +600,14 @@ mod tests {
         let rule = |border| CropRule::CenterWindow { grid: 32, border };
         let prompt = Prompt::Box([90.0, 10.0, 100.0, 20.0]);
         let expected = CropError::EmptyWindow { x: 140.0, y: 20.0, image };
-        assert_eq!(rule(Border::Reference).crop(prompt, image), Err(expected));
+        assert_eq!(rule(Border::Reference).crop(prompt.clone(), image), Err(expected));
         assert_eq!(rule(Border::Corrected).crop(prompt, image).unwrap().rect_in_image.width(), 32.0);
         let beside = Prompt::Point(PointInImage { x: 20.0, y: 200.0 });
         assert!(rule(Border::Reference).crop(beside, image).is_err());
+        let several = Prompt::Points(vec![PointInImage { x: 20.0, y: 20.0 }; 3]);
+        for rule in [rule(Border::Corrected), ROI, BOX] {
+            assert_eq!(rule.crop(several.clone(), image), Err(CropError::SeveralPoints { n_points: 3 }));
+        }
     }
 
     #[test]
@@ -639,15 +651,15 @@ mod tests {
 
     #[test]
     fn prompts_beside_the_image_are_refused() {
-        let point = |x, y| check_prompt(Prompt::Point(PointInImage { x, y }), VGA);
+        let point = |x, y| check_prompt(&Prompt::Point(PointInImage { x, y }), VGA);
         assert_eq!((point(0.0, 0.0), point(639.9, 479.9)), (Ok(()), Ok(())));
         for (x, y) in [(640.0, 3.0), (3.0, 480.0), (-0.1, 3.0), (f64::NAN, 3.0), (3.0, f64::INFINITY)] {
             assert!(matches!(point(x, y), Err(CropError::PointOutside { .. })), "{x} {y}");
         }
-        assert_eq!(check_prompt(Prompt::Box([-5.0, -5.0, 6.0, 6.0]), VGA), Ok(()));
+        assert_eq!(check_prompt(&Prompt::Box([-5.0, -5.0, 6.0, 6.0]), VGA), Ok(()));
         let beside = [640.0, 10.0, 20.0, 20.0];
         let expected = CropError::OutsideImage { bbox: beside, image: VGA };
-        assert_eq!(check_prompt(Prompt::Box(beside), VGA), Err(expected));
+        assert_eq!(check_prompt(&Prompt::Box(beside), VGA), Err(expected));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What a user gives for an object: a box or a point, derived from its annotation.
+//! What a user gives for an object: a box, a point or several, derived from its annotation.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,12 +9,14 @@ use crate::rle::Rle;
 use crate::sampling::{Purpose, below, stream, unit};
 
 /// A prompt for one object.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Prompt {
     /// `[x, y, width, height]` in image pixels.
     Box([f64; 4]),
     /// A point on the object.
     Point(PointInImage),
+    /// Several points on the object, given together.
+    Points(Vec<PointInImage>),
 }
 
 impl Prompt {
@@ -22,7 +24,16 @@ impl Prompt {
     pub fn bbox(&self) -> Option<[f64; 4]> {
         match *self {
             Self::Box(bbox) => Some(bbox),
-            Self::Point(_) => None,
+            Self::Point(_) | Self::Points(_) => None,
+        }
+    }
+
+    /// The points, none of a box.
+    pub fn points(&self) -> &[PointInImage] {
+        match self {
+            Self::Box(_) => &[],
+            Self::Point(point) => std::slice::from_ref(point),
+            Self::Points(points) => points,
         }
     }
 }
@@ -73,7 +84,21 @@ pub enum PromptSource {
         /// Of the random numbers; they depend on it and the annotation's id alone.
         seed: u64,
     },
+    /// The centres of several of the mask's pixels, each drawn from all of them: a pixel may be drawn twice. The first is that of
+    /// [`RandomPoint`](Self::RandomPoint) with the same seed.
+    ///
+    /// # Source
+    /// EfficientSAM (arXiv 2312.00863), section 4.3: clicks drawn uniformly within the annotated mask.
+    RandomPoints {
+        /// How many, in `1..=`[`MAX_POINTS`].
+        count: u32,
+        /// Of the random numbers; they depend on it and the annotation's id alone.
+        seed: u64,
+    },
 }
+
+/// Points that an object may be prompted by.
+pub const MAX_POINTS: u32 = 16;
 
 impl PromptSource {
     /// The prompt for an annotation with this id, box (`[x, y, width, height]` in image pixels) and mask.
@@ -98,14 +123,18 @@ impl PromptSource {
             Self::BoxCenter => Some(PointInImage { x: x + width / 2.0, y: y + height / 2.0 }),
             Self::MaskCenter => central_pixel(mask).map(center_of),
             Self::InnermostPoint => innermost_pixel(mask).map(center_of),
-            Self::RandomPoint { seed } => {
-                let mut rng = stream(Purpose::RandomPoint, seed, 0, annotation_id);
-                let n_set = u32::try_from(mask.area()).expect("an image has fewer than 2^32 pixels");
-                let chosen = (n_set > 0).then(|| below(&mut rng, n_set));
-                chosen.and_then(|n| centre_of_pixel(mask, n))
+            Self::RandomPoint { seed } => random_pixels(mask, 1, seed, annotation_id).pop(),
+            Self::RandomPoints { count, seed } => {
+                let points = random_pixels(mask, count, seed, annotation_id);
+                return if points.is_empty() { Err(PromptError::EmptyMask) } else { Ok(Prompt::Points(points)) };
             }
         };
         point.map(Prompt::Point).ok_or(PromptError::EmptyMask)
+    }
+
+    /// Whether a prompt may be several points, which no crop is made of.
+    pub fn is_of_several_points(&self) -> bool {
+        matches!(self, Self::RandomPoints { .. })
     }
 
     /// Whether the prompts are boxes, not points.
@@ -123,6 +152,7 @@ impl PromptSource {
             Self::MaskCenter => "mask_center".to_string(),
             Self::InnermostPoint => "innermost_point".to_string(),
             Self::RandomPoint { seed } => format!("random_point-seed{seed}"),
+            Self::RandomPoints { count, seed } => format!("random_points{count}-seed{seed}"),
         }
     }
 }
@@ -130,6 +160,14 @@ impl PromptSource {
 /// The centre of a mask's `nth` pixel in reading order, counted from 0; `None` if it has fewer.
 pub fn centre_of_pixel(mask: &Rle, nth: u32) -> Option<PointInImage> {
     nth_pixel(mask, nth).map(center_of)
+}
+
+/// Centres of pixels that are drawn from a mask, none if it has none.
+fn random_pixels(mask: &Rle, count: u32, seed: u64, annotation_id: u64) -> Vec<PointInImage> {
+    let mut rng = stream(Purpose::RandomPoint, seed, 0, annotation_id);
+    let n_set = u32::try_from(mask.area()).expect("an image has fewer than 2^32 pixels");
+    let n_drawn = if n_set == 0 { 0 } else { count };
+    (0..n_drawn).filter_map(|_| centre_of_pixel(mask, below(&mut rng, n_set))).collect()
 }
 
 fn center_of([column, row]: [u32; 2]) -> PointInImage {
@@ -201,13 +239,42 @@ mod tests {
     }
 
     #[test]
+    fn several_random_points_begin_with_the_one_and_are_drawn_like_it() {
+        let bits: Vec<u8> = (0..64).map(|idx| u8::from(idx % 3 == 0)).collect();
+        let mask = mask(8, 8, bits);
+        let points = |count: u32, seed: u64, id: u64| match (PromptSource::RandomPoints { count, seed })
+            .prompt(id, [0.0; 4], &mask)
+        {
+            Ok(Prompt::Points(points)) => points,
+            other => panic!("expected points, found {other:?}"),
+        };
+        let mut counts = [[0; 64]; 3];
+        for id in 0..22_000 {
+            for (nth, point) in points(3, 0, id).iter().enumerate() {
+                counts[nth][(point.y as usize) * 8 + point.x as usize] += 1;
+            }
+        }
+        for counts in &counts {
+            let of_set: Vec<i32> = (0..64).filter(|idx| idx % 3 == 0).map(|idx| counts[idx]).collect();
+            assert_eq!(of_set.iter().sum::<i32>(), 22_000, "only pixels of the mask");
+            assert!(of_set.iter().all(|count| (850..1150).contains(count)), "{of_set:?}");
+        }
+        for id in 0..20 {
+            let one = PromptSource::RandomPoint { seed: 5 }.prompt(id, [0.0; 4], &mask).unwrap();
+            assert_eq!(Prompt::Point(points(3, 5, id)[0]), one);
+            assert_eq!(points(3, 5, id)[..2], points(2, 5, id));
+        }
+        assert!((0..20).any(|id| points(3, 3, id) != points(3, 4, id)));
+    }
+
+    #[test]
     fn jitter_stays_in_its_range_is_fixed_and_grows_along_one_line() {
         let clear = mask(4, 4, vec![0; 16]);
         let jittered = |jitter: f64, id: u64| {
             let source = PromptSource::JitteredBox { jitter, seed: 5 };
             match source.prompt(id, [100.0, 50.0, 40.0, 20.0], &clear).unwrap() {
                 Prompt::Box(bbox) => bbox,
-                Prompt::Point(_) => panic!("expected a box"),
+                other => panic!("expected a box, found {other:?}"),
             }
         };
         let relative = |[x, y, width, height]: [f64; 4]| {
@@ -238,6 +305,7 @@ mod tests {
             PromptSource::MaskCenter,
             PromptSource::InnermostPoint,
             PromptSource::RandomPoint { seed: 0 },
+            PromptSource::RandomPoints { count: 3, seed: 0 },
         ] {
             assert_eq!(source.prompt(1, [0.0, 0.0, 2.0, 2.0], &clear), Err(PromptError::EmptyMask), "{source:?}");
         }

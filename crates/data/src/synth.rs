@@ -99,6 +99,19 @@ impl SynthConfig {
         }
     }
 
+    /// Few scenes of few and large objects, of another seed than the quickstart's: enough to see that a recipe learns.
+    pub fn toy() -> SynthConfig {
+        SynthConfig {
+            seed: 2,
+            n_train_images: 40,
+            n_val_images: 24,
+            image_size: Size { width: 256, height: 256 },
+            min_objects: 1,
+            max_objects: 3,
+            min_visible_area: 900,
+        }
+    }
+
     fn check(&self) -> Result<(), SynthError> {
         let fail = |setting, expected, found: String| Err(SynthError::Config { setting, expected, found });
         let side = 64..=4096;

@@ -6,6 +6,7 @@
 pub mod average_precision;
 pub mod bootstrap;
 pub mod choice;
+pub mod click_disc;
 pub mod compare;
 pub mod curve;
 pub mod evaluate;

@@ -33,9 +33,13 @@ pub fn draw_scene(image: &RgbImage, masks: &[SceneMask<'_>]) -> RgbImage {
                 outline(&mut canvas, [x, y, x + width, y + height], *colour);
                 [x + 2.0, y + 2.0]
             }
-            Prompt::Point(at) => {
-                cross(&mut canvas, [at.x, at.y], *colour);
-                [at.x + ARM as f64 + 2.0, at.y]
+            Prompt::Point(_) | Prompt::Points(_) => {
+                let mut label_at = [0.0; 2];
+                for at in prompt.points() {
+                    cross(&mut canvas, [at.x, at.y], *colour);
+                    label_at = [at.x + ARM as f64 + 2.0, at.y];
+                }
+                label_at
             }
         };
         write_label(&mut canvas, at, label, *colour);

@@ -1,9 +1,10 @@
 //! SAM's prompt encoder and mask decoder, with the inputs and outputs of its official exports.
 
 use std::collections::BTreeMap;
-use std::f32::consts::{FRAC_1_SQRT_2, TAU};
+use std::f32::consts::TAU;
 
-use crate::builder::{GraphBuilder, Length, NamedValues, OnnxTensorError, float, int, ints, text};
+use crate::builder::{GraphBuilder, Length, NamedValues, OnnxTensorError, int, ints, text};
+use crate::layers::{channel_norm, gelu, layer_norm, linear};
 
 /// The ONNX file of SAM's decoder from tensors under their published names, for images of `side` pixels and an embedding of `grid` cells.
 ///
@@ -219,34 +220,19 @@ impl Decoder<'_> {
     }
 
     fn linear(&mut self, value: &str, name: &str, ins: usize, outs: usize) -> Value {
-        let weight = self.tensor(&format!("{name}.weight"), &[outs, ins])?;
-        let weight = self.g.transpose(&weight, &[1, 0]);
-        let bias = self.tensor(&format!("{name}.bias"), &[outs])?;
-        let product = self.g.node("MatMul", &[value, &weight]);
-        Ok(self.g.node("Add", &[&product, &bias]))
+        linear(&mut self.g, self.tensors, value, name, [ins, outs])
     }
 
     fn layer_norm(&mut self, value: &str, name: &str, channels: usize, epsilon: f32) -> Value {
-        let scale = self.tensor(&format!("{name}.weight"), &[channels])?;
-        let shift = self.tensor(&format!("{name}.bias"), &[channels])?;
-        let attributes = vec![int("axis", -1), float("epsilon", epsilon)];
-        Ok(self.g.node_with("LayerNormalization", &[value, &scale, &shift], attributes))
+        layer_norm(&mut self.g, self.tensors, value, name, channels, epsilon)
     }
 
-    /// Over the channels of a map `[1, channels, height, width]`.
     fn channel_norm(&mut self, map: &str, name: &str, channels: usize) -> Value {
-        let last = self.g.transpose(map, &[0, 2, 3, 1]);
-        let normal = self.layer_norm(&last, name, channels, 1e-6)?;
-        Ok(self.g.transpose(&normal, &[0, 3, 1, 2]))
+        channel_norm(&mut self.g, self.tensors, map, name, channels)
     }
 
     fn gelu(&mut self, value: &str) -> String {
-        let (root, one, half) = (self.g.float(FRAC_1_SQRT_2), self.g.float(1.0), self.g.float(0.5));
-        let scaled = self.g.node("Mul", &[value, &root]);
-        let erf = self.g.node("Erf", &[&scaled]);
-        let share = self.g.node("Add", &[&erf, &one]);
-        let product = self.g.node("Mul", &[value, &share]);
-        self.g.node("Mul", &[&product, &half])
+        gelu(&mut self.g, value)
     }
 
     /// All masks, `[1, mask, 4 * grid, 4 * grid]`, and their scores, `[1, mask]`.

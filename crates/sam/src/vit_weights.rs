@@ -40,7 +40,8 @@ pub fn fresh_trunk(config: &VitConfig, seed: u64) -> NamedWeights {
     fresh.tensors
 }
 
-/// Weights of the neck, under names that begin with it.
+/// Weights of the neck, under names that begin with it. Its last norm starts with [`EMBEDDING_DEVIATION`], so that the decoder is first shown
+/// values of the size that it knows.
 pub fn fresh_neck(config: &VitConfig, seed: u64) -> NamedWeights {
     let (channels, out) = (config.channels, config.out_channels);
     let mut fresh = Fresh::new(seed ^ 0x6e65_636b);
@@ -48,6 +49,8 @@ pub fn fresh_neck(config: &VitConfig, seed: u64) -> NamedWeights {
     fresh.norm(&format!("{NECK}.1"), out);
     fresh.matrix(&format!("{NECK}.2"), &[out, out, 3, 3], false);
     fresh.norm(&format!("{NECK}.3"), out);
+    let scale = HostTensor { shape: vec![out], values: vec![EMBEDDING_DEVIATION; out] };
+    fresh.tensors.insert(format!("{NECK}.3.weight"), scale);
     fresh.tensors
 }
 
@@ -87,6 +90,9 @@ pub(crate) fn sine_positions(grid: usize, channels: usize) -> Vec<f32> {
     let cell = |at: usize| axis(at % grid).chain(axis(at / grid)).map(|value| value as f32);
     (0..grid * grid).flat_map(cell).collect()
 }
+
+/// Standard deviation of a value of MobileSAM's embeddings of photographs, rounded.
+pub const EMBEDDING_DEVIATION: f32 = 0.1;
 
 impl Fresh {
     fn new(seed: u64) -> Self {

@@ -174,7 +174,8 @@ impl SelectionRules {
         mask: &Rle,
     ) -> Result<(Prompt, Option<CropGeometry>), CropError> {
         let prompt = self.prompt_of(instance, mask)?;
-        Ok((prompt, self.crop.map(|crop| crop.crop(prompt, mask.size())).transpose()?))
+        let crop = self.crop.map(|crop| crop.crop(prompt.clone(), mask.size())).transpose()?;
+        Ok((prompt, crop))
     }
 
     /// The prompt for an instance.

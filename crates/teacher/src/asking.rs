@@ -190,10 +190,12 @@ impl<'a> Asked<'a> {
                 continue;
             }
             let mask = dataset.mask(idx)?;
+            let on_object = |at| PromptPoint { at, label: PointLabel::Foreground };
             let points = |source: &PromptSource| {
                 source.prompt(instance.id, instance.bbox, &mask).map(|prompt| match prompt {
                     Prompt::Box(bbox) => PromptPoint::of_box(bbox),
-                    Prompt::Point(at) => vec![PromptPoint { at, label: PointLabel::Foreground }],
+                    Prompt::Point(at) => vec![on_object(at)],
+                    Prompt::Points(points) => points.into_iter().map(on_object).collect(),
                 })
             };
             match prompts.iter().map(points).collect::<Result<Vec<_>, _>>() {

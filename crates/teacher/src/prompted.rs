@@ -1,5 +1,7 @@
 //! A teacher's masks for a user's prompts, at the image's own resolution.
 
+use std::collections::BTreeMap;
+
 use sensei_answers::record::{PointLabel, PromptPoint};
 use sensei_data::mask::Mask;
 use sensei_data::prompt_source::Prompt;
@@ -34,15 +36,18 @@ impl Teacher {
         box_padding_points: u32,
     ) -> Result<Vec<PromptedMask>, TeacherError> {
         let mut masks: Vec<Option<PromptedMask>> = vec![None; prompts.len()];
-        for is_box in [true, false] {
-            let padding = match (self.pads_prompts(), is_box) {
+        // Prompts that are answered together have the same number of points.
+        let mut kinds: BTreeMap<(bool, usize), Vec<Asked>> = BTreeMap::new();
+        for (at, prompt) in prompts.iter().enumerate() {
+            let points = points(prompt);
+            kinds.entry((prompt.bbox().is_none(), points.len())).or_default().push((at, points));
+        }
+        for ((is_point, _), of_kind) in kinds {
+            let padding = match (self.pads_prompts(), is_point) {
                 (true, _) => 0,
-                (false, true) => box_padding_points,
-                (false, false) => POINT_PADDING,
+                (false, false) => box_padding_points,
+                (false, true) => POINT_PADDING,
             };
-            // Prompts that are answered together have the same number of points.
-            let of_kind = prompts.iter().enumerate().filter(|(_, prompt)| prompt.bbox().is_some() == is_box);
-            let of_kind: Vec<(usize, Vec<PromptPoint>)> = of_kind.map(|(at, prompt)| (at, points(*prompt))).collect();
             for some in of_kind.chunks(PROMPTS_AT_ONCE) {
                 let asked: Vec<Vec<PromptPoint>> = some.iter().map(|(_, points)| points.clone()).collect();
                 let answers = self.answer(seen, &asked, padding, MaskChoice::Single)?;
@@ -60,10 +65,15 @@ impl Teacher {
     }
 }
 
-fn points(prompt: Prompt) -> Vec<PromptPoint> {
+/// A prompt's place among all, and its points.
+type Asked = (usize, Vec<PromptPoint>);
+
+fn points(prompt: &Prompt) -> Vec<PromptPoint> {
     match prompt {
-        Prompt::Box(bbox) => PromptPoint::of_box(bbox),
-        Prompt::Point(at) => vec![PromptPoint { at, label: PointLabel::Foreground }],
+        Prompt::Box(bbox) => PromptPoint::of_box(*bbox),
+        Prompt::Point(_) | Prompt::Points(_) => {
+            prompt.points().iter().map(|&at| PromptPoint { at, label: PointLabel::Foreground }).collect()
+        }
     }
 }
 

@@ -94,7 +94,7 @@ impl Session {
     fn answer(&self, prompt: Prompt) -> Result<Answer, Refusal> {
         let image = self.image.as_ref().ok_or_else(|| Refusal("expected a picture, found none".into()))?;
         let refused = |error: &dyn std::fmt::Display| Refusal(error.to_string());
-        check_prompt(prompt, image.size).map_err(|error| refused(&error))?;
+        check_prompt(&prompt, image.size).map_err(|error| refused(&error))?;
         let geometry = self.rule.crop(prompt, image.size).map_err(|error| refused(&error))?;
         let input = self.interpreter.from_pixels(&crop_image(image, &geometry)).map_err(|error| refused(&error))?;
         let logits = self.logits(&input)?;

@@ -20,6 +20,10 @@ fn zoomed(longest_side: u32, zoom: Zoom) -> Preprocessing {
     Preprocessing::Letterbox { longest_side, resize, normalization, zoom: Some(zoom) }
 }
 
+fn several_points(count: u32) -> Question {
+    Question::Object { prompts: vec![PromptSource::RandomPoints { count, seed: 1 }], padding_points: 1 }
+}
+
 /// Keys of which no two are equal.
 fn different_keys() -> Vec<AnswerKey> {
     let mut keys = vec![key(96), key(97), rich_key(96)];
@@ -39,6 +43,8 @@ fn different_keys() -> Vec<AnswerKey> {
     add(|k| k.question = Question::Object { prompts: vec![PromptSource::MaskBox], padding_points: 1 });
     add(|k| k.question = Question::Object { prompts: vec![PromptSource::RandomPoint { seed: 1 }], padding_points: 1 });
     add(|k| k.question = Question::Object { prompts: vec![PromptSource::RandomPoint { seed: 2 }], padding_points: 1 });
+    add(|k| k.question = several_points(1));
+    add(|k| k.question = several_points(3));
     for longest_side in [512, 1025] {
         let resize = Resize::PillowBilinear;
         let preprocessing = Preprocessing::Letterbox { longest_side, resize, normalization, zoom: None };
@@ -202,6 +208,7 @@ fn keys_that_no_cache_can_have_are_refused_with_the_part() {
     refuses(object(vec![PromptSource::Box; 65], 1), "question prompts");
     refuses(object(vec![PromptSource::Box], 17), "question padding_points");
     refuses(object(vec![PromptSource::JitteredBox { jitter: 0.7, seed: 0 }], 1), "question prompts jitter");
+    refuses(object(vec![PromptSource::RandomPoints { count: 0, seed: 0 }], 1), "question prompts count");
     refuses(AnswerKey { question: Question::Foreign(" ".into()), ..key(4) }, "question: expected words, found none");
     for (below, surroundings, words) in [
         (0, 4, "preprocessing zoom below: expected 1 to 512, found 0"),

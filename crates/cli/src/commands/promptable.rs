@@ -16,7 +16,8 @@ use crate::arguments::{EvalArguments, RunArguments};
 use crate::commands::run::{report, say_verdict};
 use crate::config::{EncoderPlan, PromptablePlan, check_same_promptable, load_promptable, load_protocol};
 use crate::device::open as open_devices;
-use crate::phases::promptable::{SamTeacher, checked_image_splits, onnx_files, train_images, trained_student};
+use crate::phases::promptable::{SamTeacher, checked_image_splits, train_images, trained_student};
+use crate::phases::promptable_onnx::onnx_files;
 use crate::phases::prompted_scores::score_prompted;
 use crate::phases::train::TrainOptions;
 use crate::progress::{say, say_result};
@@ -26,9 +27,9 @@ use crate::usage;
 
 /// Data, teacher, training and scores.
 pub fn run(arguments: &RunArguments) -> anyhow::Result<()> {
-    let Trained { plan, folder, val, teacher, .. } = prepare_and_train(arguments)?;
+    let Trained { plan, folder, splits, teacher, .. } = prepare_and_train(arguments)?;
     for (idx, protocol) in plan.eval.protocols.iter().enumerate() {
-        score(&plan, &folder, &val, &teacher, protocol, &eval_folder(&folder, protocol, idx == 0))?;
+        score(&plan, &folder, &splits, &teacher, protocol, &eval_folder(&folder, protocol, idx == 0))?;
     }
     report(folder.root())
 }
@@ -57,7 +58,7 @@ pub fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
     let _lock = if arguments.out.is_none() { Some(run_folder::lock(&folder)?) } else { None };
     open_devices(&arguments.machine)?;
     let runs = root.parent().unwrap_or(Path::new("."));
-    let (_, val) = checked_image_splits(&plan, runs)?;
+    let splits = checked_image_splits(&plan, runs)?;
     let teacher = SamTeacher::open(&plan)?;
     let protocols = arguments.protocol.as_ref().map_or(plan.eval.protocols.clone(), |protocol| vec![protocol.clone()]);
     if protocols.len() > 1 && arguments.out.is_some() {
@@ -66,7 +67,7 @@ pub fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
     for protocol in &protocols {
         let is_first = plan.eval.protocols.first() == Some(protocol);
         let out = arguments.out.clone().unwrap_or_else(|| eval_folder(&folder, protocol, is_first));
-        say_verdict(&score(&plan, &folder, &val, &teacher, protocol, &out)?)?;
+        say_verdict(&score(&plan, &folder, &splits, &teacher, protocol, &out)?)?;
     }
     Ok(())
 }
@@ -191,7 +192,8 @@ const DECODE_MACS: f64 = 1.811e9;
 struct Trained {
     plan: PromptablePlan,
     folder: RunFolder,
-    val: ImageSource,
+    /// Training and validation.
+    splits: (ImageSource, ImageSource),
     teacher: SamTeacher,
     /// Held as long as the folder is written.
     _lock: sensei_files::lock::Lock,
@@ -216,7 +218,7 @@ fn prepare_and_train(arguments: &RunArguments) -> anyhow::Result<Trained> {
     run_folder::check_name(&plan.name).map_err(usage)?;
     run_folder::check_free(&root, arguments.resume)?;
     let teacher = SamTeacher::open(&plan)?;
-    let (train, val) = checked_image_splits(&plan, &runs).with_context(|| arguments.config.display().to_string())?;
+    let splits = checked_image_splits(&plan, &runs).with_context(|| arguments.config.display().to_string())?;
     let (folder, lock) = run_folder::create(root, arguments.resume)?;
     if folder.plan_toml().exists() {
         run_folder::check(&folder, &folder.plan_toml())?;
@@ -224,18 +226,18 @@ fn prepare_and_train(arguments: &RunArguments) -> anyhow::Result<Trained> {
     }
     run_folder::write_plan(&folder, &plan.resolved_toml)?;
     let how = TrainOptions { resume: arguments.resume, profile: arguments.profile };
-    let fitted = train_images(&plan, &folder, &train, &teacher, &devices, how)?;
+    let fitted = train_images(&plan, &folder, &splits.0, &teacher, &devices, how)?;
     if fitted.stopped {
         stop::check("training")?;
     }
-    Ok(Trained { plan, folder, val, teacher, _lock: lock })
+    Ok(Trained { plan, folder, splits, teacher, _lock: lock })
 }
 
 /// Scores what was written, read back.
 fn score(
     plan: &PromptablePlan,
     folder: &RunFolder,
-    val: &ImageSource,
+    (train, val): &(ImageSource, ImageSource),
     teacher: &SamTeacher,
     protocol: &str,
     out: &Path,
@@ -248,7 +250,7 @@ fn score(
     if is_own {
         run_folder::forget(folder, &files)?;
     }
-    let report = score_prompted(&plan.eval, &rules, val, &student, &teacher.decoder()?, out)?;
+    let report = score_prompted(&plan.eval, &rules, (&train.dataset, val), &student, &teacher.decoder()?, out)?;
     if is_own {
         run_folder::record(folder, &files)?;
     }

@@ -25,6 +25,9 @@ struct PromptJson<'a> {
     /// `[x, y]`
     #[serde(skip_serializing_if = "Option::is_none")]
     point: Option<[f64; 2]>,
+    /// `[x, y]` each
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    points: Vec<[f64; 2]>,
     /// `[x0, y0, x1, y1]`, where the protocol has a crop
     #[serde(skip_serializing_if = "Option::is_none")]
     crop: Option<[f64; 4]>,
@@ -52,9 +55,10 @@ pub fn prompts(
             n_left_out += 1;
             continue;
         };
-        let point = match prompt {
-            Prompt::Box(_) => None,
-            Prompt::Point(point) => Some([point.x, point.y]),
+        let (point, points) = match &prompt {
+            Prompt::Box(_) => (None, vec![]),
+            Prompt::Point(point) => (Some([point.x, point.y]), vec![]),
+            Prompt::Points(points) => (None, points.iter().map(|point| [point.x, point.y]).collect()),
         };
         prompts.push(PromptJson {
             annotation_id: instance.id,
@@ -63,6 +67,7 @@ pub fn prompts(
             file_name: &image.file_name,
             bbox: prompt.bbox(),
             point,
+            points,
             crop: crop.map(|crop| {
                 let rect = crop.rect_in_image;
                 [rect.x0, rect.y0, rect.x1, rect.y1]

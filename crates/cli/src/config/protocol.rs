@@ -14,12 +14,14 @@ use super::read::read;
 use super::sections::crop::CropToml;
 
 /// The protocols that this program knows by name.
-const SHIPPED: [(&str, &str); 9] = [
+const SHIPPED: [(&str, &str); 11] = [
     ("picosam2-crop96", include_str!("../../../../configs/protocols/picosam2-crop96.toml")),
     ("picosam3-roi96", include_str!("../../../../configs/protocols/picosam3-roi96.toml")),
     ("edgesam-box", include_str!("../../../../configs/protocols/edgesam-box.toml")),
     ("edgesam-center", include_str!("../../../../configs/protocols/edgesam-center.toml")),
+    ("efficientsam-box", include_str!("../../../../configs/protocols/efficientsam-box.toml")),
     ("efficientsam-click", include_str!("../../../../configs/protocols/efficientsam-click.toml")),
+    ("efficientsam-3-clicks", include_str!("../../../../configs/protocols/efficientsam-3-clicks.toml")),
     ("efficientvit-sam-box", include_str!("../../../../configs/protocols/efficientvit-sam-box.toml")),
     ("lvis-minival", include_str!("../../../../configs/protocols/lvis-minival.toml")),
     ("sensei-box", include_str!("../../../../configs/protocols/sensei-box.toml")),
@@ -82,6 +84,15 @@ enum PromptToml {
     InnermostPoint {},
     /// A pixel of the mask, by seed and annotation id.
     RandomPoint {
+        /// Of the random numbers.
+        seed: u64,
+    },
+    /// Several pixels of the mask, given together, each drawn from all of them by seed and annotation id. The first is that of
+    /// `random_point`.
+    RandomPoints {
+        /// How many.
+        #[schemars(range(min = 1, max = 16))]
+        count: u32,
         /// Of the random numbers.
         seed: u64,
     },
@@ -189,6 +200,11 @@ impl ProtocolToml {
             (None, Some(grid)) => bail!("grid: expected none where there is no crop, found {grid}"),
         };
         ensure!(
+            crop.is_none() || !prompt.is_of_several_points(),
+            "crop: expected none where the prompt is several points, found prompt {}",
+            prompt.name()
+        );
+        ensure!(
             prompt.is_box() || !crop.is_some_and(|crop| crop.needs_box()),
             "crop.rule: a region of interest is made of a box, found prompt {}",
             prompt.name()
@@ -233,6 +249,7 @@ impl PromptToml {
             Self::MaskCenter {} => PromptSource::MaskCenter,
             Self::InnermostPoint {} => PromptSource::InnermostPoint,
             Self::RandomPoint { seed } => PromptSource::RandomPoint { seed },
+            Self::RandomPoints { count, seed } => PromptSource::RandomPoints { count, seed },
         }
     }
 }
@@ -294,6 +311,13 @@ mod tests {
             "{ source = \"box\" }",
             "{ source = \"jittered_box\", jitter = 0.6, seed = 0 }",
             "prompt.jitter: expected a number from 0 to 0.5, found 0.6",
+        );
+        let several = "{ source = \"random_points\", count = 3, seed = 0 }";
+        check("{ source = \"box\" }", several, "crop: expected none where the prompt is several points");
+        check(
+            "{ source = \"box\" }",
+            &several.replace("count = 3", "count = 17"),
+            "prompt.count: expected a whole number from 1 to 16, found 17",
         );
         check("min_area = 0.0", "min_area = -1.0", "min_area: expected a number, 0 or above, found -1.0");
         check("min_area = 0.0", "min_size = 0.0", "min_size: unknown key; the keys here are `crop`, `crowd`");

@@ -238,6 +238,12 @@ fn check_student(plan: &RunPlan, rules: &ProtocolRules) -> anyhow::Result<()> {
             "protocol {}: expected a student of crops of {grid} x {grid}, found one of {side} x {side}",
             rules.name
         );
+    } else if rules.selection.prompt.is_of_several_points() {
+        anyhow::bail!(
+            "protocol {}: prompts by {}; this student's crop is made of one",
+            rules.name,
+            rules.selection.prompt.name()
+        );
     } else if plan.crop.needs_box() && !rules.selection.prompt.is_box() {
         anyhow::bail!(
             "protocol {}: prompts by {}; this student's crop is a region around a box",

@@ -13,9 +13,6 @@ use sensei_data::dataset::Dataset;
 use sensei_data::image_file::ImageLimits;
 use sensei_files::digest::{sha256_of_file, sha256_of_lines};
 use sensei_loss::ImageNeeds;
-use sensei_onnx::builder::NamedValues;
-use sensei_onnx::encoder::encoder;
-use sensei_onnx::sam_decoder::sam_decoder;
 use sensei_report::run_folder::RunFolder;
 use sensei_sam::granularity::{GRANULARITY, fresh_granularity};
 use sensei_sam::masked_vit::{MaskedConfig, MaskedVit};
@@ -33,7 +30,6 @@ use sensei_student::lite_fpn::{EMBEDDING, EMBEDDING_CHANNELS, EMBEDDING_GRID};
 use sensei_student::student::{Student, WEIGHTS};
 use sensei_student::weights::{read_weights, with_published_encoder, write_weights};
 use sensei_tensor::network::{NamedWeights, Network, weights_digest};
-use sensei_tensor::ops::BATCH_NORM_EPSILON;
 use sensei_train::fit::{Fitted, RunOptions, fit};
 use sensei_train::images::ImageTask;
 use sensei_train::run_digests::RunDigests;
@@ -224,36 +220,6 @@ pub fn trained_student(
     student_of(plan, &path.display().to_string(), &tensors, device)
 }
 
-/// A trained student as ONNX: image encoder, and prompt encoder with mask decoder.
-///
-/// # Errors
-/// If the run has no trained student, or its encoder is not one of convolutions.
-pub fn onnx_files(plan: &PromptablePlan, folder: &RunFolder) -> anyhow::Result<[Vec<u8>; 2]> {
-    let EncoderPlan::Graph(graph) = &plan.encoder else {
-        bail!(
-            "{}: expected an encoder of kind \"lite_fpn\", which can be written as ONNX, found \"vit\"",
-            folder.root().display()
-        );
-    };
-    run_folder::check(folder, &folder.student())?;
-    let tensors = read_weights(&folder.student()).context("the run has no trained student")?.tensors;
-    let digest = weights_digest(&tensors);
-    let values = |prefix: &str| -> NamedValues {
-        let of_prefix = tensors.iter().filter_map(|(name, tensor)| Some((name.strip_prefix(prefix)?, tensor)));
-        of_prefix.map(|(name, tensor)| (name.to_string(), (tensor.shape.clone(), tensor.values.clone()))).collect()
-    };
-    let side = graph.input_size();
-    let input = format!(
-        "(pixel - 128) / 128, red, green, blue; the image's longest side at {side} pixels, 0 on the right and below"
-    );
-    let mut metadata =
-        BTreeMap::from([("sensei.weights".to_string(), digest), ("sensei.plan".into(), plan.train_digest.clone())]);
-    let decoder = sam_decoder(&values(""), INPUT_SIZE, EMBEDDING_GRID, &metadata)?;
-    metadata.insert("sensei.input".into(), input);
-    let encoder = encoder(graph, &values(&format!("{IMAGE_ENCODER}.")), BATCH_NORM_EPSILON, &metadata)?;
-    Ok([encoder, decoder])
-}
-
 /// The forms of a student from stage to stage: on masked images first, if the plan says so, then whole.
 struct PromptableForms<'a> {
     plan: &'a PromptablePlan,
@@ -397,4 +363,4 @@ fn is_of_decoder(name: &str) -> bool {
 }
 
 /// What the names of the image encoder's tensors begin with in a run's file, before a dot.
-const IMAGE_ENCODER: &str = "image_encoder";
+pub const IMAGE_ENCODER: &str = "image_encoder";

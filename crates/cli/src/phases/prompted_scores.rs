@@ -6,15 +6,16 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
-use sensei_data::crop::{CropGeometry, crop_image, crop_rle, paste_logits};
+use sensei_data::crop::{CropGeometry, crop_image, crop_rle};
+use sensei_data::dataset::Dataset;
 use sensei_data::geometry::{PointInImage, RectInImage, Size};
 use sensei_data::image_file::{ImageFile, ImageLimits};
-use sensei_data::mask::Mask;
 use sensei_data::prompt_source::Prompt;
 use sensei_data::rle::Rle;
 use sensei_data::sampling::next_point;
 use sensei_eval::bootstrap::BootstrapConfig;
 use sensei_eval::choice::Why;
+use sensei_eval::click_disc::ClickDisc;
 use sensei_eval::evaluate::{Candidate, EvalItem, Predictor, evaluate};
 use sensei_eval::floors::{filled_box, inscribed_ellipse};
 use sensei_eval::protocol::{MaskChoice, ProtocolRules, Space};
@@ -26,12 +27,14 @@ use sensei_sam::student::PromptableStudent;
 use sensei_samples::batch::push_input;
 use sensei_samples::selection::{LeftOut, Subset};
 use sensei_samples::whole_images::{ImageFeatures, ImageSource, Letterbox};
-use sensei_tensor::network::{Inputs, Network, Pass, host_values};
-use sensei_tensor::prompts::{Decode, MaskTokens, PointLabel, PromptPoint, Promptable, Prompted};
-use sensei_train::images::{MASK_GRID, PADDING, box_points};
+use sensei_tensor::network::{Inputs, Network, Pass};
+use sensei_tensor::prompts::{Decode, PointLabel, PromptPoint, Promptable};
+use sensei_train::images::{PADDING, box_points};
 
 use crate::config::PromptEvalToml;
 use crate::phases::pictures::{Pictured, chosen, write_pictures};
+use crate::phases::prompted_floors::{CLICK_DISC, disc_mask, fitted_click_disc, floor};
+use crate::phases::prompted_masks::Answers;
 use crate::predict::PredictError;
 use crate::progress::say;
 use crate::stop;
@@ -43,7 +46,7 @@ use crate::stop;
 pub fn score_prompted(
     eval: &PromptEvalToml,
     rules: &ProtocolRules,
-    val: &ImageSource,
+    (train, val): (&Dataset, &ImageSource),
     student: &PromptableStudent,
     teacher: &dyn Decode,
     out: &Path,
@@ -55,9 +58,10 @@ pub fn score_prompted(
     );
     let objects = Objects::new(eval, rules, val)?;
     let by_predictor = objects.answers(val, eval.clicks, rules.mask_choice, student, teacher)?;
+    let of_clicks = fitted_click_disc(rules, train)?.map(|disc| (CLICK_DISC.to_string(), objects.discs(&disc)));
     let mut predictors: Vec<Predictor<'_, (), PredictError>> =
         vec![floor("filled_box", filled_box), floor("inscribed_ellipse", inscribed_ellipse)];
-    for (name, masks) in &by_predictor {
+    for (name, masks) in of_clicks.iter().chain(&by_predictor) {
         predictors.push(Predictor {
             name: name.clone(),
             predict: Box::new(|items| {
@@ -75,8 +79,14 @@ pub fn score_prompted(
         n_resamples: u32::try_from(eval.bootstrap_resamples).context("[eval] bootstrap_resamples")?,
     };
     let mut differences = vec![("inscribed_ellipse".to_string(), row("student", 0))];
+    if of_clicks.is_some() {
+        differences.push((CLICK_DISC.to_string(), row("student", 0)));
+    }
     for clicks in 0..=eval.clicks {
         differences.push((row("teacher", clicks), row("student", clicks)));
+    }
+    if rules.mask_choice == MaskChoice::HighestScore {
+        differences.push((row("student", 0), oracle_row("student")));
     }
     if by_predictor.iter().any(|(name, _)| name == PRIOR) {
         differences.push((row("student", 0), PRIOR.to_string()));
@@ -98,6 +108,11 @@ pub fn score_prompted(
 /// A row's name: who, and after how many further clicks.
 fn row(who: &str, clicks: u8) -> String {
     if clicks == 0 { who.to_string() } else { format!("{who}+{clicks}") }
+}
+
+/// The name of the row whose masks are chosen by the truth: no network can choose so.
+fn oracle_row(who: &str) -> String {
+    format!("{who}_oracle")
 }
 
 /// Masks in the image by annotation, of one row.
@@ -155,6 +170,12 @@ impl Objects {
         Ok(Self { by_image, left_out })
     }
 
+    /// What discs around the prompts' points are.
+    fn discs(&self, disc: &ClickDisc) -> Masks {
+        let mask = |object: &Object| (object.annotation_id, disc_mask(disc, object.prompt.points(), &object.truth));
+        self.all().map(mask).collect()
+    }
+
     fn all(&self) -> impl Iterator<Item = &Object> {
         self.by_image.values().flatten()
     }
@@ -180,7 +201,7 @@ impl Objects {
         student: &PromptableStudent,
         teacher: &dyn Decode,
     ) -> anyhow::Result<Vec<(String, Masks)>> {
-        let rows = |who: &str| (0..=clicks).map(|clicks| (row(who, clicks), Masks::new())).collect::<Vec<_>>();
+        let rows = |who: &str| Rows::new(who, clicks, choice);
         let (mut of_teacher, mut of_student, mut of_prior) = (rows("teacher"), rows("student"), vec![]);
         let is_by_points = self.all().all(|object| matches!(object.prompt, Prompt::Point(_)));
         let proposer = student.proposer().filter(|_| is_by_points);
@@ -200,7 +221,26 @@ impl Objects {
                 masks.extend(by_box_and_click(student, &embedding.embedding, sample.letterbox, objects, &boxes)?);
             }
         }
-        Ok(of_teacher.into_iter().chain(of_student).chain(of_prior).collect())
+        Ok(of_teacher.into_rows().chain(of_student.into_rows()).chain(of_prior).collect())
+    }
+}
+
+/// What one network answers, by row.
+struct Rows {
+    /// After the first prompt and after each further click.
+    by_clicks: Vec<(String, Masks)>,
+    /// Where there are several masks to choose from, after the first prompt, the one that is nearest to the truth.
+    oracle: Option<(String, Masks)>,
+}
+
+impl Rows {
+    fn new(who: &str, clicks: u8, choice: MaskChoice) -> Self {
+        let oracle = (choice == MaskChoice::HighestScore).then(|| (oracle_row(who), Masks::new()));
+        Self { by_clicks: (0..=clicks).map(|clicks| (row(who, clicks), Masks::new())).collect(), oracle }
+    }
+
+    fn into_rows(self) -> impl Iterator<Item = (String, Masks)> {
+        self.by_clicks.into_iter().chain(self.oracle)
     }
 }
 
@@ -211,24 +251,29 @@ fn ask(
     letterbox: Letterbox,
     objects: &[Object],
     choice: MaskChoice,
-    rows: &mut [(String, Masks)],
+    rows: &mut Rows,
 ) {
     let side = network.prompt_side();
     let mut prompts: Vec<Vec<PromptPoint>> =
-        objects.iter().map(|object| first_points(object.prompt, letterbox, side)).collect();
+        objects.iter().map(|object| first_points(&object.prompt, letterbox, side)).collect();
     let mut last: Vec<Rle> = vec![];
-    for (round, (_, masks)) in (0u8..).zip(rows) {
+    for (round, (_, masks)) in (0u8..).zip(&mut rows.by_clicks) {
         for ((object, points), known) in objects.iter().zip(&mut prompts).zip(&last) {
             let click = next_click(object, known, letterbox, side, round);
             // SAM's padding stays behind the points of a prompt without a box.
             let n_behind = usize::from(object.prompt.bbox().is_none());
             points.insert(points.len() - n_behind, click);
         }
-        last = prompts
-            .chunks(AT_ONCE)
-            .flat_map(|prompts| masks_of(network, embedding, prompts, letterbox, choice))
-            .map(|(mask, _)| mask)
-            .collect();
+        last.clear();
+        for (objects, prompts) in objects.chunks(AT_ONCE).zip(prompts.chunks(AT_ONCE)) {
+            let answers = Answers::of(network, embedding, prompts, choice);
+            last.extend(answers.chosen(letterbox));
+            if let (0, Some((_, masks))) = (round, &mut rows.oracle) {
+                let truths: Vec<&Rle> = objects.iter().map(|object| &object.truth).collect();
+                let best = answers.best_by_truth(&truths, letterbox);
+                masks.extend(objects.iter().map(|object| object.annotation_id).zip(best));
+            }
+        }
         masks.extend(objects.iter().map(|object| object.annotation_id).zip(last.iter().cloned()));
     }
 }
@@ -255,57 +300,21 @@ fn by_box_and_click(
             corner(left + width, top + height, PointLabel::LowerRight),
             click,
         ];
-        let (mask, _) = masks_of(student, embedding, &[points], letterbox, MaskChoice::Single).remove(0);
-        masks.insert(object.annotation_id, mask);
+        let answers = Answers::of(student, embedding, &[points], MaskChoice::Single);
+        masks.extend(answers.chosen(letterbox).into_iter().map(|mask| (object.annotation_id, mask)));
     }
     Ok(masks)
 }
 
-/// The mask for each of some prompts, in the image, with the network's score: the first token's, or of the three others' the one of the
-/// highest score.
-pub fn masks_of(
-    network: &dyn Decode,
-    embedding: &Tensor<4>,
-    prompts: &[Vec<PromptPoint>],
-    letterbox: Letterbox,
-    choice: MaskChoice,
-) -> Vec<(Rle, f32)> {
-    let tokens = match choice {
-        MaskChoice::Single => MaskTokens::Single,
-        MaskChoice::HighestScore => MaskTokens::All,
+/// A prompt as the network is given it: at least two points, so that boxes and clicks can be asked together.
+pub fn first_points(prompt: &Prompt, letterbox: Letterbox, side: usize) -> Vec<PromptPoint> {
+    let click = |at: &PointInImage| {
+        let [x, y] = letterbox.point(*at, side);
+        PromptPoint { x, y, label: PointLabel::Foreground }
     };
-    let Prompted { masks, scores } = network.decode(embedding.clone(), prompts, tokens);
-    let [n_prompts, n_masks, ..] = masks.0.dims();
-    let (n_logits, n_scores) = (masks.0.shape().num_elements(), n_prompts * n_masks);
-    let (logits, scores) = (host_values(&masks.0.reshape([n_logits])), host_values(&scores.reshape([n_scores])));
-    let chosen = |prompt: usize| {
-        let scores = &scores[prompt * n_masks..][..n_masks];
-        // Of equal ones the first.
-        let best = (1..n_masks).rev().max_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap_or(0);
-        (&logits[(prompt * n_masks + best) * MASK_GRID * MASK_GRID..][..MASK_GRID * MASK_GRID], scores[best])
-    };
-    let mask = |prompt: usize| {
-        let (logits, score) = chosen(prompt);
-        (Rle::from_mask(&in_image(logits, letterbox)), score)
-    };
-    (0..n_prompts).into_par_iter().map(mask).collect()
-}
-
-/// Logits over the square, in the image.
-fn in_image(logits: &[f32], Letterbox { image }: Letterbox) -> Mask {
-    let longest = f64::from(image.width.max(image.height));
-    let rect_in_image = RectInImage { x0: 0.0, y0: 0.0, x1: longest, y1: longest };
-    paste_logits(logits, &CropGeometry { rect_in_image, grid: MASK_GRID as u32 }, image)
-}
-
-/// A prompt as the network is given it: always two points, so that boxes and clicks can be asked together.
-pub fn first_points(prompt: Prompt, letterbox: Letterbox, side: usize) -> Vec<PromptPoint> {
     match prompt {
-        Prompt::Box(bbox) => box_points(bbox, letterbox, side).to_vec(),
-        Prompt::Point(at) => {
-            let [x, y] = letterbox.point(at, side);
-            vec![PromptPoint { x, y, label: PointLabel::Foreground }, PADDING]
-        }
+        Prompt::Box(bbox) => box_points(*bbox, letterbox, side).to_vec(),
+        Prompt::Point(_) | Prompt::Points(_) => prompt.points().iter().map(click).chain([PADDING]).collect(),
     }
 }
 
@@ -334,11 +343,6 @@ pub fn image_tensor(pixels: &[u8], side: u32) -> Tensor<4> {
 
 fn embedding_of(ImageFeatures { shape: [channels, height, width], values }: &ImageFeatures) -> Tensor<4> {
     Tensor::from_data(TensorData::new(values.clone(), [1, *channels, *height, *width]), &Device::flex())
-}
-
-fn floor<'a>(name: &str, answer: impl Fn(&EvalSample) -> Prediction + 'a) -> Predictor<'a, (), PredictError> {
-    let predict = move |items: &[EvalItem<()>]| Ok(items.iter().map(|item| answer(&item.sample)).collect());
-    Predictor { name: name.into(), predict: Box::new(predict) }
 }
 
 /// The objects that are shown: the picture around each, its truth, and what each row answers.

@@ -24,6 +24,7 @@ mod packed;
 mod parts;
 mod predict;
 mod promptable;
+mod promptable_names;
 mod promptable_onnx;
 mod reading;
 mod resume;
@@ -32,6 +33,7 @@ mod scoring;
 mod shared_store;
 mod shell;
 mod shipped;
+mod toy_recipes;
 mod weights;
 
 use std::fs;

@@ -31,7 +31,7 @@ loss = { terms = [{ kind = "embedding_mse", weight = 1.0, cells = "used" }] }
 augmentation = { brightness = 0.2, contrast = 0.0, saturation = 0.0 }
 "#;
 
-const PROMPTS: &str = r#"
+pub const PROMPTS: &str = r#"
 [[train.stage]]
 name = "prompts"
 epochs = 1
@@ -71,7 +71,7 @@ augmentation = { brightness = 0.0, contrast = 0.0, saturation = 0.0 }
 
 pub const LITE_FPN: &str =
     r#"{ kind = "lite_fpn", input_size = 128, encoder_blocks = 1, pyramid_channels = 16, refine_blocks = 0 }"#;
-const VIT: &str = r#"{ kind = "vit", input_size = 64, patch = 8, channels = 16, heads = 2, blocks = 1 }"#;
+pub const VIT: &str = r#"{ kind = "vit", input_size = 64, patch = 8, channels = 16, heads = 2, blocks = 1 }"#;
 
 pub fn config(weights: &str, encoder: &str, stages: &str) -> String {
     format!(
@@ -159,6 +159,22 @@ fn from_a_configuration_to_scores_after_clicks() {
     let before = fs::read(run.join("eval/report.json")).unwrap();
     place.does(&["eval", "runs/edge", "--protocol", "edgesam-box", "--out", "again"]);
     assert_eq!(fs::read(place.path("again/report.json")).unwrap(), before);
+    // Three clicks at once, and of three masks the surest; beside it what the best of the three is worth.
+    place.does(&["eval", "runs/edge", "--protocol", "efficientsam-3-clicks", "--out", "clicks"]);
+    let clicks = EvalReport::read(&place.path("clicks/report.json")).unwrap();
+    assert_eq!(clicks.protocol.prompt, "random_points3-seed0");
+    let rows: Vec<&str> = clicks.predictors[3..].iter().map(|row| row.scores.predictor.as_str()).collect();
+    assert_eq!(rows, ["teacher", "teacher+1", "teacher_oracle", "student", "student+1", "student_oracle"]);
+    assert_eq!(clicks.predictors[2].scores.predictor, "click_disc", "what knows the clicks and not the picture");
+    assert!(iou(&clicks, "click_disc") > 0.1 && iou(&clicks, "click_disc") < iou(&clicks, "filled_box"), "{said}");
+    place.does(&["eval", "runs/edge", "--protocol", "efficientsam-click", "--out", "click"]);
+    let click = EvalReport::read(&place.path("click/report.json")).unwrap();
+    assert_ne!(click.protocol.hash(), clicks.protocol.hash());
+    for report in [&click, &clicks] {
+        for who in ["teacher", "student"] {
+            assert!(iou(report, &format!("{who}_oracle")) >= iou(report, who), "no choice is better than the truth's");
+        }
+    }
     place.does(&["verify", "runs/edge"]);
     place.refuses(&["eval", "runs/edge", "--robustness"], 2, &["expected no option but --protocol, --out"]);
     place.refuses(

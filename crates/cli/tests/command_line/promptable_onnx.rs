@@ -7,10 +7,12 @@ use std::process::Command;
 use burn::tensor::{Device, Tensor, TensorData};
 use sensei_sam::prompted::PromptedDecoder;
 use sensei_sam::scope::Tensors;
+use sensei_sam::vit::VitConfig;
+use sensei_sam::vit_student::VitStudent;
 use sensei_student::lite_fpn::LiteFpnConfig;
 use sensei_student::student::Student;
 use sensei_student::weights::read_weights;
-use sensei_tensor::network::{NamedWeights, host_values};
+use sensei_tensor::network::{Inputs, NamedWeights, Network, Pass, host_values};
 use sensei_tensor::prompts::{Decode, MaskTokens, PointLabel, PromptPoint};
 use sensei_testing::{relative_l2, skipped};
 
@@ -22,10 +24,10 @@ const ASK: &str = r#"
 import sys
 import numpy as np
 import onnxruntime as ort
-folder = sys.argv[1]
+folder, run, side = sys.argv[1], sys.argv[2], int(sys.argv[3])
 read = lambda name, *shape: np.fromfile(f"{folder}/{name}.f32", np.float32).reshape(shape)
-session = lambda name: ort.InferenceSession(f"{folder}/runs/edge/onnx/{name}.onnx", providers=["CPUExecutionProvider"])
-session("encoder").run(None, {"input": read("image", 1, 3, 128, 128)})[0].tofile(f"{folder}/out.f32")
+session = lambda name: ort.InferenceSession(f"{folder}/runs/{run}/onnx/{name}.onnx", providers=["CPUExecutionProvider"])
+session("encoder").run(None, {"input": read("image", 1, 3, side, side)})[0].tofile(f"{folder}/out.f32")
 decoder = session("decoder")
 embedding, mask = read("embedding", 1, 256, 64, 64), read("mask", 1, 1, 256, 256)
 prompts = [
@@ -56,39 +58,88 @@ fn read(path: &Path) -> Vec<f32> {
     fs::read(path).unwrap().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }
 
+/// A run of a step or two with this encoder, exported, and asked by onnxruntime about an image of the encoder's size; its tensors.
+fn exported(place: &Place, run: &str, text: &str, side: usize) -> NamedWeights {
+    fs::write(place.path(&format!("{run}.toml")), text).unwrap();
+    let folder = format!("runs/{run}");
+    place.does(&["train", &format!("{run}.toml")]);
+    place.does(&["export", &folder]);
+    place.refuses(&["export", &folder, "--rpk"], 2, &["a student of whole images has no package"]);
+    write(place, "image", &values(3 * side * side, 0.37));
+    write(place, "embedding", &values(256 * 64 * 64, 0.618).iter().map(|value| 0.2 * value).collect::<Vec<f32>>());
+    write(place, "mask", &values(256 * 256, 0.011).iter().map(|value| 4.0 * value).collect::<Vec<f32>>());
+    let mut ask = Command::new("python3");
+    let done = ask.args(["-c", ASK]).arg(place.path(".")).args([run, &side.to_string()]).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    read_weights(&place.path(&format!("{folder}/student.safetensors"))).unwrap().tensors
+}
+
+/// The tensors of the encoder, under its own names.
+fn of_encoder(tensors: &NamedWeights) -> NamedWeights {
+    let own =
+        |(name, tensor): (&String, _)| Some((name.strip_prefix("image_encoder.")?.to_string(), Clone::clone(tensor)));
+    tensors.iter().filter_map(own).collect()
+}
+
+fn has_runtime(test: &str) -> bool {
+    let has_runtime = Command::new("python3").args(["-c", "import numpy, onnxruntime"]).output();
+    let has_runtime = has_runtime.is_ok_and(|done| done.status.success());
+    if !has_runtime {
+        assert!(std::env::var_os("CI").is_none(), "python3 has no onnxruntime, and CI must not skip");
+        skipped(test, "python3 has no modules numpy and onnxruntime");
+    }
+    has_runtime
+}
+
+#[test]
+fn onnxruntime_says_what_a_vision_transformer_says() {
+    let test = "onnxruntime_says_what_a_vision_transformer_says";
+    let Some(weights) = weights(test) else { return };
+    if !has_runtime(test) {
+        return;
+    }
+    // Eight patches a side, which the neck upsamples, and as many as the embedding has cells.
+    for (run, side, patch, heads) in [("coarse", 64, 8, 2), ("fine", 128, 2, 1)] {
+        let place = Place::new();
+        let encoder = format!(
+            r#"{{ kind = "vit", input_size = {side}, patch = {patch}, channels = 16, heads = {heads}, blocks = 2 }}"#
+        );
+        let tensors = exported(&place, run, &config(&weights, &encoder, EMBEDDING), side);
+        let layout = VitConfig {
+            input_size: side,
+            patch,
+            table_grid: side / patch,
+            channels: 16,
+            heads,
+            blocks: 2,
+            out_channels: 256,
+        };
+        let device = Device::flex();
+        let encoder = VitStudent::new(layout, 64, &of_encoder(&tensors), &device).unwrap();
+        let image = TensorData::new(read(&place.path("image.f32")), [1, 3, side, side]);
+        let inputs = Inputs { images: Tensor::from_data(image, &device), taps: &["embedding".into()] };
+        let map = encoder.forward(inputs, Pass::Eval).unwrap().taps.remove(0);
+        let distance = relative_l2(&read(&place.path("out.f32")), &host_values(&map.reshape([256 * 64 * 64])));
+        assert!(distance < 1e-5, "{run}: {distance:e}");
+    }
+}
+
 #[test]
 fn onnxruntime_says_what_the_student_says() {
-    let Some(weights) = weights("onnxruntime_says_what_the_student_says") else { return };
-    let has_runtime = "import numpy, onnxruntime";
-    if !Command::new("python3").args(["-c", has_runtime]).output().is_ok_and(|done| done.status.success()) {
-        assert!(std::env::var_os("CI").is_none(), "python3 has no onnxruntime, and CI must not skip");
-        skipped("onnxruntime_says_what_the_student_says", "python3 has no modules numpy and onnxruntime");
+    let test = "onnxruntime_says_what_the_student_says";
+    let Some(weights) = weights(test) else { return };
+    if !has_runtime(test) {
         return;
     }
     let place = Place::new();
-    fs::write(place.path("edge.toml"), config(&weights, LITE_FPN, EMBEDDING)).unwrap();
-    place.does(&["train", "edge.toml"]);
-    place.does(&["export", "runs/edge"]);
-    place.refuses(&["export", "runs/edge", "--rpk"], 2, &["a student of whole images has no package"]);
-    let (image, embedding) = (values(3 * 128 * 128, 0.37), values(256 * 64 * 64, 0.618));
-    let mask: Vec<f32> = values(256 * 256, 0.011).iter().map(|value| 4.0 * value).collect();
-    write(&place, "image", &image);
-    write(&place, "embedding", &embedding.iter().map(|value| 0.2 * value).collect::<Vec<f32>>());
-    write(&place, "mask", &mask);
-    let done = Command::new("python3").args(["-c", ASK]).arg(place.path(".")).output().unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-
-    let tensors = read_weights(&place.path("runs/edge/student.safetensors")).unwrap().tensors;
+    let tensors = exported(&place, "edge", &config(&weights, LITE_FPN, EMBEDDING), 128);
     let device = Device::flex();
     let graph =
         LiteFpnConfig { input_size: 128, encoder_blocks: 1, pyramid_channels: 16, refine_blocks: 0 }.graph().unwrap();
-    let of_encoder = tensors
-        .iter()
-        .filter_map(|(name, tensor)| Some((name.strip_prefix("image_encoder.")?.to_string(), tensor.clone())));
-    let encoder = Student::from_weights(graph, &of_encoder.collect(), &device).unwrap();
-    let image: Tensor<4> = Tensor::from_data(TensorData::new(image, [1, 3, 128, 128]), &device);
-    let expected = host_values(&encoder.forward_eval(image).reshape([256 * 64 * 64]));
-    let distance = relative_l2(&read(&place.path("out.f32")), &expected);
+    let encoder = Student::from_weights(graph, &of_encoder(&tensors), &device).unwrap();
+    let image = TensorData::new(read(&place.path("image.f32")), [1, 3, 128, 128]);
+    let expected = encoder.forward_eval(Tensor::from_data(image, &device));
+    let distance = relative_l2(&read(&place.path("out.f32")), &host_values(&expected.reshape([256 * 64 * 64])));
     assert!(distance < 1e-5, "encoder: {distance:e}");
 
     let of_decoder = tensors.iter().filter(|(name, _)| !name.starts_with("image_encoder."));
@@ -118,7 +169,7 @@ fn onnxruntime_says_what_the_student_says() {
             (host_values(&answer.masks.0.reshape([4 * 65536])), host_values(&answer.scores.reshape([4])));
         check(idx, logits, scores, prompt.len());
     }
-    let mask: Tensor<3> = Tensor::from_data(TensorData::new(mask, [1, 256, 256]), &device);
+    let mask: Tensor<3> = Tensor::from_data(TensorData::new(read(&place.path("mask.f32")), [1, 256, 256]), &device);
     let cells = embedding.reshape([1, 256, 4096]).swap_dims(1, 2);
     let refined = decoder.refined(cells, &prompts[..1], mask, sensei_sam::mask_decoder::MaskChoice::All);
     check(3, host_values(&refined.logits.reshape([4 * 65536])), host_values(&refined.predicted_iou.reshape([4])), 3);

@@ -68,6 +68,7 @@ fn a_run_is_scored_by_protocols() {
     };
     eval(&["--protocol", "picosam3-roi96"], 2, &["expected a student of crops of 96 x 96, found one of 32 x 32"]);
     eval(&["--protocol", "edgesam-center"], 2, &["prompts by innermost_point", "a region around a box"]);
+    eval(&["--protocol", "efficientsam-3-clicks"], 2, &["prompts by random_points3-seed0", "crop is made of one"]);
     eval(&["--protocol", "nobodys"], 2, &["no protocol's name", "picosam2-crop96"]);
     eval(&["--protocol", "lvis-minival"], 1, &["subset \"images in val2017/\"", "found 0"]);
     let train = ["--annotations", "scenes/annotations/instances_train.json", "--images", "scenes/images"];
@@ -84,6 +85,12 @@ fn masks_of_another_program_are_scored_by_a_protocol() {
     assert!(said.contains(&format!("{n} prompts, 0 left out")), "{said}");
     assert_eq!(prompts.as_array().unwrap().len(), n);
     assert!(prompts[0]["point"][0].is_f64() && prompts[0].get("box").is_none(), "{}", prompts[0]);
+    place.does(&["prompts", VAL, "--protocol", "efficientsam-3-clicks", "--out", "prompts.json"]);
+    let three = read(&place, "prompts.json");
+    assert!(three[0]["points"][2][1].is_f64() && three[0]["points"].get(3).is_none(), "{}", three[0]);
+    assert!(three[0].get("point").is_none(), "{}", three[0]);
+    place.does(&["prompts", VAL, "--protocol", "efficientsam-click", "--out", "prompts.json"]);
+    assert_eq!(read(&place, "prompts.json")[0]["point"], three[0]["points"][0]);
     place.does(&["prompts", VAL, "--protocol", "picosam3-roi96", "--out", "prompts.json"]);
     let prompts = read(&place, "prompts.json");
     assert!(prompts[0]["box"][3].is_f64() && prompts[0]["crop"][3].is_f64(), "{}", prompts[0]);

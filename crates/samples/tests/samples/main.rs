@@ -87,7 +87,7 @@ fn plain(source: &SampleSource, idx: usize, augmentation: &Augmentation, seed: u
     let truth_in_image = dataset.mask(idx).unwrap();
     let prompt = source.rules.prompt_of(instance, &truth_in_image).unwrap();
     let draw = draw(augmentation, &mut sample_rng(seed, epoch, instance.id));
-    let crop: CropGeometry = source.crop.crop(prompt, image.size).unwrap();
+    let crop: CropGeometry = source.crop.crop(prompt.clone(), image.size).unwrap();
     let geometry = source.crop.shown(draw.jittered(&crop), image.size);
     let (mut pixels, mut truth) = (crop_image(&image, &geometry), crop_mask(&truth_in_image.to_mask(), &geometry));
     draw.photometric(&mut pixels);

@@ -20,7 +20,8 @@ use super::asked::{AskedImage, stem};
 use super::output;
 use super::source::{AskedNetwork, CropNetwork, ImageNetwork, Source};
 use super::workers::Workers;
-use crate::phases::prompted_scores::{AT_ONCE, first_points, image_tensor, masks_of};
+use crate::phases::prompted_masks::Answers as Prompted;
+use crate::phases::prompted_scores::{AT_ONCE, first_points, image_tensor};
 use crate::predict::{float_logits, integer_logits};
 use crate::stop;
 
@@ -162,7 +163,7 @@ impl<'a> Asking<'a> {
             Self::Image(network) => {
                 let about = |(image, pixels): (&AskedImage, &RgbImage)| {
                     stop::check_command("predicting")?;
-                    let prompts: Vec<Prompt> = image.prompts.iter().map(|asked| asked.prompt).collect();
+                    let prompts: Vec<Prompt> = image.prompts.iter().map(|asked| asked.prompt.clone()).collect();
                     in_image(network, pixels, &prompts).with_context(|| image.path.display().to_string())
                 };
                 return images.iter().zip(pixels).map(about).collect();
@@ -172,7 +173,7 @@ impl<'a> Asking<'a> {
         let answers = workers.each(places.len(), |at| {
             stop::check_command("predicting")?;
             let (image, nth) = places[at];
-            let prompt = images[image].prompts[nth].prompt;
+            let prompt = images[image].prompts[nth].prompt.clone();
             let named = || format!("{}: prompt {}", images[image].path.display(), nth + 1);
             let answer = network.answer(crop, &pixels[image], prompt).with_context(named)?;
             Ok(if keep_logits { answer } else { Answer { logits: vec![], ..answer } })
@@ -202,10 +203,10 @@ fn in_image(network: &ImageNetwork, image: &RgbImage, prompts: &[Prompt]) -> any
             let letterbox = Letterbox { image: image.size };
             let images = image_tensor(&letterboxed(&image.pixels, letterbox, *side), *side);
             let embedding = student.encode(Inputs { images, taps: &[] }, Pass::Eval)?.embedding;
-            let points = |prompt: &Prompt| first_points(*prompt, letterbox, student.prompt_side());
+            let points = |prompt: &Prompt| first_points(prompt, letterbox, student.prompt_side());
             let prompts: Vec<_> = prompts.iter().map(points).collect();
             let some = prompts.chunks(AT_ONCE);
-            some.flat_map(|some| masks_of(&**student, &embedding, some, letterbox, *choice)).collect()
+            some.flat_map(|some| Prompted::of(&**student, &embedding, some, *choice).scored(letterbox)).collect()
         }
     };
     let in_network = started.elapsed().div_f64(prompts.len() as f64);

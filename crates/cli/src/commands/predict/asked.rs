@@ -271,8 +271,8 @@ fn on_images(dataset: &Dataset, of_image: ByImage, source: &Source) -> anyhow::R
 
 /// Refuses a prompt that lies beside the image or has no crop.
 fn check(prompt: &AskedPrompt, image: Size, crop: Option<CropRule>) -> Result<(), CropError> {
-    check_prompt(prompt.prompt, image)?;
-    crop.map(|crop| crop.crop(prompt.prompt, image)).transpose().map(drop)
+    check_prompt(&prompt.prompt, image)?;
+    crop.map(|crop| crop.crop(prompt.prompt.clone(), image)).transpose().map(drop)
 }
 
 /// The name of an image's files: its id, and its own name for people.

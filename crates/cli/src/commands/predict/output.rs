@@ -95,7 +95,7 @@ pub fn write_logits(folder: &Path, stem: &str, nth: usize, logits: &[f32]) -> an
 pub fn write_overlay(folder: &Path, image: &AskedImage, pixels: &RgbImage, answers: &[Answer]) -> anyhow::Result<()> {
     let masks = (1..).zip(&image.prompts).zip(answers).map(|((nth, asked), answer)| SceneMask {
         mask: &answer.mask,
-        prompt: asked.prompt,
+        prompt: asked.prompt.clone(),
         label: format!("{nth} {:.2}", final_score(asked, answer)),
     });
     let scene = draw_scene(pixels, &masks.collect::<Vec<_>>());
@@ -201,9 +201,10 @@ pub fn write_about(
             "overlay": overlay_name(&stem),
         }));
         for ((nth, prompt), answer) in (0..).zip(&image.prompts).zip(answers) {
-            let asked = match prompt.prompt {
+            let asked = match &prompt.prompt {
                 Prompt::Box(bbox) => json!({ "box": bbox }),
                 Prompt::Point(at) => json!({ "point": [at.x, at.y] }),
+                Prompt::Points(points) => json!({ "points": points.iter().map(|at| [at.x, at.y]).collect::<Vec<_>>() }),
             };
             predictions.push(json!({
                 "mask": mask_name(&stem, nth),

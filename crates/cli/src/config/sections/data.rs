@@ -97,6 +97,8 @@ pub enum InstancesToml {
 pub enum ScenesToml {
     /// The scenes of `sensei data synth`.
     Quickstart,
+    /// 40 scenes to train on and 24 to score, of one to three large objects: enough to see that a recipe learns.
+    Toy,
 }
 
 /// One split.
@@ -204,8 +206,12 @@ impl DataToml {
                 let (plan, instances) = toml.resolve()?;
                 (DataPlan::Lvis(plan), instances)
             }
-            Self::Synthetic { instances, scenes: ScenesToml::Quickstart } => {
-                (DataPlan::Synthetic(SynthConfig::quickstart()), instances)
+            Self::Synthetic { instances, scenes } => {
+                let config = match scenes {
+                    ScenesToml::Quickstart => SynthConfig::quickstart(),
+                    ScenesToml::Toy => SynthConfig::toy(),
+                };
+                (DataPlan::Synthetic(config), instances)
             }
         };
         let choice = match instances {
