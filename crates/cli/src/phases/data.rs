@@ -368,28 +368,33 @@ pub struct OpenQuestion {
 /// What a run would ask its teacher that nobody has asked it below `runs`.
 ///
 /// # Errors
-/// If an annotation file cannot be used.
+/// If an annotation file cannot be used, or a teacher's file is not there.
 pub fn open_questions(plan: &RunPlan, runs: &Path) -> anyhow::Result<Vec<OpenQuestion>> {
     let Some(teacher) = &plan.teacher else { return Ok(vec![]) };
-    let mut asked: Vec<Dataset> = vec![];
-    if matches!(teacher.train, Some(TeacherAnswers::Asked(_))) {
-        asked.push(dataset(&plan.data, Split::Train, runs)?);
+    let mut asked: Vec<(&TeacherFiles, Dataset)> = vec![];
+    if let Some(TeacherAnswers::Asked(files)) = &teacher.train {
+        asked.push((files, dataset(&plan.data, Split::Train, runs)?));
     }
-    if matches!(teacher.val, TeacherAnswers::Asked(_)) {
-        asked.push(dataset(&plan.data, Split::Val, runs)?);
+    if let TeacherAnswers::Asked(files) = &teacher.val {
+        asked.push((files, dataset(&plan.data, Split::Val, runs)?));
     }
     for part in plan.data.also_train() {
-        if matches!(part.answers, Some(TeacherAnswers::Asked(_))) {
-            asked.push(load_part(&plan.data, part)?);
+        if let Some(TeacherAnswers::Asked(files)) = &part.answers {
+            asked.push((files, load_part(&plan.data, part)?));
         }
     }
-    let is_open = |dataset: &Dataset| !cache_folder(&answer_key(teacher, dataset), runs).exists();
-    let question = |dataset: &Dataset| OpenQuestion {
-        annotations: dataset.annotations_path.clone(),
-        n_images: dataset.instances.iter().map(|instance| instance.image_idx).collect::<BTreeSet<_>>().len(),
-        n_annotations: dataset.instances.len(),
+    asked.retain(|(_, dataset)| !cache_folder(&answer_key(teacher, dataset), runs).exists());
+    let question = |(files, dataset): &(&TeacherFiles, Dataset)| {
+        for path in files.paths() {
+            std::fs::metadata(path).with_context(|| format!("{}: cannot read", path.display()))?;
+        }
+        Ok(OpenQuestion {
+            annotations: dataset.annotations_path.clone(),
+            n_images: dataset.instances.iter().map(|instance| instance.image_idx).collect::<BTreeSet<_>>().len(),
+            n_annotations: dataset.instances.len(),
+        })
     };
-    Ok(asked.iter().filter(|dataset| is_open(dataset)).map(question).collect())
+    asked.iter().map(question).collect()
 }
 
 /// Both splits of a run, with everything checked that can be checked before training: images, shared images, batches, and the teacher's

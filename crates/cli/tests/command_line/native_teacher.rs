@@ -152,6 +152,8 @@ val = {{ native = "{weights}" }}
     let questions = |said: &str| said.matches("the teacher would be asked about").count();
     assert_eq!(questions(&place.does(&["plan", "native.toml"])), 2, "a plan asks nobody");
     assert!(!place.path("runs/teacher-cache").exists());
+    place.config("gone.toml", &[("[student]", &teacher.replace("mobile_sam", "mobile_sma")), hard[1]]);
+    place.refuses(&["plan", "gone.toml"], 1, &["mobile_sma", "cannot read"]);
     let said = place.does(&["train", "native.toml"]);
     assert_eq!(said.matches("asking the teacher").count(), 2, "{said}");
     let digest = weights_digest(&said).to_string();

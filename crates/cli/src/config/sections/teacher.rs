@@ -1,7 +1,7 @@
 //! `[teacher]`: where the teacher's answers come from.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use schemars::JsonSchema;
@@ -103,6 +103,16 @@ pub enum TeacherFiles {
         /// The library that runs them.
         onnxruntime: PathBuf,
     },
+}
+
+impl TeacherFiles {
+    /// All of them.
+    pub fn paths(&self) -> Vec<&Path> {
+        match self {
+            Self::Native(weights) => vec![weights],
+            Self::Onnx { encoder, decoder, onnxruntime } => vec![encoder, decoder, onnxruntime],
+        }
+    }
 }
 
 impl fmt::Display for TeacherFiles {
