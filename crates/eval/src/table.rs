@@ -100,7 +100,7 @@ fn row(
 fn strata(report: &EvalReport) -> impl Iterator<Item = (Group, &'static str)> + '_ {
     let has = |group: &Group| report.predictors.first().is_some_and(|first| first.groups[group].n_instances > 0);
     let is_lvis = [Group::Rare, Group::Common, Group::Frequent].iter().any(has);
-    STRATA.into_iter().chain(FREQUENCIES.into_iter().filter(move |_| is_lvis))
+    GROUPS.into_iter().take(if is_lvis { GROUPS.len() } else { N_STRATA })
 }
 
 /// Columns as wide as their widest cell.
@@ -124,15 +124,20 @@ const WITH_CROP: &[(Metric, &str)] = &[
 ];
 const WITHOUT_CROP: &[(Metric, &str)] =
     &[(Metric::MeanIouInImage, "image mean_iou"), (Metric::HitRateInImage, "image hit_rate")];
-const STRATA: [(Group, &str); 6] = [
+/// Groups of instances as columns of tables: by size, by crowding and, of LVIS, by frequency of the category.
+pub const GROUPS: [(Group, &str); 9] = [
     (Group::Small, "S"),
     (Group::Medium, "M"),
     (Group::Large, "L"),
     (Group::Alone, "alone"),
     (Group::FewCompetitors, "1-2 near"),
     (Group::ManyCompetitors, "3+ near"),
+    (Group::Rare, "r"),
+    (Group::Common, "c"),
+    (Group::Frequent, "f"),
 ];
-const FREQUENCIES: [(Group, &str); 3] = [(Group::Rare, "r"), (Group::Common, "c"), (Group::Frequent, "f")];
+/// Those of every data set.
+const N_STRATA: usize = 6;
 
 #[cfg(test)]
 mod tests {

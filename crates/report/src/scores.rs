@@ -6,6 +6,7 @@ use sensei_eval::metric::{Estimate, Group, Metric, Summary};
 use sensei_eval::paired::PairingError;
 use sensei_eval::report::EvalReport;
 use sensei_eval::rows::{RowKind, in_words, judged, kind_of};
+use sensei_eval::table::GROUPS;
 use sensei_eval::verdict::{Standing, Verdict};
 
 use crate::html::{Cell, Table, escape, folded};
@@ -244,15 +245,3 @@ fn groups(report: &EvalReport) -> impl Iterator<Item = (Group, &'static str)> + 
     };
     GROUPS.into_iter().filter(move |(group, _)| has(group))
 }
-
-const GROUPS: [(Group, &str); 9] = [
-    (Group::Small, "S"),
-    (Group::Medium, "M"),
-    (Group::Large, "L"),
-    (Group::Alone, "alone"),
-    (Group::FewCompetitors, "1-2 near"),
-    (Group::ManyCompetitors, "3+ near"),
-    (Group::Rare, "rare"),
-    (Group::Common, "common"),
-    (Group::Frequent, "frequent"),
-];

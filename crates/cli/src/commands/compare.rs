@@ -8,7 +8,7 @@ use anyhow::Context;
 use sensei_eval::compare::{Comparison, compare as compare_reports};
 use sensei_eval::metric::{Estimate, Group};
 use sensei_eval::report::EvalReport;
-use sensei_eval::table::aligned;
+use sensei_eval::table::{GROUPS, aligned};
 use sensei_eval::verdict::Verdict;
 use sensei_files::whole::write_whole;
 use sensei_report::compare_page::{ChangedKey, RunBeside, compare_page};
@@ -170,18 +170,6 @@ fn flatten(path: &str, value: &Value, keys: &mut BTreeMap<String, String>) {
         plain => drop(keys.insert(path.to_string(), plain.to_string())),
     }
 }
-
-const GROUPS: [(Group, &str); 9] = [
-    (Group::Small, "S"),
-    (Group::Medium, "M"),
-    (Group::Large, "L"),
-    (Group::Alone, "alone"),
-    (Group::FewCompetitors, "1-2 near"),
-    (Group::ManyCompetitors, "3+ near"),
-    (Group::Rare, "r"),
-    (Group::Common, "c"),
-    (Group::Frequent, "f"),
-];
 
 #[cfg(test)]
 mod tests {
