@@ -1,5 +1,7 @@
 //! `plan`: what a run would do and cost.
 
+use std::path::Path;
+
 use anyhow::{Context, ensure};
 use sensei_graph::summary::summary;
 use sensei_imx500::memory::{MemoryEstimate, NetworkShape, memory_estimate};
@@ -8,7 +10,8 @@ use serde::Serialize;
 use crate::arguments::{FileKind, PlanArguments};
 use crate::commands::promptable;
 use crate::config::{RunPlan, is_promptable, load_plan, promptable_schema, protocol_schema, run_schema};
-use crate::phases::data::{OpenQuestion, checked_splits, open_questions};
+use crate::phases::answers::{OpenQuestion, open_questions};
+use crate::phases::data::checked_splits;
 use crate::phases::export::{memory_json, memory_line};
 use crate::progress::{log_to_stderr, say, say_result};
 use crate::usage;
@@ -63,16 +66,7 @@ pub fn plan(arguments: &PlanArguments) -> anyhow::Result<()> {
         None => say("no [quantize]: the run ends with the float network and its scores"),
     }
     let runs = std::path::absolute(&place.runs).with_context(|| format!("{}: no such folder", place.runs.display()))?;
-    let open_questions = open_questions(&plan, &runs).with_context(|| config.display().to_string())?;
-    for OpenQuestion { annotations, n_images, n_annotations } in &open_questions {
-        let shown = annotations.display();
-        say(&format!("{shown}: the teacher would be asked about {n_annotations} objects of {n_images} images first"));
-    }
-    if !open_questions.is_empty() {
-        // Its answers are checked when there are some.
-        plan.teacher = None;
-        plan.data.also_train_mut().iter_mut().for_each(|part| part.answers = None);
-    }
+    let open_questions = unasked(&mut plan, &runs).with_context(|| config.display().to_string())?;
     let (train, val) = checked_splits(&plan, &runs).with_context(|| config.display().to_string())?;
     let (per_epoch, total) =
         (plan.train.steps_per_epoch(train.instances.len()), plan.train.total_steps(train.instances.len()));
@@ -103,6 +97,20 @@ pub fn plan(arguments: &PlanArguments) -> anyhow::Result<()> {
         say_result(&serde_json::to_string_pretty(&facts)?);
     }
     Ok(())
+}
+
+/// What the teacher would be asked first. Of a plan with such questions the teacher is taken out: its answers are checked when there are some.
+fn unasked(plan: &mut RunPlan, runs: &Path) -> anyhow::Result<Vec<OpenQuestion>> {
+    let questions = open_questions(plan, runs)?;
+    for OpenQuestion { annotations, n_images, n_annotations } in &questions {
+        let shown = annotations.display();
+        say(&format!("{shown}: the teacher would be asked about {n_annotations} objects of {n_images} images first"));
+    }
+    if !questions.is_empty() {
+        plan.teacher = None;
+        plan.data.also_train_mut().iter_mut().for_each(|part| part.answers = None);
+    }
+    Ok(questions)
 }
 
 /// Refuses a network that the chip has no memory for, before it is trained; nothing is estimated of one that is not for the chip.

@@ -1,5 +1,6 @@
 //! What a run does, one file a phase; each leaves its result in the run folder.
 
+pub mod answers;
 pub mod data;
 pub mod evaluate;
 pub mod export;

@@ -37,7 +37,8 @@ use sensei_train::stages::{StageError, StageNetworks};
 
 use crate::config::{EncoderPlan, FirstWeights, PromptablePlan, TeacherFiles};
 use crate::device::Devices;
-use crate::phases::data::{Split, asked_here, check_annotated, check_disjoint_images, dataset, load_part};
+use crate::phases::answers::asked_here;
+use crate::phases::data::{Split, check_annotated, check_disjoint_images, dataset, load_part};
 use crate::phases::images::check_images_of;
 use crate::phases::train::TrainOptions;
 use crate::progress::{TrainProgress, Validate, on_one_line, say, warn};

@@ -14,6 +14,7 @@ mod deployment;
 mod device;
 mod disk;
 mod eval_coco;
+mod events;
 mod hand_over;
 mod init;
 mod layers;
