@@ -12,5 +12,6 @@ target=wasm32-unknown-unknown
 if ! rustc --print target-libdir --target $target | xargs test -d; then
     rustup target add $target
 fi
-(cd "$root" && RUSTFLAGS="-C target-feature=+simd128 -C strip=symbols" cargo build --release --locked -p sensei-web --target $target)
+# What other processors have is dead code here.
+(cd "$root" && RUSTFLAGS="-C target-feature=+simd128 -C strip=symbols -A dead_code" cargo build --release --locked -p sensei-web --target $target)
 python3 "$root/web/build.py" "$root/target/$target/release/sensei_web.wasm" "$package" "$out"

@@ -15,3 +15,5 @@ mod plane;
 #[cfg(test)]
 mod reference;
 mod simd;
+#[cfg(all(target_family = "wasm", target_feature = "simd128"))]
+mod simd128;

@@ -71,6 +71,9 @@ impl InstructionSet {
                 InstructionSet::Baseline => {}
             }
         }
+        #[cfg(all(target_family = "wasm", target_feature = "simd128"))]
+        work.run(crate::simd128::Simd128);
+        #[cfg(not(all(target_family = "wasm", target_feature = "simd128")))]
         work.run(Baseline);
     }
 }
