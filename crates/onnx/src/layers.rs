@@ -56,3 +56,22 @@ pub(crate) fn gelu(g: &mut GraphBuilder, value: &str) -> String {
     let product = g.node("Mul", &[value, &share]);
     g.node("Mul", &[&product, &half])
 }
+
+/// Softmax attention of heads of `width` channels, side by side again: `[1, token, channels]`.
+///
+/// # Shapes
+/// - queries: `[1, head, token, width]`; keys: `[1, head, width, other token]`, transposed; values: `[1, head, other token, width]`
+pub(crate) fn attention(
+    g: &mut GraphBuilder,
+    [queries, keys, values]: [&str; 3],
+    width: usize,
+    channels: usize,
+) -> String {
+    let scale = g.float((width as f32).powf(-0.5));
+    let scores = g.node("MatMul", &[queries, keys]);
+    let scores = g.node("Mul", &[&scores, &scale]);
+    let shares = g.node_with("Softmax", &[&scores], vec![int("axis", -1)]);
+    let attended = g.node("MatMul", &[&shares, values]);
+    let attended = g.transpose(&attended, &[0, 2, 1, 3]);
+    g.reshape(&attended, &[1, -1, channels as i64])
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::f32::consts::TAU;
 
 use crate::builder::{GraphBuilder, Length, NamedValues, OnnxTensorError, int, ints, text};
-use crate::layers::{channel_norm, gelu, layer_norm, linear};
+use crate::layers::{self, channel_norm, gelu, layer_norm, linear};
 
 /// The ONNX file of SAM's decoder from tensors under their published names, for images of `side` pixels and an embedding of `grid` cells.
 ///
@@ -209,13 +209,7 @@ impl Decoder<'_> {
         let queries = heads(self, queries, "q_proj", &[0, 2, 1, 3])?;
         let keys = heads(self, keys, "k_proj", &[0, 2, 3, 1])?;
         let values = heads(self, values, "v_proj", &[0, 2, 1, 3])?;
-        let scale = self.g.float((width as f32).powf(-0.5));
-        let scores = self.g.node("MatMul", &[&queries, &keys]);
-        let scores = self.g.node("Mul", &[&scores, &scale]);
-        let shares = self.g.node_with("Softmax", &[&scores], vec![int("axis", -1)]);
-        let attended = self.g.node("MatMul", &[&shares, &values]);
-        let attended = self.g.transpose(&attended, &[0, 2, 1, 3]);
-        let attended = self.g.reshape(&attended, &[1, -1, inner as i64]);
+        let attended = layers::attention(&mut self.g, [&queries, &keys, &values], width, inner);
         self.linear(&attended, &format!("{name}.out_proj"), inner, CHANNELS)
     }
 

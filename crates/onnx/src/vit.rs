@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::builder::{GraphBuilder, Length, NamedValues, OnnxTensorError, int, ints, text};
-use crate::layers::{channel_norm, gelu, layer_norm, linear};
+use crate::layers::{self, channel_norm, gelu, layer_norm, linear};
 
 /// Widths and depth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,13 +113,7 @@ impl Encoder<'_> {
             self.g.node_with("Gather", &[&all, &part], vec![int("axis", 0)])
         });
         let keys = self.g.transpose(&keys, &[0, 1, 3, 2]);
-        let scale = self.g.float((width as f32).powf(-0.5));
-        let scores = self.g.node("MatMul", &[&queries, &keys]);
-        let scores = self.g.node("Mul", &[&scores, &scale]);
-        let shares = self.g.node_with("Softmax", &[&scores], vec![int("axis", -1)]);
-        let attended = self.g.node("MatMul", &[&shares, &values]);
-        let attended = self.g.transpose(&attended, &[0, 2, 1, 3]);
-        let attended = self.g.reshape(&attended, &[1, -1, channels as i64]);
+        let attended = layers::attention(&mut self.g, [&queries, &keys, &values], width, channels);
         self.linear(&attended, &format!("{name}.proj"), [channels, channels])
     }
 

@@ -132,21 +132,26 @@ fn features_are_kept_in_a_byte_each() {
     place.refuses(&arguments, 2, &["--features: expected one of patch_embed, layers.0", "embedding", "found \"neck\""]);
 }
 
-#[test]
-fn a_run_asks_the_teacher_once() {
-    let Some(weights) = weights("a_run_asks_the_teacher_once") else { return };
-    let place = Place::new();
-    let teacher = format!(
+/// MobileSAM asked by boxes, with these answers, in place of `[student]` of a configuration.
+pub fn teacher_section(answers: &str) -> String {
+    format!(
         r#"[teacher]
 digest = "8fb27508e79f55348e12d87c123a3c36a6d36969c4236fb7a70ade0d2c89921c"
 preprocessing = {{ letterbox = {{ longest_side = 1024, resize = "pillow_bilinear", normalization = "imagenet" }} }}
 question = {{ object = {{ prompts = ["box"], padding_points = 1 }} }}
 kept = {{ mask_logits = {{ context = {{ around_box = {{ region_scale = 1.2, context_scale = 2.0, min_side = 0.0 }} }}, grid = 128, logit_step = 0.125, masks = "single" }} }}
-train = {{ native = "{weights}" }}
-val = {{ native = "{weights}" }}
+{answers}
 
 [student]"#
-    );
+    )
+}
+
+#[test]
+fn a_run_asks_the_teacher_once() {
+    let Some(weights) = weights("a_run_asks_the_teacher_once") else { return };
+    let place = Place::new();
+    let answers = format!("train = {{ native = \"{weights}\" }}\nval = {{ native = \"{weights}\" }}");
+    let teacher = teacher_section(&answers);
     let hard = [("[student]", teacher.as_str()), ("weighting = \"truth_only\"", "weighting = \"teacher_hard\"")];
     place.config("native.toml", &hard);
     let questions = |said: &str| said.matches("the teacher would be asked about").count();

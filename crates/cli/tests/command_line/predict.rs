@@ -20,7 +20,7 @@ use sensei_student::unet::{Downsampling, UnetActivation, UnetConfig};
 use sensei_student::weights::read_weights;
 use serde_json::{Value, json};
 
-use crate::{Place, files_below, promptable};
+use crate::{Place, files_below, native_teacher, promptable};
 
 const VAL: &str = "scenes/annotations/instances_val.json";
 const CROP: CropRule = CropRule::Roi { padding: 0.1, grid: 32, border: Border::Corrected };
@@ -555,16 +555,7 @@ fn a_student_that_answers_prompts_is_asked_as_it_is_scored() {
 fn a_runs_teacher_is_asked_about_boxes_and_points() {
     let Some(weights) = promptable::weights("a_runs_teacher_is_asked_about_boxes_and_points") else { return };
     let place = Place::new();
-    let teacher = format!(
-        r#"[teacher]
-digest = "8fb27508e79f55348e12d87c123a3c36a6d36969c4236fb7a70ade0d2c89921c"
-preprocessing = {{ letterbox = {{ longest_side = 1024, resize = "pillow_bilinear", normalization = "imagenet" }} }}
-question = {{ object = {{ prompts = ["box"], padding_points = 1 }} }}
-kept = {{ mask_logits = {{ context = {{ around_box = {{ region_scale = 1.2, context_scale = 2.0, min_side = 0.0 }} }}, grid = 128, logit_step = 0.125, masks = "single" }} }}
-val = {{ native = "{weights}" }}
-
-[student]"#
-    );
+    let teacher = native_teacher::teacher_section(&format!("val = {{ native = \"{weights}\" }}"));
     place.config("native.toml", &[("[student]", &teacher)]);
     place.does(&["train", "native.toml"]);
     let ask = |out: &str, more: &[&str]| {
