@@ -324,7 +324,14 @@ def injected(tensor, side):
     return np.pad(planes, ((0, 0), (0, side % 2), (0, -side % 32))).tobytes()
 
 
+def check_input_is_kept(what):
+    """A package says since Sensei's --no-input-persistency whether the chip keeps its input; older ones keep it."""
+    if not manifest().get("input_kept", True):
+        raise ValueError(f"{what}: expected a package whose input the chip keeps, found one made with --no-input-persistency")
+
+
 def inject(origin, target):
+    check_input_is_kept("inject")
     side = manifest()["input_side"]
     origin, target = pathlib.Path(origin), pathlib.Path(target)
     inputs = sorted(origin.glob("*.input"))
@@ -364,6 +371,7 @@ def inject(origin, target):
 
 
 def record(folder, n_frames, region):
+    check_input_is_kept("record")
     grid = manifest()["input_side"]
     if n_frames < 1:
         raise ValueError(f"{n_frames} frames: expected 1 or more")

@@ -18,6 +18,12 @@ pub use predict::{NetworkChoice, PredictArguments};
 #[derive(Debug, Parser)]
 #[command(version = env!("SENSEI_VERSION"), max_term_width = 100, after_help = examples::PROGRAM)]
 pub struct Arguments {
+    /// No bars and no lines about what is being done: results, warnings and errors alone
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Output")]
+    pub quiet: bool,
+    /// Say also when each phase begins, and with every line about what is being done how long the program has run
+    #[arg(short, long, global = true, help_heading = "Output")]
+    pub verbose: bool,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -137,7 +143,14 @@ pub enum Command {
         /// Make network.rpk too, which the camera loads; runs the imxconv-pt on PATH if no other is named
         #[arg(long)]
         rpk: bool,
+        /// Let the converter drop the input tensor on the chip: more memory for the network, but the camera cannot give it back, so that
+        /// camera.py can neither record nor inject
+        #[arg(long)]
+        no_input_persistency: bool,
     },
+    /// Ask the vendor's converter whether it takes a network, and what it says of the chip's memory beside our estimate
+    #[command(after_help = examples::CONVERT)]
+    Convert(ConvertArguments),
     /// Hold a package's integer model to tensors recorded on a camera by the package's camera.py
     Replay {
         /// A package folder
@@ -197,6 +210,9 @@ pub enum Command {
     Inspect {
         /// The file or folder
         file: PathBuf,
+        /// As JSON, of what is not the vendor's
+        #[arg(long)]
+        json: bool,
     },
     /// Hold every file of a run or a package to the digests that were written with it
     Verify {
@@ -338,8 +354,12 @@ pub enum FileKind {
 /// What is scored, by which protocol.
 #[derive(Debug, Args)]
 pub struct EvalArguments {
-    /// A run folder
+    /// A run folder; with --package also a package
     pub run: PathBuf,
+    /// Score the integer model of the package, read back from it, without the training data; on a run's validation split, or on
+    /// --annotations and --images
+    #[arg(long, conflicts_with_all = ["weights", "robustness", "write_inputs", "recorded"])]
+    pub package: bool,
     /// Weights to score instead of the run's: .safetensors, or a PyTorch checkpoint; docs/formats/weights.md
     #[arg(long)]
     pub weights: Option<PathBuf>,
@@ -350,8 +370,8 @@ pub struct EvalArguments {
     /// A protocol's name or file instead of the run's own, see configs/protocols
     #[arg(long)]
     pub protocol: Option<String>,
-    /// Annotations to score instead of the run's validation split, by a protocol
-    #[arg(long, requires = "images", requires = "protocol")]
+    /// Annotations to score instead of the run's validation split; needs --protocol, but for a package
+    #[arg(long, requires = "images")]
     pub annotations: Option<PathBuf>,
     /// The folder of their images
     #[arg(long, requires = "annotations")]
@@ -373,6 +393,25 @@ pub struct EvalArguments {
     pub out: Option<PathBuf>,
     #[command(flatten)]
     pub machine: Machine,
+}
+
+/// A network for the vendor's converter.
+#[derive(Debug, Args)]
+pub struct ConvertArguments {
+    /// A run folder, a package or an ONNX file of the dialect
+    pub source: PathBuf,
+    /// The vendor's imxconv-pt, see scripts/imx500/setup.sh; default: the one on PATH
+    #[arg(long, value_name = "PROGRAM")]
+    pub converter: Option<PathBuf>,
+    /// Make packerOut.zip too, in twice the time
+    #[arg(long)]
+    pub packer_out: bool,
+    /// A new folder to keep what the converter writes; default: nothing is kept
+    #[arg(long, value_name = "FOLDER")]
+    pub out: Option<PathBuf>,
+    /// Let the converter drop the input tensor on the chip, which leaves more memory
+    #[arg(long)]
+    pub no_input_persistency: bool,
 }
 
 /// Where results go.
@@ -431,6 +470,9 @@ pub enum DataCommand {
         /// Decode every image too
         #[arg(long)]
         decode: bool,
+        /// As JSON; entries that cannot be used, and the verdict, go to standard error
+        #[arg(long)]
+        json: bool,
     },
     /// Pack a run's training and validation samples, so that no image is decoded any more; they stay the same, bit for bit
     Pack {

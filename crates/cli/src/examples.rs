@@ -36,7 +36,8 @@ pub const EVAL: &str = "\
 Examples:
   sensei eval runs/MY                                      again, into eval/
   sensei eval runs/MY --protocol sensei-box --robustness   with boxes that are wrong
-  sensei eval runs/MY --weights student.pth --imagenet-normalised";
+  sensei eval runs/MY --weights student.pth --imagenet-normalised
+  sensei eval PACKAGE --package --annotations val.json --images val   what ships, where it was not trained";
 
 /// Of `export`.
 pub const EXPORT: &str = "\
@@ -44,6 +45,12 @@ Examples:
   sensei export runs/MY                                    ONNX, integer model, test vectors
   sensei export runs/MY --converter ~/imx500/bin/imxconv-pt --rpk
 On a machine without the data it works from what the run kept; see docs/guides/deploy-imx500.md.";
+
+/// Of `convert`.
+pub const CONVERT: &str = "\
+Examples:
+  sensei convert runs/MY                                   the converter's memory report; keeps nothing
+  sensei convert runs/MY/package/MY.onnx --packer-out --out converted";
 
 /// Of `gate`.
 pub const GATE: &str = "\

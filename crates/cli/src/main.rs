@@ -5,6 +5,7 @@
 mod arguments;
 mod commands;
 mod config;
+mod curves;
 mod device;
 mod event_log;
 mod examples;
@@ -20,7 +21,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use arguments::Arguments;
-use progress::{output_failure, warn};
+use progress::{Verbosity, output_failure, set_verbosity, warn};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -45,6 +46,11 @@ pub fn usage(error: impl Into<anyhow::Error>) -> anyhow::Error {
 fn main() -> ExitCode {
     sensei_tensor::ops::keep_freed_memory();
     let arguments = Arguments::parse();
+    set_verbosity(match (arguments.quiet, arguments.verbose) {
+        (true, _) => Verbosity::Quiet,
+        (false, true) => Verbosity::Verbose,
+        (false, false) => Verbosity::Normal,
+    });
     let done =
         stop::catch_signals().and_then(|()| commands::execute(arguments)).and_then(|code| match output_failure() {
             Some(error) => Err(anyhow::anyhow!("standard output: cannot write: {error}")),

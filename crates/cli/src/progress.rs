@@ -1,20 +1,22 @@
-//! Bars on the screen and lines in `events.jsonl`.
+//! Bars on the screen, lines in `events.jsonl` and curves for TensorBoard.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
+use sensei_report::run_folder::RunFolder;
 use sensei_student::student::WEIGHTS;
 use sensei_tensor::network::NamedWeights;
 use sensei_train::event::Event;
 use sensei_train::fit::Observer;
 use serde::Serialize;
 
+use crate::curves::Curves;
 use crate::event_log::EventLog;
 use crate::profile::Profiler;
 use crate::stop;
@@ -26,6 +28,7 @@ pub type Validate<'a> = Box<dyn FnMut(&NamedWeights) -> anyhow::Result<(f64, usi
 pub struct TrainProgress<'a> {
     bar: ProgressBar,
     log: EventLog,
+    curves: Curves,
     log_every_steps: u64,
     validate_every_epochs: u64,
     validate: Validate<'a>,
@@ -44,25 +47,27 @@ struct LogLine<'a> {
 }
 
 impl<'a> TrainProgress<'a> {
-    /// Appends to the log at `events`.
+    /// Appends to the log of a run, and adds to its curves.
     ///
     /// # Errors
     /// If the log cannot be opened.
     pub fn new(
-        events: &Path,
+        folder: &RunFolder,
         log_every_steps: u64,
         validate_every_epochs: u64,
         validate: Validate<'a>,
     ) -> anyhow::Result<Self> {
-        let log = EventLog::open(events)?;
+        let log = EventLog::open(&folder.events())?;
+        let curves = Curves::at(folder.tensorboard().join("training"));
         let style = "{prefix} {bar:30} {pos}/{len} steps, ETA {eta}, {msg}";
         let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = ProgressBar::new(0).with_style(style).with_prefix("train");
+        let bar = shown(ProgressBar::new(0)).with_style(style).with_prefix("train");
         let started = Instant::now();
         let (n_samples_done, log_failed) = (0, None);
         Ok(Self {
             bar,
             log,
+            curves,
             log_every_steps,
             validate_every_epochs,
             validate,
@@ -86,10 +91,15 @@ impl<'a> TrainProgress<'a> {
     fn log(&mut self, event: &Event) {
         let unix_time =
             SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64();
-        let line = LogLine { unix_time, images_per_second: self.images_per_second(), event };
+        let images_per_second = self.images_per_second();
+        let line = LogLine { unix_time, images_per_second, event };
         let written = serde_json::to_string(&line).map_err(std::io::Error::other);
-        if let Err(error) = written.and_then(|line| self.log.append(&line)) {
-            self.log_failed.get_or_insert(error);
+        for written in
+            [written.and_then(|line| self.log.append(&line)), self.curves.take(unix_time, images_per_second, event)]
+        {
+            if let Err(error) = written {
+                self.log_failed.get_or_insert(error);
+            }
         }
     }
 
@@ -108,7 +118,7 @@ impl Observer for TrainProgress<'_> {
                         "the run had {before} threads and goes on with {threads}: other bits than without a stop"
                     ));
                 }
-                say(&format!("threads: {threads}"));
+                note(&format!("threads: {threads}"));
                 match self.log.forget_after(*step) {
                     Ok(0) => {}
                     Ok(n) => warn(&format!("log: {n} events after step {step} are dropped: these steps run again")),
@@ -130,7 +140,7 @@ impl Observer for TrainProgress<'_> {
                 if step.is_multiple_of(self.log_every_steps) || step == total_steps {
                     self.log(event);
                     if self.bar.is_hidden() {
-                        say(&format!("step {step}/{total_steps}: loss {loss:.4}, {rate:.1} img/s"));
+                        note(&format!("step {step}/{total_steps}: loss {loss:.4}, {rate:.1} img/s"));
                     }
                 }
                 let profiled = self.profiler.as_mut().map(|profiler| profiler.after_step(*step, step == total_steps));
@@ -144,7 +154,7 @@ impl Observer for TrainProgress<'_> {
                 self.log(event);
                 let line =
                     format!("epoch {epoch}: mean IoU in the crop {mean_iou_in_crop:.4} over {n_instances} instances");
-                self.bar.suspend(|| say(&line));
+                self.bar.suspend(|| note(&line));
             }
             Event::Ended { stopped, .. } => {
                 self.log(event);
@@ -171,20 +181,68 @@ impl Observer for TrainProgress<'_> {
     }
 }
 
+/// The bar, drawn unless nothing is to be said.
+fn shown(bar: ProgressBar) -> ProgressBar {
+    if is_quiet() {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    bar
+}
+
 /// A bar on a terminal for work of known length, which disappears with it.
 pub fn bar(what: &'static str, len: usize, unit: &str) -> ProgressBar {
     let style = ProgressStyle::with_template(&format!("{{prefix}} {{bar:30}} {{pos}}/{{len}} {unit}, ETA {{eta}}"));
     let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(len as u64).with_style(style).with_prefix(what).with_finish(ProgressFinish::AndClear)
+    shown(ProgressBar::new(len as u64)).with_style(style).with_prefix(what).with_finish(ProgressFinish::AndClear)
 }
 
 /// A line on a terminal for work whose length nobody knows, with the time so far; it disappears with the work.
 pub fn working(what: &'static str) -> ProgressBar {
     let style = ProgressStyle::with_template("{spinner} {prefix}, {elapsed} so far");
     let style = style.unwrap_or_else(|_| ProgressStyle::default_spinner());
-    let line = ProgressBar::new_spinner().with_style(style).with_prefix(what).with_finish(ProgressFinish::AndClear);
+    let line =
+        shown(ProgressBar::new_spinner()).with_style(style).with_prefix(what).with_finish(ProgressFinish::AndClear);
     line.enable_steady_tick(Duration::from_millis(200));
     line
+}
+
+/// How much the program says of what it is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verbosity {
+    /// Nothing: results, warnings and errors alone.
+    Quiet,
+    /// Bars on a terminal, elsewhere a line for every logged step.
+    Normal,
+    /// As well when each phase begins, with the time so far on every such line.
+    Verbose,
+}
+
+/// From here on the program says so much; its clock starts.
+pub fn set_verbosity(verbosity: Verbosity) {
+    // Only the first one counts: there is one command line.
+    let _ = VERBOSITY.set((verbosity, Instant::now()));
+}
+
+static VERBOSITY: OnceLock<(Verbosity, Instant)> = OnceLock::new();
+
+fn is_quiet() -> bool {
+    VERBOSITY.get().is_some_and(|(verbosity, _)| *verbosity == Verbosity::Quiet)
+}
+
+/// Prints a line about what is being done, which no result depends on.
+pub fn note(line: &str) {
+    match VERBOSITY.get() {
+        Some((Verbosity::Quiet, _)) => {}
+        Some((Verbosity::Verbose, start)) => say(&format!("[{:7.1} s] {line}", start.elapsed().as_secs_f64())),
+        Some((Verbosity::Normal, _)) | None => say(line),
+    }
+}
+
+/// Says, where much is said, that a phase of a run begins.
+pub fn phase(name: &str) {
+    if VERBOSITY.get().is_some_and(|(verbosity, _)| *verbosity == Verbosity::Verbose) {
+        note(name);
+    }
 }
 
 /// Prints a line of the program's results, control characters of it escaped. A failure does not end a run, whose results

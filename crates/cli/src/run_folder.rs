@@ -54,6 +54,10 @@ pub fn create(root: PathBuf, resume: bool) -> anyhow::Result<(RunFolder, Lock)> 
                 fs::remove_file(&file).with_context(|| format!("{}: cannot remove", file.display()))?;
             }
         }
+        let curves = folder.tensorboard();
+        if curves.exists() {
+            fs::remove_dir_all(&curves).with_context(|| format!("{}: cannot remove", curves.display()))?;
+        }
     }
     sweep(&folder)?;
     Ok((folder, lock))

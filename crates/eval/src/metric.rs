@@ -233,12 +233,7 @@ fn cells() -> impl Iterator<Item = (Group, Metric)> {
 
 /// The share of the thresholds 10/20, 11/20, .. 19/20 that the IoU reaches, in whole numbers.
 fn hit_share(overlap: &Overlap) -> f64 {
-    let (intersection, union) = match overlap.union() {
-        0 => (1, 1),
-        union => (overlap.intersection, union),
-    };
-    let n_hits = (10..20).filter(|twentieths| 20 * intersection >= twentieths * union).count();
-    n_hits as f64 / 10.0
+    (10..20).filter(|twentieths| overlap.reaches(*twentieths, 20)).count() as f64 / 10.0
 }
 
 /// As `hit_share`, in the floating-point steps of PicoSAM2's code.

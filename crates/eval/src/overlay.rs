@@ -64,6 +64,23 @@ pub fn overlay_row(instance: &OverlayInstance<'_>, scale: u32) -> RgbImage {
     canvas.image
 }
 
+/// Two panels: what a student is shown, and the same with its answer (magenta), both of `grid * grid` pixels, each drawn as `scale * scale`.
+///
+/// # Panics
+/// If crop or mask are not on the grid.
+pub fn answer_row(crop: &[u8], answer: &[u8], grid: usize, scale: usize) -> RgbImage {
+    assert_eq!(crop.len(), grid * grid * 3, "answer_row: bytes of the crop");
+    let side = grid * scale;
+    let mask = Enlarged::new(answer, grid, scale);
+    let mut canvas = Canvas::new(2 * side + 3 * GAP, side + 2 * GAP);
+    for left in [GAP, side + 2 * GAP] {
+        canvas.enlarge(left, GAP, crop, grid, scale);
+    }
+    canvas.tint(side + 2 * GAP, GAP, &mask, PREDICTION_COLOUR);
+    canvas.contour(side + 2 * GAP, GAP, &mask, PREDICTION_COLOUR);
+    canvas.image
+}
+
 /// Rows below each other, as wide as the widest; without rows, a picture of 1 x 1.
 pub fn contact_sheet(rows: &[RgbImage]) -> RgbImage {
     let width = rows.iter().map(|row| row.size.width as usize).max().unwrap_or(1);

@@ -224,6 +224,15 @@ impl From<Frequency> for Rarity {
 }
 
 impl Overlap {
+    /// Whether the IoU is at least `parts / of`, in whole numbers. Two empty masks have an IoU of 1.
+    pub fn reaches(&self, parts: u64, of: u64) -> bool {
+        let (intersection, union) = match self.union() {
+            0 => (1, 1),
+            union => (self.intersection, union),
+        };
+        of * intersection >= parts * union
+    }
+
     /// Counts two masks of equal length whose values are 0 or 1.
     ///
     /// ```

@@ -31,6 +31,8 @@ pub struct ConvertOptions {
     pub time_limit: Duration,
     /// Stop after the memory report, without `packerOut.zip`: half the time.
     pub memory_report_only: bool,
+    /// Whether the chip keeps its input tensor, so that the host can read and replace it. It costs memory.
+    pub keeps_input: bool,
 }
 
 /// What a conversion left in its folder.
@@ -229,6 +231,9 @@ impl Converter {
         command.arg("-i").arg(onnx).arg("-o").arg(folder).arg("--overwrite-output");
         if options.memory_report_only {
             command.arg("--memory-report");
+        }
+        if !options.keeps_input {
+            command.arg("--no-input-persistency");
         }
         command.env("PATH", &self.search_path).env("JAVA_TOOL_OPTIONS", JAVA_OPTIONS);
         command.stdin(Stdio::null()).stdout(log_file).stderr(errors);

@@ -65,6 +65,13 @@ impl MemoryEstimate {
     }
 }
 
+impl NetworkShape {
+    /// Bytes of [`MemoryEstimate::runtime`] that keep the input for the host to read.
+    pub fn kept_input(&self) -> u64 {
+        self.nodes.first().map_or(0, |input| (planar(input) + KEPT_INPUT) as u64)
+    }
+}
+
 /// Bytes of the chip's memory.
 pub const MEMORY_LIMIT: u64 = 8_388_480;
 
@@ -171,7 +178,7 @@ fn runtime(network: &NetworkShape) -> u64 {
     let peak = (0..nodes.len()).filter(|&idx| fused_into[idx].is_none()).map(peak_at).max().unwrap_or(0);
     let (Some(input), Some(output)) = (nodes.first(), nodes.last()) else { return peak as u64 };
     let at_start = LAYOUT_CHANGE + in_blocks(input) + 2 * planar(output);
-    (peak.max(at_start) + planar(input) + KEPT_INPUT) as u64
+    peak.max(at_start) as u64 + network.kept_input()
 }
 
 /// The most that lies beside the tensors that are alive while the taps of a stride-2 convolution are turned into channels: the padded

@@ -88,7 +88,8 @@ fn convert(converter: &Converter, sample: &Sample) -> (IntegerModel, Vec<u8>) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (model, onnx) = (sample.model(), folder.path().join(OsString::from(format!("{}.onnx", sample.name))));
     std::fs::write(&onnx, write_onnx(&model, &[].into())).expect("writable");
-    let options = ConvertOptions { time_limit: Duration::from_secs(1800), memory_report_only: false };
+    let options =
+        ConvertOptions { time_limit: Duration::from_secs(1800), memory_report_only: false, keeps_input: true };
     let conversion = converter.convert(&onnx, &folder.path().join("out"), &options, &|| false);
     let conversion = conversion.unwrap_or_else(|error| panic!("{}: {error}", sample.name));
     let network = PackerOut::read(&conversion.packer_out.expect("a full conversion")).expect("checked before");

@@ -50,7 +50,8 @@ impl Bench {
 
     fn convert(&self, seconds: u64) -> Result<Conversion, ConverterError> {
         let converter = Converter::find(None, &self.path)?;
-        let options = ConvertOptions { time_limit: Duration::from_secs(seconds), memory_report_only: false };
+        let options =
+            ConvertOptions { time_limit: Duration::from_secs(seconds), memory_report_only: false, keeps_input: true };
         let result = converter.convert(&self.at("net.onnx"), &self.at("out"), &options, &|| false);
         let leftovers = fs::read_dir(self.folder.path())
             .expect("readable")
@@ -71,7 +72,7 @@ fn a_complete_conversion_is_moved_to_its_name() {
     assert_eq!(report.total(), 3_727_104);
     assert_eq!(fs::read_to_string(&conversion.log).expect("the log"), "hello\n");
     let again = Converter::find(None, &bench.path).expect("installed");
-    let options = ConvertOptions { time_limit: Duration::from_secs(60), memory_report_only: false };
+    let options = ConvertOptions { time_limit: Duration::from_secs(60), memory_report_only: false, keeps_input: true };
     let again = again.convert(&bench.at("net.onnx"), &bench.at("out"), &options, &|| false);
     assert!(matches!(again, Err(ConverterError::Exists { .. })), "{again:?}");
 }
@@ -112,7 +113,7 @@ fn a_hanging_converter_is_killed_with_its_children() {
 fn an_interruption_ends_the_converter() {
     let bench = Bench::new("sleep 60");
     let converter = Converter::find(None, &bench.path).expect("installed");
-    let options = ConvertOptions { time_limit: Duration::from_secs(60), memory_report_only: true };
+    let options = ConvertOptions { time_limit: Duration::from_secs(60), memory_report_only: true, keeps_input: true };
     let result = converter.convert(&bench.at("net.onnx"), &bench.at("out"), &options, &|| true);
     assert!(matches!(result, Err(ConverterError::Interrupted { .. })), "{result:?}");
 }
@@ -158,7 +159,21 @@ fn what_is_not_installed_is_named() {
 fn the_files_name_must_be_fit_for_a_network() {
     let bench = Bench::new("exit 0");
     let converter = Converter::find(None, &bench.path).expect("installed");
-    let options = ConvertOptions { time_limit: Duration::from_secs(60), memory_report_only: true };
+    let options = ConvertOptions { time_limit: Duration::from_secs(60), memory_report_only: true, keeps_input: true };
     let result = converter.convert(&bench.at("my net.onnx"), &bench.at("out"), &options, &|| false);
     assert!(matches!(result, Err(ConverterError::Name { .. })), "{result:?}");
+}
+
+#[test]
+fn the_converter_is_told_to_drop_the_input() {
+    let bench = Bench::new(&format!("echo \"$*\" > \"$D/arguments\"; {SUCCEED}"));
+    let converter = Converter::find(None, &bench.path).expect("a stand-in");
+    for (keeps_input, is_told) in [(true, false), (false, true)] {
+        let options = ConvertOptions { time_limit: Duration::from_secs(60), memory_report_only: false, keeps_input };
+        converter
+            .convert(&bench.at("net.onnx"), &bench.at(&format!("out-{keeps_input}")), &options, &|| false)
+            .expect("a conversion");
+        let arguments = fs::read_to_string(bench.at("arguments")).expect("readable");
+        assert_eq!(arguments.contains(" --no-input-persistency"), is_told, "{arguments}");
+    }
 }

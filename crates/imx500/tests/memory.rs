@@ -99,6 +99,13 @@ fn the_estimate_is_within_three_percent_of_the_reports() {
     }
 }
 
+/// Converter 3.19.2 with `--no-input-persistency` on PicoSAM2: 2,371,680 bytes at run time instead of 2,403,424.
+#[test]
+fn an_input_that_is_not_kept_saves_what_the_converter_says() {
+    let shape = NetworkShape::from(&PICOSAM2_MOBILE.model());
+    assert_eq!(shape.kept_input(), 2_403_424 - 2_371_680);
+}
+
 /// Networks with stages of one channel, whose depthwise convolutions are dense to the converter, and their totals.
 const ONE_CHANNEL: [(&str, Sample, u64); 2] = [
     ("u10.toml", Sample { is_dilated: false, ..unet(48, &[1, 2, 3], 1, &[3, 2, 1], true) }, 231_456),

@@ -17,4 +17,5 @@ pub mod page;
 mod pictures;
 pub mod run_folder;
 mod scores;
+pub mod tensorboard;
 pub mod training;

@@ -1,7 +1,7 @@
 //! `report.html`: one file that shows a run to people, and asks for nothing else.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use sensei_eval::metric::Group;
 use sensei_eval::report::EvalReport;
@@ -170,7 +170,7 @@ fn pictures(folder: &RunFolder) -> Result<String, ReportPageError> {
                 gallery(&found)
             )
         }
-        false if sheet(folder).exists() => {
+        false if folder.overlays().exists() => {
             "<p>These scores were made by an earlier version, which left no pictures for this page: see \
              <code>eval/overlays.png</code>, or run <code>sensei eval RUN</code>.</p>\n"
                 .into()
@@ -178,10 +178,6 @@ fn pictures(folder: &RunFolder) -> Result<String, ReportPageError> {
         false => return Ok(String::new()),
     };
     Ok(section("pictures-head", "Pictures", &content))
-}
-
-fn sheet(folder: &RunFolder) -> PathBuf {
-    folder.eval().join(Path::new("overlays.png"))
 }
 
 #[cfg(test)]

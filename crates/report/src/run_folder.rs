@@ -39,6 +39,11 @@ impl RunFolder {
         self.root.join("events.jsonl")
     }
 
+    /// Copies of events and scores for TensorBoard.
+    pub fn tensorboard(&self) -> PathBuf {
+        self.root.join("tensorboard")
+    }
+
     /// Checkpoints of the training.
     pub fn checkpoints(&self) -> PathBuf {
         self.root.join("checkpoints")
@@ -87,6 +92,11 @@ impl RunFolder {
     /// The numbers by the run's own protocol.
     pub fn scores(&self) -> PathBuf {
         self.eval().join("report.json")
+    }
+
+    /// Pictures of some instances for the eye, by the run's own protocol.
+    pub fn overlays(&self) -> PathBuf {
+        self.eval().join("overlays.png")
     }
 
     /// Some instances with their masks, by the run's own protocol.

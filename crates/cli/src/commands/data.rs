@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use sensei_data::check::check;
 use sensei_data::dataset::{DatasetError, UnusableRule};
@@ -14,14 +14,19 @@ use crate::config::{Override, load_manifest, load_plan};
 use crate::device::start_threads;
 use crate::phases::data::{Split, load, open_files};
 use crate::phases::packed::pack;
-use crate::progress::say;
+use crate::progress::{log_to_stderr, say, say_result};
 use crate::usage;
 
 /// Does it.
 pub fn execute(command: DataCommand) -> anyhow::Result<()> {
     match command {
         DataCommand::Synth { out } => synth(&out),
-        DataCommand::Check { annotations, images, format, decode } => check_data(&annotations, &images, format, decode),
+        DataCommand::Check { annotations, images, format, decode, json } => {
+            if json {
+                log_to_stderr();
+            }
+            check_data(&annotations, &images, format, decode, json)
+        }
         DataCommand::Pack { config, set, runs, out, threads } => {
             start_threads(threads)?;
             pack_samples(&config, &set.overrides, &runs, out.as_deref())
@@ -44,7 +49,13 @@ fn synth(out: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn check_data(annotations: &Path, images: &Path, format: AnnotationFormat, decode: bool) -> anyhow::Result<()> {
+fn check_data(
+    annotations: &Path,
+    images: &Path,
+    format: AnnotationFormat,
+    decode: bool,
+    json: bool,
+) -> anyhow::Result<()> {
     let report = match load(annotations, images, format, UnusableRule::LeaveOut) {
         Ok(dataset) => check(&dataset, decode),
         Err(DatasetError::Entries { path, entries, n_sound }) => {
@@ -55,6 +66,10 @@ fn check_data(annotations: &Path, images: &Path, format: AnnotationFormat, decod
         }
         Err(error) => return Err(error.into()),
     };
+    if json {
+        say_result(&serde_json::to_string_pretty(&report)?);
+        return verdict(annotations, report.n_problems);
+    }
     for (what, n) in [
         ("images", report.n_images),
         ("  without instances", report.n_images_without_instances),
@@ -87,9 +102,11 @@ fn check_data(annotations: &Path, images: &Path, format: AnnotationFormat, decod
     say_rest("notes", report.n_notes, report.notes.len());
     report.problems.iter().for_each(|problem| say(problem));
     say_rest("problems", report.n_problems, report.problems.len());
-    if report.n_problems > 0 {
-        bail!("{}: expected no problems, found {}", annotations.display(), report.n_problems);
-    }
+    verdict(annotations, report.n_problems)
+}
+
+fn verdict(annotations: &Path, n_problems: usize) -> anyhow::Result<()> {
+    ensure!(n_problems == 0, "{}: expected no problems, found {n_problems}", annotations.display());
     Ok(())
 }
 

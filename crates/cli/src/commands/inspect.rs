@@ -20,19 +20,20 @@ use sensei_student::weights::read_weights;
 use sensei_train::checkpoint::{METADATA_HEADER, verified_header};
 
 use crate::commands::inspect_folder::{inspect_folder, show_configuration, show_manifest};
+use crate::commands::inspect_json::facts;
 use crate::phases::export::memory_line;
-use crate::progress::{on_one_line, say};
+use crate::progress::{on_one_line, say, say_result};
 
 /// Explains a file by its ending, or a folder by what is in it.
-pub fn inspect(path: &Path) -> anyhow::Result<()> {
+pub fn inspect(path: &Path, json: bool) -> anyhow::Result<()> {
+    if json {
+        say_result(&serde_json::to_string_pretty(&facts(path)?)?);
+        return Ok(());
+    }
     if path.is_dir() {
         return inspect_folder(path);
     }
-    // A run and a package say what their files should be.
-    let absolute = std::path::absolute(path).with_context(|| path.display().to_string())?;
-    for folder in absolute.ancestors().skip(1).take(MAX_FOLDERS_UP).filter(|folder| folder.join(LIST).is_file()) {
-        DigestList::read(folder)?.check(&absolute)?;
-    }
+    check_listed(path)?;
     match path.extension().and_then(|ending| ending.to_str()) {
         Some("s8m") => show_model(&read_model(path)?),
         Some("onnx") => show_onnx(path)?,
@@ -56,6 +57,18 @@ pub fn inspect(path: &Path) -> anyhow::Result<()> {
                 start(path)?
             )
         }
+    }
+    Ok(())
+}
+
+/// Holds a file to what a run or a package says that it should be.
+///
+/// # Errors
+/// If it was changed.
+pub fn check_listed(path: &Path) -> anyhow::Result<()> {
+    let absolute = std::path::absolute(path).with_context(|| path.display().to_string())?;
+    for folder in absolute.ancestors().skip(1).take(MAX_FOLDERS_UP).filter(|folder| folder.join(LIST).is_file()) {
+        DigestList::read(folder)?.check(&absolute)?;
     }
     Ok(())
 }

@@ -2,14 +2,17 @@
 
 mod about;
 mod compare;
+mod convert;
 mod data;
 mod doctor;
 mod eval_coco;
 mod eval_masks;
+mod eval_package;
 mod gate;
 mod init;
 mod inspect;
 mod inspect_folder;
+mod inspect_json;
 pub mod plan;
 mod predict;
 mod promptable;
@@ -40,6 +43,7 @@ use crate::device::{on_device, start_threads};
 pub fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let done = |()| ExitCode::SUCCESS;
     match arguments.command {
+        Command::Eval(arguments) if arguments.package => eval_package::eval_package(&arguments).map(done),
         Command::Run(arguments) if is_promptable(&arguments.config) => {
             on_device(&arguments.machine, || promptable::run(&arguments)).map(done)
         }
@@ -76,10 +80,13 @@ pub fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Quantize { run, reuse, sensitivity, threads } => {
             run::quantize(&run, reuse, sensitivity, threads).map(done)
         }
-        Command::Export { run, converter, rpk } if is_promptable(&run.join("plan.toml")) => {
-            promptable::export(&run, converter.is_some() || rpk).map(done)
+        Command::Export { run, converter, rpk, no_input_persistency } if is_promptable(&run.join("plan.toml")) => {
+            promptable::export(&run, converter.is_some() || rpk || no_input_persistency).map(done)
         }
-        Command::Export { run, converter, rpk } => run::export(&run, converter.as_deref(), rpk).map(done),
+        Command::Export { run, converter, rpk, no_input_persistency } => {
+            run::export(&run, converter.as_deref(), rpk, !no_input_persistency).map(done)
+        }
+        Command::Convert(arguments) => convert::convert(&arguments).map(done),
         Command::Rpk { packer_out, out, input_format, intrinsics } => {
             rpk::rpk(&packer_out, &out, &input_format, intrinsics.as_deref()).map(done)
         }
@@ -91,7 +98,7 @@ pub fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
         Command::Baseline { run, file, predictor } => gate::baseline(&run, &file, &predictor).map(done),
         Command::Verify { folder } => verify::verify(&folder).map(done),
-        Command::Inspect { file } => inspect::inspect(&file).map(done),
+        Command::Inspect { file, json } => inspect::inspect(&file, json).map(done),
         Command::Report { run } => run::report(&run).map(done),
         Command::Doctor { json } => doctor::doctor(json).map(done),
         Command::Completions { shell } => shell::completions(shell).map(done),

@@ -1,6 +1,7 @@
 //! `run`, `train`, `eval`, `quantize`, `export`, `report`: everything around a run folder.
 
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail, ensure};
 use burn::tensor::Device;
@@ -21,12 +22,12 @@ use crate::config::{RunPlan, check_same_run, load_plan, load_protocol};
 use crate::device::{Devices, open as open_devices, start_threads};
 use crate::phases::data::{OtherData, Split, check_disjoint, checked_splits, open, open_by, own_rules};
 use crate::phases::evaluate::{Networks, robustness, score, score_files, scores_of};
-use crate::phases::export::{ConverterChoice, Origin, int8_model};
+use crate::phases::export::{ConverterChoice, Converting, Origin, int8_model};
 use crate::phases::inputs::write_inputs;
 use crate::phases::kept_samples::{KeptSamples, calibration_crops, kept_or_made};
 use crate::phases::train::{TrainOptions, train, trained_weights};
 use crate::phases::{export as exporting, quantize as quantizing};
-use crate::progress::{on_one_line, say};
+use crate::progress::{on_one_line, phase, say};
 use crate::run_folder;
 use crate::stop;
 use crate::usage;
@@ -34,6 +35,7 @@ use sensei_files::lock::Lock;
 use sensei_files::whole::write_whole;
 use sensei_report::page;
 use sensei_report::run_folder::RunFolder;
+use sensei_report::tensorboard::write_scores;
 
 /// The whole line.
 pub fn run(arguments: &RunArguments) -> anyhow::Result<()> {
@@ -49,8 +51,9 @@ pub fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     if let (Some(deployment), Some(model), Some(kept)) = (&plan.deployment, &model, &kept) {
         let origin = Origin { data: &kept.data, weights: weights_digest(&weights) };
         let converter = deployment.export.converter.as_deref();
-        let converter = converter.map_or(ConverterChoice::None, ConverterChoice::PackerOut);
-        exporting::export(&plan, &folder, model, Some(&origin), Some(&scores), &kept.examples, converter)?;
+        let choice = converter.map_or(ConverterChoice::None, ConverterChoice::PackerOut);
+        let converting = Converting { choice, keeps_input: true };
+        exporting::export(&plan, &folder, model, Some(&origin), Some(&scores), &kept.examples, converting)?;
     }
     report(folder.root())
 }
@@ -71,6 +74,11 @@ pub fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
     let (plan, folder) = open_run(&arguments.run)?;
     // Scores that go elsewhere leave the folder as it is.
     let _lock = if arguments.out.is_none() { Some(run_folder::lock(&folder)?) } else { None };
+    if arguments.annotations.is_some() && arguments.protocol.is_none() {
+        return Err(usage(anyhow::anyhow!(
+            "--annotations: expected --protocol beside it, or --package; found neither"
+        )));
+    }
     let rules = arguments.protocol.as_deref().map(load_protocol).transpose().map_err(usage)?;
     let Devices { main: device, others } = open_devices(&arguments.machine)?;
     if !others.is_empty() {
@@ -199,7 +207,7 @@ pub fn quantize(run: &Path, reuse: bool, sensitivity_bits: Option<u8>, threads: 
 }
 
 /// The package of a quantized run.
-pub fn export(run: &Path, converter: Option<&Path>, rpk: bool) -> anyhow::Result<()> {
+pub fn export(run: &Path, converter: Option<&Path>, rpk: bool, keeps_input: bool) -> anyhow::Result<()> {
     let (plan, folder) = open_run(run)?;
     let _lock = run_folder::lock(&folder)?;
     let deployment = plan.deployment().map_err(usage)?;
@@ -208,16 +216,18 @@ pub fn export(run: &Path, converter: Option<&Path>, rpk: bool) -> anyhow::Result
     let origin = Origin { data: &kept.data, weights: weights_digest(&trained_weights(&plan, &folder)?) };
     score_files(&folder.eval()).iter().try_for_each(|file| run_folder::check(&folder, file))?;
     let scores = scores_of(&folder.eval(), &model)?;
-    let converter = match converter.or(deployment.export.converter.as_deref()) {
+    let choice = match converter.or(deployment.export.converter.as_deref()) {
         program if rpk => ConverterChoice::Rpk(program),
         program => program.map_or(ConverterChoice::None, ConverterChoice::PackerOut),
     };
-    exporting::export(&plan, &folder, &model, Some(&origin), scores.as_ref(), &kept.examples, converter)?;
+    let converting = Converting { choice, keeps_input };
+    exporting::export(&plan, &folder, &model, Some(&origin), scores.as_ref(), &kept.examples, converting)?;
     Ok(())
 }
 
 /// The page for people.
 pub fn report(run: &Path) -> anyhow::Result<()> {
+    phase("writing the report");
     let folder = run_folder::open(run)?;
     let others = page::other_report_files(&folder)?.into_iter().map(|(_, file)| file);
     for file in [folder.layers(), folder.layers_before()].into_iter().chain(score_files(&folder.eval())).chain(others) {
@@ -227,7 +237,12 @@ pub fn report(run: &Path) -> anyhow::Result<()> {
     write_whole(&folder.report(), page.as_bytes())?;
     say(&format!("report: {}", folder.report().display()));
     let scores = folder.scores();
-    if scores.exists() { say_verdict(&EvalReport::read(&scores)?) } else { Ok(()) }
+    if !scores.exists() {
+        return Ok(());
+    }
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    write_scores(&folder, now.as_secs_f64())?;
+    say_verdict(&EvalReport::read(&scores)?)
 }
 
 /// A run's last words: where its student stands beside floors and teacher.

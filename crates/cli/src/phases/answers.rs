@@ -16,7 +16,7 @@ use crate::config::{RunPlan, TeacherAnswers, TeacherFiles, TeacherPlan};
 use crate::phases::data::{Split, dataset, load_part};
 use crate::phases::shared;
 use crate::phases::teacher::ask_for_run;
-use crate::progress::{say, warn};
+use crate::progress::{note, say, warn};
 use crate::stop;
 
 /// Answers of the plan's teacher about a data set.
@@ -105,7 +105,7 @@ pub fn asked_here(
     let folder = cache_folder(key, runs);
     let mut report = None;
     make_once(&folder, |partial| -> anyhow::Result<()> {
-        say(&format!("{}: asking the teacher", dataset.annotations_path.display()));
+        note(&format!("{}: asking the teacher", dataset.annotations_path.display()));
         report = Some(ask_for_run(files, key, dataset, partial)?);
         Ok(())
     })?;

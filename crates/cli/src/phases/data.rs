@@ -22,7 +22,7 @@ use crate::config::{AlsoTrainPlan, DataPlan, FilesPlan, RunPlan, SplitPlan};
 use crate::phases::answers::store;
 use crate::phases::images::check_images;
 use crate::phases::packed::use_packed;
-use crate::progress::{on_one_line, say, warn};
+use crate::progress::{on_one_line, phase, say, warn};
 use crate::stop;
 use crate::usage;
 use sensei_files::folder::make_once;
@@ -331,6 +331,7 @@ fn teacher(plan: &RunPlan, split: Split, dataset: &Dataset, runs: &Path) -> anyh
 /// # Errors
 /// If a split cannot be opened, or a check fails.
 pub fn checked_splits(plan: &RunPlan, runs: &Path) -> anyhow::Result<(SampleSource, SampleSource)> {
+    phase("opening and checking the data");
     let (train, val) = (open(plan, Split::Train, runs)?, open(plan, Split::Val, runs)?);
     check_disjoint(&train, &val)?;
     check_images("train", &train)?;

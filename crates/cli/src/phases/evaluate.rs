@@ -56,6 +56,7 @@ pub fn score(
     device: &Device,
     out: &Path,
 ) -> anyhow::Result<EvalReport> {
+    progress::phase("scoring");
     let predicting = Predicting::new(plan, networks)?;
     let mut predictors = predicting.predictors(plan, networks, train, val, device)?;
     let report = report(plan, rules, val, &mut predictors)?;
@@ -68,7 +69,44 @@ pub fn score(
     // Floors need no picture, and the fake-quantized network's is that of the integers.
     let is_shown = |row: &str| matches!(kind_of(row), RowKind::Teacher | RowKind::Student) && row != "fake_quant";
     predictors.retain(|predictor| is_shown(&predictor.name));
-    write_pictures(out, &report, &pictured(plan, val, &report, &mut predictors)?, 2)?;
+    write_pictures(out, &report, &pictured(plan.eval.overlays, val, &report, &mut predictors)?, 2)?;
+    say(&report.table());
+    Ok(report)
+}
+
+/// A package's model, and what it is scored on.
+pub struct PackageScores<'a> {
+    /// Read back from the package.
+    pub model: &'a IntegerModel,
+    /// How it is scored.
+    pub rules: &'a ProtocolRules,
+    /// The instances.
+    pub val: &'a SampleSource,
+    /// How intervals are made.
+    pub bootstrap: BootstrapConfig,
+}
+
+/// Scores a package's model beside the floors that need no training data, and writes the files of [`score`] into `out`.
+///
+/// # Errors
+/// As [`score`].
+pub fn score_package(package: &PackageScores, out: &Path) -> anyhow::Result<EvalReport> {
+    let PackageScores { model, rules, val, bootstrap } = package;
+    let interpreter = Interpreter::new(model);
+    let mut predictors = Vec::from(floors_of_boxes());
+    predictors.push(integer_network(&interpreter));
+    let bar = progress::bar("score", val.instances.len(), "objects");
+    let items = candidates(val, &val.instances, PACKAGE_BATCH).progress_with(bar);
+    let evaluation = evaluate::<_, PredictError>(items, &mut predictors, PACKAGE_BATCH)?;
+    let differences = [("inscribed_ellipse", "int8")];
+    let report = EvalReport::new(rules.on(&val.dataset, val.subset_name()), evaluation, *bootstrap, &differences)?;
+    fs::create_dir_all(out).with_context(|| format!("{}: cannot make the folder", out.display()))?;
+    report.write(&out.join(REPORT))?;
+    let digest = blake3::Hash::from_bytes(model.digest()).to_hex().to_string();
+    write_whole(&out.join(SCORED_MODEL), digest.as_bytes())?;
+    write_whole(&out.join("table.txt"), report.table().as_bytes())?;
+    predictors.retain(|predictor| kind_of(&predictor.name) == RowKind::Student);
+    write_pictures(out, &report, &pictured(PACKAGE_OVERLAYS, val, &report, &mut predictors)?, 2)?;
     say(&report.table());
     Ok(report)
 }
@@ -216,13 +254,19 @@ fn floors<'a>(plan: &RunPlan, train: &SampleSource) -> anyhow::Result<Vec<Predic
     let truth = |at: &u32| train.truth_in_crop(annotated[*at as usize]);
     let truths: Vec<Vec<u8>> = chosen.par_iter().map(truth).collect::<Result<_, _>>()?;
     let (mask, disc) = (fit_constant_mask(&truths, grid)?, fit_centred_disc(&truths, grid)?);
-    Ok(vec![
-        floor("constant_mask", move |_| mask.prediction()),
-        floor("centred_disc", move |_| disc.prediction()),
+    let mut floors =
+        vec![floor("constant_mask", move |_| mask.prediction()), floor("centred_disc", move |_| disc.prediction())];
+    floors.extend(floors_of_boxes());
+    Ok(floors)
+}
+
+/// Those that need no training data, and the ceiling.
+fn floors_of_boxes<'a>() -> [Predictor<'a, EvalInput, PredictError>; 3] {
+    [
         floor("filled_box", filled_box),
         floor("inscribed_ellipse", inscribed_ellipse),
         floor("grid_ceiling", grid_ceiling),
-    ])
+    ]
 }
 
 fn floor<'a>(name: &str, answer: impl Fn(&EvalSample) -> Prediction + 'a) -> Predictor<'a, EvalInput, PredictError> {
@@ -232,14 +276,14 @@ fn floor<'a>(name: &str, answer: impl Fn(&EvalSample) -> Prediction + 'a) -> Pre
 
 /// The instances that are shown, and what each predictor says of them.
 fn pictured(
-    plan: &RunPlan,
+    n_overlays: usize,
     val: &SampleSource,
     report: &EvalReport,
     predictors: &mut [Predictor<'_, EvalInput, PredictError>],
 ) -> anyhow::Result<Vec<Pictured>> {
     let by_id: BTreeMap<u64, usize> = val.instances.iter().map(|&idx| (val.dataset.instances[idx].id, idx)).collect();
     let mut pictured = vec![];
-    for (why, annotation_id) in chosen(report, plan.eval.overlays) {
+    for (why, annotation_id) in chosen(report, n_overlays) {
         let instance_idx = *by_id.get(&annotation_id).context("a scored instance is one of the split")?;
         let item = eval_item(val, instance_idx, val.sample(instance_idx)?);
         let mut answers = Vec::new();
@@ -264,6 +308,12 @@ const JITTER_PERCENT: [u32; 5] = [0, 5, 10, 20, 30];
 const FLOOR_INSTANCES: usize = 4096;
 
 const REPORT: &str = "report.json";
+
+/// Objects that are scored at a time; results do not depend on it.
+const PACKAGE_BATCH: usize = 32;
+
+/// Objects that are shown.
+const PACKAGE_OVERLAYS: usize = 12;
 
 /// Beside the report: the digest of the int8 model in it.
 const SCORED_MODEL: &str = "int8-model-digest.txt";

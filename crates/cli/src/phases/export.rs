@@ -8,10 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
-use sensei_data::crop_rule::CropRule;
+use sensei_data::image_file::encode_png;
 use sensei_eval::report::EvalReport;
-use sensei_eval::verdict::Verdict;
-use sensei_imx500::converter::{ConvertOptions, Converter};
+use sensei_imx500::converter::{ConvertOptions, Converter, MemoryReport};
 use sensei_imx500::memory::{MemoryEstimate, NetworkShape, memory_estimate};
 use sensei_imx500::onnx::write_onnx;
 use sensei_imx500::packer_out::PackerOut;
@@ -24,12 +23,14 @@ use serde_json::json;
 
 use crate::config::RunPlan;
 use crate::phases::kept_samples::{DataDigests, KeptCrop};
-use crate::progress::{say, working};
+use crate::phases::model_card::{ModelCard, picture};
+use crate::progress::{note, phase, say, working};
 use crate::run_folder;
 use crate::stop;
 use sensei_files::digest_list::list_all;
 use sensei_files::folder::replace;
 use sensei_files::whole::write_whole;
+use sensei_report::events::Training;
 use sensei_report::run_folder::RunFolder;
 
 /// Digests of what made a student, for the package's manifest.
@@ -38,6 +39,15 @@ pub struct Origin<'a> {
     pub data: &'a DataDigests,
     /// The trained weights.
     pub weights: String,
+}
+
+/// Whether the vendor's converter runs, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Converting<'a> {
+    /// Which, and how far.
+    pub choice: ConverterChoice<'a>,
+    /// Whether the chip keeps its input tensor for the host; without, it has more memory.
+    pub keeps_input: bool,
 }
 
 /// Whether the vendor's converter runs.
@@ -63,11 +73,13 @@ pub fn export(
     origin: Option<&Origin<'_>>,
     scores: Option<&EvalReport>,
     examples: &[KeptCrop],
-    converter: ConverterChoice,
+    converting: Converting,
 ) -> anyhow::Result<PathBuf> {
-    let installed = installed_converter(converter)?; // before anything is written
+    phase("exporting");
+    let Converting { choice, keeps_input } = converting;
+    let installed = installed_converter(choice)?; // before anything is written
     let partial = empty_folder(folder.root().join("package.partial"))?;
-    let estimate = checked_estimate(model)?;
+    let estimate = checked_estimate(model, keeps_input)?;
 
     let onnx = partial.join(format!("{}.onnx", model.name()));
     let onnx_bytes = write_onnx(model, &metadata(plan, origin));
@@ -77,17 +89,24 @@ pub fn export(
     write_whole(&partial.join("camera.py"), CAMERA_PROGRAM.as_bytes())?;
 
     let mut manifest = manifest_of_model(plan, model, &onnx_bytes, &estimate, examples);
+    manifest["input_kept"] = json!(keeps_input);
     add_origin_and_scores(&mut manifest, origin, scores);
+    let mut converted = None;
     if let Some(installed) = installed {
-        let zip = convert(&installed, &onnx, &partial, &estimate, &mut manifest)?;
+        let (zip, report) = convert(&installed, &onnx, &partial, &estimate, keeps_input)?;
+        manifest["converter_memory"] = memory_json(&report);
+        converted = Some(report);
         manifest["packer_out_digest"] = json!(digest(&zip)?);
-        if let ConverterChoice::Rpk(_) = converter {
+        if let ConverterChoice::Rpk(_) = choice {
             let file = partial.join("network.rpk");
             package_rpk(&zip, &file, InputFormat::Rgb, Some(Intrinsics::of_student()))?;
             manifest["rpk_digest"] = json!(digest(&file)?);
         }
     }
-    write_whole(&partial.join("MODEL_CARD.md"), model_card(plan, model, origin, scores, &estimate)?.as_bytes())?;
+    let trained = if folder.events().exists() { Training::read(&folder.events())?.last_time } else { None };
+    let card = ModelCard { plan, model, origin, scores, estimate: &estimate, converted: converted.as_ref(), trained };
+    write_whole(&partial.join("MODEL_CARD.md"), card.text()?.as_bytes())?;
+    write_whole(&partial.join("picture.png"), &encode_png(&picture(model, examples)?))?;
     write_whole(&partial.join("manifest.json"), &serde_json::to_vec_pretty(&manifest)?)?;
     list_all(&partial)?;
 
@@ -119,8 +138,12 @@ fn empty_folder(folder: PathBuf) -> anyhow::Result<PathBuf> {
 }
 
 /// The estimated memory, if the chip has that much.
-fn checked_estimate(model: &IntegerModel) -> anyhow::Result<MemoryEstimate> {
-    let estimate = memory_estimate(&NetworkShape::from(model));
+fn checked_estimate(model: &IntegerModel, keeps_input: bool) -> anyhow::Result<MemoryEstimate> {
+    let shape = NetworkShape::from(model);
+    let mut estimate = memory_estimate(&shape);
+    if !keeps_input {
+        estimate.runtime -= shape.kept_input();
+    }
     say(&format!("memory estimate: {}", memory_line(&estimate)));
     ensure!(
         estimate.fits(),
@@ -205,57 +228,16 @@ fn write_test_vectors(folder: &Path, model: &IntegerModel, examples: &[KeptCrop]
     Ok(())
 }
 
-/// What a person wants to know of the model before using it.
-fn model_card(
-    plan: &RunPlan,
-    model: &IntegerModel,
-    origin: Option<&Origin<'_>>,
-    scores: Option<&EvalReport>,
-    estimate: &MemoryEstimate,
-) -> anyhow::Result<String> {
-    let side = model.input().shape[1];
-    let data = origin.map_or("not known".into(), |origin| {
-        let DataDigests { train, val, teacher } = origin.data;
-        let teacher = teacher.as_deref().unwrap_or("none");
-        format!("annotations {train} (training), {val} (validation), teacher key {teacher}")
-    });
-    let verdict = scores.map(Verdict::of).transpose()?.flatten();
-    let verdict = verdict.map_or_else(String::new, |verdict| format!("{}.\n\n", verdict.sentence()));
-    let scores = scores.map_or("None: it was not scored.\n".into(), |scores| {
-        let protocol = &scores.protocol.name;
-        format!("{verdict}Protocol {protocol} ({}).\n\n```\n{}```\n", scores.protocol_hash, scores.table())
-    });
-    let region = match plan.crop {
-        CropRule::Box { .. } => "a region of interest, the object's padded box whatever its shape and scaled per axis,",
-        CropRule::CenterWindow { .. } | CropRule::Roi { .. } => "a square region of interest",
-    };
-    Ok(format!(
-        "# {name}\n\n\
-         Answers {region} with the mask of the object in its middle. Input: {side} x {side} RGB, `pixel - 128` as signed \
-         bytes. Output: {side} x {side} mask logits, foreground above 0; the chip sends them column by column.\n\n\
-         ## Trained on\n{data}; plan {plan}.\n\n\
-         ## Scores\n{scores}\n\
-         The `int8` row is the integer model of this package, read back from its file.\n\n\
-         ## On the chip\nMemory, estimated: {memory}. `test_vectors/` has inputs and outputs as the chip should have them; `camera.py` records \
-         what a camera has, and `sensei replay` compares. Nothing of this has run on a camera of the authors'.\n\n\
-         ## Limits\nOne object, given by its region; no classes. A score follows from its logits, as `sensei predict` takes it. Whatever the training data leave out, the model has not seen. \
-         Licences of training data and teacher bind the user.\n",
-        name = model.name(),
-        plan = plan.train_digest,
-        memory = memory_line(estimate),
-    ))
-}
-
-/// Runs the converter on `onnx` and notes in `manifest` what it says of memory; the `packerOut.zip` that it made.
+/// Runs the converter on `onnx`: the `packerOut.zip` that it made, and what it says of memory.
 fn convert(
     converter: &Converter,
     onnx: &Path,
     package: &Path,
     estimate: &MemoryEstimate,
-    manifest: &mut serde_json::Value,
-) -> anyhow::Result<PathBuf> {
-    let options = ConvertOptions { time_limit: CONVERTER_TIME_LIMIT, memory_report_only: false };
-    say("running the vendor's converter (minutes)");
+    keeps_input: bool,
+) -> anyhow::Result<(PathBuf, MemoryEstimate)> {
+    let options = ConvertOptions { time_limit: CONVERTER_TIME_LIMIT, memory_report_only: false, keeps_input };
+    note("running the vendor's converter (minutes)");
     let shown = working("converting");
     let conversion = converter.convert(onnx, &package.join("imx500"), &options, &stop::is_asked);
     drop(shown);
@@ -270,13 +252,9 @@ fn convert(
         report.runtime,
         report.total()
     ));
-    manifest["converter_memory"] = json!({
-        "coefficients": report.coefficients,
-        "runtime": report.runtime,
-        "reserved": report.reserved,
-        "limit": report.limit,
-    });
-    conversion.packer_out.context("a full conversion has a packerOut.zip")
+    let MemoryReport { coefficients, runtime, reserved, limit } = report;
+    let zip = conversion.packer_out.context("a full conversion has a packerOut.zip")?;
+    Ok((zip, MemoryEstimate { coefficients, runtime, reserved, limit }))
 }
 
 fn digest(path: &Path) -> anyhow::Result<String> {
@@ -329,7 +307,7 @@ pub fn memory_json(estimate: &MemoryEstimate) -> serde_json::Value {
 }
 
 /// PicoSAM2 takes about 90 s on two cores.
-const CONVERTER_TIME_LIMIT: Duration = Duration::from_secs(30 * 60);
+pub const CONVERTER_TIME_LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// What runs on the Raspberry Pi.
 const CAMERA_PROGRAM: &str = include_str!("../../../../scripts/imx500/camera.py");

@@ -8,6 +8,7 @@ pub mod images;
 pub mod inputs;
 pub mod kept_samples;
 pub mod layers;
+mod model_card;
 pub mod packed;
 pub mod pictures;
 pub mod promptable;

@@ -173,7 +173,7 @@ pub fn train_images(
     };
     let validate: Validate = Box::new(|_| anyhow::bail!("a student of whole images is scored after training"));
     let logging = &plan.logging;
-    let mut progress = TrainProgress::new(&folder.events(), logging.log_every_steps, 0, validate)?;
+    let mut progress = TrainProgress::new(folder, logging.log_every_steps, 0, validate)?;
     if how.profile {
         progress.profile(folder.profile());
     }

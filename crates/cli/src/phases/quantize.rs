@@ -23,7 +23,7 @@ use crate::config::RunPlan;
 use crate::phases::kept_samples::KeptCrop;
 use crate::phases::layers::rows;
 use crate::phases::stages::trained_quantizers;
-use crate::progress::{say, warn, working};
+use crate::progress::{phase, say, warn, working};
 use crate::run_folder;
 use crate::stop;
 use sensei_files::whole::write_whole;
@@ -56,6 +56,7 @@ pub fn quantize(
     crops: &[KeptCrop],
     folder: &RunFolder,
 ) -> anyhow::Result<Quantized> {
+    phase("quantizing");
     let _shown = working("quantizing");
     let Prepared { float, batches, mut config } = prepare(plan, weights, crops)?;
     let mut report = None;

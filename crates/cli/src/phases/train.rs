@@ -19,7 +19,7 @@ use sensei_train::run_digests::RunDigests;
 use crate::config::{FirstWeights, RunPlan};
 use crate::device::Devices;
 use crate::phases::stages::ChipStages;
-use crate::progress::{TrainProgress, Validate, on_one_line, say, warn};
+use crate::progress::{TrainProgress, Validate, on_one_line, phase, say, warn};
 use crate::run_folder;
 use crate::stop;
 use sensei_report::run_folder::RunFolder;
@@ -45,6 +45,7 @@ pub fn train(
     devices: &Devices,
     how: TrainOptions,
 ) -> anyhow::Result<Fitted> {
+    phase("training");
     let device = &devices.main;
     let initial = initial_student(plan, device)?;
     let digests = run_digests(plan, &initial, train);
@@ -59,8 +60,7 @@ pub fn train(
         Ok((Metric::MeanIouInCrop.of(scores).unwrap_or(0.0), scores.len()))
     });
     let logging = &plan.logging;
-    let mut progress =
-        TrainProgress::new(&folder.events(), logging.log_every_steps, logging.validate_every_epochs, validate)?;
+    let mut progress = TrainProgress::new(folder, logging.log_every_steps, logging.validate_every_epochs, validate)?;
     if how.profile {
         progress.profile(folder.profile());
     }

@@ -346,3 +346,14 @@ fn times_of_the_chip_and_a_limit() {
     let (out, err) = text(&pi.run(&["record", "few", "3", "--limit", "1e-9"], true));
     assert!(out.contains("1 frames in few"), "{out}\n{err}");
 }
+
+#[test]
+fn a_package_whose_input_is_dropped_is_not_recorded() {
+    let Some(pi) = Pi::new("clipped", "box-4-pad0.1-min12-clipped") else { return };
+    let manifest = pi.dir.path().join("manifest.json");
+    let text = fs::read_to_string(&manifest).unwrap().replacen('{', "{\"input_kept\": false, ", 1);
+    fs::write(manifest, text).unwrap();
+    let expected = "expected a package whose input the chip keeps, found one made with --no-input-persistency";
+    pi.refuses(&["record", "out", "1"], true, &["record: ", expected]);
+    pi.refuses(&["inject", "from", "to"], true, &["inject: ", expected]);
+}

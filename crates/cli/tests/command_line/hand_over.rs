@@ -55,3 +55,48 @@ fn a_run_is_quantized_and_exported_where_its_data_are_not() {
     assert!(out.contains("samples.safetensors: none in this run; crops are taken from its data"), "{out}");
     assert!(package == contents(&place, "handed/tiny/package"), "the same package");
 }
+
+#[test]
+fn a_package_is_scored_where_its_training_data_are_not() {
+    let place = Place::new();
+    place.does(&["run", "tiny.toml"]);
+    let report =
+        |file: &str| -> serde_json::Value { serde_json::from_slice(&fs::read(place.path(file)).unwrap()).unwrap() };
+    let own = report("runs/tiny/eval/report.json");
+    fs::remove_file(place.path("scenes/annotations/instances_train.json")).unwrap();
+    place.refuses(&["eval", "runs/tiny"], 1, &["instances_train.json"]);
+
+    let out = place.does(&["eval", "runs/tiny", "--package"]);
+    assert!(out.contains("mean_iou_in_crop is the manifest's, to the last bit"), "{out}");
+    assert!(out.contains("no rows constant_mask and centred_disc"), "{out}");
+    let found = report("runs/tiny/eval-package/report.json");
+    let row = |report: &serde_json::Value, name: &str| {
+        let rows = report["predictors"].as_array().unwrap();
+        rows.iter().find(|row| row["scores"]["predictor"] == name).map(|row| row["scores"]["instances"].clone())
+    };
+    for name in ["filled_box", "inscribed_ellipse", "grid_ceiling", "int8"] {
+        assert!(row(&found, name).is_some() && row(&found, name) == row(&own, name), "{name}");
+    }
+    assert_eq!(row(&found, "float"), None);
+    assert_eq!(found["protocol_hash"], own["protocol_hash"]);
+    assert!(place.path("runs/tiny/eval-package/overlays.png").is_file());
+
+    // The package alone, elsewhere, on annotations that are named.
+    fs::rename(place.path("runs/tiny/package"), place.path("delivered")).unwrap();
+    fs::remove_dir_all(place.path("runs")).unwrap();
+    let on = ["--annotations", "scenes/annotations/instances_val.json", "--images", "scenes/images"];
+    let eval = |more: &[&'static str]| [&["eval", "delivered", "--package"], more].concat();
+    let out = place.does(&eval(&[&on[..], &["--out", "scores"]].concat()));
+    assert!(out.contains("is the manifest's, to the last bit"), "{out}");
+    assert_eq!(row(&report("scores/report.json"), "int8"), row(&own, "int8"));
+    let out = place.does(&eval(&[&on[..], &["--protocol", "sensei-box", "--out", "other"]].concat()));
+    assert!(!out.contains("is the manifest's"), "another protocol is not compared: {out}");
+
+    place.refuses(&eval(&[]), 2, &["delivered: expected --annotations and --images"]);
+    place.refuses(&["eval", "scenes", "--package"], 2, &["scenes: expected a package, or a run that has one"]);
+    let mut model = fs::read(place.path("delivered/tiny.s8m")).unwrap();
+    let at = model.len() / 2;
+    model[at] ^= 1;
+    fs::write(place.path("delivered/tiny.s8m"), model).unwrap();
+    place.refuses(&eval(&on), 1, &["delivered/tiny.s8m"]);
+}

@@ -119,6 +119,55 @@ fn a_run_is_exported_as_far_as_the_cameras_file() {
 }
 
 #[test]
+fn the_converter_is_asked_without_a_trace_in_the_package() {
+    let place = Place::new();
+    place.does(&["run", "tiny.toml"]);
+    let path = stand_in(&place, &format!("echo \"$*\" > \"$D/arguments\"; {CONVERT}"));
+    let before = files_below(&place.path("runs"));
+    let convert = |more: &[&str]| {
+        let arguments = [&["convert", "runs/tiny"], more].concat();
+        place.command(&arguments).env("PATH", &path).output().unwrap()
+    };
+    let said = || fs::read_to_string(place.path("bin/arguments")).unwrap();
+    let output = convert(&[]);
+    let (out, err) = text(&output);
+    assert!(output.status.success(), "{err}");
+    for words in ["tiny.onnx: accepted in", "coefficients          1000", "runtime               9000", "0.1 % used"] {
+        assert!(out.contains(words), "expected {words:?} in: {out}");
+    }
+    assert!(said().contains("--memory-report") && !said().contains("persistency"), "{}", said());
+    assert_eq!(files_below(&place.path("runs")), before, "nothing is left beside or in the package");
+
+    let output = convert(&["--packer-out", "--out", "converted", "--no-input-persistency"]);
+    assert!(output.status.success(), "{:?}", text(&output));
+    assert!(said().contains("--no-input-persistency") && !said().contains("--memory-report"), "{}", said());
+    assert!(place.path("converted/packerOut.zip").is_file());
+    place.refused(&convert(&["--out", "converted"]), 1, &["converted: exists already"]);
+    place.refused(&convert(&["--packer-out"]), 2, &["--packer-out: expected --out"]);
+    let arguments = ["convert", "scenes"];
+    place.refused(&place.command(&arguments).env("PATH", &path).output().unwrap(), 1, &["found 0 of them"]);
+
+    // A package whose input is dropped says so.
+    let arguments = ["export", "runs/tiny", "--rpk", "--no-input-persistency"];
+    let output = place.command(&arguments).env("PATH", &path).output().unwrap();
+    assert!(output.status.success(), "{:?}", text(&output));
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&fs::read(place.path("runs/tiny/package/manifest.json")).unwrap()).unwrap();
+    assert_eq!((&manifest["input_kept"], &manifest["converter_memory"]["runtime"]), (&false.into(), &9000.into()));
+    let card = fs::read_to_string(place.path("runs/tiny/package/MODEL_CARD.md")).unwrap();
+    assert!(card.contains("By the vendor's converter: coefficients 1000 B, runtime 9000 B"), "{card}");
+    // 32 lines of 3 planes and 4,096 bytes less.
+    let (kept, dropped) = (estimate(&out), manifest["memory_estimate"]["runtime"].as_u64().unwrap());
+    assert_eq!(kept - dropped, 3 * 32 * 32 + 4096);
+}
+
+/// The estimated bytes at run time, in the table of `convert`.
+fn estimate(table: &str) -> u64 {
+    let line = table.lines().find(|line| line.starts_with("runtime")).unwrap();
+    line.split_whitespace().nth(2).unwrap().parse().unwrap()
+}
+
+#[test]
 fn files_of_the_sensor_are_explained_or_refused() {
     let place = Place::new();
     stand_in(&place, CONVERT);
@@ -212,9 +261,24 @@ fn test_vectors_replay_as_the_model_and_damage_does_not() {
     place.does(&["run", "tiny.toml"]);
     let package = place.path("runs/tiny/package");
     let card = fs::read_to_string(package.join("MODEL_CARD.md")).unwrap();
-    for words in ["# tiny", "inscribed_ellipse", "int8", "plan "] {
-        assert!(card.contains(words), "{card}");
+    let known = [
+        "# tiny",
+        "inscribed_ellipse",
+        "int8",
+        "plan ",
+        "multiply-accumulates a mask",
+        "its training ended 20",
+        "Data: COCO files instances_train.json (training), instances_val.json (validation). Teacher: none.",
+        "The vendor's converter has not been asked.",
+        "None is stated by the run.",
+    ];
+    for words in known {
+        assert!(card.contains(words), "expected {words:?} in: {card}");
     }
+    // Four crops of 32 pixels and their answers, each pixel drawn as four.
+    let picture = fs::read(package.join("picture.png")).unwrap();
+    let size = |at: usize| u32::from_be_bytes(picture[at..at + 4].try_into().unwrap());
+    assert!(size(16) > 2 * 64 && size(20) > 4 * 64, "{} x {}", size(16), size(20));
     let out = place.does(&["replay", "runs/tiny/package", "runs/tiny/package/test_vectors"]);
     assert!(out.contains("4 frames, 4096 values: all are the model's"), "{out}");
     let layers = fs::read(package.join("test_vectors/0000.layers.safetensors")).unwrap();

@@ -11,11 +11,11 @@ use sensei_student::weights::read_weights;
 use crate::{Place, files_below, weights_digest};
 
 /// Enough steps to be killed in: 5 a second would still do.
-const LONG: &[(&str, &str)] =
+pub const LONG: &[(&str, &str)] =
     &[("epochs = 2", "epochs = 150"), ("[eval]", "[logging]\ncheckpoint_every_steps = 7\n\n[eval]")];
 
 /// Starts a training and sends it a signal when it has written a checkpoint. Returns its exit code, if it had one.
-fn interrupted(place: &Place, name: &str, signal: &str) -> Option<i32> {
+pub fn interrupted(place: &Place, name: &str, signal: &str) -> Option<i32> {
     let mut command = place.command(&["train", "tiny.toml", "--name", name]);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let run = place.path("runs").join(name);

@@ -108,3 +108,61 @@ fn runs_packages_and_configurations_are_explained() {
     place.refuses(&["inspect", "runs/tiny/package"], 1, &["manifest.json", "changed since it was written"]);
     place.refuses(&["inspect", "scenes"], 1, &["expected a file, a run, a package or a teacher cache"]);
 }
+
+#[test]
+fn other_programs_read_what_is_inspected_and_checked() {
+    let place = Place::new();
+    place.does(&["run", "tiny.toml"]);
+    let json = |arguments: &[&str]| -> serde_json::Value {
+        let out = place.does(arguments);
+        serde_json::from_str(&out).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {out}"))
+    };
+    let inspected = |thing: &str| json(&["inspect", thing, "--json"]);
+    let run = inspected("runs/tiny");
+    assert_eq!((&run["kind"], &run["name"], &run["has"]["package"]), (&"run".into(), &"tiny".into(), &true.into()));
+    let report = inspected("runs/tiny/eval/report.json");
+    assert_eq!(report["scores"], run["scores"]);
+    let int8 = &run["scores"]["rows"]["int8"]["all"];
+    assert!(int8["estimates"]["mean_iou_in_crop"]["value"].is_f64() && int8["n_instances"] == 7, "{int8}");
+    let model = inspected("runs/tiny/student.s8m");
+    assert_eq!(model["nodes"], inspected("runs/tiny/package/tiny.onnx")["nodes"]);
+    assert_eq!(model["digest"], inspected("runs/tiny/package")["manifest"]["int8_model_digest"]);
+    assert_eq!(inspected("tiny.toml")["plan_digest"], run["plan_digest"]);
+    let weights = inspected("runs/tiny/student.safetensors");
+    assert!(weights["tensors"].as_object().unwrap().len() > 10, "{weights}");
+    place.refuses(&["inspect", "scenes", "--json"], 1, &["expected a run, a package or a teacher cache"]);
+    place.refuses(&["inspect", "runs/tiny/report.html", "--json"], 2, &["--json: expected a run"]);
+
+    let check = ["data", "check", "scenes/annotations/instances_val.json", "scenes/images", "--json"];
+    let found = json(&check);
+    assert_eq!((&found["n_instances"], &found["n_problems"]), (&7.into(), &0.into()));
+    fs::remove_dir_all(place.path("scenes/images")).unwrap();
+    fs::create_dir(place.path("scenes/images")).unwrap();
+    let output = place.command(&check).output().unwrap();
+    let (out, err) = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    let found: serde_json::Value = serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}"));
+    assert_eq!(found["n_missing_files"], 3);
+}
+
+#[test]
+fn the_program_says_less_or_more_of_what_it_is_doing() {
+    let place = Place::new();
+    let said = |name: &str, more: &[&str]| place.does(&[&["run", "tiny.toml", "--name", name], more].concat());
+    let (quiet, normal, verbose) = (said("a", &["-q"]), said("b", &[]), said("c", &["--verbose"]));
+    for out in [&quiet, &normal, &verbose] {
+        assert!(out.contains("int8") && out.contains("report: "), "results are always said: {out}");
+    }
+    let steps = |out: &str| out.lines().filter(|line| line.contains(" img/s")).count();
+    assert_eq!((steps(&quiet), steps(&normal)), (0, steps(&verbose)));
+    assert!(steps(&normal) > 0 && !normal.contains(" s] "), "{normal}");
+    for phase in
+        ["opening and checking the data", "training", "quantizing", "scoring", "exporting", "writing the report"]
+    {
+        let line = verbose.lines().find(|line| line.ends_with(&format!(" s] {phase}")));
+        assert!(line.is_some_and(|line| line.starts_with('[')), "expected {phase:?} in: {verbose}");
+        assert!(!normal.contains(&format!("] {phase}")) && !quiet.contains(&format!("] {phase}")));
+    }
+    let both = place.command(&["run", "tiny.toml", "-q", "-v"]).output().unwrap();
+    assert!(both.status.code() == Some(2) && text(&both).1.contains("cannot be used with"), "{:?}", text(&both));
+}
