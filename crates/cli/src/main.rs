@@ -14,6 +14,7 @@ mod predict;
 mod profile;
 mod progress;
 mod run_folder;
+mod shipped_models;
 mod stop;
 
 use std::process::ExitCode;

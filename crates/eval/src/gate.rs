@@ -207,6 +207,12 @@ impl GateReport {
         let what = match self.verdict {
             Verdict::Pass => "pass".to_string(),
             Verdict::Fail => "fail".to_string(),
+            Verdict::CannotTell { further_instances: Some(n) } if self.n_images < MIN_IMAGES => {
+                let found = self.n_images;
+                format!(
+                    "cannot tell of {found} images, as an interval takes at least {MIN_IMAGES}; about {n} further instances would have them"
+                )
+            }
             Verdict::CannotTell { further_instances: Some(n) } => {
                 format!("cannot tell, about {n} further instances would")
             }
@@ -348,6 +354,10 @@ mod tests {
         assert!(unsure.line().starts_with(&format!("cannot tell, about {further} further instances would: int8: ")));
         assert!(unsure.markdown().contains("### Mean IoU gate: cannot tell"));
         assert!(unsure.junit().contains("failures=\"0\" errors=\"1\""));
+        let few = run("int8", 3, 0.6, 1);
+        let few = gate(&report(few.clone(), 1000), &report(few, 1000), "int8", 0.5).expect("one protocol");
+        let expected = format!("cannot tell of {} images, as an interval takes at least 60; about ", few.n_images);
+        assert!(few.n_images < MIN_IMAGES && few.line().starts_with(&expected), "{}", few.line());
         let same = compare(baseline.clone());
         assert_eq!((same.difference, same.interval.low, same.interval.high), (0.0, 0.0, 0.0));
         assert!(gate(&report(baseline.clone(), 10), &report(baseline.clone(), 10), "int8", f64::NAN).is_err());

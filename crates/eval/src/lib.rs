@@ -16,6 +16,7 @@ pub mod floors;
 pub mod foreign;
 pub mod gate;
 mod glyphs;
+mod json_lines;
 pub mod mask_score;
 pub mod metric;
 pub mod overlay;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bootstrap::BootstrapConfig;
 use crate::evaluate::{Evaluation, PredictorScores};
+use crate::json_lines::to_lines;
 use crate::metric::{Estimate, Group, Summary, summarize};
 use crate::paired::{PairedDifference, PairingError, check_pairs, headline_difference, paired_difference};
 use crate::protocol::EvalProtocol;
@@ -91,6 +92,9 @@ pub enum ReportError {
         source: PairingError,
     },
 }
+
+/// Objects and arrays around an instance: report, rows, row, scores, instances.
+const INSTANCE_DEPTH: usize = 5;
 
 /// The version of the file's layout.
 pub const FORMAT_VERSION: u32 = 2;
@@ -205,10 +209,9 @@ impl EvalReport {
         in_words(&count_by_reason(&self.left_out))
     }
 
-    /// Writes the report as JSON, whole or not at all.
+    /// Writes the report as JSON, whole or not at all. Every instance has a line, so that `git diff` shows which ones changed.
     pub fn write(&self, path: &Path) -> Result<(), ReportError> {
-        let mut json = serde_json::to_vec(self).map_err(|source| ReportError::Parse { path: path.into(), source })?;
-        json.push(b'\n');
+        let json = to_lines(self, INSTANCE_DEPTH).map_err(|source| ReportError::Parse { path: path.into(), source })?;
         Ok(write_whole(path, &json)?)
     }
 

@@ -9,9 +9,10 @@ use sensei_data::dataset::{Dataset, DatasetError, UnusableRule};
 use sensei_files::whole::create_whole;
 
 use crate::arguments::{AnnotationFormat, InitArguments};
-use crate::config::load_plan;
+use crate::config::{FirstWeights, load_plan};
 use crate::phases::data::{check_annotated, check_disjoint_images, load};
 use crate::progress::{say, warn};
+use crate::shipped_models::shipped;
 use crate::usage;
 
 /// Writes a commented configuration for these data sets, after asking for what the command line does not say.
@@ -57,9 +58,10 @@ pub fn init(arguments: &InitArguments) -> anyhow::Result<()> {
     text.set("# The sensor's window", "# The sensor's window has at least 64 of 4056 pixels across; of the median width of your images it is so many.");
     text.set("epochs = ", &format!("epochs = {epochs}"));
     match &weights {
-        Some(weights) => text.set("initial_weights = ", &format!("initial_weights = {}", path(weights))),
-        None => {
-            text.set("initial_weights = ", "# initial_weights = \"student.safetensors\": random weights without it");
+        FirstWeights::Shipped(model) => text.set(INITIAL, &format!("{INITIAL}\"{}\"", model.name)),
+        FirstWeights::File(weights) => text.set(INITIAL, &format!("initial_weights = {}", path(weights))),
+        FirstWeights::PublishedEncoder(_) | FirstWeights::Random => {
+            text.set(INITIAL, "# initial_weights = \"student.safetensors\": random weights without it");
             text.set("learning_rate = ", "learning_rate = 1e-3");
         }
     }
@@ -127,21 +129,12 @@ fn min_side(dataset: &Dataset) -> f64 {
     64.0 / 4056.0 * f64::from(widths[widths.len() / 2])
 }
 
-fn initial_weights(arguments: &InitArguments) -> anyhow::Result<Option<PathBuf>> {
+fn initial_weights(arguments: &InitArguments) -> anyhow::Result<FirstWeights> {
     if let Some(path) = &arguments.initial_weights {
         ensure!(path.is_file(), "{}: expected weights, found no file", path.display());
-        return Ok(Some(std::path::absolute(path)?));
+        return Ok(FirstWeights::File(std::path::absolute(path)?));
     }
-    let shipped = Path::new(SHIPPED);
-    if arguments.from_random {
-        return Ok(None);
-    }
-    ensure!(
-        shipped.is_file(),
-        "{SHIPPED}: expected the model that ships with Sensei below the working directory, found none: name weights by --initial-weights, or \
-         take --from-random"
-    );
-    Ok(Some(std::path::absolute(shipped)?))
+    Ok(if arguments.from_random { FirstWeights::Random } else { FirstWeights::Shipped(shipped(SHIPPED)?) })
 }
 
 /// What a person answers on the terminal.
@@ -190,7 +183,11 @@ const TEMPLATE: &str = include_str!("../../../../configs/finetune-own-data.toml"
 /// Lines about the template itself.
 const TEMPLATE_HEAD: usize = 8;
 
-const SHIPPED: &str = "models/sensei-box/student.safetensors";
+/// What a student of [`TEMPLATE`] starts from.
+const SHIPPED: &str = "sensei-box";
+
+/// How its line begins there.
+const INITIAL: &str = "initial_model = ";
 
 /// Objects of a step in the template.
 const BATCH: usize = 8;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, ensure};
 use burn::tensor::{Device, Tensor, TensorData};
+use indicatif::ProgressIterator as _;
 use rayon::prelude::*;
 use sensei_data::crop::{CropGeometry, crop_image, crop_rle};
 use sensei_data::dataset::Dataset;
@@ -36,7 +37,7 @@ use crate::phases::pictures::{Pictured, chosen, write_pictures};
 use crate::phases::prompted_floors::{CLICK_DISC, disc_mask, fitted_click_disc, floor};
 use crate::phases::prompted_masks::Answers;
 use crate::predict::PredictError;
-use crate::progress::say;
+use crate::progress::{bar, phase, say};
 use crate::stop;
 
 /// Scores floors, teacher and student on the validation split and writes `report.json`, `table.txt`, `overlays.png` and `gallery.json` into `out`.
@@ -56,6 +57,7 @@ pub fn score_prompted(
         "protocol {}: expected one of whole images, found one with a crop",
         rules.name
     );
+    phase("scoring");
     let objects = Objects::new(eval, rules, val)?;
     let by_predictor = objects.answers(val, eval.clicks, rules.mask_choice, student, teacher)?;
     let of_clicks = fitted_click_disc(rules, train)?.map(|disc| (CLICK_DISC.to_string(), objects.discs(&disc)));
@@ -208,7 +210,8 @@ impl Objects {
         if proposer.is_some() {
             of_prior.push((PRIOR.to_string(), Masks::new()));
         }
-        for (&image_idx, objects) in &self.by_image {
+        let shown = bar("score", self.by_image.len(), "images");
+        for (&image_idx, objects) in self.by_image.iter().progress_with(shown) {
             stop::check("scoring")?;
             let sample = val.image(image_idx)?;
             let stored = sample.features.as_ref().context("images of a teacher's store have features")?;

@@ -128,6 +128,11 @@ fn initial_student(plan: &RunPlan, device: &Device) -> anyhow::Result<Student> {
     let device = device.clone().autodiff();
     match &plan.first_weights {
         FirstWeights::Random => Ok(Student::new(plan.graph.clone(), plan.train.seed, &device)),
+        FirstWeights::Shipped(model) => {
+            let weights = model.weights()?.for_graph(&plan.graph)?;
+            say(&format!("weights of {}, which ships with Sensei", model.name));
+            Ok(Student::from_weights(plan.graph.clone(), &weights, &device)?)
+        }
         FirstWeights::File(path) => {
             let file = read_weights(path)?;
             let weights = file.for_graph(&plan.graph)?;

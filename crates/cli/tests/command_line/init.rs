@@ -12,9 +12,10 @@ const VAL: [&str; 4] = ["--val", "scenes/annotations/instances_val.json", "--val
 fn a_configuration_for_own_data_is_planned_and_trained() {
     let place = Place::new();
     let both = [&["init", "my.toml"], &TRAIN[..], &VAL[..]].concat();
-    let words = ["models/sensei-box/student.safetensors: expected the model that ships", "--from-random"];
-    place.refuses(&both, 1, &words);
-    assert!(!place.path("my.toml").exists());
+    let shipped = [&["init", "shipped.toml"], &TRAIN[..], &VAL[..]].concat();
+    place.does(&shipped);
+    let text = fs::read_to_string(place.path("shipped.toml")).unwrap();
+    assert!(text.contains("\ninitial_model = \"sensei-box\"\n"), "{text}");
     let random = [&both[..], &["--from-random"]].concat();
     let out = place.does(&random);
     assert!(out.contains("my.toml: written. Next: sensei plan my.toml"), "{out}");
@@ -24,6 +25,32 @@ fn a_configuration_for_own_data_is_planned_and_trained() {
     assert!(text.contains("min_side = 1.0\n") && text.contains("epochs = 40\n"), "{text}");
     place.does(&["plan", "my.toml"]);
     place.does(&["train", "my.toml", "--set", "train.stage.0.epochs=1", "--set", "train.stage.0.warmup_steps=0"]);
+
+    // The model that ships is what a run starts from, wherever the program stands.
+    let step = ["--set", "train.stage.0.epochs=1", "--set", "train.stage.0.warmup_steps=0"];
+    let out = place.does(&[&["train", "shipped.toml"], &step[..]].concat());
+    assert!(out.contains("weights of sensei-box, which ships with Sensei"), "{out}");
+    for (key, words) in [
+        (
+            "train.initial_model=sensei-bx",
+            "[train] initial_model: expected a model that ships with Sensei (sensei-box), found \"sensei-bx\"",
+        ),
+        ("train.initial_weights=x.safetensors", "[train] initial_model: expected none beside initial_weights"),
+        ("train.encoder_weights=x.pth", "[train] encoder_weights: expected none beside initial_model"),
+    ] {
+        place.refuses(&["plan", "shipped.toml", "--set", key], 2, &[words]);
+    }
+    // And what answers.
+    place.does(&["predict", "sensei-box", "scenes/images", "--box", "10,10,30,30", "--out", "masks"]);
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/sensei-box");
+    place.does(&["predict", root, "scenes/images", "--box", "10,10,30,30", "--out", "masks-of-package"]);
+    let masks = |folder: &str| fs::read(place.path(folder).join("predictions.json")).unwrap();
+    assert!(masks("masks") == masks("masks-of-package"), "the same integers");
+    place.refuses(
+        &["predict", "sensei-box", "scenes/images", "--box", "1,1,9,9", "--network", "float", "--out", "no"],
+        2,
+        &["expected int8"],
+    );
 
     // The weights that were named are those that a run starts from.
     let from =

@@ -56,9 +56,13 @@ impl Place {
     }
 
     fn with_val_images(n_val_images: u32) -> Self {
+        Self::with_images(5, n_val_images)
+    }
+
+    fn with_images(n_train_images: u32, n_val_images: u32) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = SynthConfig {
-            n_train_images: 5,
+            n_train_images,
             n_val_images,
             image_size: Size { width: 64, height: 64 },
             min_objects: 2,

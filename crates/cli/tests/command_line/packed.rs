@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
 use crate::disk::with_full_disk;
-use crate::{Place, files_below};
+use crate::{Place, files_below, text};
 
 const MAKE: &[&str] = &["--set", "logging.packed_samples=\"make\""];
 const NEVER: &[&str] = &["--set", "logging.packed_samples=\"never\""];
@@ -128,4 +131,31 @@ fn full_disk_while_samples_are_packed() {
     // With room again.
     place.does(&["data", "pack", "tiny.toml"]);
     assert_eq!(packs(&place).len(), 2);
+}
+
+#[test]
+fn packing_stops_as_asked_leaves_nothing_and_is_begun_again() {
+    // Enough to be stopped in.
+    let place = Place::with_images(1500, 3);
+    let pack = ["data", "pack", "tiny.toml", "--threads", "1"];
+    let mut child = place.command(&pack).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let partial = || files_below(&place.path("runs")).into_iter().find(|path| path.ends_with("samples.pack"));
+    while partial().is_none() {
+        assert!(child.try_wait().unwrap().is_none(), "the packing has ended before it was seen");
+        sleep(Duration::from_millis(1));
+    }
+    assert!(partial().unwrap().to_string_lossy().contains(".partial-"), "it has no name before it is whole");
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let (_, err) = text(&output);
+    assert_eq!(output.status.code(), Some(4), "{err}");
+    assert!(err.contains("packing samples; nothing is left of the unfinished pack"), "{err}");
+    // A split that was packed before stays; of the one that was not there is nothing.
+    let left = files_below(&place.path("runs"));
+    assert!(left.iter().all(|path| !path.to_string_lossy().contains(".partial-")), "{left:?}");
+    assert!(packs(&place).len() < 2, "{left:?}");
+    place.does(&pack);
+    assert_eq!(packs(&place).len(), 2);
+    let out = place.does(&pack);
+    assert_eq!(out.matches("were there already").count(), 2, "{out}");
 }

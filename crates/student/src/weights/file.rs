@@ -54,14 +54,21 @@ pub const METADATA_CONTENT: &str = "sensei.content";
 /// If the file is neither, is larger than [`MAX_WEIGHTS_FILE_BYTES`], is cut or inconsistent, or all its tensors are of
 /// element types that are no floats.
 pub fn read_weights(path: &Path) -> Result<WeightsFile, WeightsError> {
-    let bytes = read_bounded(path, MAX_WEIGHTS_FILE_BYTES)?;
-    let (raw, metadata) = if bytes.starts_with(ZIP_START) || is_pickle(&bytes) {
+    weights_of(path, &read_bounded(path, MAX_WEIGHTS_FILE_BYTES)?)
+}
+
+/// [`read_weights`] of bytes that are there already; errors name them by `path`.
+///
+/// # Errors
+/// As there, but for files that cannot be read.
+pub fn weights_of(path: &Path, bytes: &[u8]) -> Result<WeightsFile, WeightsError> {
+    let (raw, metadata) = if bytes.starts_with(ZIP_START) || is_pickle(bytes) {
         let malformed = |source| WeightsError::Checkpoint { path: path.into(), source };
-        (read_checkpoint(&bytes).map_err(malformed)?, BTreeMap::new())
-    } else if let Some(found) = foreign_kind(&bytes) {
+        (read_checkpoint(bytes).map_err(malformed)?, BTreeMap::new())
+    } else if let Some(found) = foreign_kind(bytes) {
         return Err(WeightsError::Foreign { path: path.into(), found });
     } else {
-        read_safetensors(&bytes).map_err(|source| WeightsError::Safetensors { path: path.into(), source })?
+        read_safetensors(bytes).map_err(|source| WeightsError::Safetensors { path: path.into(), source })?
     };
     let Checkpoint { path: path_inside, tensors: raw, mut ignored } = raw;
     let (mut tensors, mut converted) = (NamedWeights::new(), BTreeMap::new());

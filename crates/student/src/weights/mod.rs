@@ -20,7 +20,8 @@ mod views;
 pub use checkpoint::{CheckpointError, LeftOut};
 pub use elements::ElementType;
 pub use file::{
-    MAX_WEIGHTS_FILE_BYTES, METADATA_CONFIG, METADATA_GRAPH, WeightsFile, read_weights, weights_metadata, write_weights,
+    MAX_WEIGHTS_FILE_BYTES, METADATA_CONFIG, METADATA_GRAPH, WeightsFile, read_weights, weights_metadata, weights_of,
+    write_weights,
 };
 pub use imagenet::{EncoderNote, with_published_encoder};
 pub use matching::match_weights;

@@ -23,6 +23,7 @@ use crate::config::{RunPlan, TeacherAnswers, TeacherFiles, is_promptable, load_p
 use crate::phases::export::int8_model;
 use crate::phases::teacher::open_checked;
 use crate::phases::train::trained_weights;
+use crate::shipped_models::shipped;
 use crate::{run_folder, usage};
 
 /// A network that can be asked.
@@ -121,13 +122,18 @@ pub fn open(arguments: &PredictArguments) -> anyhow::Result<Source> {
         let crop = other_crop.with_context(|| format!("{shown}: {advice}")).map_err(usage)?;
         check_listed(source)?;
         Source::integer(source, read_model(source)?, crop)
+    } else if let (false, Some(Ok(model))) = (source.exists(), source.to_str().map(shipped)) {
+        only_int8(source, arguments.network)?;
+        let crop = other_crop.map_or_else(|| model.crop(), Ok)?;
+        Source::integer(source, model.int8()?, crop)
     } else {
         let found = match (source.is_dir(), source.exists()) {
             (true, _) => "a folder that is neither",
             (false, true) => "another file",
             (false, false) => "nothing",
         };
-        let expected = "a run folder (plan.toml), a package (manifest.json), an int8 model (.s8m) or weights (.safetensors, .pt, .pth)";
+        let expected = "a run folder (plan.toml), a package (manifest.json), an int8 model (.s8m), weights (.safetensors, .pt, .pth) or a model \
+                        that ships (sensei-box)";
         Err(usage(anyhow!("{shown}: expected {expected}, found {found}")))
     }
 }

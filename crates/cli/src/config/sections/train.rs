@@ -14,6 +14,7 @@ use super::optimizer::OptimizerToml;
 use super::quantize::QuantizePlan;
 use super::stage::StageToml;
 use crate::config::file_path::FilePath;
+use crate::shipped_models::{ShippedModel, shipped};
 
 /// How the student is trained.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -47,6 +48,9 @@ pub struct TrainToml {
     /// Start from this `.safetensors`, or PyTorch `.pt` or `.pth`, instead of random weights. They must expect `(pixel - 128) / 128`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub initial_weights: Option<FilePath>,
+    /// Start from a model that ships with the program, by its name: `sensei-box`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initial_model: Option<String>,
     /// Start the encoder of `family = "lite_unet"` from the published PyTorch weights of EfficientNet-Lite0, trained on ImageNet; the rest
     /// is random. What differs in them is folded: `docs/formats/weights.md`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -63,6 +67,8 @@ pub enum FirstWeights {
     Random,
     /// All weights from a file.
     File(PathBuf),
+    /// Those of a model that ships with the program.
+    Shipped(&'static ShippedModel),
     /// Random ones, but for an encoder from a file of EfficientNet-Lite0.
     PublishedEncoder(PathBuf),
 }
@@ -80,11 +86,14 @@ impl TrainToml {
         also_train: &[String],
     ) -> anyhow::Result<(TrainPlan, FirstWeights)> {
         self.check_quantized_stages(quantize)?;
-        let first_weights = match (self.initial_weights, self.encoder_weights) {
-            (Some(_), Some(_)) => bail!("[train] encoder_weights: expected none beside initial_weights"),
-            (Some(FilePath(path)), None) => FirstWeights::File(path),
-            (None, Some(FilePath(path))) => FirstWeights::PublishedEncoder(path),
-            (None, None) => FirstWeights::Random,
+        let first_weights = match (self.initial_weights, self.initial_model, self.encoder_weights) {
+            (Some(_), None, Some(_)) => bail!("[train] encoder_weights: expected none beside initial_weights"),
+            (None, Some(_), Some(_)) => bail!("[train] encoder_weights: expected none beside initial_model"),
+            (Some(_), Some(_), _) => bail!("[train] initial_model: expected none beside initial_weights"),
+            (Some(FilePath(path)), None, None) => FirstWeights::File(path),
+            (None, Some(name), None) => FirstWeights::Shipped(shipped(&name).context("[train] initial_model")?),
+            (None, None, Some(FilePath(path))) => FirstWeights::PublishedEncoder(path),
+            (None, None, None) => FirstWeights::Random,
         };
         let optimizer = self.optimizer.resolve();
         let plan = TrainPlan {
