@@ -18,6 +18,7 @@ pub mod gate;
 mod glyphs;
 pub mod mask_score;
 pub mod metric;
+pub mod named_rules;
 pub mod overlay;
 pub mod paired;
 pub mod protocol;
