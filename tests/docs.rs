@@ -91,13 +91,20 @@ fn tests_that_guides_cite_exist() {
     let root = workspace_root();
     let mut wrong = vec![];
     for page in pages().values() {
-        let cited: Vec<&String> =
-            page.code.iter().filter(|text| is_source_path(text) && text.contains(".rs::")).collect();
+        let cited: Vec<&String> = page
+            .code
+            .iter()
+            .filter(|text| is_source_path(text) && [".rs::", ".py::"].iter().any(|of| text.contains(of)))
+            .collect();
         assert!(!page.path.starts_with("docs/guides/") || !cited.is_empty(), "{}: cites no test", page.path);
         for test in cited {
             let (file, name) = test.split_once("::").expect("filtered by it");
             let text = std::fs::read_to_string(root.join(file)).unwrap_or_default();
-            if !has_test(&text, name) {
+            let is_there = match file.ends_with(".py") {
+                true => has_python_test(&text, name),
+                false => has_test(&text, name),
+            };
+            if !is_there {
                 wrong.push(format!("{}: no test `{test}`", page.path));
             }
         }
@@ -145,6 +152,10 @@ fn readers_of_this_file_see_what_is_written() {
     assert_eq!(page.prose, ["a and `crates/x/src/y.rs::z`. Two. e.g. 0.5 of it"]);
     assert_eq!(sentences(&page.prose[0]), ["a and `crates/x/src/y.rs::z`.", "Two.", "e.g. 0.5 of it"]);
     assert!(has_test("#[test]\n#[cfg(unix)]\nfn holds() {", "holds") && !has_test("fn holds() {", "holds"));
+    assert!(
+        has_python_test("def test_it(a, b):", "test_it")
+            && !has_python_test("def other():\n    def test_it():", "test_it")
+    );
     assert!(!is_source_path("eval/report.json") && !is_source_path("X.rs") && is_source_path("scripts/bench/train.sh"));
 }
 
@@ -246,6 +257,11 @@ fn has_test(text: &str, name: &str) -> bool {
         is_test = line == "#[test]" || is_test && (line.starts_with("#[") || line.starts_with("//"));
     }
     false
+}
+
+/// Whether a file of Python has this test.
+fn has_python_test(text: &str, name: &str) -> bool {
+    name.starts_with("test_") && text.lines().any(|line| line.starts_with(&format!("def {name}(")))
 }
 
 /// `link` from the page at `page`, relative to the root.

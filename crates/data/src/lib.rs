@@ -21,6 +21,7 @@ pub mod joined;
 pub mod mask;
 pub mod pixel_means;
 pub mod polygon;
+pub mod prompt_name;
 pub mod prompt_source;
 pub mod resize;
 pub mod rle;

@@ -19,6 +19,7 @@ mod glyphs;
 mod json_lines;
 pub mod mask_score;
 pub mod metric;
+pub mod named_rules;
 pub mod overlay;
 pub mod paired;
 pub mod protocol;

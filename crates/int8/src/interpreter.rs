@@ -6,6 +6,7 @@
 //! The chip differs in one place that is known: of an unsigned input, the bias that the converter compiles ends one
 //! accumulator step short for some channels (docs/formats/packer-out.md). Here the sum is exact.
 
+use std::borrow::Cow;
 use std::sync::Mutex;
 
 use rayon::prelude::*;
@@ -31,7 +32,7 @@ pub struct IntTensor {
 
 /// A model prepared for running; make it once, run it often, from any number of threads.
 pub struct Interpreter<'a> {
-    model: &'a IntegerModel,
+    model: Cow<'a, IntegerModel>,
     steps: Vec<Step>,
     /// Position after which a node's output is no longer needed.
     last_reader: Vec<usize>,
@@ -75,6 +76,13 @@ impl IntTensor {
     }
 }
 
+impl Interpreter<'static> {
+    /// As [`Interpreter::new`], of a model that lives as long as what runs it.
+    pub fn owning(model: IntegerModel) -> Self {
+        Self::prepared(Cow::Owned(model), InstructionSet::detect())
+    }
+}
+
 impl<'a> Interpreter<'a> {
     /// Rearranges the weights.
     pub fn new(model: &'a IntegerModel) -> Self {
@@ -82,12 +90,16 @@ impl<'a> Interpreter<'a> {
     }
 
     /// The network that it runs.
-    pub fn model(&self) -> &'a IntegerModel {
-        self.model
+    pub fn model(&self) -> &IntegerModel {
+        &self.model
     }
 
     /// The same for one isa: all of them compute the same integers.
     pub(crate) fn on(model: &'a IntegerModel, isa: InstructionSet) -> Self {
+        Self::prepared(Cow::Borrowed(model), isa)
+    }
+
+    fn prepared(model: Cow<'a, IntegerModel>, isa: InstructionSet) -> Self {
         let nodes = model.nodes();
         let mut last_reader: Vec<usize> = (0..nodes.len()).collect();
         for (idx, node) in nodes.iter().enumerate() {

@@ -9,4 +9,5 @@ pub mod images;
 pub mod packed;
 pub mod selection;
 pub mod source;
+pub mod subset_name;
 pub mod whole_images;

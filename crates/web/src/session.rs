@@ -35,8 +35,6 @@ pub struct Answer {
 impl Session {
     /// Prepares a model of a `.s8m` file for crops of this [name](CropRule::from_name).
     ///
-    /// The model stays in memory as long as the page does: a page shows few.
-    ///
     /// # Errors
     /// If the bytes are no model, or the crop's name none, or the two are of different sizes.
     pub fn open(model: &[u8], crop: &str) -> Result<Self, Refusal> {
@@ -46,8 +44,7 @@ impl Session {
         if rule.grid() as usize != side {
             return Err(Refusal(format!("crop {crop}: expected a grid of {side}, which the model has")));
         }
-        let interpreter = Interpreter::new(Box::leak(Box::new(model)));
-        Ok(Self { interpreter, rule, image: None })
+        Ok(Self { interpreter: Interpreter::owning(model), rule, image: None })
     }
 
     /// Sides of the model's input.

@@ -1,16 +1,18 @@
-//! What is made of the file types' documentation and committed: schemas, and the key tables of `docs/configuration.md`.
+//! What is made of the file types and committed: schemas, the key tables of `docs/configuration.md`, and the shipped protocols for
+//! programs that read no TOML.
 //!
 //! `SENSEI_WRITE=1 cargo test --release -p sensei generated` writes them anew.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use sensei_eval::named_rules::NamedRules;
 use sensei_files::whole::write_whole;
 use serde_json::Value as Schema;
 
 use super::check::{expectation, kind, options, properties, range, required, tag};
 use super::promptable::{PromptableToml, is_promptable};
-use super::protocol::ProtocolToml;
+use super::protocol::{ProtocolToml, shipped};
 use super::run::RunToml;
 use super::schema::{of, promptable_schema, protocol_schema, run_schema};
 
@@ -38,6 +40,13 @@ fn committed_schemas_are_those_of_the_types() {
     check("configs/schema/run.json", &run_schema());
     check("configs/schema/promptable.json", &promptable_schema());
     check("configs/schema/protocol.json", &protocol_schema());
+}
+
+#[test]
+fn shipped_protocols_are_those_of_the_configurations() {
+    let words: Vec<NamedRules> = shipped().iter().map(NamedRules::of).collect();
+    let json = serde_json::to_string_pretty(&words).expect("words and numbers");
+    check("crates/eval/src/named_rules.json", &format!("{json}\n"));
 }
 
 #[test]

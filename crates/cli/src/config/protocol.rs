@@ -179,6 +179,14 @@ pub fn load_protocol(name_or_file: &str) -> anyhow::Result<ProtocolRules> {
     parse(path, &text, &path.file_stem().unwrap_or_default().to_string_lossy())
 }
 
+/// All protocols that this program knows by name, sorted by it.
+#[cfg(test)]
+pub(super) fn shipped() -> Vec<ProtocolRules> {
+    let mut names = SHIPPED.map(|(name, _)| name);
+    names.sort_unstable();
+    names.map(|name| load_protocol(name).expect("a shipped protocol is sound")).to_vec()
+}
+
 fn parse(path: &Path, text: &str, name: &str) -> anyhow::Result<ProtocolRules> {
     let file: ProtocolToml = read(path, text, &[])?;
     file.resolve(name).with_context(|| path.display().to_string())
