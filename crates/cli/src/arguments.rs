@@ -126,7 +126,7 @@ pub enum Command {
         #[arg(long, default_value_t = 0, value_parser = parse_threads)]
         threads: usize,
     },
-    /// Write the deployment package of a run: ONNX, int8 model, memory, manifest; with a converter, packerOut.zip
+    /// Write a run's ONNX files for stock runtimes, and its deployment package: ONNX, int8 model, memory, manifest; with a converter, packerOut.zip
     #[command(after_help = examples::EXPORT)]
     Export {
         /// A run folder
@@ -137,6 +137,9 @@ pub enum Command {
         /// Make network.rpk too, which the camera loads; runs the imxconv-pt on PATH if no other is named
         #[arg(long)]
         rpk: bool,
+        /// Of a student that answers prompts, also its image encoder in integers, calibrated on training images
+        #[arg(long)]
+        int8: bool,
     },
     /// Hold a package's integer model to tensors recorded on a camera by the package's camera.py
     Replay {

@@ -32,6 +32,7 @@ use std::process::ExitCode;
 use crate::arguments::{Arguments, Command};
 use crate::config::is_promptable;
 use crate::device::{on_device, start_threads};
+use crate::usage;
 
 /// Does what the command line asks for.
 ///
@@ -76,10 +77,14 @@ pub fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Quantize { run, reuse, sensitivity, threads } => {
             run::quantize(&run, reuse, sensitivity, threads).map(done)
         }
-        Command::Export { run, converter, rpk } if is_promptable(&run.join("plan.toml")) => {
-            promptable::export(&run, converter.is_some() || rpk).map(done)
+        Command::Export { run, converter, rpk, int8 } if is_promptable(&run.join("plan.toml")) => {
+            promptable::export(&run, converter.is_some() || rpk, int8).map(done)
         }
-        Command::Export { run, converter, rpk } => run::export(&run, converter.as_deref(), rpk).map(done),
+        Command::Export { run, int8: true, .. } => {
+            let found = "expected a student that answers prompts, found one whose integers are always written";
+            Err(usage(anyhow::anyhow!("{}: --int8: {found}", run.display())))
+        }
+        Command::Export { run, converter, rpk, int8: false } => run::export(&run, converter.as_deref(), rpk).map(done),
         Command::Rpk { packer_out, out, input_format, intrinsics } => {
             rpk::rpk(&packer_out, &out, &input_format, intrinsics.as_deref()).map(done)
         }
