@@ -132,7 +132,7 @@ pub enum Command {
         #[arg(long, default_value_t = 0, value_parser = parse_threads)]
         threads: usize,
     },
-    /// Write the deployment package of a run: ONNX, int8 model, memory, manifest; with a converter, packerOut.zip
+    /// Write a run's ONNX files for stock runtimes, and its deployment package: ONNX, int8 model, memory, manifest; with a converter, packerOut.zip
     #[command(after_help = examples::EXPORT)]
     Export {
         /// A run folder
@@ -147,6 +147,9 @@ pub enum Command {
         /// camera.py can neither record nor inject
         #[arg(long)]
         no_input_persistency: bool,
+        /// Of a student that answers prompts, also its image encoder in integers, calibrated on training images
+        #[arg(long)]
+        int8: bool,
     },
     /// Ask the vendor's converter whether it takes a network, and what it says of the chip's memory beside our estimate
     #[command(after_help = examples::CONVERT)]

@@ -42,7 +42,8 @@ Examples:
 /// Of `export`.
 pub const EXPORT: &str = "\
 Examples:
-  sensei export runs/MY                                    ONNX, integer model, test vectors
+  sensei export runs/MY                                    ONNX for stock runtimes, and the package
+  sensei export runs/PROMPTABLE --int8                     encoder and decoder, and the encoder in integers
   sensei export runs/MY --converter ~/imx500/bin/imxconv-pt --rpk
 On a machine without the data it works from what the run kept; see docs/guides/deploy-imx500.md.";
 

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use prost::Message;
 use sensei_graph::layer_graph::{Conv, GraphBuilder};
 use sensei_graph::op::{Activation, Upsampling};
-use sensei_onnx::builder::NamedValues;
-use sensei_onnx::encoder::encoder;
+use sensei_onnx::builder::{Ends, NamedValues};
+use sensei_onnx::encoder::{BatchNorms, float_network};
 use sensei_onnx::proto::Model;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -24,7 +24,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             (spec.name, (spec.shape, vec![0.5; n_values]))
         })
         .collect();
-    let bytes = encoder(&graph, &tensors, 1e-5, &BTreeMap::new())?;
+    let ends = Ends { input: "input", output: "output" };
+    let norms = BatchNorms::Separate { epsilon: 1e-5 };
+    let bytes = float_network("small", &graph, &tensors, norms, ends, &BTreeMap::new())?;
     let model = Model::decode(bytes.as_slice())?;
     let graph = model.graph.unwrap_or_default();
     let operators: Vec<String> = graph.node.into_iter().filter_map(|node| node.op_type).collect();

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use prost::Message;
 
 use crate::proto::{
-    ATTRIBUTE_FLOAT, ATTRIBUTE_INT, ATTRIBUTE_INTS, ATTRIBUTE_STRING, Attribute, Dimension, FLOAT, Graph, INT64, Model,
-    Node, Opset, Property, Shape, Tensor, TensorType, ValueInfo, ValueType,
+    ATTRIBUTE_FLOAT, ATTRIBUTE_INT, ATTRIBUTE_INTS, ATTRIBUTE_STRING, Attribute, Dimension, FLOAT, Graph, INT8, INT32,
+    INT64, Model, Node, Opset, Property, Shape, Tensor, TensorType, UINT8, ValueInfo, ValueType,
 };
 
 /// A dense tensor: shape and values, last dimension fastest.
@@ -45,6 +45,26 @@ pub enum Length {
     Named(&'static str),
 }
 
+/// What the input and the output of a network are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ends {
+    /// Of the image.
+    pub input: &'static str,
+    /// Of what the last operator makes.
+    pub output: &'static str,
+}
+
+/// Integers of a constant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Integers<'a> {
+    /// 8 bits without sign.
+    U8(&'a [u8]),
+    /// 8 bits with sign.
+    I8(&'a [i8]),
+    /// 32 bits with sign.
+    I32(&'a [i32]),
+}
+
 /// Builds a graph of opset 17; each method that adds a node returns the name of its value.
 #[derive(Default)]
 pub struct GraphBuilder {
@@ -75,6 +95,37 @@ impl GraphBuilder {
         let name = self.fresh(op);
         self.push(op, inputs, attributes, &name);
         name
+    }
+
+    /// Adds a node whose value has this name; an input without a name is left out.
+    pub fn named(&mut self, name: &str, op: &str, inputs: &[&str], attributes: Vec<Attribute>) -> String {
+        self.push(op, inputs, attributes, name);
+        name.to_string()
+    }
+
+    /// A constant of integers under this name.
+    ///
+    /// # Panics
+    /// If there are not as many values as the shape has places.
+    pub fn named_integers(&mut self, name: String, shape: &[usize], values: Integers<'_>) -> String {
+        let (n_values, data_type, raw_data) = match values {
+            Integers::U8(values) => (values.len(), UINT8, values.to_vec()),
+            Integers::I8(values) => (values.len(), INT8, values.iter().map(|value| value.cast_unsigned()).collect()),
+            Integers::I32(values) => {
+                (values.len(), INT32, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+            }
+        };
+        assert_eq!(n_values, shape.iter().product::<usize>(), "{name}: values and places of their shape");
+        self.named_constant(name, shape, data_type, raw_data)
+    }
+
+    /// A constant of floats under this name.
+    ///
+    /// # Panics
+    /// If there are not as many values as the shape has places.
+    pub fn named_floats(&mut self, name: String, shape: &[usize], values: &[f32]) -> String {
+        assert_eq!(values.len(), shape.iter().product::<usize>(), "{name}: values and places of their shape");
+        self.named_constant(name, shape, FLOAT, values.iter().flat_map(|value| value.to_le_bytes()).collect())
     }
 
     /// A constant of floats.
@@ -144,6 +195,10 @@ impl GraphBuilder {
 
     fn constant(&mut self, shape: &[usize], data_type: i32, raw_data: Vec<u8>) -> String {
         let name = self.fresh("constant");
+        self.named_constant(name, shape, data_type, raw_data)
+    }
+
+    fn named_constant(&mut self, name: String, shape: &[usize], data_type: i32, raw_data: Vec<u8>) -> String {
         self.graph.initializer.push(Tensor {
             dims: shape.iter().map(|&len| len as i64).collect(),
             data_type: Some(data_type),

@@ -3,44 +3,54 @@
 use std::collections::BTreeMap;
 
 use sensei_graph::layer_graph::{LayerGraph, Node};
-use sensei_graph::op::{Activation, GraphOp, Upsampling};
+use sensei_graph::op::GraphOp;
 
-use crate::builder::{GraphBuilder, Length, NamedValues, OnnxTensorError, float, int, ints, text};
+use crate::builder::{Ends, GraphBuilder, NamedValues, OnnxTensorError, float};
+use crate::operators::{activation, conv_attributes, fixed, upsample, without_weights};
 
-/// The ONNX file of a graph and its weights, batch norms' running statistics among them. Input `input`, `[1, channels, size, size]`, and output
-/// `output` are those of the graph.
+/// Where a network's batch norms are.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum BatchNorms {
+    /// Operators of their own, on running statistics.
+    Separate {
+        /// What is added to a variance.
+        epsilon: f64,
+    },
+    /// In weight and bias of the convolution before them; every convolution has a bias.
+    Folded,
+}
+
+/// The ONNX file of a graph and its weights, under the names of [`LayerGraph::tensors`]. Input and output, `[1, channels, height, width]`, are those of
+/// the graph.
 ///
 /// # Errors
 /// If a tensor is missing or of another shape.
-pub fn encoder(
+pub fn float_network(
+    name: &str,
     graph: &LayerGraph,
     tensors: &NamedValues,
-    epsilon: f64,
+    norms: BatchNorms,
+    ends: Ends,
     metadata: &BTreeMap<String, String>,
 ) -> Result<Vec<u8>, OnnxTensorError> {
     let mut g = GraphBuilder::default();
     let mut values: Vec<String> = vec![];
     for node in graph.nodes() {
-        let inputs: Vec<String> = node.inputs.iter().map(|&input| values[input].clone()).collect();
+        let inputs: Vec<&str> = node.inputs.iter().map(|&input| values[input].as_str()).collect();
         let value = match &node.op {
-            GraphOp::Input => g.input("input", &fixed(node)),
-            GraphOp::Conv(_) => conv(&mut g, node, &inputs[0], tensors, epsilon)?,
-            GraphOp::Upsample2x(upsampling) => upsample(&mut g, &inputs[0], *upsampling),
-            GraphOp::Add => g.node("Add", &[&inputs[0], &inputs[1]]),
-            GraphOp::GlobalAveragePool => g.node("GlobalAveragePool", &[&inputs[0]]),
-            GraphOp::Sigmoid => g.node("Sigmoid", &[&inputs[0]]),
-            GraphOp::ScaleChannels => g.node("Mul", &[&inputs[0], &inputs[1]]),
+            GraphOp::Input => g.input(ends.input, &fixed(node.shape)),
+            GraphOp::Conv(_) => conv(&mut g, node, inputs[0], tensors, norms)?,
+            GraphOp::Upsample2x(upsampling) => upsample(&mut g, inputs[0], *upsampling),
+            GraphOp::Add | GraphOp::GlobalAveragePool | GraphOp::Sigmoid | GraphOp::ScaleChannels => {
+                g.node(without_weights(&node.op), &inputs)
+            }
         };
         values.push(value);
     }
     if let (Some(node), Some(value)) = (graph.nodes().last(), values.last()) {
-        g.output("output", value, &fixed(node));
+        g.output(ends.output, value, &fixed(node.shape));
     }
-    Ok(g.finish("image_encoder", metadata))
-}
-
-fn fixed(node: &Node) -> Vec<Length> {
-    std::iter::once(1).chain(node.shape).map(Length::Fixed).collect()
+    Ok(g.finish(name, metadata))
 }
 
 fn conv(
@@ -48,53 +58,23 @@ fn conv(
     node: &Node,
     input: &str,
     tensors: &NamedValues,
-    epsilon: f64,
+    norms: BatchNorms,
 ) -> Result<String, OnnxTensorError> {
     let conv = node.op.conv().expect("a convolution");
     let (shape, outs) = (&conv.shape, conv.shape.out_channels);
     let weight = g.tensor(tensors, &format!("{}.weight", node.name), &shape.weight_shape())?;
     let mut inputs = vec![input.to_string(), weight];
-    if conv.bias {
+    if conv.bias || norms == BatchNorms::Folded {
         inputs.push(g.tensor(tensors, &format!("{}.bias", node.name), &[outs])?);
     }
     let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-    let square = |value: usize| [value as i64; 2];
-    let attributes = vec![
-        ints("dilations", &square(shape.dilation)),
-        int("group", shape.groups as i64),
-        ints("kernel_shape", &square(shape.kernel)),
-        ints("pads", &[shape.padding as i64; 4]),
-        ints("strides", &square(shape.stride)),
-    ];
-    let mut value = g.node_with("Conv", &inputs, attributes);
-    if let Some(norm) = &conv.batch_norm {
+    let mut value = g.node_with("Conv", &inputs, conv_attributes(shape));
+    if let (Some(norm), BatchNorms::Separate { epsilon }) = (&conv.batch_norm, norms) {
         let mut of_norm = |part: &str| g.tensor(tensors, &format!("{norm}.{part}"), &[outs]);
         let (scale, shift) = (of_norm("weight")?, of_norm("bias")?);
         let (mean, variance) = (of_norm("running_mean")?, of_norm("running_var")?);
         let inputs = [value.as_str(), &scale, &shift, &mean, &variance];
         value = g.node_with("BatchNormalization", &inputs, vec![float("epsilon", epsilon as f32)]);
     }
-    Ok(match conv.activation {
-        Activation::None => value,
-        Activation::Relu => g.node("Relu", &[&value]),
-        Activation::Relu6 => {
-            let (low, high) = (g.floats(&[], &[0.0]), g.floats(&[], &[6.0]));
-            g.node("Clip", &[&value, &low, &high])
-        }
-    })
-}
-
-fn upsample(g: &mut GraphBuilder, value: &str, upsampling: Upsampling) -> String {
-    let scales = g.floats(&[4], &[1.0, 1.0, 2.0, 2.0]);
-    let attributes = match upsampling {
-        Upsampling::Nearest => {
-            vec![
-                text("coordinate_transformation_mode", "asymmetric"),
-                text("mode", "nearest"),
-                text("nearest_mode", "floor"),
-            ]
-        }
-        Upsampling::Bilinear => vec![text("coordinate_transformation_mode", "half_pixel"), text("mode", "linear")],
-    };
-    g.node_with("Resize", &[value, "", &scales], attributes)
+    Ok(activation(g, &value, conv.activation))
 }

@@ -134,6 +134,9 @@ pub struct Dimension {
 
 /// `TensorProto.DataType`.
 pub const FLOAT: i32 = 1;
+pub const UINT8: i32 = 2;
+pub const INT8: i32 = 3;
+pub const INT32: i32 = 6;
 pub const INT64: i32 = 7;
 /// `AttributeProto.AttributeType`.
 pub const ATTRIBUTE_FLOAT: i32 = 1;

@@ -11,6 +11,7 @@ use sensei_graph::op::{Activation, Upsampling};
 use sensei_imx500::dnn_params::{DnnParams, DnnTensor};
 use sensei_imx500::fit_report::FitReport;
 use sensei_imx500::memory::{NetworkShape, memory_estimate};
+use sensei_imx500::onnx::outline::{Outline, RoundedTensor, read_outline};
 use sensei_imx500::onnx::read_onnx;
 use sensei_imx500::packer_out::{PackerOut, Part};
 use sensei_imx500::rpk::RpkFile;
@@ -77,6 +78,11 @@ pub fn check_listed(path: &Path) -> anyhow::Result<()> {
 const MAX_FOLDERS_UP: usize = 3;
 
 fn show_onnx(path: &Path) -> anyhow::Result<()> {
+    let outline = read_outline(path)?;
+    if !outline.is_dialect() {
+        show_outline(&outline);
+        return Ok(());
+    }
     let file = read_onnx(path)?;
     for (key, value) in &file.metadata {
         say(&format!("{key} = {value}"));
@@ -87,6 +93,31 @@ fn show_onnx(path: &Path) -> anyhow::Result<()> {
         bail!("{}: expected the model {expected} that the file names, found {found}: it was changed", path.display());
     }
     Ok(())
+}
+
+/// An ONNX file that stock runtimes open.
+fn show_outline(outline: &Outline) {
+    let Outline { producer, name, opsets, metadata, inputs, outputs, operators, constants, rounded } = outline;
+    for (key, value) in metadata {
+        say(&on_one_line(&format!("{key} = {value}")));
+    }
+    let opsets = opsets.iter().map(|(domain, version)| match domain.as_str() {
+        "" => format!("opset {version}"),
+        domain => format!("{domain} {version}"),
+    });
+    let opsets: Vec<String> = opsets.collect();
+    say(&on_one_line(&format!("ONNX network {name:?} by {producer}, {}", opsets.join(", "))));
+    for (what, ends) in [("input", inputs), ("output", outputs)] {
+        ends.iter().for_each(|end| say(&on_one_line(&format!("{what} {end}"))));
+    }
+    let operators: Vec<String> = operators.iter().map(|(name, n)| format!("{n} {name}")).collect();
+    say(&on_one_line(&format!("operators: {}", operators.join(", "))));
+    for (element, (n, values)) in constants {
+        say(&format!("constants of {element}: {n}, with {values} values"));
+    }
+    for RoundedTensor { name, element, step, zero_point } in rounded {
+        say(&on_one_line(&format!("{name:<40} {element}, step {step}, zero point {zero_point}")));
+    }
 }
 
 fn show_weights(path: &Path) -> anyhow::Result<()> {

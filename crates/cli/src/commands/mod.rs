@@ -35,6 +35,7 @@ use std::process::ExitCode;
 use crate::arguments::{Arguments, Command};
 use crate::config::is_promptable;
 use crate::device::{on_device, start_threads};
+use crate::usage;
 
 /// Does what the command line asks for.
 ///
@@ -80,10 +81,16 @@ pub fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Quantize { run, reuse, sensitivity, threads } => {
             run::quantize(&run, reuse, sensitivity, threads).map(done)
         }
-        Command::Export { run, converter, rpk, no_input_persistency } if is_promptable(&run.join("plan.toml")) => {
-            promptable::export(&run, converter.is_some() || rpk || no_input_persistency).map(done)
+        Command::Export { run, converter, rpk, no_input_persistency, int8 }
+            if is_promptable(&run.join("plan.toml")) =>
+        {
+            promptable::export(&run, converter.is_some() || rpk || no_input_persistency, int8).map(done)
         }
-        Command::Export { run, converter, rpk, no_input_persistency } => {
+        Command::Export { run, int8: true, .. } => {
+            let found = "expected a student that answers prompts, found one whose integers are always written";
+            Err(usage(anyhow::anyhow!("{}: --int8: {found}", run.display())))
+        }
+        Command::Export { run, converter, rpk, no_input_persistency, int8: false } => {
             run::export(&run, converter.as_deref(), rpk, !no_input_persistency).map(done)
         }
         Command::Convert(arguments) => convert::convert(&arguments).map(done),

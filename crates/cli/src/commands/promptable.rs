@@ -17,6 +17,7 @@ use crate::commands::run::{report, say_verdict};
 use crate::config::{EncoderPlan, PromptablePlan, check_same_promptable, load_promptable, load_protocol};
 use crate::device::open as open_devices;
 use crate::phases::promptable::{SamTeacher, checked_image_splits, train_images, trained_student};
+use crate::phases::promptable_int8::write_int8_encoder;
 use crate::phases::promptable_onnx::onnx_files;
 use crate::phases::prompted_scores::score_prompted;
 use crate::phases::train::TrainOptions;
@@ -72,14 +73,15 @@ pub fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes the student as two ONNX files, in the layout of SAM's official exports: `onnx/encoder.onnx` and `onnx/decoder.onnx`.
-pub fn export(run: &Path, for_chip: bool) -> anyhow::Result<()> {
+/// Writes the student as two ONNX files, in the layout of SAM's official exports: `onnx/encoder.onnx` and `onnx/decoder.onnx`; with `int8` the encoder
+/// in integers too.
+pub fn export(run: &Path, for_chip: bool, int8: bool) -> anyhow::Result<()> {
     let root = std::path::absolute(run).with_context(|| format!("{}: no such folder", run.display()))?;
     let folder = run_folder::open(&root).map_err(usage)?;
     if for_chip {
         let found = "found a converter for the chip";
         return Err(usage(anyhow::anyhow!(
-            "{}: a student of whole images has no package: expected no option, {found}",
+            "{}: a student of whole images has no package: expected no option but --int8, {found}",
             root.display()
         )));
     }
@@ -94,7 +96,11 @@ pub fn export(run: &Path, for_chip: bool) -> anyhow::Result<()> {
         write_whole(file, &bytes)?;
         say(&format!("{}: {} bytes", file.display(), bytes.len()));
     }
-    run_folder::record(&folder, &files)
+    run_folder::record(&folder, &files)?;
+    if int8 {
+        write_int8_encoder(&plan, &folder, root.parent().unwrap_or(Path::new(".")))?;
+    }
+    Ok(())
 }
 
 /// What a run would do and cost.

@@ -25,6 +25,8 @@ use crate::phases::evaluate::{Networks, robustness, score, score_files, scores_o
 use crate::phases::export::{ConverterChoice, Converting, Origin, int8_model};
 use crate::phases::inputs::write_inputs;
 use crate::phases::kept_samples::{KeptSamples, calibration_crops, kept_or_made};
+use crate::phases::student_onnx::write_student_onnx;
+use crate::phases::student_torch::write_student_torch;
 use crate::phases::train::{TrainOptions, train, trained_weights};
 use crate::phases::{export as exporting, quantize as quantizing};
 use crate::progress::{on_one_line, phase, say};
@@ -49,6 +51,8 @@ pub fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     let networks = Networks { weights: &weights, int8: model.as_ref(), recorded: None };
     let scores = own_scores(&plan, &folder, &networks, (&train, &val), &devices.main)?;
     if let (Some(deployment), Some(model), Some(kept)) = (&plan.deployment, &model, &kept) {
+        write_student_onnx(&plan, &folder, &weights, model)?;
+        write_student_torch(&plan, &folder, &weights)?;
         let origin = Origin { data: &kept.data, weights: weights_digest(&weights) };
         let converter = deployment.export.converter.as_deref();
         let choice = converter.map_or(ConverterChoice::None, ConverterChoice::PackerOut);
@@ -206,14 +210,17 @@ pub fn quantize(run: &Path, reuse: bool, sensitivity_bits: Option<u8>, threads: 
     Ok(())
 }
 
-/// The package of a quantized run.
+/// The package of a quantized run, and its ONNX files for stock runtimes.
 pub fn export(run: &Path, converter: Option<&Path>, rpk: bool, keeps_input: bool) -> anyhow::Result<()> {
     let (plan, folder) = open_run(run)?;
     let _lock = run_folder::lock(&folder)?;
     let deployment = plan.deployment().map_err(usage)?;
     let model = int8_model(&folder)?;
     let kept = kept_or_made(&plan, &folder, || splits(&plan, runs_of(&folder)))?;
-    let origin = Origin { data: &kept.data, weights: weights_digest(&trained_weights(&plan, &folder)?) };
+    let weights = trained_weights(&plan, &folder)?;
+    write_student_onnx(&plan, &folder, &weights, &model)?;
+    write_student_torch(&plan, &folder, &weights)?;
+    let origin = Origin { data: &kept.data, weights: weights_digest(&weights) };
     score_files(&folder.eval()).iter().try_for_each(|file| run_folder::check(&folder, file))?;
     let scores = scores_of(&folder.eval(), &model)?;
     let choice = match converter.or(deployment.export.converter.as_deref()) {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
-use sensei_onnx::builder::NamedValues;
-use sensei_onnx::encoder::encoder;
+use sensei_onnx::builder::{Ends, NamedValues};
+use sensei_onnx::encoder::{BatchNorms, float_network};
 use sensei_onnx::sam_decoder::sam_decoder;
 use sensei_onnx::vit::{VitLayout, vit_encoder};
 use sensei_report::run_folder::RunFolder;
@@ -12,7 +12,7 @@ use sensei_sam::mobile_sam::INPUT_SIZE;
 use sensei_sam::vit::VitConfig;
 use sensei_student::lite_fpn::EMBEDDING_GRID;
 use sensei_student::weights::read_weights;
-use sensei_tensor::network::weights_digest;
+use sensei_tensor::network::{NamedWeights, weights_digest};
 use sensei_tensor::ops::BATCH_NORM_EPSILON;
 
 use crate::config::{EncoderPlan, PromptablePlan};
@@ -26,28 +26,46 @@ use crate::run_folder;
 pub fn onnx_files(plan: &PromptablePlan, folder: &RunFolder) -> anyhow::Result<[Vec<u8>; 2]> {
     run_folder::check(folder, &folder.student())?;
     let tensors = read_weights(&folder.student()).context("the run has no trained student")?.tensors;
-    let digest = weights_digest(&tensors);
     let values = |prefix: &str| -> NamedValues {
         let of_prefix = tensors.iter().filter_map(|(name, tensor)| Some((name.strip_prefix(prefix)?, tensor)));
         of_prefix.map(|(name, tensor)| (name.to_string(), (tensor.shape.clone(), tensor.values.clone()))).collect()
     };
+    let decoder = sam_decoder(&values(""), INPUT_SIZE, EMBEDDING_GRID, &origin(plan, &tensors))?;
+    let metadata = encoder_metadata(plan, &tensors);
+    let of_encoder = values(&format!("{IMAGE_ENCODER}."));
+    let encoder = match &plan.encoder {
+        EncoderPlan::Graph(graph) => {
+            let norms = BatchNorms::Separate { epsilon: BATCH_NORM_EPSILON };
+            float_network("image_encoder", graph, &of_encoder, norms, ENCODER_ENDS, &metadata)?
+        }
+        EncoderPlan::Vit(config) => vit_encoder(&vit_layout(config), &of_encoder, &metadata)?,
+    };
+    Ok([encoder, decoder])
+}
+
+/// What the files say of their origin.
+fn origin(plan: &PromptablePlan, tensors: &NamedWeights) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        ("sensei.weights".to_string(), weights_digest(tensors)),
+        ("sensei.plan".into(), plan.train_digest.clone()),
+    ])
+}
+
+/// What an encoder's file says of its origin and its input.
+pub fn encoder_metadata(plan: &PromptablePlan, tensors: &NamedWeights) -> BTreeMap<String, String> {
     let side = plan.encoder.input_size();
     let input = format!(
         "(pixel - 128) / 128, red, green, blue; the image's longest side at {side} pixels, 0 on the right and below"
     );
-    let mut metadata =
-        BTreeMap::from([("sensei.weights".to_string(), digest), ("sensei.plan".into(), plan.train_digest.clone())]);
-    let decoder = sam_decoder(&values(""), INPUT_SIZE, EMBEDDING_GRID, &metadata)?;
+    let mut metadata = origin(plan, tensors);
     metadata.insert("sensei.input".into(), input);
-    let of_encoder = values(&format!("{IMAGE_ENCODER}."));
-    let encoder = match &plan.encoder {
-        EncoderPlan::Graph(graph) => encoder(graph, &of_encoder, BATCH_NORM_EPSILON, &metadata)?,
-        EncoderPlan::Vit(config) => vit_encoder(&vit_layout(config), &of_encoder, &metadata)?,
-    };
-    Ok([encoder, decoder])
+    metadata
 }
 
 fn vit_layout(config: &VitConfig) -> VitLayout {
     let VitConfig { input_size, patch, table_grid: _, channels, heads, blocks, out_channels } = *config;
     VitLayout { input_size, patch, channels, heads, blocks, out_channels, grid: EMBEDDING_GRID }
 }
+
+/// As SAM's official exports call them.
+pub const ENCODER_ENDS: Ends = Ends { input: "input", output: "output" };

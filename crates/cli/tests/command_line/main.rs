@@ -34,6 +34,7 @@ mod scoring;
 mod shared_store;
 mod shell;
 mod shipped;
+mod student_onnx;
 mod tensorboard;
 mod toy_recipes;
 mod weights;

@@ -58,6 +58,20 @@ fn read(path: &Path) -> Vec<f32> {
     fs::read(path).unwrap().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }
 
+/// Asks the float and the integer encoder about an image.
+const ASK_BOTH: &str = r#"
+import sys
+import numpy as np
+import onnxruntime as ort
+folder, side = sys.argv[1], int(sys.argv[2])
+image = np.fromfile(f"{folder}/image.f32", np.float32).reshape(1, 3, side, side)
+for name in ("encoder", "encoder-int8"):
+    session = ort.InferenceSession(f"{folder}/runs/edge/onnx/{name}.onnx", providers=["CPUExecutionProvider"])
+    (embedding,) = session.run(["output"], {"input": image})
+    assert embedding.shape == (1, 256, 64, 64), embedding.shape
+    embedding.tofile(f"{folder}/{name}.f32")
+"#;
+
 /// A run of a step or two with this encoder, exported, and asked by onnxruntime about an image of the encoder's size; its tensors.
 fn exported(place: &Place, run: &str, text: &str, side: usize) -> NamedWeights {
     fs::write(place.path(&format!("{run}.toml")), text).unwrap();
@@ -65,6 +79,8 @@ fn exported(place: &Place, run: &str, text: &str, side: usize) -> NamedWeights {
     place.does(&["train", &format!("{run}.toml")]);
     place.does(&["export", &folder]);
     place.refuses(&["export", &folder, "--rpk"], 2, &["a student of whole images has no package"]);
+    let said = place.does(&["inspect", &format!("{folder}/onnx/encoder.onnx")]);
+    assert!(said.contains(&format!("input input float32 [1, 3, {side}, {side}]")), "{said}");
     write(place, "image", &values(3 * side * side, 0.37));
     write(place, "embedding", &values(256 * 64 * 64, 0.618).iter().map(|value| 0.2 * value).collect::<Vec<f32>>());
     write(place, "mask", &values(256 * 256, 0.011).iter().map(|value| 4.0 * value).collect::<Vec<f32>>());
@@ -81,7 +97,7 @@ fn of_encoder(tensors: &NamedWeights) -> NamedWeights {
     tensors.iter().filter_map(own).collect()
 }
 
-fn has_runtime(test: &str) -> bool {
+pub fn has_runtime(test: &str) -> bool {
     let has_runtime = Command::new("python3").args(["-c", "import numpy, onnxruntime"]).output();
     let has_runtime = has_runtime.is_ok_and(|done| done.status.success());
     if !has_runtime {
@@ -105,6 +121,8 @@ fn onnxruntime_says_what_a_vision_transformer_says() {
             r#"{{ kind = "vit", input_size = {side}, patch = {patch}, channels = 16, heads = {heads}, blocks = 2 }}"#
         );
         let tensors = exported(&place, run, &config(&weights, &encoder, EMBEDDING), side);
+        let words = "--int8: expected an encoder of convolutions, found a vision transformer";
+        place.refuses(&["export", &format!("runs/{run}"), "--int8"], 2, &[words]);
         let layout = VitConfig {
             input_size: side,
             patch,
@@ -173,4 +191,45 @@ fn onnxruntime_says_what_the_student_says() {
     let cells = embedding.reshape([1, 256, 4096]).swap_dims(1, 2);
     let refined = decoder.refined(cells, &prompts[..1], mask, sensei_sam::mask_decoder::MaskChoice::All);
     check(3, host_values(&refined.logits.reshape([4 * 65536])), host_values(&refined.predicted_iou.reshape([4])), 3);
+}
+
+#[test]
+fn the_integer_encoder_says_almost_what_the_float_one_says() {
+    let test = "the_integer_encoder_says_almost_what_the_float_one_says";
+    let Some(weights) = weights(test) else { return };
+    if !has_runtime(test) {
+        return;
+    }
+    let place = Place::new();
+    exported(&place, "edge", &config(&weights, LITE_FPN, EMBEDDING), 128);
+    let said = place.does(&["export", "runs/edge", "--int8"]);
+    assert!(said.contains("int8 encoder: on 3 validation images the embedding is "), "{said}");
+    let folder = place.path("runs/edge/onnx");
+    let made = ["encoder-int8.onnx", "encoder-int8.json"].map(|name| fs::read(folder.join(name)).unwrap());
+    place.does(&["export", "runs/edge", "--int8"]);
+    let again = ["encoder-int8.onnx", "encoder-int8.json"].map(|name| fs::read(folder.join(name)).unwrap());
+    assert!(made == again, "exported again to the same bytes");
+    place.does(&["verify", "runs/edge"]);
+
+    let report: serde_json::Value = serde_json::from_slice(&made[1]).unwrap();
+    let number = |what: &str, which: &str| report[what][which].as_f64().unwrap();
+    assert_eq!((&report["calibration_images"], &report["val_images"]), (&5.into(), &3.into()));
+    assert!(report["objects"].as_u64().unwrap() >= 6, "{report}");
+    let error = number("embedding_relative_error", "mean");
+    assert!(error > 1e-4 && number("embedding_relative_error", "largest") < 0.05, "{report}");
+    assert!(number("mask_agreement", "mean") > 0.9 && number("mask_agreement", "largest") <= 1.0, "{report}");
+    let out = place.does(&["inspect", "runs/edge/onnx/encoder-int8.onnx"]);
+    assert!(out.contains(&format!("sensei.int8_model = {}", report["int8_model"].as_str().unwrap())), "{out}");
+    assert!(out.contains(&format!("sensei.weights = {}", report["weights"].as_str().unwrap())), "{out}");
+
+    let image: Vec<f32> = values(3 * 128 * 128, 0.37).iter().map(|value| (128.0 * value).floor() / 128.0).collect();
+    write(&place, "image", &image);
+    let done = Command::new("python3").args(["-c", ASK_BOTH]).arg(place.path(".")).arg("128").output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let [float, int8] = ["encoder", "encoder-int8"].map(|name| read(&place.path(&format!("{name}.f32"))));
+    let distance = relative_l2(&int8, &float);
+    assert!(distance > 1e-4 && distance < 0.1, "{distance}");
+
+    place.does(&["train", "tiny.toml"]);
+    place.refuses(&["export", "runs/tiny", "--int8"], 2, &["expected a student that answers prompts"]);
 }

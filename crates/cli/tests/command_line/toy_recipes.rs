@@ -49,6 +49,16 @@ fn points(report: &EvalReport, row: &str) -> f64 {
     100.0 * instances.iter().map(|instance| instance.in_image.iou()).sum::<f64>() / instances.len() as f64
 }
 
+/// The trained encoder of MobileSAM's recipe, in integers: its embedding, and the masks that the decoder makes of it.
+fn check_integers(place: &Place) {
+    place.does(&["export", "runs/toy-mobilesam-trained", "--int8"]);
+    let file = place.path("runs/toy-mobilesam-trained/onnx/encoder-int8.json");
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let mean = |what: &str| report[what]["mean"].as_f64().unwrap();
+    assert!(mean("embedding_relative_error") < 0.2, "{report}");
+    assert!(mean("mask_agreement") > 0.8, "{report}");
+}
+
 /// All at once, so that the teacher looks at the scenes once: the first run asks it, the others wait for what it said.
 #[test]
 fn the_recipes_of_three_papers_learn_at_toy_size() {
@@ -61,4 +71,5 @@ fn the_recipes_of_three_papers_learn_at_toy_size() {
             scope.spawn(move || check(place, weights, config, n_stages, least_above_start));
         }
     });
+    check_integers(&place);
 }

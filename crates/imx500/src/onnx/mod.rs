@@ -2,6 +2,7 @@
 
 pub mod constants;
 mod error;
+pub mod outline;
 mod parts;
 #[allow(clippy::wildcard_enum_match_arm, reason = "what a file's values may be, not operators")]
 mod read;

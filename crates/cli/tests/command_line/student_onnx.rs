@@ -1,0 +1,116 @@
+//! A chip student as ONNX for stock runtimes: what onnxruntime says is what the networks say.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use sensei_graph::layer_graph::LayerGraph;
+use sensei_int8::interpreter::Interpreter;
+use sensei_int8::model_file::read_model;
+use sensei_student::lite_unet::LiteUnetConfig;
+use sensei_student::student::Student;
+use sensei_student::unet::{Downsampling, UnetActivation, UnetConfig};
+use sensei_student::weights::read_weights;
+use sensei_tensor::network::host_values;
+
+use crate::promptable_onnx::has_runtime;
+use crate::{LITE, Place};
+
+/// Asks both files about the crop of the package's first test vector.
+const ASK: &str = r#"
+import sys
+import numpy as np
+import onnxruntime as ort
+run = sys.argv[1]
+image = np.fromfile(f"{run}/package/test_vectors/0000.input", np.int8).reshape(1, 3, 32, 32) / np.float32(128)
+for name in ("float", "int8"):
+    session = ort.InferenceSession(f"{run}/onnx/student-{name}.onnx", providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"image": image})
+    assert logits.shape == (1, 1, 32, 32), logits.shape
+    logits.tofile(f"{run}/{name}.f32")
+"#;
+
+fn read(path: &Path) -> Vec<f32> {
+    fs::read(path).unwrap().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+}
+
+fn check(place: &Place, run: &str, graph: LayerGraph) {
+    let folder = place.path(&format!("runs/{run}"));
+    place.does(&["run", &format!("{run}.toml")]);
+    let files = ["student-float.onnx", "student-int8.onnx"].map(|name| folder.join("onnx").join(name));
+    let made = files.each_ref().map(|file| fs::read(file).unwrap());
+    place.does(&["export", &format!("runs/{run}")]);
+    assert!(files.each_ref().map(|file| fs::read(file).unwrap()) == made, "exported again to the same bytes");
+    place.does(&["verify", &format!("runs/{run}")]);
+
+    let done = Command::new("python3").args(["-c", ASK]).arg(&folder).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let input: Vec<i16> = fs::read(folder.join("package/test_vectors/0000.input"))
+        .unwrap()
+        .iter()
+        .map(|byte| i16::from(byte.cast_signed()))
+        .collect();
+    let device = Device::flex();
+    let weights = read_weights(&folder.join("student.safetensors")).unwrap().tensors;
+    let student = Student::from_weights(graph, &weights, &device).unwrap();
+    let image: Vec<f32> = input.iter().map(|&q| f32::from(q) / 128.0).collect();
+    let image = Tensor::from_data(TensorData::new(image, [1, 3, 32, 32]), &device);
+    let expected = host_values(&student.forward_eval(image).reshape([32 * 32]));
+    let said = read(&folder.join("float.f32"));
+    let farthest = said.iter().zip(&expected).map(|(said, ours)| (said - ours).abs()).fold(0.0, f32::max);
+    assert!(farthest <= 1e-4, "{run}: float: {farthest}");
+
+    let model = read_model(&folder.join("student.s8m")).unwrap();
+    let integers = Interpreter::new(&model).run(&input).unwrap();
+    let step = integers.grid.step() as f32;
+    let said: Vec<i16> = read(&folder.join("int8.f32")).iter().map(|value| (value / step) as i16).collect();
+    let differ = said.iter().zip(&integers.values).filter(|(said, ours)| said != ours).count();
+    assert_eq!(differ, 0, "{run}: of {} integers", said.len());
+    assert!(said.iter().any(|&q| q != said[0]), "{run}: a constant tests little");
+
+    let out = place.does(&["inspect", &format!("runs/{run}/onnx/student-int8.onnx")]);
+    let digest = blake3::Hash::from_bytes(model.digest()).to_hex();
+    for words in [
+        &format!("sensei.int8_model = {digest}"),
+        "opset 17",
+        "input image float32 [1, 3, 32, 32]",
+        "output logits float32 [1, 1, 32, 32]",
+        "input/integers                           uint8, step 0.0078125, zero point 128",
+        "QuantizeLinear",
+        "constants of int8: ",
+    ] {
+        assert!(out.contains(words), "{words}: {out}");
+    }
+    let out = place.does(&["inspect", &format!("runs/{run}/onnx/student-float.onnx")]);
+    assert!(out.contains("operators: ") && !out.contains("BatchNormalization"), "{out}");
+}
+
+#[test]
+fn onnxruntime_says_what_both_networks_of_a_chip_student_say() {
+    if !has_runtime("onnxruntime_says_what_both_networks_of_a_chip_student_say") {
+        return;
+    }
+    let place = Place::new();
+    let tiny = UnetConfig {
+        input_size: 32,
+        encoder_channels: vec![4, 6],
+        bottleneck_channels: 8,
+        decoder_channels: vec![6, 4],
+        dilated_bottleneck: true,
+        channel_gate: true,
+        refine_head: true,
+        bilinear_upsampling: false,
+        activation: UnetActivation::Relu,
+        downsampling: Downsampling::Dense,
+    };
+    check(&place, "tiny", tiny.graph().unwrap());
+    let others = [
+        ("encoder_channels = [4, 6]", "encoder_blocks = 3"),
+        ("bilinear_upsampling = false", "bilinear_upsampling = true"),
+    ];
+    place.config("lite.toml", &[LITE, &others].concat());
+    let lite =
+        LiteUnetConfig { input_size: 32, encoder_blocks: 3, decoder_channels: vec![6, 4], bilinear_upsampling: true };
+    check(&place, "lite", lite.graph().unwrap());
+}
