@@ -22,6 +22,7 @@ pub(crate) fn package(folder: &Path) -> Result<String, ReportPageError> {
     if manifest["memory_estimate"].is_object() {
         html.push_str(&memory(&manifest));
     }
+    html.push_str(&try_it(folder));
     html.push_str(&files(folder)?);
     let rest = ["scores", "protocol", "memory_estimate", "converter_memory"];
     let facts: Vec<(&str, String)> = manifest
@@ -34,6 +35,22 @@ pub(crate) fn package(folder: &Path) -> Result<String, ReportPageError> {
     html.push_str(&folded("Manifest: digests of everything that made it", &facts_list(&facts)));
     Ok(html)
 }
+
+/// The page that asks this package about a person's own pictures, if it lies beside the report; else how it is made.
+fn try_it(package: &Path) -> String {
+    match package.parent().is_some_and(|run| run.join(TRY).is_file()) {
+        true => format!(
+            "<p><a href=\"{TRY}\">Try it</a> on a picture of your own, in this browser, with the model's own integers.</p>\n"
+        ),
+        false => format!(
+            "<p>To try it on a picture of your own: <code>web/build.sh RUN/package RUN/{TRY}</code>, then \
+             <code>sensei report RUN</code>, which links to it.</p>\n"
+        ),
+    }
+}
+
+/// Beside the report.
+const TRY: &str = "try.html";
 
 /// The sizes of a folder's files.
 ///

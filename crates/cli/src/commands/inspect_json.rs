@@ -8,6 +8,7 @@ use sensei_answers::manifest::read_manifest as read_cache_manifest;
 use sensei_answers::verify::stats;
 use sensei_eval::report::EvalReport;
 use sensei_imx500::memory::{NetworkShape, memory_estimate};
+use sensei_imx500::onnx::outline::read_outline;
 use sensei_imx500::onnx::read_onnx;
 use sensei_int8::model::IntegerModel;
 use sensei_int8::model_file::read_model;
@@ -37,12 +38,7 @@ pub fn facts(path: &Path) -> anyhow::Result<Value> {
     check_listed(path)?;
     match path.extension().and_then(|ending| ending.to_str()) {
         Some("s8m") => Ok(model("int8_model", &read_model(path)?)),
-        Some("onnx") => {
-            let file = read_onnx(path)?;
-            let mut facts = model("onnx", &file.model);
-            facts["metadata"] = json!(file.metadata);
-            Ok(facts)
-        }
+        Some("onnx") => onnx(path),
         Some("safetensors" | "pt" | "pth") => weights(path),
         Some("toml") => configuration(path),
         Some("json") if name == "manifest.json" => manifest(path),
@@ -114,6 +110,31 @@ fn scores(path: &Path) -> anyhow::Result<Value> {
     let rows: Map<String, Value> =
         report.predictors.iter().map(|row| (row.scores.predictor.clone(), json!(row.groups))).collect();
     Ok(json!({ "protocol": report.protocol, "protocol_hash": report.protocol_hash, "rows": rows }))
+}
+
+fn onnx(path: &Path) -> anyhow::Result<Value> {
+    let outline = read_outline(path)?;
+    if outline.is_dialect() {
+        let file = read_onnx(path)?;
+        let mut facts = model("onnx_of_the_converter", &file.model);
+        facts["metadata"] = json!(file.metadata);
+        return Ok(facts);
+    }
+    let rounded = outline.rounded.iter().map(|tensor| {
+        json!({ "name": tensor.name, "element": tensor.element, "step": tensor.step, "zero_point": tensor.zero_point })
+    });
+    Ok(json!({
+        "kind": "onnx",
+        "producer": outline.producer,
+        "name": outline.name,
+        "opsets": outline.opsets,
+        "metadata": outline.metadata,
+        "inputs": outline.inputs,
+        "outputs": outline.outputs,
+        "operators": outline.operators,
+        "constants": outline.constants,
+        "rounded": rounded.collect::<Vec<_>>(),
+    }))
 }
 
 fn weights(path: &Path) -> anyhow::Result<Value> {

@@ -127,6 +127,8 @@ fn other_programs_read_what_is_inspected_and_checked() {
     let model = inspected("runs/tiny/student.s8m");
     assert_eq!(model["nodes"], inspected("runs/tiny/package/tiny.onnx")["nodes"]);
     assert_eq!(model["digest"], inspected("runs/tiny/package")["manifest"]["int8_model_digest"]);
+    let stock = inspected("runs/tiny/onnx/student-int8.onnx");
+    assert!(stock["kind"] == "onnx" && stock["operators"]["QuantizeLinear"].as_u64() > Some(3), "{stock}");
     assert_eq!(inspected("tiny.toml")["plan_digest"], run["plan_digest"]);
     let weights = inspected("runs/tiny/student.safetensors");
     assert!(weights["tensors"].as_object().unwrap().len() > 10, "{weights}");
