@@ -27,7 +27,7 @@ fi
 export PATH="$target/python/bin:$PATH"
 
 rm -rf "$target/wheels"
-maturin build --release --quiet --manifest-path crates/python/Cargo.toml --interpreter python3 --out "$target/wheels"
+maturin build --release --locked --quiet --manifest-path crates/python/Cargo.toml --interpreter python3 --out "$target/wheels"
 pip install -q --force-reinstall --no-deps "$target"/wheels/*.whl
 ls -l "$target"/wheels
 

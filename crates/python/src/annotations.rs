@@ -13,6 +13,7 @@ use sensei_eval::average_precision::Rules;
 
 use crate::exception::{raised, refused};
 use crate::results::{self, Results};
+use crate::threads::compute;
 
 /// An annotation file of COCO's or LVIS's form.
 #[pyclass(frozen, name = "COCO", module = "sensei")]
@@ -47,7 +48,7 @@ impl Annotations {
     #[pyo3(signature = (annotation_file, *, format = "coco", masks = true))]
     fn new(py: Python<'_>, annotation_file: PathBuf, format: &str, masks: bool) -> PyResult<Self> {
         let rules = rules(format)?;
-        let dataset = py.detach(|| load(annotation_file, rules, masks))?;
+        let dataset = compute(py, || load(annotation_file, rules, masks))??;
         let images = dataset.images.iter().enumerate().map(|(idx, image)| (image.id, idx)).collect();
         let instances = dataset.instances.iter().enumerate().map(|(idx, instance)| (instance.id, idx)).collect();
         Ok(Self { dataset: Arc::new(dataset), rules, images, instances })

@@ -12,6 +12,7 @@ use sensei_eval::average_precision::{ApReport, IouKind, Rules, average_precision
 use crate::annotations::Annotations;
 use crate::exception::{raised, refused};
 use crate::results::Results;
+use crate::threads::compute;
 use crate::{json, subset, summary};
 
 /// What is evaluated. `imgIds` and `catIds` may be changed; the others say what the rules are.
@@ -89,13 +90,13 @@ impl Evaluation {
         let (truth, results) = (self.truth.get(), self.results.get());
         let (images, categories) = self.params.borrow(py).checked(&truth.dataset, truth.rules)?;
         let (dataset, detections, rules, iou) = (&*truth.dataset, &results.detections, truth.rules, self.iou);
-        let report = py.detach(|| {
+        let report = compute(py, || {
             if images.len() == dataset.images.len() && categories.len() == dataset.categories.len() {
                 return average_precision(dataset, detections, rules, iou);
             }
             let (dataset, detections) = subset::of(dataset, detections, &images, &categories);
             average_precision(&dataset, &detections, rules, iou)
-        });
+        })?;
         *self.state() = State::Evaluated(Box::new(report.map_err(|error| raised(&error))?));
         Ok(())
     }

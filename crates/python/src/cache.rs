@@ -15,6 +15,7 @@ use sensei_answers::verify::stats;
 
 use crate::exception::{check_exists, raised};
 use crate::json;
+use crate::threads::compute;
 
 /// An open cache of a teacher's answers.
 #[pyclass(frozen, module = "sensei")]
@@ -121,7 +122,7 @@ impl Cache {
 
     /// Reads everything and counts it.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let stats = py.detach(|| stats(&self.store)).map_err(|error| raised(&error))?;
+        let stats = compute(py, || stats(&self.store))?.map_err(|error| raised(&error))?;
         let counts = PyDict::new(py);
         counts.set_item("n_records", stats.n_records)?;
         counts.set_item("n_images", stats.n_images)?;

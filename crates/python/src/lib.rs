@@ -20,6 +20,7 @@ mod results;
 mod student;
 mod subset;
 mod summary;
+mod threads;
 mod weights;
 
 /// Runs, reads and scores what Sensei makes.

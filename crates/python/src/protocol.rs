@@ -14,6 +14,7 @@ use sensei_eval::protocol::{EvalProtocol, ProtocolRules};
 use crate::annotations::{load, rules};
 use crate::array_input::described;
 use crate::exception::{raised, raised_at, refused};
+use crate::threads::compute;
 use crate::{json, results};
 
 /// The shipped protocols by name: the words that `evaluate_masks` also takes.
@@ -38,9 +39,9 @@ pub(crate) fn evaluate_masks<'py>(
     format: &str,
 ) -> PyResult<Bound<'py, PyDict>> {
     let (protocol, format) = (protocol_rules(protocol)?, rules(format)?);
-    let dataset = py.detach(|| load(annotations, format, true))?;
+    let dataset = compute(py, || load(annotations, format, true))??;
     let detections: Detections = results::read(py, predictions, &dataset)?;
-    let scores = py.detach(|| score_masks(&dataset, &detections, name, &protocol, BOOTSTRAP));
+    let scores = compute(py, || score_masks(&dataset, &detections, name, &protocol, BOOTSTRAP))?;
     let scores = scores.map_err(|error| raised(&error))?;
     let scored = PyDict::new(py);
     scored.set_item("report", json::to_python(py, &scores.report)?)?;

@@ -12,6 +12,7 @@ use sensei_data::detections::Detections;
 use crate::array_input::described;
 use crate::exception::raised;
 use crate::json;
+use crate::threads::compute;
 
 /// Results that `COCO.loadRes` read for its annotations.
 #[pyclass(frozen, module = "sensei")]
@@ -38,11 +39,11 @@ impl Results {
 pub(crate) fn read(py: Python<'_>, results: &Bound<'_, PyAny>, dataset: &Dataset) -> PyResult<Detections> {
     if results.is_instance_of::<PyList>() {
         let text = json::to_text(results)?;
-        return py.detach(|| Detections::parse(Path::new("results"), text, dataset)).map_err(|error| raised(&error));
+        return compute(py, || Detections::parse(Path::new("results"), text, dataset))?.map_err(|error| raised(&error));
     }
     let Ok(path) = results.extract::<PathBuf>() else {
         let expected = "a path or a list of dictionaries";
         return Err(PyTypeError::new_err(format!("results: expected {expected}, found {}", described(results)?)));
     };
-    py.detach(|| Detections::load(&path, dataset)).map_err(|error| raised(&error))
+    compute(py, || Detections::load(&path, dataset))?.map_err(|error| raised(&error))
 }

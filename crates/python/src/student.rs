@@ -19,6 +19,7 @@ use sensei_int8::model::ModelError;
 use crate::array_input::{described, image, rows};
 use crate::exception::{check_exists, raised, raised_at, refused};
 use crate::package;
+use crate::threads::compute;
 
 /// The integer network of a package: the chip's own integers.
 #[pyclass(frozen, module = "sensei")]
@@ -112,7 +113,7 @@ impl Student {
         masks.try_reserve_exact(n_bits).map_err(|_| {
             PyMemoryError::new_err(format!("{n_prompts} masks of {width} x {height}: cannot get {n_bits} bytes"))
         })?;
-        let scores = py.detach(|| {
+        let scores = compute(py, || {
             // All prompts are checked before the first one costs anything.
             let crops = crops(what, self.rule, &image, prompts)?;
             masks.resize(n_bits, false);
@@ -124,7 +125,7 @@ impl Student {
                 Ok(mask_score(&logits))
             };
             answers.map(answer).collect::<Result<Vec<f64>, ModelError>>().map_err(|error| raised(&error))
-        })?;
+        })??;
         let masks = PyArray1::from_vec(py, masks).reshape([n_prompts, height, width])?;
         Ok((masks, PyArray1::from_vec(py, scores)))
     }
@@ -135,7 +136,7 @@ impl Student {
         if [pixels.size.width, pixels.size.height] != [side, side] {
             return Err(refused("crop", format!("uint8[{side}, {side}, 3]"), described(crop)?));
         }
-        let output = py.detach(|| self.run(&pixels.pixels)).map_err(|error| raised(&error))?;
+        let output = compute(py, || self.run(&pixels.pixels))?.map_err(|error| raised(&error))?;
         PyArray1::from_vec(py, output.values).reshape([side as usize, side as usize])
     }
 

@@ -22,7 +22,7 @@ def scenes(seed, n_images=12, n_categories=4):
     images, annotations, results = [], [], []
     for image_id in range(1, n_images + 1):
         height, width = (int(side) for side in rng.integers(40, 160, 2))
-        images.append({"id": 3 * image_id, "height": height, "width": width, "file_name": f"{image_id}.png"})
+        images.append({"id": 3 * image_id, "height": height, "width": width, "file_name": f"val2017/{image_id}.png"})
         for _ in range(int(rng.integers(0, 7))):
             mask = ellipse(rng, height, width)
             if not mask.any():

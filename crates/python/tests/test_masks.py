@@ -28,7 +28,8 @@ def files(tmp_path_factory):
     return folder / "annotations.json", folder / "predictions.json"
 
 
-@pytest.mark.parametrize("protocol", ["sensei-box", "edgesam-box", "efficientsam-click"])
+# The one that is left out wants 1,000 instances.
+@pytest.mark.parametrize("protocol", sorted(sensei.protocols().keys() - {"picosam2-crop96"}))
 def test_the_report_is_that_of_eval_masks(program, files, tmp_path, protocol):
     program("eval-masks", *files, "--protocol", protocol, "--out", tmp_path / "report.json")
     expected = json.loads((tmp_path / "report.json").read_text())

@@ -1,6 +1,7 @@
 """The student on arrays: the integers of the package's test vectors, the masks of `sensei predict`."""
 
 import json
+import multiprocessing
 import shutil
 import threading
 import time
@@ -105,6 +106,19 @@ def test_other_threads_run_meanwhile(student, picture, boxes):
     thread.join()
     # Before and after a call that keeps Python for itself the thread would have 5 ms each; it competes with the computation for the CPUs.
     assert counted > 0.1 * seconds * alone, (seconds, counted, alone)
+
+
+def test_a_forked_process_computes_too(student, picture, boxes):
+    masks, scores = student.predict(picture, boxes)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        answers = [pool.apply_async(student_of_a_fork, (picture, boxes)) for _ in range(4)]
+        for answer in answers:
+            found, found_scores = answer.get(timeout=60)
+            assert np.array_equal(found, masks) and np.array_equal(found_scores, scores)
+
+
+def student_of_a_fork(picture, boxes):
+    return sensei.Student.load(MODEL).predict(picture, boxes)
 
 
 @pytest.mark.parametrize(("image", "boxes", "error", "words"), [
