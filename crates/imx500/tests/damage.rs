@@ -11,6 +11,8 @@ use sensei_imx500::onnx;
 use sensei_imx500::packer_out::PackerOut;
 use sensei_imx500::rpk::{Rpk, RpkFile};
 use sensei_int8::model_file;
+use sensei_onnx::builder::Ends;
+use sensei_onnx::quantized::quantized_network;
 use zip::write::SimpleFileOptions;
 
 mod sample;
@@ -269,6 +271,18 @@ fn onnx_file() {
     // A file may differ in what carries no meaning, so only other models count.
     damage("onnx", &bytes, 4000, 1500, 16 << 20, |damaged| {
         onnx::from_bytes(Path::new("x"), damaged).is_ok_and(|file| file.model != whole) || damaged == bytes
+    });
+}
+
+#[test]
+fn stock_onnx_file() {
+    let ends = Ends { input: "image", output: "logits" };
+    let bytes = quantized_network(&SMALL3.model(), ends, &[].into());
+    let whole = onnx::outline::outline_from_bytes(Path::new("x"), &bytes).expect("ours");
+    assert!(!whole.is_dialect() && whole.inputs == ["image float32 [1, 3, 32, 32]"], "{whole:?}");
+    damage("stock onnx", &bytes, 4000, 1500, 16 << 20, |damaged| {
+        onnx::outline::outline_from_bytes(Path::new("x"), damaged).is_ok_and(|outline| outline != whole)
+            || damaged == bytes
     });
 }
 

@@ -8,14 +8,28 @@ use burn::tensor::{Device, Tensor, TensorData};
 use sensei_graph::layer_graph::LayerGraph;
 use sensei_int8::interpreter::Interpreter;
 use sensei_int8::model_file::read_model;
+use sensei_onnx::builder::{Ends, NamedValues};
+use sensei_onnx::encoder::{BatchNorms, float_network};
+use sensei_student::fold::fold_batch_norm;
 use sensei_student::lite_unet::LiteUnetConfig;
 use sensei_student::student::Student;
 use sensei_student::unet::{Downsampling, UnetActivation, UnetConfig};
 use sensei_student::weights::read_weights;
-use sensei_tensor::network::host_values;
+use sensei_tensor::network::{NamedWeights, host_values};
 
 use crate::promptable_onnx::has_runtime;
 use crate::{LITE, Place};
+
+/// Asks a float file about an image of bytes.
+const ASK_FLOAT: &str = r#"
+import sys
+import numpy as np
+import onnxruntime as ort
+folder, input = sys.argv[1:]
+image = np.fromfile(input, np.int8).reshape(1, 3, 128, 128) / np.float32(128)
+session = ort.InferenceSession(f"{folder}/float.onnx", providers=["CPUExecutionProvider"])
+session.run(["logits"], {"image": image})[0].tofile(f"{folder}/float.f32")
+"#;
 
 /// Asks both files about the crop of the package's first test vector.
 const ASK: &str = r#"
@@ -35,6 +49,23 @@ fn read(path: &Path) -> Vec<f32> {
     fs::read(path).unwrap().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }
 
+/// What onnxruntime says of integers of an image, and what our floats say.
+fn check_floats(run: &str, graph: LayerGraph, weights: &NamedWeights, input: &[i16], said: &[f32]) {
+    let (device, side) = (Device::flex(), graph.input_size());
+    let student = Student::from_weights(graph, weights, &device).unwrap();
+    let image: Vec<f32> = input.iter().map(|&q| f32::from(q) / 128.0).collect();
+    let image = Tensor::from_data(TensorData::new(image, [1, 3, side, side]), &device);
+    let expected = host_values(&student.forward_eval(image).reshape([side * side]));
+    let farthest = said.iter().zip(&expected).map(|(said, ours)| (said - ours).abs()).fold(0.0, f32::max);
+    let largest = expected.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+    assert_eq!(said.len(), expected.len(), "{run}");
+    assert!(farthest <= 1e-4 && largest > 0.01, "{run}: float: {farthest} of {largest}");
+}
+
+fn integers(file: &Path) -> Vec<i16> {
+    fs::read(file).unwrap().iter().map(|byte| i16::from(byte.cast_signed())).collect()
+}
+
 fn check(place: &Place, run: &str, graph: LayerGraph) {
     let folder = place.path(&format!("runs/{run}"));
     place.does(&["run", &format!("{run}.toml")]);
@@ -46,20 +77,9 @@ fn check(place: &Place, run: &str, graph: LayerGraph) {
 
     let done = Command::new("python3").args(["-c", ASK]).arg(&folder).output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    let input: Vec<i16> = fs::read(folder.join("package/test_vectors/0000.input"))
-        .unwrap()
-        .iter()
-        .map(|byte| i16::from(byte.cast_signed()))
-        .collect();
-    let device = Device::flex();
+    let input = integers(&folder.join("package/test_vectors/0000.input"));
     let weights = read_weights(&folder.join("student.safetensors")).unwrap().tensors;
-    let student = Student::from_weights(graph, &weights, &device).unwrap();
-    let image: Vec<f32> = input.iter().map(|&q| f32::from(q) / 128.0).collect();
-    let image = Tensor::from_data(TensorData::new(image, [1, 3, 32, 32]), &device);
-    let expected = host_values(&student.forward_eval(image).reshape([32 * 32]));
-    let said = read(&folder.join("float.f32"));
-    let farthest = said.iter().zip(&expected).map(|(said, ours)| (said - ours).abs()).fold(0.0, f32::max);
-    assert!(farthest <= 1e-4, "{run}: float: {farthest}");
+    check_floats(run, graph, &weights, &input, &read(&folder.join("float.f32")));
 
     let model = read_model(&folder.join("student.s8m")).unwrap();
     let integers = Interpreter::new(&model).run(&input).unwrap();
@@ -113,4 +133,34 @@ fn onnxruntime_says_what_both_networks_of_a_chip_student_say() {
     let lite =
         LiteUnetConfig { input_size: 32, encoder_blocks: 3, decoder_channels: vec![6, 4], bilinear_upsampling: true };
     check(&place, "lite", lite.graph().unwrap());
+}
+
+#[test]
+fn the_shipped_students_floats_are_the_same_in_onnxruntime() {
+    if !has_runtime("the_shipped_students_floats_are_the_same_in_onnxruntime") {
+        return;
+    }
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/sensei-box");
+    let config = LiteUnetConfig {
+        input_size: 128,
+        encoder_blocks: 12,
+        decoder_channels: vec![160, 128, 96, 64, 32],
+        bilinear_upsampling: true,
+    };
+    let graph = config.graph().unwrap();
+    let weights = read_weights(&model.join("student.safetensors")).unwrap().tensors;
+    let mut convs = NamedValues::new();
+    for (idx, conv) in fold_batch_norm(&graph, &weights).unwrap() {
+        let name = &graph.nodes()[idx].name;
+        convs.insert(format!("{name}.weight"), (conv.weight.shape, conv.weight.values));
+        convs.insert(format!("{name}.bias"), (vec![conv.bias.len()], conv.bias));
+    }
+    let ends = Ends { input: "image", output: "logits" };
+    let bytes = float_network("sensei-box", &graph, &convs, BatchNorms::Folded, ends, &[].into()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("float.onnx"), bytes).unwrap();
+    let input = model.join("test_vectors/0000.input");
+    let done = Command::new("python3").args(["-c", ASK_FLOAT]).arg(folder.path()).arg(&input).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    check_floats("sensei-box", graph, &weights, &integers(&input), &read(&folder.path().join("float.f32")));
 }

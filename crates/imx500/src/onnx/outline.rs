@@ -59,11 +59,17 @@ impl Outline {
 /// # Errors
 /// If the file cannot be read, is longer than [`MAX_BYTES`], is no ONNX file, or rounds a tensor to a grid that is no constant.
 pub fn read_outline(path: &Path) -> Result<Outline, OnnxError> {
-    let bytes = read_bounded(path, MAX_BYTES)?;
+    outline_from_bytes(path, &read_bounded(path, MAX_BYTES)?)
+}
+
+/// The outline in the bytes of an ONNX file; `path` is for the message.
+///
+/// # Errors
+/// As [`read_outline`].
+pub fn outline_from_bytes(path: &Path, bytes: &[u8]) -> Result<Outline, OnnxError> {
     let protobuf = |reason: String| OnnxError::Protobuf { path: path.into(), reason };
-    check_number_of_messages(&bytes).map_err(protobuf)?;
-    let model = Model::decode(bytes.as_slice()).map_err(|error| protobuf(error.to_string()))?;
-    drop(bytes);
+    check_number_of_messages(bytes).map_err(protobuf)?;
+    let model = Model::decode(bytes).map_err(|error| protobuf(error.to_string()))?;
     let graph = model.graph.ok_or_else(|| protobuf("no graph".into()))?;
     let property = |property: Property| (property.key.unwrap_or_default(), property.value.unwrap_or_default());
     let mut operators = BTreeMap::new();
