@@ -41,6 +41,23 @@ pub fn skipped(test: &str, reason: &str) {
     let _ = writeln!(std::io::stderr(), "skipped: {test}: {reason}");
 }
 
+/// Whether `python3` has these modules, for tests that ask other programs through it. Prints a line naming `test` where it has not.
+///
+/// # Panics
+/// In CI (`CI` is set), where a skipped test would go unnoticed.
+#[expect(clippy::disallowed_methods, reason = "whether a test may be skipped is the environment's")]
+pub fn python_has(modules: &[&str], test: &str) -> bool {
+    let program = format!("import {}", modules.join(", "));
+    let done = std::process::Command::new("python3").args(["-c", &program]).output();
+    let has = done.is_ok_and(|done| done.status.success());
+    if !has {
+        let reason = format!("python3 has not all of the modules {}", modules.join(", "));
+        assert!(std::env::var_os("CI").is_none(), "{test}: {reason}, and CI must not skip");
+        skipped(test, &reason);
+    }
+    has
+}
+
 /// Reference tensors made by the `make.py` beside them.
 pub struct GoldenCase {
     path: PathBuf,

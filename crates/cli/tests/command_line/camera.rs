@@ -13,11 +13,7 @@ struct Pi {
 impl Pi {
     /// None where python3 has no numpy, which the program needs.
     fn new(border: &str, crop: &str) -> Option<Self> {
-        let has_numpy =
-            Command::new("python3").args(["-c", "import numpy"]).output().is_ok_and(|done| done.status.success());
-        if !has_numpy {
-            assert!(std::env::var_os("CI").is_none(), "python3 has no numpy, and CI must not skip");
-            sensei_testing::skipped("camera.py with a stand-in for picamera2", "python3 has no numpy");
+        if !sensei_testing::python_has(&["numpy"], "camera.py with a stand-in for picamera2") {
             return None;
         }
         let dir = tempfile::tempdir().unwrap();

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use sensei_testing::skipped;
+use sensei_testing::python_has;
 use serde_json::Value;
 
 use crate::Place;
@@ -32,16 +32,6 @@ fn read(folder: &Path) -> Value {
     let output = Command::new("python3").args(["-c", READ]).arg(folder).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn has_reader(test: &str) -> bool {
-    let found = Command::new("python3").args(["-c", "import tensorboard"]).output();
-    let has_reader = found.is_ok_and(|done| done.status.success());
-    if !has_reader {
-        assert!(std::env::var_os("CI").is_none(), "{test}: python3 has no tensorboard, and CI must not skip");
-        skipped(test, "python3 has no tensorboard");
-    }
-    has_reader
 }
 
 /// Step and value of a field of the log's `step` events.
@@ -73,7 +63,7 @@ fn assert_equal_as_32_bit_floats(found: &BTreeMap<u64, f64>, expected: &BTreeMap
 
 #[test]
 fn tensorboard_reads_a_run_that_was_killed_and_resumed() {
-    if !has_reader("tensorboard_reads_a_run_that_was_killed_and_resumed") {
+    if !python_has(&["tensorboard"], "tensorboard_reads_a_run_that_was_killed_and_resumed") {
         return;
     }
     let place = Place::new();
@@ -102,7 +92,7 @@ fn tensorboard_reads_a_run_that_was_killed_and_resumed() {
 
 #[test]
 fn tensorboard_reads_the_scores() {
-    if !has_reader("tensorboard_reads_the_scores") {
+    if !python_has(&["tensorboard"], "tensorboard_reads_the_scores") {
         return;
     }
     let place = Place::new();
