@@ -105,14 +105,14 @@ fn read(image: &AskedImage) -> anyhow::Result<(RgbImage, Duration)> {
 
 /// A network of crops that is ready to run.
 enum Ready<'a> {
-    Integer(Interpreter<'a>),
+    Integer(Box<Interpreter<'a>>),
     Float(&'a InferenceStudent),
 }
 
 impl<'a> Ready<'a> {
     fn new(network: &'a CropNetwork) -> Self {
         match network {
-            CropNetwork::Integer(model) => Self::Integer(Interpreter::new(model)),
+            CropNetwork::Integer(model) => Self::Integer(Box::new(Interpreter::new(model))),
             CropNetwork::Float(student) => Self::Float(student),
         }
     }
