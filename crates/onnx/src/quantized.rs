@@ -52,7 +52,9 @@ fn conv(g: &mut GraphBuilder, name: &str, conv: &IntegerConv, input: &str, grid:
 
     let weight = g.named_integers(of("weight"), &shape.weight_shape(), Integers::I8(conv.weights()));
     let scales = g.named_floats(of("weight_scales"), &outs, &weight_scales);
-    let weight = g.named(&of("weight_values"), "DequantizeLinear", &[&weight, &scales], channels());
+    // Zeros that could be left out: without them onnxruntime's `x64quantprecision` makes a network that it refuses.
+    let zeros = g.named_integers(of("weight_zeros"), &outs, Integers::I8(&vec![0; shape.out_channels]));
+    let weight = g.named(&of("weight_values"), "DequantizeLinear", &[&weight, &scales, &zeros], channels());
     let bias = g.named_integers(of("bias"), &outs, Integers::I32(conv.bias()));
     let scales = g.named_floats(of("bias_scales"), &outs, &bias_scales);
     let bias = g.named(&of("bias_values"), "DequantizeLinear", &[&bias, &scales], channels());

@@ -143,6 +143,17 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "tests make the files they read")]
+    fn a_page_to_try_is_linked_where_it_is_there() {
+        let run = tempfile::tempdir().unwrap();
+        let package = run.path().join("package");
+        fs::create_dir(&package).unwrap();
+        assert!(try_it(&package).contains("web/build.sh RUN/package RUN/try.html"));
+        fs::write(run.path().join("try.html"), "").unwrap();
+        assert!(try_it(&package).contains("<a href=\"try.html\">Try it</a>"));
+    }
+
+    #[test]
     fn the_converters_figures_stand_beside_the_estimate() {
         let sizes = |runtime: u64| json!({ "coefficients": 1_000_000, "runtime": runtime, "reserved": 500_000, "limit": 8_388_480 });
         let both = memory(&json!({ "memory_estimate": sizes(2_020_000), "converter_memory": sizes(2_000_000) }));
