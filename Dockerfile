@@ -1,5 +1,5 @@
-# docker build -t sensei . && docker run --rm -v "$PWD:/work" sensei run /sensei/configs/quickstart.toml
-# The image holds the program, the configurations and the model that ships; data and runs are mounted at /work.
+# docker build -t sensei . && docker run --rm -v "$PWD:/data" sensei run /sensei/configs/quickstart.toml
+# The image holds the program, the configurations and the model that ships; data and runs are mounted at /data.
 FROM rust:1.95-slim-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 WORKDIR /source
@@ -12,5 +12,5 @@ COPY configs /sensei/configs
 COPY datasets /sensei/datasets
 COPY models /sensei/models
 COPY LICENSE-APACHE LICENSE-MIT /sensei/
-WORKDIR /work
+WORKDIR /data
 ENTRYPOINT ["sensei"]
