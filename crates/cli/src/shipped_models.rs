@@ -19,7 +19,7 @@ pub struct ShippedModel {
 }
 
 /// All of them.
-const MODELS: [ShippedModel; 1] = [ShippedModel {
+static MODELS: [ShippedModel; 1] = [ShippedModel {
     name: "sensei-box",
     weights: include_bytes!("../../../models/sensei-box/student.safetensors"),
     int8: include_bytes!("../../../models/sensei-box/sensei-box.s8m"),
@@ -31,9 +31,8 @@ const MODELS: [ShippedModel; 1] = [ShippedModel {
 /// # Errors
 /// If there is none.
 pub fn shipped(name: &str) -> anyhow::Result<&'static ShippedModel> {
-    static SHIPPED: [ShippedModel; 1] = MODELS;
-    let Some(model) = SHIPPED.iter().find(|model| model.name == name) else {
-        let names: Vec<&str> = SHIPPED.iter().map(|model| model.name).collect();
+    let Some(model) = MODELS.iter().find(|model| model.name == name) else {
+        let names: Vec<&str> = MODELS.iter().map(|model| model.name).collect();
         bail!("expected a model that ships with Sensei ({}), found {name:?}", names.join(", "));
     };
     Ok(model)

@@ -242,6 +242,19 @@ mod tests {
         image.pixels[start..start + 3].try_into().unwrap()
     }
 
+    #[test]
+    fn an_answer_is_tinted_in_its_own_panel_alone() {
+        let answer: Vec<u8> = (0..16).map(|idx| u8::from(idx == 5)).collect();
+        let image = answer_row(&[100; 48], &answer, 4, 2);
+        let panel = |panel: usize, [x, y]: [usize; 2]| at(&image, GAP + panel * (8 + GAP) + x, GAP + y);
+        for [x, y] in (0..8).flat_map(|y| (0..8).map(move |x| [x, y])) {
+            assert_eq!(panel(0, [x, y]), [100; 3], "what it was shown");
+            // Pixel 1, 1 of the crop, enlarged to two by two, all of them its border.
+            let expected = if (2..4).contains(&x) && (2..4).contains(&y) { PREDICTION_COLOUR } else { [100; 3] };
+            assert_eq!(panel(1, [x, y]), expected, "{x}, {y}");
+        }
+    }
+
     fn row() -> RgbImage {
         // An 8 x 8 crop of grey; the truth is the left half, the prediction one crop pixel at column 5, row 2.
         let truth: Vec<u8> = (0..64).map(|idx| u8::from(idx % 8 < 4)).collect();

@@ -12,6 +12,7 @@ use sensei_eval::protocol::{ProtocolRules, Space};
 use sensei_eval::report::EvalReport;
 use sensei_files::digest_list::DigestList;
 use sensei_int8::model::IntegerModel;
+use sensei_report::run_folder::RunFolder;
 use sensei_samples::source::{InstanceChoice, SampleSource};
 use serde_json::Value;
 
@@ -23,7 +24,7 @@ use crate::device::start_threads;
 use crate::phases::data::{Split, check_annotated, dataset, load};
 use crate::phases::evaluate::{PackageScores, score_package};
 use crate::progress::{say, warn};
-use crate::usage;
+use crate::{run_folder, usage};
 
 /// Scores a package's model, read from the package, and says whether the score is the one that its manifest has.
 ///
@@ -45,6 +46,10 @@ pub fn eval_package(arguments: &EvalArguments) -> anyhow::Result<()> {
     let crop =
         manifest["crop"].as_str().with_context(|| format!("{}: expected \"crop\", found none", file.display()))?;
     let crop = CropRule::from_name(crop).with_context(|| file.display().to_string())?;
+
+    // Scores that go elsewhere leave a run as it is.
+    let is_written = is_run && arguments.out.is_none();
+    let _lock = is_written.then(|| run_folder::lock(&RunFolder::at(&root))).transpose()?;
 
     let rules = match &arguments.protocol {
         Some(protocol) => load_protocol(protocol).map_err(usage)?,

@@ -333,7 +333,13 @@ fn initial_student(plan: &PromptablePlan, teacher: &SamTeacher, device: &Device)
             say(&format!("{shown}: {} tensors of the encoder taken, {} left out", note.taken, note.left_out.len()));
             weights
         }
-        (FirstWeights::PublishedEncoder(_) | FirstWeights::Shipped(_) | FirstWeights::Random, _) => random,
+        (FirstWeights::Shipped(model), _) => {
+            unreachable!(
+                "the configuration of a student of whole images has no initial_model, the plan has {}",
+                model.name
+            )
+        }
+        (FirstWeights::PublishedEncoder(_) | FirstWeights::Random, _) => random,
     };
     let encoder = encoder_of(plan, &weights, device)?;
     with_proposals(plan, PromptableStudent::new(encoder, EMBEDDING, &teacher.origin, &teacher.tensors)?)

@@ -45,6 +45,7 @@ use std::process::{Command, Output};
 
 use sensei_data::geometry::Size;
 use sensei_data::synth::{SynthConfig, write_synth};
+use sensei_student::unet::{Downsampling, UnetActivation, UnetConfig};
 
 /// Small scenes in `scenes/`, a small run in `tiny.toml`, and room for runs.
 struct Place {
@@ -139,6 +140,22 @@ impl Place {
         };
         let left: Vec<PathBuf> = files_below(self.dir.path()).into_iter().filter(unfinished).collect();
         assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+/// The student of the tiny configuration.
+fn tiny_student() -> UnetConfig {
+    UnetConfig {
+        input_size: 32,
+        encoder_channels: vec![4, 6],
+        bottleneck_channels: 8,
+        decoder_channels: vec![6, 4],
+        dilated_bottleneck: true,
+        channel_gate: true,
+        refine_head: true,
+        bilinear_upsampling: false,
+        activation: UnetActivation::Relu,
+        downsampling: Downsampling::Dense,
     }
 }
 

@@ -16,11 +16,10 @@ use sensei_samples::batch::push_input;
 use sensei_samples::selection::SelectionRules;
 use sensei_samples::source::{InstanceChoice, SampleSource};
 use sensei_student::inference::InferenceStudent;
-use sensei_student::unet::{Downsampling, UnetActivation, UnetConfig};
 use sensei_student::weights::read_weights;
 use serde_json::{Value, json};
 
-use crate::{Place, files_below, native_teacher, promptable};
+use crate::{Place, files_below, native_teacher, promptable, tiny_student};
 
 const VAL: &str = "scenes/annotations/instances_val.json";
 const CROP: CropRule = CropRule::Roi { padding: 0.1, grid: 32, border: Border::Corrected };
@@ -97,19 +96,7 @@ fn masks_are_those_that_scores_are_made_of_bit_by_bit() {
     });
 
     predict("float");
-    let config = UnetConfig {
-        input_size: 32,
-        encoder_channels: vec![4, 6],
-        bottleneck_channels: 8,
-        decoder_channels: vec![6, 4],
-        dilated_bottleneck: true,
-        channel_gate: true,
-        refine_head: true,
-        bilinear_upsampling: false,
-        activation: UnetActivation::Relu,
-        downsampling: Downsampling::Dense,
-    };
-    let graph = config.graph().unwrap();
+    let graph = tiny_student().graph().unwrap();
     let weights = read_weights(&place.path("runs/tiny/student.safetensors")).unwrap().for_graph(&graph).unwrap();
     let student = InferenceStudent::new(graph, &weights).unwrap();
     check_masks(&place, "float", "float", |pixels| {

@@ -13,12 +13,11 @@ use sensei_onnx::encoder::{BatchNorms, float_network};
 use sensei_student::fold::fold_batch_norm;
 use sensei_student::lite_unet::LiteUnetConfig;
 use sensei_student::student::Student;
-use sensei_student::unet::{Downsampling, UnetActivation, UnetConfig};
 use sensei_student::weights::read_weights;
 use sensei_tensor::network::{NamedWeights, host_values};
 use sensei_testing::python_has;
 
-use crate::{LITE, Place};
+use crate::{LITE, Place, tiny_student};
 
 /// Asks a float file about an image of bytes.
 const ASK_FLOAT: &str = r#"
@@ -115,19 +114,7 @@ fn onnxruntime_says_what_both_networks_of_a_chip_student_say() {
         return;
     }
     let place = Place::new();
-    let tiny = UnetConfig {
-        input_size: 32,
-        encoder_channels: vec![4, 6],
-        bottleneck_channels: 8,
-        decoder_channels: vec![6, 4],
-        dilated_bottleneck: true,
-        channel_gate: true,
-        refine_head: true,
-        bilinear_upsampling: false,
-        activation: UnetActivation::Relu,
-        downsampling: Downsampling::Dense,
-    };
-    check(&place, "tiny", tiny.graph().unwrap());
+    check(&place, "tiny", tiny_student().graph().unwrap());
     let others = [
         ("encoder_channels = [4, 6]", "encoder_blocks = 3"),
         ("bilinear_upsampling = false", "bilinear_upsampling = true"),
