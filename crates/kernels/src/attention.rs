@@ -15,6 +15,10 @@ use crate::instruction_set::InstructionSet;
 use crate::matrix::{Epilogue, LhsRows, Panels, RhsRows, RowElements, RowStarts, multiply_unpacked_and_add};
 use crate::softmax::{COLUMNS_AT_ONCE, exp_columns, exp_rows};
 
+mod gradient;
+
+pub use gradient::backward;
+
 /// Sizes of an attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AttentionShape {

@@ -44,6 +44,11 @@ impl Scratch {
         unsafe { self.0.set_len(len) };
         &mut self.0
     }
+
+    /// The values that were written last.
+    pub(crate) fn values_mut(&mut self) -> &mut [f32] {
+        &mut self.0
+    }
 }
 
 /// The same values, for a function that only writes.

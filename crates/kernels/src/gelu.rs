@@ -1,6 +1,70 @@
 //! GELU, `x * P(X <= x)` of a normal X: what ends most layers of a transformer.
 
-use crate::instruction_set::{for_each_instruction_set, multiply_add};
+use std::mem::MaybeUninit;
+
+use rayon::prelude::*;
+
+use crate::buffer::filled;
+use crate::instruction_set::{InstructionSet, for_each_instruction_set, multiply_add};
+use crate::softmax::exp;
+use crate::tiling::{TASKS_PER_THREAD, chunk_len};
+
+/// The GELU of each value, within 1e-6 of the exact formula. NaN stays NaN.
+///
+/// # Source
+/// Hendrycks and Gimpel 2016, "Gaussian Error Linear Units": the formula with the error function, not the one with tanh.
+pub fn gelu(input: &[f32]) -> Vec<f32> {
+    let isa = InstructionSet::detect();
+    let chunk = chunk_len(input.len(), TASKS_PER_THREAD, MIN_CHUNK);
+    let run = |out: &mut [MaybeUninit<f32>]| {
+        out.par_chunks_mut(chunk).zip(input.par_chunks(chunk)).for_each(|(out, input)| {
+            gelu_in_place(isa, out.write_copy_of_slice(input));
+        });
+    };
+    // SAFETY: the chunks cover the output, and each is copied from the input.
+    unsafe { filled(input.len(), run) }
+}
+
+/// Gradient of the input of [`gelu`], from its input.
+///
+/// # Panics
+/// If input and gradient differ in length.
+pub fn gelu_backward(input: &[f32], grad_output: &[f32]) -> Vec<f32> {
+    let isa = InstructionSet::detect();
+    assert_eq!(input.len(), grad_output.len(), "GELU: input and gradient");
+    let chunk = chunk_len(input.len(), TASKS_PER_THREAD, MIN_CHUNK);
+    let run = |out: &mut [MaybeUninit<f32>]| {
+        let chunks = out.par_chunks_mut(chunk).zip(input.par_chunks(chunk)).zip(grad_output.par_chunks(chunk));
+        chunks.for_each(|((out, input), grads)| gelu_gradient(isa, input, grads, out));
+    };
+    // SAFETY: the chunks cover the output, and `gelu_gradient` writes every value.
+    unsafe { filled(input.len(), run) }
+}
+
+for_each_instruction_set! {
+    /// Writes each gradient times the GELU's slope at the value.
+    pub(crate) fn gelu_gradient(values: &[f32], grads: &[f32], out: &mut [MaybeUninit<f32>]) = gelu_gradient_body
+}
+
+#[inline(always)]
+fn gelu_gradient_body<const FUSED: bool, const LANES: usize>(
+    values: &[f32],
+    grads: &[f32],
+    out: &mut [MaybeUninit<f32>],
+) {
+    for (out, (value, grad)) in out.iter_mut().zip(values.iter().zip(grads)) {
+        out.write(grad * gelu_slope::<FUSED>(*value));
+    }
+}
+
+/// `P(X <= x) + x * p(x)` of a normal X with the density `p`.
+#[inline(always)]
+pub(crate) fn gelu_slope<const FUSED: bool>(value: f32) -> f32 {
+    let bounded = value.clamp(-END, END);
+    let density = exp::<FUSED>(-0.5 * bounded * bounded) * FRAC_1_SQRT_TAU;
+    let share = multiply_add::<FUSED>(0.5 * bounded, error_function::<FUSED>(bounded), 0.5);
+    multiply_add::<FUSED>(bounded, density, share)
+}
 
 for_each_instruction_set! {
     /// Replaces each value by its GELU, within 1e-6 of the exact formula. NaN stays NaN.
@@ -13,22 +77,34 @@ for_each_instruction_set! {
 #[inline(always)]
 fn gelu_body<const FUSED: bool, const LANES: usize>(values: &mut [f32]) {
     for value in values {
-        *value = gelu::<FUSED>(*value);
+        *value = gelu_of::<FUSED>(*value);
     }
 }
 
 #[inline(always)]
-fn gelu<const FUSED: bool>(value: f32) -> f32 {
+fn gelu_of<const FUSED: bool>(value: f32) -> f32 {
     let bounded = value.clamp(-END, END);
+    let half = 0.5 * value;
+    multiply_add::<FUSED>(half, bounded * error_function::<FUSED>(bounded), half)
+}
+
+/// `erf(x / sqrt(2)) / x`, of an x between -[`END`] and [`END`].
+#[inline(always)]
+fn error_function<const FUSED: bool>(bounded: f32) -> f32 {
     // The square, mapped to -1 to 1, where a polynomial of this degree loses nothing to rounding.
     let square = multiply_add::<FUSED>(bounded * bounded, 2.0 / (END * END), -1.0);
     let mut polynomial = COEFFICIENTS[COEFFICIENTS.len() - 1];
     for &coefficient in COEFFICIENTS[..COEFFICIENTS.len() - 1].iter().rev() {
         polynomial = multiply_add::<FUSED>(polynomial, square, coefficient);
     }
-    let half = 0.5 * value;
-    multiply_add::<FUSED>(half, bounded * polynomial, half)
+    polynomial
 }
+
+/// One over the root of two pi.
+const FRAC_1_SQRT_TAU: f32 = 0.398_942_3;
+
+/// Values per task below which a task costs more than it saves.
+const MIN_CHUNK: usize = 8192;
 
 /// Beyond it, the error function of `x / sqrt(2)` is 1 to within 3e-8.
 const END: f32 = 5.6;
@@ -85,5 +161,34 @@ mod tests {
             gelu_in_place(isa, &mut not_a_number);
             assert!(not_a_number.iter().all(|value| value.is_nan()), "{isa:?}");
         }
+    }
+
+    #[test]
+    fn the_slope_is_that_of_the_formula() {
+        let grads = [2.0; 41];
+        let values: Vec<f32> = (0..41).map(|idx| idx as f32 * 0.45 - 9.0).collect();
+        for (value, found) in values.iter().zip(gelu_backward(&values, &grads)) {
+            // Of the formula in double precision, by differences: `erf` as its series or 1.
+            let step = 1e-4;
+            let slope = (formula(f64::from(*value) + step) - formula(f64::from(*value) - step)) / (2.0 * step);
+            assert!((f64::from(found) - 2.0 * slope).abs() < 4e-6, "{value}: {found}, {}", 2.0 * slope);
+        }
+        assert!(gelu_backward(&[f32::NAN], &[1.0])[0].is_nan());
+        let twice = gelu(&values);
+        assert!(
+            twice
+                .iter()
+                .zip(&values)
+                .all(|(found, value)| (f64::from(*found) - formula(f64::from(*value))).abs() < 1e-6)
+        );
+    }
+
+    /// `x * P(X <= x)` by the integral of the density, Simpson's rule.
+    fn formula(x: f64) -> f64 {
+        let density = |at: f64| (-0.5 * at * at).exp() / std::f64::consts::TAU.sqrt();
+        let n = 2000;
+        let step = x / f64::from(n);
+        let inner: f64 = (1..n).map(|idx| density(f64::from(idx) * step) * if idx % 2 == 1 { 4.0 } else { 2.0 }).sum();
+        x * (0.5 + (density(0.0) + inner + density(x)) * step / 3.0)
     }
 }

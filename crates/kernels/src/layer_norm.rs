@@ -10,6 +10,10 @@ use crate::lanes::load_lanes;
 use crate::linear::Then;
 use crate::tiling::{MIN_ROWS_PER_TASK, TASKS_PER_THREAD, chunk_len};
 
+mod gradient;
+
+pub use gradient::{LayerNormGradients, backward};
+
 /// Each row of `input`, `[rows, channels]`, with mean 0 and variance 1, times `scale`, plus `shift`, both `[channels]`; then what ends it.
 ///
 /// The variance is the biased one, plus `epsilon` under the root, as PyTorch's.

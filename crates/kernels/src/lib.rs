@@ -1,4 +1,4 @@
-//! CPU kernels over slices: forward and backward of the student family's operators, forward of a transformer's, filters and colours of pictures.
+//! CPU kernels over slices: forward and backward of the student family's operators, a transformer's, filters and colours of pictures.
 //!
 //! This crate never sees tensors, graphs or files, and no autodiff framework.
 //!
@@ -14,13 +14,14 @@ mod buffer;
 pub mod colours;
 pub mod conv;
 pub mod depthwise;
-mod gelu;
+pub mod gelu;
 mod implicit_im2col;
 mod instruction_set;
 mod lanes;
 pub mod layer_norm;
 pub mod linear;
 pub mod mask;
+pub mod mask_products;
 mod matrix;
 #[cfg(not(target_family = "wasm"))]
 pub mod memory;

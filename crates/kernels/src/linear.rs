@@ -1,6 +1,6 @@
-//! Linear layers over rows of values, and the 2x2 transposed convolution, which is four of them; for inference.
+//! Linear layers over rows of values, and the 2x2 transposed convolution, which is four of them.
 //!
-//! A 1x1 convolution of an NHWC map is a linear layer over its pixels.
+//! A 1x1 convolution of an NHWC map is a linear layer over its pixels, and has a linear layer's gradients ([`crate::conv`]).
 
 use std::mem::MaybeUninit;
 
@@ -14,7 +14,11 @@ use crate::matrix::{Epilogue, LhsRows, Panels};
 use crate::pixelwise::MapShape;
 use crate::tiling::{MIN_ROWS_PER_TASK, TASKS_PER_THREAD, chunk_len, tile_rows};
 
-/// What ends an operator that is run without gradients.
+mod upconv_gradient;
+
+pub use upconv_gradient::UpconvGradient;
+
+/// What ends a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Then {
     /// Nothing.

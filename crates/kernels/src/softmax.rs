@@ -104,7 +104,7 @@ fn greater(value: f32, max: f32) -> f32 {
 
 /// The exponential of a value of at most 0, within two units in the last place; 0 below -87. NaN stays NaN.
 #[inline(always)]
-fn exp<const FUSED: bool>(value: f32) -> f32 {
+pub(crate) fn exp<const FUSED: bool>(value: f32) -> f32 {
     let bounded = if value < LOWEST { LOWEST } else { value };
     // Rounds to the nearest integer `n`, which then stands in the last bits.
     let shifted = multiply_add::<FUSED>(bounded, std::f32::consts::LOG2_E, ROUNDER);

@@ -152,8 +152,6 @@ impl Attention {
     /// The same, added to `sum`, which may be one for all prompts.
     fn onto(&self, sum: Tensor<3>, queries: Tensor<3>, keys: Tensor<3>, values: Tensor<3>) -> Tensor<3> {
         let attended = self.attended(queries, keys, values);
-        let [prompts, rows, _] = attended.dims();
-        let sum = if sum.dims()[0] == prompts { sum } else { sum.expand([prompts, rows, CHANNELS]) };
         self.out.forward_onto(attended, sum)
     }
 

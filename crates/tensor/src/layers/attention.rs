@@ -3,8 +3,10 @@
 use burn::tensor::{Tensor, activation};
 use sensei_kernels::attention::{self as kernels, AttentionShape, HeadRows};
 
-use super::{has_kernels, unwrapped, wrapped};
+use super::{has_gradients, has_kernels, unwrapped, wrapped};
+use crate::ops;
 use crate::ops::flex_tensor::values;
+use crate::ops::layers::AttentionSettings;
 
 /// Queries, keys or values, and where in a token's channels those of a head are.
 pub struct HeadsOf {
@@ -43,6 +45,11 @@ pub fn attention(
     let fits = |images: usize| images == batch || images == 1;
     assert!(fits(n_query_images) && fits(n_key_images), "attention: images of queries and keys");
     assert_eq!(values_of.tokens.dims()[..2], [n_key_images, n_keys], "attention: keys and values");
+    if has_gradients(&queries.tokens.device()) && bias.is_none() {
+        let places = [&queries, &keys, &values_of].map(|factor| (factor.start, factor.stride));
+        let settings = AttentionSettings { heads, width, value_width, places, scale: scale as f32 };
+        return ops::layers::attention([queries.tokens, keys.tokens, values_of.tokens], settings);
+    }
     if !has_kernels(&queries.tokens.device()) {
         let scores = queries.heads(heads, width).matmul(keys.heads(heads, width).swap_dims(2, 3)) * scale;
         let scores = match bias {

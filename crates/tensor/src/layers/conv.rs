@@ -10,7 +10,7 @@ use sensei_kernels::conv::{self, PackedConv};
 use sensei_kernels::depthwise::{DepthwiseShape, PackedDepthwise};
 use sensei_kernels::linear::{PackedUpconv, Then};
 
-use super::{end, has_kernels, unwrapped, wrapped};
+use super::{end, has_gradients, has_kernels, unwrapped, wrapped};
 use crate::ops;
 use crate::ops::flex_tensor::{map_shape, values};
 use crate::ops::portable;
@@ -140,6 +140,9 @@ impl Upconv {
             });
             let x = unwrapped(x);
             return wrapped(packed.forward(&map_shape(&x), values(&x)), [batch, 2 * height, 2 * width, outs]);
+        }
+        if has_gradients(&x.device()) {
+            return end(ops::layers::upconv(x, self.weight.clone(), self.bias.clone()), self.then);
         }
         let options = ConvTransposeOptions::new([2, 2], [0, 0], [0, 0], [1, 1], 1);
         let x = x.permute([0, 3, 1, 2]);

@@ -4,8 +4,9 @@ use burn::tensor::Tensor;
 use sensei_kernels::layer_norm::layer_norm;
 use sensei_kernels::linear::Then;
 
-use super::{end, has_kernels, unwrapped, wrapped};
+use super::{end, has_gradients, has_kernels, unwrapped, wrapped};
 use crate::ops::flex_tensor::values;
+use crate::ops::layers::{NormSettings, normalised};
 
 /// Layer norm over the last dimension, and what ends it. Over a map it is SAM's `LayerNorm2d`.
 pub struct LayerNorm {
@@ -36,6 +37,10 @@ impl LayerNorm {
             let [x, scale, shift] = [unwrapped(x), unwrapped(self.scale.clone()), unwrapped(self.shift.clone())];
             let normal = layer_norm(values(&x), values(&scale), values(&shift), self.epsilon as f32, self.then);
             return wrapped(normal, dims);
+        }
+        if has_gradients(&x.device()) {
+            let settings = NormSettings { epsilon: self.epsilon as f32, then: self.then };
+            return normalised(x, self.scale.clone(), self.shift.clone(), settings);
         }
         let centred = x.clone() - x.mean_dim(D - 1);
         let variance = (centred.clone() * centred.clone()).mean_dim(D - 1);

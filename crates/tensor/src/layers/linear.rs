@@ -4,9 +4,11 @@ use std::sync::OnceLock;
 
 use burn::backend::Flex;
 use burn::tensor::Tensor;
+use sensei_graph::op::{Activation, ConvShape};
 use sensei_kernels::linear::{PackedLinear, Then};
 
-use super::{end, has_kernels, unwrapped, wrapped};
+use super::{add_then, end, has_gradients, has_kernels, unwrapped, wrapped};
+use crate::ops;
 use crate::ops::flex_tensor::{dims, flex, owned_values, tensor, values};
 
 /// A linear layer over the last dimension, and what ends it.
@@ -48,16 +50,27 @@ impl Linear {
         if has_kernels(&x.device()) {
             return wrapped(self.packed().forward(values(&unwrapped(x))), dims);
         }
+        if has_gradients(&x.device()) {
+            let (activation, rest) = match self.then {
+                Then::Relu => (Activation::Relu, Then::Nothing),
+                Then::Nothing | Then::Gelu => (Activation::None, self.then),
+            };
+            return end(self.convolved(x, activation), rest).reshape(dims);
+        }
         end(self.product(x), self.then).reshape(dims)
     }
 
-    /// What ends the layer, of `sum` plus the layer's output.
+    /// What ends the layer, of `sum` plus the layer's output. Where the first dimension of `sum` is 1, it is added to each of `x`.
     ///
     /// # Panics
     /// If the sizes are not those of the same rows.
     pub fn forward_onto<const D: usize>(&self, x: Tensor<D>, sum: Tensor<D>) -> Tensor<D> {
         let mut expected = self.checked(&x);
         expected[D - 1] = self.outs();
+        if has_gradients(&x.device()) {
+            return add_then(self.convolved(x, Activation::None).reshape(expected), sum, self.then);
+        }
+        let sum = if sum.dims()[0] == expected[0] { sum } else { sum.expand(expected) };
         assert_eq!(sum.dims(), expected, "linear: what is added to");
         if !has_kernels(&x.device()) {
             return end(self.product(x).reshape(expected) + sum, self.then);
@@ -81,6 +94,23 @@ impl Linear {
             let (weight, bias) = (flex(self.weight.clone()), self.bias.clone().map(flex));
             PackedLinear::new(self.weight.dims(), values(&weight), bias.as_ref().map(values), self.then)
         })
+    }
+
+    /// `[1, 1, rows, outs]`, by the kernel of a 1x1 convolution, which has gradients.
+    fn convolved<const D: usize>(&self, x: Tensor<D>, activation: Activation) -> Tensor<4> {
+        let [outs, ins] = self.weight.dims();
+        let rows = x.dims()[..D - 1].iter().product::<usize>();
+        let shape = ConvShape {
+            in_channels: ins,
+            out_channels: outs,
+            kernel: 1,
+            stride: 1,
+            padding: 0,
+            dilation: 1,
+            groups: 1,
+        };
+        let weight = self.weight.clone().reshape([outs, ins, 1, 1]);
+        ops::conv2d_activated(x.reshape([1, 1, rows, ins]), weight, self.bias.clone(), &shape, activation)
     }
 
     /// `[rows, outs]`.

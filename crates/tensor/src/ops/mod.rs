@@ -13,6 +13,7 @@ use sensei_graph::op::{Activation, ConvShape, Upsampling};
 mod block;
 mod fast;
 pub(crate) mod flex_tensor;
+pub(crate) mod layers;
 mod optimizer;
 pub mod portable;
 mod round;
