@@ -256,7 +256,9 @@ fn score(
     if is_own {
         run_folder::forget(folder, &files)?;
     }
-    let report = score_prompted(&plan.eval, &rules, (&train.dataset, val), &student, &teacher.decoder()?, out)?;
+    let runs = folder.root().parent().unwrap_or(Path::new("."));
+    let splits = (&train.dataset, val);
+    let report = score_prompted(&plan.eval, &rules, splits, &student, &teacher.decoder()?, [runs, out])?;
     if is_own {
         run_folder::record(folder, &files)?;
     }

@@ -6,6 +6,7 @@ pub mod evaluate;
 pub mod export;
 pub mod images;
 pub mod inputs;
+pub mod kept_rows;
 pub mod kept_samples;
 pub mod layers;
 mod model_card;

@@ -33,6 +33,7 @@ use sensei_tensor::prompts::{Decode, PointLabel, PromptPoint, Promptable};
 use sensei_train::images::{PADDING, box_points};
 
 use crate::config::PromptEvalToml;
+use crate::phases::kept_rows::KeptRows;
 use crate::phases::pictures::{Pictured, chosen, write_pictures};
 use crate::phases::prompted_floors::{CLICK_DISC, disc_mask, fitted_click_disc, floor};
 use crate::phases::prompted_masks::Answers;
@@ -41,6 +42,7 @@ use crate::progress::{bar, phase, say};
 use crate::stop;
 
 /// Scores floors, teacher and student on the validation split and writes `report.json`, `table.txt`, `overlays.png` and `gallery.json` into `out`.
+/// What the teacher answers is kept in the folder of all runs for the next student.
 ///
 /// # Errors
 /// If the protocol is not one for whole images, a sample cannot be had, or a file cannot be written.
@@ -50,7 +52,7 @@ pub fn score_prompted(
     (train, val): (&Dataset, &ImageSource),
     student: &PromptableStudent,
     teacher: &dyn Decode,
-    out: &Path,
+    [runs, out]: [&Path; 2],
 ) -> anyhow::Result<EvalReport> {
     ensure!(
         rules.selection.crop.is_none() && rules.space == Space::Image,
@@ -59,7 +61,24 @@ pub fn score_prompted(
     );
     phase("scoring");
     let objects = Objects::new(eval, rules, val)?;
-    let by_predictor = objects.answers(val, eval.clicks, rules.mask_choice, student, teacher)?;
+    let subset = match eval.instances {
+        Some(count) => Subset::Random { count, seed: SUBSET_SEED }.name(),
+        None => rules.selection.subset.name(),
+    };
+    let protocol = rules.on(&val.dataset, subset);
+    let store = val.features.as_ref().context("images of a teacher's store have features")?;
+    let kept = KeptRows::new(runs, &protocol, store.manifest().key.digest(), eval.clicks);
+    let of_teacher = kept.read(&objects.sizes())?;
+    let asked = if of_teacher.is_none() { Some(teacher) } else { None };
+    let [found, of_student] = objects.answers(val, eval.clicks, rules.mask_choice, student, asked)?;
+    let of_teacher = match of_teacher {
+        Some(rows) => rows,
+        None => {
+            kept.write(&found)?;
+            found
+        }
+    };
+    let by_predictor: Vec<(String, Masks)> = of_teacher.into_iter().chain(of_student).collect();
     let of_clicks = fitted_click_disc(rules, train)?.map(|disc| (CLICK_DISC.to_string(), objects.discs(&disc)));
     let mut predictors: Vec<Predictor<'_, (), PredictError>> =
         vec![floor("filled_box", filled_box), floor("inscribed_ellipse", inscribed_ellipse)];
@@ -94,11 +113,7 @@ pub fn score_prompted(
         differences.push((row("student", 0), PRIOR.to_string()));
     }
     let differences: Vec<(&str, &str)> = differences.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
-    let subset = match eval.instances {
-        Some(count) => Subset::Random { count, seed: SUBSET_SEED }.name(),
-        None => rules.selection.subset.name(),
-    };
-    let report = EvalReport::new(rules.on(&val.dataset, subset), evaluation, bootstrap, &differences)?;
+    let report = EvalReport::new(protocol, evaluation, bootstrap, &differences)?;
     std::fs::create_dir_all(out).with_context(|| format!("{}: cannot make the folder", out.display()))?;
     report.write(&out.join("report.json"))?;
     write_whole(&out.join("table.txt"), report.table().as_bytes())?;
@@ -118,7 +133,7 @@ fn oracle_row(who: &str) -> String {
 }
 
 /// Masks in the image by annotation, of one row.
-type Masks = BTreeMap<u64, Rle>;
+pub type Masks = BTreeMap<u64, Rle>;
 
 /// The objects that are scored.
 struct Objects {
@@ -182,6 +197,11 @@ impl Objects {
         self.by_image.values().flatten()
     }
 
+    /// Of the images, by annotation.
+    fn sizes(&self) -> BTreeMap<u64, Size> {
+        self.all().map(|object| (object.annotation_id, object.truth.size())).collect()
+    }
+
     /// As the scorer wants them.
     fn candidates<'a>(&'a self, val: &'a ImageSource) -> anyhow::Result<Vec<Result<Candidate<()>, PredictError>>> {
         let competitors = val.dataset.competitors();
@@ -194,15 +214,15 @@ impl Objects {
         Ok(self.all().map(item).chain(left_out).collect())
     }
 
-    /// What teacher and student answer, by row.
+    /// What the teacher, if it is asked, and the student answer, by row.
     fn answers(
         &self,
         val: &ImageSource,
         clicks: u8,
         choice: MaskChoice,
         student: &PromptableStudent,
-        teacher: &dyn Decode,
-    ) -> anyhow::Result<Vec<(String, Masks)>> {
+        teacher: Option<&dyn Decode>,
+    ) -> anyhow::Result<[Vec<(String, Masks)>; 2]> {
         let rows = |who: &str| Rows::new(who, clicks, choice);
         let (mut of_teacher, mut of_student, mut of_prior) = (rows("teacher"), rows("student"), vec![]);
         let is_by_points = self.all().all(|object| matches!(object.prompt, Prompt::Point(_)));
@@ -215,7 +235,9 @@ impl Objects {
             stop::check("scoring")?;
             let sample = val.image(image_idx)?;
             let stored = sample.features.as_ref().context("images of a teacher's store have features")?;
-            ask(teacher, &embedding_of(stored), sample.letterbox, objects, choice, &mut of_teacher);
+            if let Some(teacher) = teacher {
+                ask(teacher, &embedding_of(stored), sample.letterbox, objects, choice, &mut of_teacher);
+            }
             let embedding =
                 student.encode(Inputs { images: image_tensor(&sample.pixels, val.side()), taps: &[] }, Pass::Eval)?;
             ask(student, &embedding.embedding, sample.letterbox, objects, choice, &mut of_student);
@@ -224,7 +246,7 @@ impl Objects {
                 masks.extend(by_box_and_click(student, &embedding.embedding, sample.letterbox, objects, &boxes)?);
             }
         }
-        Ok(of_teacher.into_rows().chain(of_student.into_rows()).chain(of_prior).collect())
+        Ok([of_teacher.into_rows().collect(), of_student.into_rows().chain(of_prior).collect()])
     }
 }
 

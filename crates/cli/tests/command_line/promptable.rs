@@ -159,6 +159,15 @@ fn from_a_configuration_to_scores_after_clicks() {
     let before = fs::read(run.join("eval/report.json")).unwrap();
     place.does(&["eval", "runs/edge", "--protocol", "edgesam-box", "--out", "again"]);
     assert_eq!(fs::read(place.path("again/report.json")).unwrap(), before);
+    // The second time the teacher's masks are those that were kept; changed ones are not taken.
+    let scored = fs::read_dir(place.path("runs/teacher-cache/scored")).unwrap();
+    let kept: Vec<_> =
+        scored.map(|entry| entry.unwrap().path()).map(|path| (fs::read_to_string(&path).unwrap(), path)).collect();
+    assert_eq!(kept.len(), 2, "one of each protocol");
+    kept.iter().for_each(|(text, path)| fs::write(path, text.replacen("teacher+1", "teacher+9", 1)).unwrap());
+    let changed = ["eval", "runs/edge", "--protocol", "edgesam-box", "--out", "changed"];
+    place.refuses(&changed, 1, &["delete it", "expected rows of BLAKE3"]);
+    kept.iter().for_each(|(text, path)| fs::write(path, text).unwrap());
     // Three clicks at once, and of three masks the surest; beside it what the best of the three is worth.
     place.does(&["eval", "runs/edge", "--protocol", "efficientsam-3-clicks", "--out", "clicks"]);
     let clicks = EvalReport::read(&place.path("clicks/report.json")).unwrap();
