@@ -1,6 +1,7 @@
 //! The command line.
 
 mod predict;
+mod search;
 
 use std::path::PathBuf;
 
@@ -13,6 +14,7 @@ use crate::device::DeviceName;
 use crate::examples;
 
 pub use predict::{NetworkChoice, PredictArguments};
+pub use search::SearchArguments;
 
 /// Distils tiny promptable-segmentation students for Sony's IMX500, from a config file to a deployment package.
 #[derive(Debug, Parser)]
@@ -41,6 +43,9 @@ pub enum Command {
     /// Print what a run would do and cost, and check budgets and inputs; train nothing
     #[command(after_help = examples::PLAN)]
     Plan(PlanArguments),
+    /// Find a network within a cost: train many for a short time, the best of them longer
+    #[command(after_help = search::EXAMPLES)]
+    Search(SearchArguments),
     /// Make, check and fetch data sets
     #[command(subcommand)]
     Data(DataCommand),
@@ -321,7 +326,7 @@ pub struct PlanArguments {
     /// The configuration
     #[arg(required_unless_present = "schema")]
     pub config: Option<PathBuf>,
-    /// Print the JSON schema of a run's configuration, or of a protocol file, instead: what editors complete and check by
+    /// Print the JSON schema of a run's configuration, or of a protocol or search file, instead: what editors complete and check by
     #[arg(long, value_enum, value_name = "KIND", num_args = 0..=1, require_equals = true, default_missing_value = "run")]
     #[arg(conflicts_with_all = ["config", "overrides"])]
     pub schema: Option<FileKind>,
@@ -352,6 +357,8 @@ pub enum FileKind {
     Promptable,
     /// A protocol
     Protocol,
+    /// A search
+    Search,
 }
 
 /// What is scored, by which protocol.

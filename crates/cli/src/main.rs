@@ -16,6 +16,7 @@ mod progress;
 mod run_folder;
 mod shipped_models;
 mod stop;
+mod trials;
 
 use std::process::ExitCode;
 

@@ -21,6 +21,7 @@ mod replay;
 mod rpk;
 mod run;
 mod runs;
+mod search;
 mod shell;
 mod teacher;
 mod teacher_build;
@@ -58,6 +59,7 @@ pub fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Train(arguments) => on_device(&arguments.machine, || run::train_only(&arguments)).map(done),
         Command::Init(arguments) => init::init(&arguments).map(done),
         Command::Plan(arguments) => plan::plan(&arguments).map(done),
+        Command::Search(arguments) => search::search(&arguments).map(done),
         Command::Data(command) => data::execute(command).map(done),
         Command::Teacher(command) => teacher::execute(command).map(done),
         Command::Eval(arguments) => on_device(&arguments.machine, || run::eval(&arguments)).map(done),

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::arguments::{FileKind, PlanArguments};
 use crate::commands::promptable;
-use crate::config::{RunPlan, is_promptable, load_plan, promptable_schema, protocol_schema, run_schema};
+use crate::config::{RunPlan, is_promptable, load_plan, promptable_schema, protocol_schema, run_schema, search_schema};
 use crate::phases::answers::{OpenQuestion, open_questions};
 use crate::phases::data::checked_splits;
 use crate::phases::export::{memory_json, memory_line};
@@ -48,6 +48,7 @@ pub fn plan(arguments: &PlanArguments) -> anyhow::Result<()> {
         Some(FileKind::Run) => say(run_schema().trim_end()),
         Some(FileKind::Promptable) => say(promptable_schema().trim_end()),
         Some(FileKind::Protocol) => say(protocol_schema().trim_end()),
+        Some(FileKind::Search) => say(search_schema().trim_end()),
         None => {}
     }
     let Some(config) = config else { return Ok(()) };

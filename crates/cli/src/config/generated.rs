@@ -14,7 +14,7 @@ use super::check::{expectation, kind, options, properties, range, required, tag}
 use super::promptable::{PromptableToml, is_promptable};
 use super::protocol::{ProtocolToml, shipped};
 use super::run::RunToml;
-use super::schema::{of, promptable_schema, protocol_schema, run_schema};
+use super::schema::{of, promptable_schema, protocol_schema, run_schema, search_schema};
 
 /// A committed file is what would be written now; with `SENSEI_WRITE=1` it is written.
 fn check(file: &str, expected: &str) {
@@ -40,6 +40,7 @@ fn committed_schemas_are_those_of_the_types() {
     check("configs/schema/run.json", &run_schema());
     check("configs/schema/promptable.json", &promptable_schema());
     check("configs/schema/protocol.json", &protocol_schema());
+    check("configs/schema/search.json", &search_schema());
 }
 
 #[test]
@@ -58,7 +59,12 @@ fn the_page_has_the_keys_of_the_types() {
 #[test]
 fn every_shipped_file_names_its_schema() {
     let mut n_files = 0;
-    for (folder, schema) in [("configs", "./schema/run.json"), ("configs/protocols", "../schema/protocol.json")] {
+    let folders = [
+        ("configs", "./schema/run.json"),
+        ("configs/protocols", "../schema/protocol.json"),
+        ("configs/searches", "../schema/search.json"),
+    ];
+    for (folder, schema) in folders {
         for entry in std::fs::read_dir(root().join(folder)).expect("a folder of the repository") {
             let path = entry.expect("an entry").path();
             if path.extension().is_some_and(|extension| extension == "toml") {

@@ -12,6 +12,7 @@ mod protocol;
 mod read;
 mod run;
 mod schema;
+mod search;
 mod sections;
 mod trained_keys;
 
@@ -22,7 +23,8 @@ pub use promptable::{
 };
 pub use protocol::load_protocol;
 pub use run::{RunPlan, check_same_run, load_plan};
-pub use schema::{promptable_schema, protocol_schema, run_schema};
+pub use schema::{promptable_schema, protocol_schema, run_schema, search_schema};
+pub use search::{Round, SearchPlan, load_search};
 pub use sections::data::{AlsoTrainPlan, DataPlan, FilesPlan, SplitPlan};
 pub use sections::logging::PackedSamplesPlan;
 pub use sections::teacher::{TeacherAnswers, TeacherFiles, TeacherPlan};

@@ -9,6 +9,7 @@ use super::file_path;
 use super::promptable::PromptableToml;
 use super::protocol::ProtocolToml;
 use super::run::RunToml;
+use super::search::SearchToml;
 
 /// The schema of a run's configuration, as text.
 pub fn run_schema() -> String {
@@ -23,6 +24,11 @@ pub fn promptable_schema() -> String {
 /// The schema of a protocol file, as text.
 pub fn protocol_schema() -> String {
     text(&of::<ProtocolToml>("A protocol: docs/metrics.md"))
+}
+
+/// The schema of the file of a search, as text.
+pub fn search_schema() -> String {
+    text(&of::<SearchToml>("A search: docs/guides/search.md"))
 }
 
 /// The schema of a file type: one tree without references, so that a walk over a file needs no look-ups. In the dialect that the

@@ -31,6 +31,7 @@ mod reading;
 mod resume;
 mod schema;
 mod scoring;
+mod search;
 mod shared_store;
 mod shell;
 mod shipped;

@@ -1,0 +1,130 @@
+//! A search: candidates within a cost, trained in rounds, stopped and gone on with.
+
+use std::fs;
+use std::process::Stdio;
+use std::time::{Duration, SystemTime};
+
+use sensei_eval::report::EvalReport;
+use serde_json::Value;
+
+use crate::{Place, files_below};
+
+const SEARCH: &str = r#"
+config = "tiny.toml"
+limits = { parameters = 2000 }
+[space]
+"student.bottleneck_channels" = [8, 10, 400]
+"student.refine_head" = [true, false]
+[[round]]
+seeds = [1]
+set = { "train.stage.0.epochs" = 1 }
+keep = 2
+[[round]]
+seeds = [1, 2]
+"#;
+
+fn search(place: &Place, more: &[&str]) -> (String, Value) {
+    let out = place.does(&[&["search", "width.toml", "--threads", "1"], more].concat());
+    let file = fs::read(place.path("runs/search-width/search.json")).unwrap();
+    (out, serde_json::from_slice(&file).unwrap())
+}
+
+fn score(place: &Place, run: &str) -> f64 {
+    let report = EvalReport::read(&place.path("runs").join(run).join("eval/report.json")).unwrap();
+    sensei_eval::verdict::Verdict::of(&report).unwrap().unwrap().score.value
+}
+
+#[test]
+fn the_best_within_the_limits_are_trained_longer() {
+    let place = Place::new();
+    fs::write(place.path("width.toml"), SEARCH).unwrap();
+    let planned = place.does(&["search", "width.toml", "--plan"]);
+    assert!(
+        planned.contains("4 of 6 combinations") && planned.contains("left out: 2: over 2000 parameters"),
+        "{planned}"
+    );
+    assert!(!place.path("runs").exists(), "a plan writes nothing");
+
+    let (out, file) = search(&place, &["--jobs", "2"]);
+    assert!(out.contains("round 1 of 2: 4 trainings, 0 of them done before"), "{out}");
+    let rounds = file["rounds"].as_array().unwrap();
+    assert_eq!(rounds.iter().map(|round| round.as_array().unwrap().len()).collect::<Vec<_>>(), [4, 2]);
+    for round in rounds {
+        let scores: Vec<f64> = round.as_array().unwrap().iter().map(|one| one["score"].as_f64().unwrap()).collect();
+        assert!(scores.is_sorted_by(|a, b| a >= b), "{scores:?}");
+        for one in round.as_array().unwrap() {
+            let runs: Vec<f64> =
+                one["runs"].as_array().unwrap().iter().map(|run| score(&place, run.as_str().unwrap())).collect();
+            let mean = runs.iter().sum::<f64>() / runs.len() as f64;
+            assert_eq!(one["score"].as_f64().unwrap(), mean, "the mean of its runs");
+        }
+    }
+    let ids = |round: &Value| round.as_array().unwrap().iter().map(|one| one["candidate"].clone()).collect::<Vec<_>>();
+    let (first, second) = (ids(&rounds[0]), ids(&rounds[1]));
+    assert!(second.iter().all(|id| first[..2].contains(id)), "{first:?} {second:?}");
+    assert_eq!(rounds[1][0]["runs"].as_array().unwrap().len(), 2, "one of each seed");
+    // What a search names is a configuration of its own.
+    let best = fs::read_to_string(place.path("runs/search-width/best.toml")).unwrap();
+    let channels = rounds[1][0]["keys"]["student.bottleneck_channels"].as_str().unwrap();
+    assert!(best.contains(&format!("bottleneck_channels = {channels}")) && best.contains("epochs = 2"), "{best}");
+    place.does(&["plan", "runs/search-width/best.toml"]);
+
+    // Again: nothing is trained, and the file is the same.
+    let times = |place: &Place| -> Vec<SystemTime> {
+        let files = files_below(&place.path("runs")).into_iter().filter(|path| path.ends_with("student.safetensors"));
+        files.map(|path| fs::metadata(path).unwrap().modified().unwrap()).collect()
+    };
+    let before = times(&place);
+    let (out, again) = search(&place, &[]);
+    assert!(out.contains("round 1 of 2: 4 trainings, 4 of them done before"), "{out}");
+    assert!(out.contains("round 2 of 2: 4 trainings, 4 of them done before"), "{out}");
+    assert!(again == file && times(&place) == before && before.len() == 8);
+
+    // Runs of another configuration are not taken for these.
+    place.config("tiny.toml", &[("learning_rate = 1e-2", "learning_rate = 2e-2")]);
+    place.refuses(&["search", "width.toml"], 1, &["width-r1-c0-s1", "learning_rate"]);
+}
+
+#[test]
+fn one_that_is_stopped_goes_on() {
+    let place = Place::new();
+    fs::write(place.path("width.toml"), SEARCH.replace("epochs\" = 1", "epochs\" = 40")).unwrap();
+    let mut command = place.command(&["search", "width.toml", "--threads", "1"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let has_trained = || files_below(&place.path("runs")).iter().any(|path| path.ends_with("events.jsonl"));
+    while !has_trained() {
+        assert!(child.try_wait().unwrap().is_none(), "the search has ended before its first training");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let status = std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+    assert_eq!(child.wait().unwrap().code(), Some(4));
+    // Its training has stopped with it: the folder is free, and goes on.
+    let (out, file) = search(&place, &[]);
+    assert!(out.contains("best: "), "{out}");
+    assert!(file["rounds"][0].as_array().unwrap().iter().all(|one| one["score"].is_number()), "{file}");
+}
+
+#[test]
+fn what_is_no_search_is_refused() {
+    let place = Place::new();
+    let refuses = |text: &str, words: &[&str]| {
+        fs::write(place.path("width.toml"), text).unwrap();
+        place.refuses(&["search", "width.toml"], 2, words);
+    };
+    refuses(&SEARCH.replace("2000", "20"), &["expected a combination within the limits", "6: over 20 parameters"]);
+    refuses(&SEARCH.replace("refine_head", "refine_heads"), &["refine_heads"]);
+    refuses(&SEARCH.replace("keep = 2", "keep = 0"), &["width.toml", "keep"]);
+    refuses(&SEARCH.replace("tiny.toml", "none.toml"), &["none.toml"]);
+    place.refuses(&["search", "none.toml"], 2, &["none.toml: cannot read"]);
+    // A training that fails is named, and a round of failures ends the search.
+    fs::write(place.path("width.toml"), SEARCH).unwrap();
+    let image = files_below(&place.path("scenes/images")).into_iter().find(|path| path.is_file()).unwrap();
+    fs::write(&image, "no picture").unwrap();
+    let output = place.command(&["search", "width.toml", "--threads", "1"]).output().unwrap();
+    let (out, err) = crate::text(&output);
+    assert_eq!(output.status.code(), Some(1), "{out}");
+    let name = image.file_name().unwrap().to_string_lossy().into_owned();
+    assert!(out.contains("failed: ") && out.contains(&name), "{out}");
+    assert!(err.contains("round 1: every training failed"), "{err}");
+}
