@@ -12,6 +12,7 @@ use sensei_eval::metric::Group;
 use sensei_eval::report::EvalReport;
 use sensei_eval::table::aligned;
 use sensei_eval::verdict::Verdict;
+use sensei_files::lock::Lock;
 use sensei_files::whole::write_whole;
 use sensei_report::run_folder::RunFolder;
 use serde::Serialize;
@@ -253,6 +254,10 @@ fn trained(
 fn is_done(run: &RunFolder, plan: &SearchPlan, overrides: &[Override]) -> anyhow::Result<bool> {
     if !run.plan_toml().exists() {
         return Ok(false);
+    }
+    // As one whose search was killed: it is neither done nor to be begun.
+    if let Some(holder) = Lock::holder(&run.lock())? {
+        bail!("{}: this run is in the hands of {holder}: wait for it, or stop it", run.root().display());
     }
     run_folder::check(run, &run.plan_toml())?;
     check_same_run(&run.plan_toml(), &load_plan(&plan.config, overrides)?)?;

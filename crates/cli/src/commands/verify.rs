@@ -1,6 +1,6 @@
 //! `verify`: whether a run or a package is as it was written.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use sensei_files::digest_list::{DigestList, LIST};
@@ -29,8 +29,32 @@ pub fn verify(folder: &Path) -> anyhow::Result<()> {
         bail!("{}: expected no differences, found {}", folder.display(), problems.len());
     }
     say(&format!("{}: {n_files} files are as they were written (SHA-256)", folder.display()));
+    if manifest.exists() {
+        for other in unlisted(folder, folder, &list)? {
+            say(&format!("{}: not of this package: {LIST} does not name it", folder.join(other).display()));
+        }
+    }
     let package = folder.join("package");
     if package.join(LIST).exists() { verify(&package) } else { Ok(()) }
+}
+
+/// Files below a package that its list does not name, sorted.
+fn unlisted(package: &Path, folder: &Path, list: &DigestList) -> anyhow::Result<Vec<PathBuf>> {
+    let mut found = vec![];
+    for entry in std::fs::read_dir(folder).with_context(|| format!("{}: cannot list", folder.display()))? {
+        let path = entry.with_context(|| format!("{}: cannot list", folder.display()))?.path();
+        // A link is what it is called, whatever lies behind it.
+        if path.is_dir() && !path.is_symlink() {
+            found.extend(unlisted(package, &path, list)?);
+            continue;
+        }
+        let name = path.strip_prefix(package).unwrap_or(&path).to_path_buf();
+        if name != Path::new(LIST) && !list.names().any(|listed| Path::new(listed) == name) {
+            found.push(name);
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// What a manifest says of the network's files and does not hold.

@@ -85,7 +85,13 @@ fn changed_files_of_a_run_and_a_package_are_refused() {
         assert!(out.contains(file) && out.contains("changed since it was written"), "{name}: {out}{err}");
         fs::write(place.path(&path), before).unwrap();
     }
-    place.does(&["verify", "runs/tiny"]);
+    let out = place.does(&["verify", "runs/tiny"]);
+    assert!(!out.contains("not of this package"), "{out}");
+    // What lies beside is told, and is not the package's.
+    fs::write(place.path("runs/tiny/package/test_vectors/old.rpk"), "from somewhere").unwrap();
+    let out = place.does(&["verify", "runs/tiny/package"]);
+    assert!(out.contains("old.rpk: not of this package: SHA256SUMS does not name it"), "{out}");
+    fs::remove_file(place.path("runs/tiny/package/test_vectors/old.rpk")).unwrap();
     place.refuses(&["verify", "scenes"], 1, &["scenes: expected a run or a package with a SHA256SUMS, found none"]);
     #[cfg(target_os = "linux")]
     {

@@ -106,6 +106,35 @@ fn one_that_is_stopped_goes_on() {
 }
 
 #[test]
+fn one_that_is_killed_goes_on_when_its_training_has_ended() {
+    let place = Place::new();
+    fs::write(place.path("width.toml"), SEARCH.replace("epochs\" = 1", "epochs\" = 150")).unwrap();
+    let mut command = place.command(&["search", "width.toml", "--threads", "1"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let has_trained = || files_below(&place.path("runs")).iter().any(|path| path.ends_with("events.jsonl"));
+    while !has_trained() {
+        assert!(child.try_wait().unwrap().is_none(), "the search has ended before its first training");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // Its training goes on by itself, and nobody takes it for one that failed.
+    let mut n_refused = 0;
+    loop {
+        let output = place.command(&["search", "width.toml", "--threads", "1"]).output().unwrap();
+        let (out, err) = crate::text(&output);
+        if output.status.success() {
+            assert!(out.contains("best: ") && !out.contains("failed"), "{out}");
+            break;
+        }
+        assert!(err.contains("in the hands of"), "{out}{err}");
+        n_refused += 1;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(n_refused > 0, "the training was to be met while it runs");
+}
+
+#[test]
 fn what_is_no_search_is_refused() {
     let place = Place::new();
     let refuses = |text: &str, words: &[&str]| {
