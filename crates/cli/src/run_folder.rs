@@ -68,7 +68,8 @@ pub fn create(root: PathBuf, resume: bool) -> anyhow::Result<(RunFolder, Lock)> 
 /// # Errors
 /// If another process does.
 pub fn lock(folder: &RunFolder) -> anyhow::Result<Lock> {
-    let command: Vec<String> = std::env::args().skip(1).collect();
+    let command: Vec<String> =
+        std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
     Lock::take(&folder.lock(), &format!("sensei {}", command.join(" "))).map_err(|error| match error {
         LockError::Held { holder, .. } => {
             anyhow::anyhow!("{}: this run is in the hands of {holder}", folder.root().display())

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use sensei_files::bounded::read_bounded;
 
 use crate::arguments::Machine;
 use crate::config::Override;
-use crate::progress::say;
+use crate::progress::note;
 use crate::stop;
 
 /// A run that is to be made.
@@ -55,12 +55,14 @@ impl Trials {
     /// Runs all, as many at a time as there are jobs; why those that failed did, by name.
     ///
     /// # Errors
-    /// If the program was asked to stop: the trials then stop where they can go on. If a process cannot be started.
+    /// If the program was asked to stop: the trials then stop where they can go on. If a process cannot be started, an earlier search's still
+    /// runs, or one was ended from outside: that says nothing of its candidate. If one refuses its command line.
     pub fn run(&self, trials: Vec<Trial>) -> anyhow::Result<BTreeMap<String, String>> {
         let n_trials = trials.len();
         let mut waiting = VecDeque::from(trials);
         let (mut running, mut failed, mut n_done) = (vec![], BTreeMap::new(), 0);
-        let (mut asked, mut not_started) = (false, None);
+        // Whether no more trials are begun, and why if nobody asked for it.
+        let (mut asked, mut trouble) = (false, None);
         while !running.is_empty() || (!waiting.is_empty() && !asked) {
             if stop::is_asked() && !asked {
                 asked = true;
@@ -74,7 +76,7 @@ impl Trials {
                         // Nobody is left behind.
                         asked = true;
                         running.iter_mut().for_each(ask_to_stop);
-                        not_started = Some(error);
+                        trouble = Some(error);
                     }
                 }
             }
@@ -85,27 +87,45 @@ impl Trials {
                     continue;
                 };
                 n_done += 1;
-                if status.success() {
-                    say(&format!("{n_done} of {n_trials}: {}", trial.name));
-                } else if !asked {
-                    let why = last_line(&trial.log);
-                    say(&format!("{n_done} of {n_trials}: {}: failed: {why}", trial.name));
-                    failed.insert(trial.name, why);
+                match status.code() {
+                    Some(0) => note(&format!("{n_done} of {n_trials}: {}", trial.name)),
+                    _ if asked => {}
+                    Some(1) => {
+                        let why = last_line(&trial.log);
+                        note(&format!("{n_done} of {n_trials}: {}: failed: {why}", trial.name));
+                        failed.insert(trial.name, why);
+                    }
+                    _ => {
+                        let why = last_line(&trial.log);
+                        trouble = Some(anyhow::anyhow!(
+                            "{}: expected a training that ends by itself, found one with {status}: {why}",
+                            trial.name
+                        ));
+                    }
                 }
             }
             running = still;
+            if trouble.is_some() && !asked {
+                asked = true;
+                running.iter_mut().for_each(ask_to_stop);
+            }
             std::thread::sleep(POLL);
         }
         stop::check_command("searching; the same command goes on")?;
-        not_started.map_or(Ok(failed), Err)
+        trouble.map_or(Ok(failed), Err)
     }
 
     #[expect(clippy::disallowed_methods, reason = "a log is written while its process speaks")]
     fn start(&self, trial: Trial) -> anyhow::Result<Running> {
         let log = self.logs.join(format!("{}.txt", trial.name));
-        let file = File::create(&log).with_context(|| format!("{}: cannot write", log.display()))?;
+        let file = File::options().create(true).append(true).open(&log);
+        let file = file.with_context(|| format!("{}: cannot write", log.display()))?;
+        // Its process inherits the lock with the file, and holds it when the search has been killed.
+        if file.try_lock().is_err() {
+            bail!("{}: a training that an earlier search began still runs: wait for it, or stop it", trial.name);
+        }
         let mut command = Command::new(&self.program);
-        command.arg("run").arg(&trial.config).arg("--runs").arg(&self.runs).args(["--name", &trial.name]);
+        command.arg("run").arg(&trial.config).arg("--runs").arg(&self.runs).arg(format!("--name={}", trial.name));
         for Override { key, value } in &trial.overrides {
             command.arg("--set").arg(format!("{key}={value}"));
         }

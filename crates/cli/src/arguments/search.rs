@@ -18,7 +18,7 @@ pub struct SearchArguments {
     #[arg(long)]
     pub plan: bool,
     /// The rounds as JSON; what is done goes to standard error
-    #[arg(long, conflicts_with = "plan")]
+    #[arg(long)]
     pub json: bool,
     /// Trainings at a time; each has its share of the threads, and results are the same bits for the same number of threads of each
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]

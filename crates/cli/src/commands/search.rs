@@ -2,7 +2,7 @@
 //!
 //! Every training is a run of its own, by a process of its own, so that it can be looked at, resumed and compared as any other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -19,8 +19,8 @@ use serde::Serialize;
 
 use crate::arguments::SearchArguments;
 use crate::commands::plan::check_budget;
-use crate::config::{Override, Round, SearchPlan, check_same_run, load_plan, load_search};
-use crate::progress::{log_to_stderr, on_one_line, say, say_result, warn};
+use crate::config::{Override, Round, RunPlan, SearchPlan, check_same_run, load_plan, load_search};
+use crate::progress::{log_to_stderr, note, on_one_line, say, say_result, warn};
 use crate::run_folder;
 use crate::stop;
 use crate::trials::{Trial, Trials};
@@ -30,7 +30,8 @@ use crate::usage;
 struct Candidate {
     number: usize,
     overrides: Vec<Override>,
-    cost: Cost,
+    /// In each round, and last without any round's keys.
+    costs: Vec<Cost>,
 }
 
 /// What a candidate costs.
@@ -55,7 +56,7 @@ struct Scored {
     runs: Vec<String>,
     /// `mean_iou` in the protocol's space, the mean over the seeds; none if a training failed.
     score: Option<f64>,
-    /// Whether no candidate of the round scores as much with fewer products.
+    /// Whether no candidate of the round with fewer products scores as much.
     is_on_front: bool,
     /// Why a training failed.
     failed: Option<String>,
@@ -80,23 +81,38 @@ pub fn search(arguments: &SearchArguments) -> anyhow::Result<()> {
         log_to_stderr();
     }
     let plan = load_search(&arguments.file).map_err(usage)?;
+    run_folder::check_name(&format!("{}-r1", plan.name)).map_err(usage)?;
+    let candidates = candidates(&plan).with_context(|| arguments.file.display().to_string());
+    // Being asked to stop is no wrong usage.
     let (candidates, left_out) =
-        candidates(&plan).with_context(|| arguments.file.display().to_string()).map_err(usage)?;
+        candidates.map_err(|error| if error.is::<stop::Stopped>() { error } else { usage(error) })?;
     say(&format!("{} of {} combinations", candidates.len(), plan.n_combinations()));
     for (reason, count) in &left_out {
         say(&format!("left out: {count}: {}", on_one_line(reason)));
     }
+    let as_json = |rounds: &[Vec<Scored>]| {
+        serde_json::to_string_pretty(&SearchFile { name: &plan.name, left_out: &left_out, rounds })
+    };
     if arguments.plan {
-        let unscored: Vec<Scored> = candidates.iter().map(|candidate| scored(candidate, vec![], Ok(vec![]))).collect();
+        let n_rounds = plan.rounds.len();
+        let unscored = candidates.iter().map(|candidate| scored(candidate, n_rounds, vec![], Ok(vec![])));
+        let unscored: Vec<Scored> = unscored.collect();
         table(&unscored).iter().for_each(|line| say(line));
+        if arguments.json {
+            say_result(&as_json(&[unscored])?);
+        }
         return Ok(());
     }
-    run_folder::check_name(&plan.name).map_err(usage)?;
     let runs = std::path::absolute(&arguments.runs)
         .with_context(|| format!("{}: no such folder", arguments.runs.display()))?;
     let folder = RunFolder::at(runs.join(format!("search-{}", plan.name)));
     fs::create_dir_all(folder.root()).with_context(|| format!("{}: cannot make", folder.root().display()))?;
     let _lock = run_folder::lock(&folder)?;
+    let (file, config) = (folder.root().join("search.json"), folder.root().join("best.toml"));
+    // What an earlier call found is not what this one finds.
+    for old in [&file, &config].into_iter().filter(|old| old.exists()) {
+        fs::remove_file(old).with_context(|| format!("{}: cannot remove", old.display()))?;
+    }
     let trials = Trials::new(&runs, folder.root(), &arguments.machine, usize::from(arguments.jobs))?;
 
     let mut left: Vec<Candidate> = candidates;
@@ -107,24 +123,22 @@ pub fn search(arguments: &SearchArguments) -> anyhow::Result<()> {
         mark_front(&mut found);
         say(&format!("round {} of {}:", idx + 1, plan.rounds.len()));
         table(&found).iter().for_each(|line| say(line));
-        ensure!(found[0].score.is_some(), "round {}: every training failed: {}", idx + 1, why(&found[0]));
-        if let Some(keep) = round.keep {
-            let best = found.iter().filter(|scored| scored.score.is_some()).take(keep);
-            let best: Vec<usize> = best.map(|scored| scored.candidate).collect();
-            left.retain(|candidate| best.contains(&candidate.number));
-        }
+        let failure = found[0].score.is_none().then(|| why(&found[0]));
+        let best = found.iter().filter(|scored| scored.score.is_some()).take(round.keep.unwrap_or(usize::MAX));
+        let best: Vec<usize> = best.map(|scored| scored.candidate).collect();
+        left.retain(|candidate| best.contains(&candidate.number));
         rounds.push(found);
-        let file = SearchFile { name: &plan.name, left_out: &left_out, rounds: &rounds };
-        write_whole(&folder.root().join("search.json"), &serde_json::to_vec_pretty(&file)?)?;
+        write_whole(&file, as_json(&rounds)?.as_bytes())?;
+        if let Some(failure) = failure {
+            bail!("round {}: every training failed: {failure}", idx + 1);
+        }
     }
     let last = rounds.last().context("a search has a round")?;
-    apart_from_the_best(last, &runs)?;
     let best = left.iter().find(|candidate| candidate.number == last[0].candidate).context("the best is left")?;
-    let config = folder.root().join("best.toml");
     write_whole(&config, load_plan(&plan.config, &best.overrides)?.resolved_toml.as_bytes())?;
+    apart_from_the_best(last, &runs)?;
     if arguments.json {
-        let file = SearchFile { name: &plan.name, left_out: &left_out, rounds: &rounds };
-        say_result(&serde_json::to_string_pretty(&file)?);
+        say_result(&as_json(&rounds)?);
     }
     say(&format!(
         "best: {}; it was chosen by the scores above, so its own is too good by an unknown part: {} trains it, and a split that was not \
@@ -138,7 +152,7 @@ pub fn search(arguments: &SearchArguments) -> anyhow::Result<()> {
 /// Networks within the limits, and how many combinations are left out by which reason.
 fn candidates(plan: &SearchPlan) -> anyhow::Result<(Vec<Candidate>, BTreeMap<String, usize>)> {
     let mut left_out: BTreeMap<String, usize> = BTreeMap::new();
-    let (mut found, mut first_error) = (vec![], None);
+    let (mut found, mut first_error, mut known) = (vec![], None, BTreeSet::new());
     let n_wanted = plan.draw.map_or(usize::MAX, |draw| draw.count);
     for number in numbers(plan) {
         if found.len() == n_wanted {
@@ -146,22 +160,30 @@ fn candidates(plan: &SearchPlan) -> anyhow::Result<(Vec<Candidate>, BTreeMap<Str
         }
         stop::check_command("planning candidates")?;
         let overrides = plan.combination(number);
-        match cost(plan, &overrides) {
-            Ok(cost) => match over(plan, &cost) {
-                None => found.push(Candidate { number, overrides, cost }),
-                Some(limit) => *left_out.entry(limit).or_default() += 1,
+        let reason = match costs(plan, &overrides) {
+            Ok((costs, configuration)) => match costs.iter().find_map(|cost| over(plan, cost)) {
+                Some(limit) => limit,
+                None if !known.insert(configuration) => "the same configuration as another".into(),
+                None => {
+                    found.push(Candidate { number, overrides, costs });
+                    continue;
+                }
             },
             Err(error) => {
-                *left_out.entry("no configuration that can be run".into()).or_default() += 1;
                 first_error.get_or_insert(error);
+                "no configuration that can be run".into()
             }
-        }
+        };
+        *left_out.entry(reason).or_default() += 1;
     }
     if found.is_empty() {
         let reasons =
             left_out.iter().map(|(reason, count)| format!("{count}: {reason}")).collect::<Vec<_>>().join("; ");
-        let error = first_error.unwrap_or_else(|| anyhow::anyhow!("{reasons}"));
-        return Err(error.context(format!("[space]: expected a combination within the limits, found none ({reasons})")));
+        let message = format!("[space]: expected a combination within the limits, found none ({reasons})");
+        return Err(match first_error {
+            Some(error) => error.context(message),
+            None => anyhow::anyhow!(message),
+        });
     }
     if let Some(error) = first_error {
         warn(&format!("the first combination that cannot be run: {error:#}"));
@@ -182,15 +204,25 @@ fn numbers(plan: &SearchPlan) -> Vec<usize> {
     all.into_iter().map(|(_, number)| number).collect()
 }
 
-fn cost(plan: &SearchPlan, overrides: &[Override]) -> anyhow::Result<Cost> {
-    // Each round is another configuration: what none of them can be is no candidate.
-    let mut cost = None;
+/// What a combination costs in each round and without any round's keys, and its configuration without them.
+fn costs(plan: &SearchPlan, overrides: &[Override]) -> anyhow::Result<(Vec<Cost>, String)> {
+    let own = load_plan(&plan.config, overrides)?;
+    let mut costs = vec![];
     for round in &plan.rounds {
-        let run = load_plan(&plan.config, &[overrides, &round.set].concat())?;
-        let chip_bytes = check_budget(&run)?.map(|estimate| estimate.total());
-        cost = Some(Cost { macs: run.graph.macs(), parameters: run.graph.parameters() as u64, chip_bytes });
+        costs.push(cost(&load_plan(&plan.config, &[overrides, &round.set].concat())?)?);
     }
-    cost.context("a search has a round")
+    costs.push(cost(&own)?);
+    Ok((costs, without_head(&own.resolved_toml)))
+}
+
+fn cost(run: &RunPlan) -> anyhow::Result<Cost> {
+    let chip_bytes = check_budget(run)?.map(|estimate| estimate.total());
+    Ok(Cost { macs: run.graph.macs(), parameters: run.graph.parameters() as u64, chip_bytes })
+}
+
+/// A resolved configuration without the lines that say what was set.
+fn without_head(toml: &str) -> String {
+    toml.lines().skip_while(|line| line.starts_with('#')).collect::<Vec<_>>().join("\n")
 }
 
 /// The limit that a cost is over.
@@ -228,7 +260,7 @@ fn trained(
             waiting.push(Trial { config: plan.config.clone(), overrides, name });
         }
     }
-    say(&format!(
+    note(&format!(
         "round {} of {}: {} trainings, {} of them done before",
         round_idx + 1,
         plan.rounds.len(),
@@ -245,24 +277,43 @@ fn trained(
                     Ok(names.iter().map(|name| score_of(&runs.join(name))).collect::<anyhow::Result<Vec<f64>>>()?)
                 }
             };
-            Ok(scored(candidate, names, scores))
+            Ok(scored(candidate, round_idx, names, scores))
         })
         .collect()
 }
 
 /// Whether a run has been trained and scored by this configuration.
 fn is_done(run: &RunFolder, plan: &SearchPlan, overrides: &[Override]) -> anyhow::Result<bool> {
-    if !run.plan_toml().exists() {
-        return Ok(false);
-    }
     // As one whose search was killed: it is neither done nor to be begun.
     if let Some(holder) = Lock::holder(&run.lock())? {
         bail!("{}: this run is in the hands of {holder}: wait for it, or stop it", run.root().display());
     }
+    if !run.plan_toml().exists() {
+        return Ok(false);
+    }
     run_folder::check(run, &run.plan_toml())?;
-    check_same_run(&run.plan_toml(), &load_plan(&plan.config, overrides)?)?;
+    let expected = load_plan(&plan.config, overrides)?;
+    check_same_run(&run.plan_toml(), &expected)?;
+    // Also what training does not depend on, and the score does: bits, paths, the scored objects.
+    let found = fs::read_to_string(run.plan_toml()).with_context(|| run.plan_toml().display().to_string())?;
+    ensure!(
+        without_head(&found) == without_head(&expected.resolved_toml),
+        "{}: expected the configuration that the search has now, found another: {}",
+        run.plan_toml().display(),
+        first_difference(&found, &expected.resolved_toml)
+    );
     // The page is what a run writes last.
     Ok(run.report().exists())
+}
+
+/// The first line in which two configurations differ.
+fn first_difference(found: &str, expected: &str) -> String {
+    let (found, expected) = (without_head(found), without_head(expected));
+    let mut lines = found.lines().zip(expected.lines());
+    match lines.find(|(found, expected)| found != expected) {
+        Some((found, expected)) => format!("`{}` in place of `{}`", on_one_line(found), on_one_line(expected)),
+        None => "one has more keys".into(),
+    }
 }
 
 fn score_of(run: &Path) -> anyhow::Result<f64> {
@@ -272,14 +323,15 @@ fn score_of(run: &Path) -> anyhow::Result<f64> {
     Ok(Verdict::of(&report)?.with_context(|| format!("{}: expected a student's row", file.display()))?.score.value)
 }
 
-fn scored(candidate: &Candidate, runs: Vec<String>, scores: Result<Vec<f64>, String>) -> Scored {
+/// `round_idx` may be the number of rounds: without any round's keys.
+fn scored(candidate: &Candidate, round_idx: usize, runs: Vec<String>, scores: Result<Vec<f64>, String>) -> Scored {
     let keys = candidate.overrides.iter().map(|set| (set.key.to_string(), set.value.to_string())).collect();
     let score = scores.as_ref().ok().filter(|scores| !scores.is_empty());
     let score = score.map(|scores| scores.iter().sum::<f64>() / scores.len() as f64);
     Scored {
         candidate: candidate.number,
         keys,
-        cost: candidate.cost,
+        cost: candidate.costs[round_idx],
         runs,
         score,
         is_on_front: false,
@@ -293,12 +345,11 @@ fn order(a: &Scored, b: &Scored) -> std::cmp::Ordering {
     score(b).total_cmp(&score(a)).then(a.cost.macs.cmp(&b.cost.macs)).then(a.candidate.cmp(&b.candidate))
 }
 
-/// Of candidates with the best first.
-fn mark_front(sorted: &mut [Scored]) {
-    let mut least = u64::MAX;
-    for scored in sorted.iter_mut().filter(|scored| scored.score.is_some()) {
-        scored.is_on_front = scored.cost.macs < least;
-        least = least.min(scored.cost.macs);
+fn mark_front(round: &mut [Scored]) {
+    let points: Vec<(u64, f64)> = round.iter().filter_map(|one| Some((one.cost.macs, one.score?))).collect();
+    for one in round {
+        let Some(score) = one.score else { continue };
+        one.is_on_front = !points.iter().any(|&(macs, other)| macs < one.cost.macs && other >= score);
     }
 }
 

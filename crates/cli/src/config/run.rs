@@ -230,7 +230,8 @@ fn deployment(
 /// The configuration as a run folder keeps it.
 pub(super) fn resolved_toml(file: &impl Serialize, overrides: &[Override]) -> anyhow::Result<String> {
     let toml = toml::to_string(file).context("cannot write the resolved configuration")?;
-    let set: String = overrides.iter().map(|set| format!("# --set {set}\n")).collect();
+    let set: String =
+        overrides.iter().map(|set| format!("# --set {}\n", set.to_string().replace('\n', "\\n"))).collect();
     let head = if set.is_empty() { "" } else { "# Set on the command line; the values below are those:\n" };
     Ok(format!("{head}{set}{toml}"))
 }

@@ -133,7 +133,11 @@ pub fn load_search(path: &Path) -> anyhow::Result<SearchPlan> {
 
 fn resolve(path: &Path, file: SearchToml) -> anyhow::Result<SearchPlan> {
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let key = |text: &str| text.parse::<KeyPath>().map_err(|error| anyhow::anyhow!("{text}: {error}"));
+    let key = |text: &str| {
+        let key = text.parse::<KeyPath>().map_err(|error| anyhow::anyhow!("{text}: {error}"))?;
+        ensure!(key.0 != ["seed"], "seed: expected it in a [[round]]'s seeds, found it among the keys");
+        Ok(key)
+    };
     let mut space = vec![];
     let mut n_combinations = 1usize;
     for (text, values) in file.space {
@@ -156,6 +160,9 @@ fn resolve(path: &Path, file: SearchToml) -> anyhow::Result<SearchPlan> {
     for (idx, round) in file.rounds.into_iter().enumerate() {
         let place = format!("[[round]] {}", idx + 1);
         ensure!(!round.seeds.is_empty(), "{place}: expected at least one seed, found none");
+        if let Some(twice) = round.seeds.iter().enumerate().find(|(idx, seed)| round.seeds[..*idx].contains(seed)) {
+            bail!("{place}: expected different seeds, found {} twice", twice.1);
+        }
         let is_last = idx + 1 == n_rounds;
         match round.keep {
             Some(keep) if is_last => bail!("{place} keep: expected none in the last round, found {keep}"),
@@ -235,5 +242,8 @@ mod tests {
         refused("[96, 128]", "[]", "expected at least one value");
         refused("train.stage.0.epochs", "student.input_size", "a key that [space] does not change");
         refused("macs", "mcas", "mcas");
+        refused("seeds = [1, 2, 3]", "seeds = [1, 2, 1]", "[[round]] 2: expected different seeds, found 1 twice");
+        refused("\"student.input_size\" = [96, 128]", "seed = [1, 2]", "seed: expected it in a [[round]]'s seeds");
+        refused("train.stage.0.epochs", "seed", "seed: expected it in a [[round]]'s seeds");
     }
 }

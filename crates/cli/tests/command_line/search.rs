@@ -1,7 +1,7 @@
 //! A search: candidates within a cost, trained in rounds, stopped and gone on with.
 
 use std::fs;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::time::{Duration, SystemTime};
 
 use sensei_eval::report::EvalReport;
@@ -27,6 +27,20 @@ fn search(place: &Place, more: &[&str]) -> (String, Value) {
     let out = place.does(&[&["search", "width.toml", "--threads", "1"], more].concat());
     let file = fs::read(place.path("runs/search-width/search.json")).unwrap();
     (out, serde_json::from_slice(&file).unwrap())
+}
+
+/// A search whose first training, of so many epochs, has begun.
+fn begun(place: &Place, epochs: u32) -> Child {
+    let text = SEARCH.replace("epochs\" = 1", &format!("epochs\" = {epochs}"));
+    fs::write(place.path("width.toml"), text).unwrap();
+    let mut command = place.command(&["search", "width.toml", "--threads", "1"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let has_trained = || files_below(&place.path("runs")).iter().any(|path| path.ends_with("events.jsonl"));
+    while !has_trained() {
+        assert!(child.try_wait().unwrap().is_none(), "the search has ended before its first training");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child
 }
 
 fn score(place: &Place, run: &str) -> f64 {
@@ -88,14 +102,7 @@ fn the_best_within_the_limits_are_trained_longer() {
 #[test]
 fn one_that_is_stopped_goes_on() {
     let place = Place::new();
-    fs::write(place.path("width.toml"), SEARCH.replace("epochs\" = 1", "epochs\" = 40")).unwrap();
-    let mut command = place.command(&["search", "width.toml", "--threads", "1"]);
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let has_trained = || files_below(&place.path("runs")).iter().any(|path| path.ends_with("events.jsonl"));
-    while !has_trained() {
-        assert!(child.try_wait().unwrap().is_none(), "the search has ended before its first training");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let mut child = begun(&place, 40);
     let status = std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     assert!(status.success());
     assert_eq!(child.wait().unwrap().code(), Some(4));
@@ -105,33 +112,87 @@ fn one_that_is_stopped_goes_on() {
     assert!(file["rounds"][0].as_array().unwrap().iter().all(|one| one["score"].is_number()), "{file}");
 }
 
-#[test]
-fn one_that_is_killed_goes_on_when_its_training_has_ended() {
-    let place = Place::new();
-    fs::write(place.path("width.toml"), SEARCH.replace("epochs\" = 1", "epochs\" = 150")).unwrap();
-    let mut command = place.command(&["search", "width.toml", "--threads", "1"]);
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let has_trained = || files_below(&place.path("runs")).iter().any(|path| path.ends_with("events.jsonl"));
-    while !has_trained() {
-        assert!(child.try_wait().unwrap().is_none(), "the search has ended before its first training");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    // Its training goes on by itself, and nobody takes it for one that failed.
+/// Calls a search until the training that a killed one has left is over; how often it was refused for it.
+fn called_until_it_goes_on(place: &Place) -> u32 {
     let mut n_refused = 0;
     loop {
         let output = place.command(&["search", "width.toml", "--threads", "1"]).output().unwrap();
         let (out, err) = crate::text(&output);
         if output.status.success() {
-            assert!(out.contains("best: ") && !out.contains("failed"), "{out}");
-            break;
+            assert!(out.contains("best: ") && !out.contains("failed"), "nobody takes it for one that failed: {out}");
+            return n_refused;
         }
-        assert!(err.contains("in the hands of"), "{out}{err}");
+        assert!(err.contains("in the hands of") || err.contains("still runs: wait for it"), "{out}{err}");
         n_refused += 1;
         std::thread::sleep(Duration::from_millis(50));
     }
-    assert!(n_refused > 0, "the training was to be met while it runs");
+}
+
+#[test]
+fn one_that_is_killed_goes_on_when_its_training_has_ended() {
+    let place = Place::new();
+    let mut child = begun(&place, 150);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(called_until_it_goes_on(&place) > 0, "the training was to be met while it runs");
+
+    // Before the training has a folder.
+    fs::remove_dir_all(place.path("runs")).unwrap();
+    let mut command = place.command(&["search", "width.toml", "--threads", "1"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while files_below(&place.path("runs/search-width/logs")).is_empty() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    called_until_it_goes_on(&place);
+}
+
+#[test]
+fn a_training_that_somebody_else_ended_is_none_that_failed() {
+    let place = Place::new();
+    for signal in ["-KILL", "-TERM"] {
+        let child = begun(&place, 150);
+        // Its lock says which process it is.
+        let run = files_below(&place.path("runs")).into_iter().find(|path| path.ends_with("events.jsonl")).unwrap();
+        let holder = fs::read_to_string(run.with_file_name("run.lock")).unwrap();
+        let trial = holder.split_whitespace().nth(1).unwrap().to_string();
+        let killed = std::process::Command::new("kill").args([signal, &trial]).status().unwrap();
+        assert!(killed.success(), "{trial}");
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{signal}");
+        assert!(!place.path("runs/search-width/search.json").exists(), "no round has ended");
+        let (out, file) = search(&place, &[]);
+        assert!(out.contains("best: ") && !out.contains("failed"), "{signal}: {out}");
+        assert!(file["rounds"][0].as_array().unwrap().iter().all(|one| one["score"].is_number()), "{file}");
+        fs::remove_dir_all(place.path("runs")).unwrap();
+    }
+}
+
+#[test]
+fn scores_stay_with_the_configuration_that_made_them() {
+    let place = Place::new();
+    let bits = |values: &str| SEARCH.replace("\"student.bottleneck_channels\" = [8, 10, 400]", values);
+    let first = r#""quantize.weight_bits" = [8, 4]"#;
+    fs::write(place.path("width.toml"), bits(first)).unwrap();
+    search(&place, &[]);
+    // Training does not depend on it, the score does.
+    fs::write(place.path("width.toml"), bits(r#""quantize.weight_bits" = [4, 8]"#)).unwrap();
+    place.refuses(&["search", "width.toml"], 1, &["expected the configuration that the search has now", "weight_bits"]);
+    // Nothing of the first call is left to be taken for the second one's.
+    assert!(!place.path("runs/search-width/best.toml").exists());
+    // Two ways to write one value are one candidate.
+    let twice = r#""train.stage.0.warmup_steps" = [1, 2]
+"train.stage.0.learning_rate" = [0.01, 1e-2]"#;
+    fs::write(place.path("width.toml"), bits(twice)).unwrap();
+    let error = place.command(&["search", "width.toml", "--plan"]).output().unwrap();
+    assert_eq!(error.status.code(), Some(2), "equal values are refused");
+    let twice = twice.replace("[0.01, 1e-2]", "[1, 1.0]");
+    fs::write(place.path("width.toml"), bits(&twice)).unwrap();
+    let planned = place.does(&["search", "width.toml", "--plan"]);
+    assert!(planned.contains("left out: 4: the same configuration as another"), "{planned}");
+    let planned: Value = serde_json::from_str(&place.does(&["search", "width.toml", "--plan", "--json"])).unwrap();
+    assert_eq!(planned["rounds"][0].as_array().unwrap().len(), 4);
 }
 
 #[test]
@@ -153,6 +214,8 @@ fn what_is_no_search_is_refused() {
     let output = place.command(&["search", "width.toml", "--threads", "1"]).output().unwrap();
     let (out, err) = crate::text(&output);
     assert_eq!(output.status.code(), Some(1), "{out}");
+    let file: Value = serde_json::from_slice(&fs::read(place.path("runs/search-width/search.json")).unwrap()).unwrap();
+    assert!(file["rounds"][0][0]["failed"].as_str().is_some(), "a round of failures is listed: {file}");
     let name = image.file_name().unwrap().to_string_lossy().into_owned();
     assert!(out.contains("failed: ") && out.contains(&name), "{out}");
     assert!(err.contains("round 1: every training failed"), "{err}");
