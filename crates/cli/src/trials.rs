@@ -13,6 +13,7 @@ use crate::arguments::Machine;
 use crate::config::Override;
 use crate::progress::note;
 use crate::stop;
+use crate::usage;
 
 /// A run that is to be made.
 pub struct Trial {
@@ -87,7 +88,8 @@ impl Trials {
                     continue;
                 };
                 n_done += 1;
-                match status.code() {
+                let code = status.code();
+                match code {
                     Some(0) => note(&format!("{n_done} of {n_trials}: {}", trial.name)),
                     _ if asked => {}
                     Some(1) => {
@@ -97,10 +99,10 @@ impl Trials {
                     }
                     _ => {
                         let why = last_line(&trial.log);
-                        trouble = Some(anyhow::anyhow!(
-                            "{}: expected a training that ends by itself, found one with {status}: {why}",
-                            trial.name
-                        ));
+                        let found = format!("found one with {status}: {why}");
+                        let error = anyhow::anyhow!("{}: expected a training that ends by itself, {found}", trial.name);
+                        // A command line that a training refuses is the search's: a device that is not there.
+                        trouble = Some(if code == Some(2) { usage(error) } else { error });
                     }
                 }
             }

@@ -207,6 +207,13 @@ fn what_is_no_search_is_refused() {
     refuses(&SEARCH.replace("keep = 2", "keep = 0"), &["width.toml", "keep"]);
     refuses(&SEARCH.replace("tiny.toml", "none.toml"), &["none.toml"]);
     place.refuses(&["search", "none.toml"], 2, &["none.toml: cannot read"]);
+    // So is a device that no training finds.
+    fs::write(place.path("width.toml"), SEARCH).unwrap();
+    let device = ["search", "width.toml", "--threads", "1", "--device", "cuda"];
+    let output = place.command(&device).output().unwrap();
+    let (out, err) = crate::text(&output);
+    assert_eq!(output.status.code(), Some(2), "{out}{err}");
+    assert!(err.contains("cuda") && !out.contains("failed"), "{out}{err}");
     // A training that fails is named, and a round of failures ends the search.
     fs::write(place.path("width.toml"), SEARCH).unwrap();
     let image = files_below(&place.path("scenes/images")).into_iter().find(|path| path.is_file()).unwrap();
