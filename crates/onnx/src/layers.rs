@@ -2,7 +2,7 @@
 
 use std::f32::consts::FRAC_1_SQRT_2;
 
-use crate::builder::{GraphBuilder, NamedValues, OnnxTensorError, float, int};
+use crate::builder::{GraphBuilder, NamedValues, OnnxTensorError, float, int, text};
 
 /// `weight` `[outs, ins]` and `bias` `[outs]`, over the last dimension.
 pub(crate) fn linear(
@@ -61,17 +61,35 @@ pub(crate) fn gelu(g: &mut GraphBuilder, value: &str) -> String {
 ///
 /// # Shapes
 /// - queries: `[1, head, token, width]`; keys: `[1, head, width, other token]`, transposed; values: `[1, head, other token, width]`
-pub(crate) fn attention(
+pub(crate) fn attention(g: &mut GraphBuilder, factors: [&str; 3], width: usize, channels: usize) -> String {
+    let attended = attention_with_bias(g, factors, width, None);
+    g.reshape(&attended, &[1, -1, channels as i64])
+}
+
+/// The same of several images, `[image, token, head, width]`, with what is added to the scores, `[1, head, token, other token]`.
+pub(crate) fn attention_with_bias(
     g: &mut GraphBuilder,
     [queries, keys, values]: [&str; 3],
     width: usize,
-    channels: usize,
+    bias: Option<&str>,
 ) -> String {
     let scale = g.float((width as f32).powf(-0.5));
     let scores = g.node("MatMul", &[queries, keys]);
-    let scores = g.node("Mul", &[&scores, &scale]);
+    let mut scores = g.node("Mul", &[&scores, &scale]);
+    if let Some(bias) = bias {
+        scores = g.node("Add", &[&scores, bias]);
+    }
     let shares = g.node_with("Softmax", &[&scores], vec![int("axis", -1)]);
     let attended = g.node("MatMul", &[&shares, values]);
-    let attended = g.transpose(&attended, &[0, 2, 1, 3]);
-    g.reshape(&attended, &[1, -1, channels as i64])
+    g.transpose(&attended, &[0, 2, 1, 3])
+}
+
+/// A map upsampled bilinearly by a whole factor.
+pub(crate) fn enlarged(g: &mut GraphBuilder, map: String, scale: usize) -> String {
+    if scale == 1 {
+        return map;
+    }
+    let scales = g.floats(&[4], &[1.0, 1.0, scale as f32, scale as f32]);
+    let attributes = vec![text("coordinate_transformation_mode", "half_pixel"), text("mode", "linear")];
+    g.node_with("Resize", &[&map, "", &scales], attributes)
 }

@@ -10,4 +10,5 @@ mod operators;
 pub mod proto;
 pub mod quantized;
 pub mod sam_decoder;
+pub mod tiny_vit;
 pub mod vit;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::builder::{GraphBuilder, Length, NamedValues, OnnxTensorError, int, ints, text};
-use crate::layers::{self, channel_norm, gelu, layer_norm, linear};
+use crate::builder::{GraphBuilder, Length, NamedValues, OnnxTensorError, int, ints};
+use crate::layers::{self, channel_norm, enlarged, gelu, layer_norm, linear};
 
 /// Widths and depth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,13 +124,8 @@ impl Encoder<'_> {
         let map = self.g.reshape(&map, &[1, channels as i64, side as i64, side as i64]);
         let weight = self.g.tensor(self.tensors, "neck.0.weight", &[out, channels, 1, 1])?;
         let map = self.g.node("Conv", &[&map, &weight]);
-        let mut map = channel_norm(&mut self.g, self.tensors, &map, "neck.1", out)?;
-        if grid > side {
-            let scale = (grid / side) as f32;
-            let scales = self.g.floats(&[4], &[1.0, 1.0, scale, scale]);
-            let attributes = vec![text("coordinate_transformation_mode", "half_pixel"), text("mode", "linear")];
-            map = self.g.node_with("Resize", &[&map, "", &scales], attributes);
-        }
+        let map = channel_norm(&mut self.g, self.tensors, &map, "neck.1", out)?;
+        let map = enlarged(&mut self.g, map, grid / side);
         let weight = self.g.tensor(self.tensors, "neck.2.weight", &[out, out, 3, 3])?;
         let map = self.g.node_with("Conv", &[&map, &weight], vec![ints("pads", &[1; 4])]);
         channel_norm(&mut self.g, self.tensors, &map, "neck.3", out)

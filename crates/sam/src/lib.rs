@@ -7,8 +7,10 @@
 
 pub mod click_to_box;
 pub mod efficient_sam;
+pub mod encoder_student;
 pub mod error;
 pub mod exported;
+mod fresh;
 pub mod granularity;
 pub mod hiera;
 pub mod mask_decoder;
@@ -21,6 +23,7 @@ pub mod sam2;
 pub mod scope;
 pub mod student;
 pub mod tiny_vit;
+pub mod tiny_vit_student;
 mod two_way;
 pub mod vit;
 pub mod vit_student;

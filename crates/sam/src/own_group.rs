@@ -65,13 +65,13 @@ fn check(name: &str, shape: &[usize], tensor: &HostTensor) -> Result<(), SamErro
 ///
 /// # Errors
 /// If none has it.
-pub(crate) fn group_named<'a, const N: usize>(
-    groups: [&'a ParameterGroup; N],
+pub(crate) fn group_named<'a>(
+    groups: impl IntoIterator<Item = &'a ParameterGroup> + Clone,
     name: &str,
 ) -> Result<&'a ParameterGroup, NetworkError> {
-    let found = groups.into_iter().find(|group| group.name == name);
+    let found = groups.clone().into_iter().find(|group| group.name == name);
     found.ok_or_else(|| NetworkError::NoSuchGroup {
         name: name.into(),
-        groups: groups.map(|group| group.name.clone()).into(),
+        groups: groups.into_iter().map(|group| group.name.clone()).collect(),
     })
 }

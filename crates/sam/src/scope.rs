@@ -242,20 +242,55 @@ impl<'a> Scope<'a> {
             return Ok((conv.tensor("weight", shape)?, conv.tensor("bias", [shape[0]])?));
         }
         let weight = &conv.host("weight", &shape)?.values;
-        let [scale, shift, mean, variance] = ["weight", "bias", "running_mean", "running_var"]
-            .map(|name| norm.host(name, &shape[..1]).map(|tensor| &tensor.values));
-        let (scale, shift, mean, variance) = (scale?, shift?, mean?, variance?);
-        let per_output = weight.len() / shape[0];
-        // In double precision, as what is folded is rounded once.
-        let factor = |out: usize| f64::from(scale[out]) / (f64::from(variance[out]) + 1e-5).sqrt();
-        let folded: Vec<f32> =
-            weight.iter().enumerate().map(|(at, value)| (f64::from(*value) * factor(at / per_output)) as f32).collect();
-        let bias: Vec<f32> =
-            (0..shape[0]).map(|out| (f64::from(shift[out]) - f64::from(mean[out]) * factor(out)) as f32).collect();
+        let of_norm = [0, 1, 2, 3].map(|idx| norm.host(NORM[idx], &shape[..1]).map(|tensor| tensor.values.as_slice()));
+        let [scale, shift, mean, variance] = of_norm;
+        let (folded, bias) = fold(weight, [scale?, shift?, mean?, variance?]);
         let device = self.device();
         Ok((
             Tensor::from_data(TensorData::new(folded, shape), device),
             Tensor::from_data(TensorData::new(bias, [shape[0]]), device),
         ))
     }
+}
+
+/// Names of a batch norm's tensors: scale, shift, mean, variance.
+const NORM: [&str; 4] = ["weight", "bias", "running_mean", "running_var"];
+
+/// A convolution's weight with its batch norm, and the bias that comes of it. In double precision, as what is folded is rounded once.
+fn fold(weight: &[f32], [scale, shift, mean, variance]: [&[f32]; 4]) -> (Vec<f32>, Vec<f32>) {
+    let (outs, per_output) = (scale.len(), weight.len() / scale.len());
+    let factor = |out: usize| f64::from(scale[out]) / (f64::from(variance[out]) + 1e-5).sqrt();
+    let folded = weight.iter().enumerate().map(|(at, value)| (f64::from(*value) * factor(at / per_output)) as f32);
+    let bias = (0..outs).map(|out| (f64::from(shift[out]) - f64::from(mean[out]) * factor(out)) as f32);
+    (folded.collect(), bias.collect())
+}
+
+/// The same tensors with every `Conv2d_BN` folded: `c.weight` and `c.bias` in place of `c.weight` and `bn.*`.
+///
+/// # Errors
+/// If a batch norm's tensor is missing, has another shape or a value that is not finite; `origin` names the file.
+pub(crate) fn folded_norms(origin: &str, mut tensors: NamedWeights) -> Result<NamedWeights, SamError> {
+    let is_unfolded = |name: &String| Some(format!("{}bn.weight", name.strip_suffix("c.weight")?));
+    let convolutions: Vec<String> = tensors
+        .keys()
+        .filter(|name| is_unfolded(name).is_some_and(|norm| tensors.contains_key(&norm)))
+        .map(|name| name.trim_end_matches("c.weight").to_string())
+        .collect();
+    let cpu = Device::flex();
+    for prefix in convolutions {
+        let known = Tensors::new(origin, &tensors, &cpu);
+        let (root, of_conv) = (known.root(), format!("{prefix}c.weight"));
+        let shape = tensors[&of_conv].shape.clone();
+        let weight = root.host(&of_conv, &shape)?;
+        let outs = [shape.first().copied().unwrap_or(0)];
+        let of_norm = [0, 1, 2, 3].map(|idx| root.host(&format!("{prefix}bn.{}", NORM[idx]), &outs));
+        let [scale, shift, mean, variance] = of_norm;
+        let (values, bias) = fold(&weight.values, [&scale?.values, &shift?.values, &mean?.values, &variance?.values]);
+        for name in NORM.iter().copied().chain(["num_batches_tracked"]) {
+            tensors.remove(&format!("{prefix}bn.{name}"));
+        }
+        tensors.insert(of_conv, HostTensor { shape, values });
+        tensors.insert(format!("{prefix}c.bias"), HostTensor { shape: outs.to_vec(), values: bias });
+    }
+    Ok(tensors)
 }

@@ -1,6 +1,6 @@
 //! TinyViT as MobileSAM changed it: an image encoder of convolutions, then attention in windows.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Int, Tensor, TensorData};
 use sensei_tensor::layers::{
     AttentionSize, Conv, Depthwise, HeadsOf, LayerNorm, Linear, Then, add_windows, attention, cut_windows,
 };
@@ -8,6 +8,7 @@ use sensei_tensor::network::{NetworkError, Tap, find_tap};
 
 use crate::error::SamError;
 use crate::scope::Scope;
+use crate::vit::enlarged;
 
 /// Widths and depths.
 ///
@@ -46,7 +47,44 @@ impl TinyVitConfig {
     pub fn grid(&self) -> usize {
         self.input_size / 16
     }
+
+    /// Where features can be read: the patch embedding, each stage before what leads to the next, the embedding of `grid` cells a side.
+    pub(crate) fn taps_of(&self, grid: usize) -> Vec<Tap> {
+        let Self { input_size, channels: [c0, c1, c2, c3], out_channels, .. } = *self;
+        let tap = |name: &str, channels, side| Tap { name: name.into(), shape: [channels, side, side] };
+        let taps: [Tap; N_TAPS] = [
+            tap("patch_embed", c0, input_size / 4),
+            tap("layers.0", c0, input_size / 4),
+            tap("layers.1", c1, input_size / 8),
+            tap("layers.2", c2, input_size / 16),
+            tap("layers.3", c3, input_size / 16),
+            tap("embedding", out_channels, grid),
+        ];
+        taps.into()
+    }
+
+    /// Multiply-accumulates of one image whose embedding has `grid` cells a side; windows are counted with what is padded.
+    pub fn macs(&self, grid: usize) -> u64 {
+        let ([c0, c1, c2, c3], out) = (self.channels, self.out_channels);
+        let cells = |stride: usize| (self.input_size / stride).pow(2);
+        let stem = cells(2) * 27 * (c0 / 2) + cells(4) * 9 * (c0 / 2) * c0;
+        let convolutions = self.blocks[0] * cells(4) * (8 * c0 * c0 + 9 * 4 * c0);
+        let stage = |idx: usize, [ins, outs]: [usize; 2], [before, stride]: [usize; 2]| {
+            let merge = cells(before) * ins * outs + cells(stride) * (9 * outs + outs * outs);
+            let window = self.windows[idx];
+            let windows = (self.input_size / stride).div_ceil(window).pow(2);
+            let padded = windows * window * window;
+            let attention = padded * (4 * outs * outs + 2 * window * window * outs);
+            merge + self.blocks[idx + 1] * (attention + cells(stride) * (9 * outs + 8 * outs * outs))
+        };
+        let stages = stage(0, [c0, c1], [4, 8]) + stage(1, [c1, c2], [8, 16]) + stage(2, [c2, c3], [16, 16]);
+        let neck = cells(16) * c3 * out + grid * grid * 9 * out * out;
+        (stem + convolutions + stages + neck) as u64
+    }
 }
+
+/// Points where features can be read.
+const N_TAPS: usize = 6;
 
 /// The encoder.
 pub struct TinyVit {
@@ -134,21 +172,9 @@ impl TinyVit {
         })
     }
 
-    /// Where features can be read: the patch embedding, each stage before what leads to the next, the embedding.
+    /// Where features can be read.
     pub fn taps(&self) -> Vec<Tap> {
-        let TinyVitConfig { input_size, channels: [c0, c1, c2, c3], out_channels, .. } = self.config;
-        let tap = |name: &str, channels, stride| Tap {
-            name: name.into(),
-            shape: [channels, input_size / stride, input_size / stride],
-        };
-        vec![
-            tap("patch_embed", c0, 4),
-            tap("layers.0", c0, 4),
-            tap("layers.1", c1, 8),
-            tap("layers.2", c2, 16),
-            tap("layers.3", c3, 16),
-            tap("embedding", out_channels, 16),
-        ]
+        self.config.taps_of(self.config.grid())
     }
 
     /// Normalised images `[image, side, side, 3]` to their embedding `[image, grid, grid, out_channels]`, and the features of the taps that
@@ -160,13 +186,24 @@ impl TinyVit {
     /// # Panics
     /// If the images are not of the network's size.
     pub fn forward(&self, images: Tensor<4>, taps: &[String]) -> Result<(Tensor<4>, Vec<Tensor<4>>), NetworkError> {
+        let known = self.taps();
+        let wanted = taps.iter().map(|name| find_tap(&known, name));
+        let wanted = wanted.chain([Ok(known.len() - 1)]).collect::<Result<Vec<usize>, _>>()?;
+        let mut found = self.features(images, &wanted, 1);
+        let embedding = found.pop().expect("the embedding, which was asked for last");
+        Ok((embedding, found))
+    }
+
+    /// The features of some taps, of [`taps`](Self::taps), in that order; before its last convolution the neck upsamples by `scale`.
+    ///
+    /// # Panics
+    /// If the images are not of the network's size.
+    pub(crate) fn features(&self, images: Tensor<4>, taps: &[usize], scale: usize) -> Vec<Tensor<4>> {
         let side = self.config.input_size;
         assert_eq!(images.dims()[1..], [side, side, 3], "TinyViT: images");
-        let known = self.taps();
-        let wanted = taps.iter().map(|name| find_tap(&known, name)).collect::<Result<Vec<usize>, _>>()?;
-        let mut found: Vec<Option<Tensor<4>>> = vec![None; known.len()];
+        let mut found: [Option<Tensor<4>>; N_TAPS] = Default::default();
         let mut keep = |idx: usize, x: &Tensor<4>| {
-            if wanted.contains(&idx) {
+            if taps.contains(&idx) {
                 found[idx] = Some(x.clone());
             }
         };
@@ -184,10 +221,10 @@ impl TinyVit {
             keep(2 + idx, &x);
         }
         let (pointwise, norm1, conv, norm2) = &self.neck;
-        let x = norm2.forward(conv.forward(norm1.forward(pointwise.forward(x))));
-        keep(5, &x);
-        let taken = wanted.iter().map(|&idx| found[idx].clone().expect("every tap is passed")).collect();
-        Ok((x, taken))
+        let x = enlarged(norm1.forward(pointwise.forward(x)), scale);
+        let x = norm2.forward(conv.forward(x));
+        keep(N_TAPS - 1, &x);
+        taps.iter().map(|&idx| found[idx].clone().expect("every tap is passed")).collect()
     }
 }
 
@@ -224,21 +261,21 @@ impl Merge {
 impl Block {
     fn new(channels: usize, heads: usize, window: usize, scope: &Scope) -> Result<Self, SamError> {
         let (attn, mlp, cells) = (scope.at("attn"), scope.at("mlp"), window * window);
-        let biases = &attn.host("attention_biases", &[heads, cells])?.values;
         // One value for each distance of two cells, whichever way: |dy| * window + |dx|.
-        let mut bias = Vec::with_capacity(heads * cells * cells);
-        for of_head in biases.chunks_exact(cells) {
-            for (query, key) in (0..cells).flat_map(|query| (0..cells).map(move |key| (query, key))) {
-                let dy = (query / window).abs_diff(key / window);
-                bias.push(of_head[dy * window + (query % window).abs_diff(key % window)]);
-            }
-        }
+        let pairs = (0..cells).flat_map(|query| (0..cells).map(move |key| (query, key)));
+        let distances = pairs.map(|(query, key)| {
+            let dy = (query / window).abs_diff(key / window);
+            (dy * window + (query % window).abs_diff(key % window)) as i32
+        });
+        let distances: Vec<i32> = distances.collect();
+        let distances = Tensor::<1, Int>::from_data(TensorData::new(distances, [cells * cells]), scope.device());
+        let bias: Tensor<2> = attn.tensor("attention_biases", [heads, cells])?.select(1, distances);
         Ok(Self {
             window,
             heads,
             norm: attn.at("norm").layer_norm(channels, TRUNK_EPSILON, Then::Nothing)?,
             qkv: attn.at("qkv").linear(channels, 3 * channels, Then::Nothing)?,
-            bias: Tensor::from_data(TensorData::new(bias, [heads, cells, cells]), scope.device()),
+            bias: bias.reshape([heads, cells, cells]),
             proj: attn.at("proj").linear(channels, channels, Then::Nothing)?,
             local: scope.at("local_conv").depthwise_norm(channels, 3, 1, Then::Nothing)?,
             mlp_norm: mlp.at("norm").layer_norm(channels, TRUNK_EPSILON, Then::Nothing)?,

@@ -180,15 +180,20 @@ impl VitNeck {
         let (grid, out) = (cells.isqrt(), self.out_channels);
         assert_eq!(grid * grid, cells, "ViT: tokens of a square");
         let (pointwise, norm1, conv, norm2) = &self.layers;
-        let mut map: Tensor<4> = norm1.forward(pointwise.forward(tokens)).reshape([batch, grid, grid, out]);
-        if scale > 1 {
-            let side = grid * scale;
-            let options = InterpolateOptions::new(InterpolateMode::Bilinear);
-            let options = options.with_output_size([side, side]).with_align_corners(false);
-            map = module::interpolate(map.permute([0, 3, 1, 2]), options).permute([0, 2, 3, 1]);
-        }
-        norm2.forward(conv.forward(map))
+        let map: Tensor<4> = norm1.forward(pointwise.forward(tokens)).reshape([batch, grid, grid, out]);
+        norm2.forward(conv.forward(enlarged(map, scale)))
     }
+}
+
+/// A map `[image, height, width, channels]` upsampled bilinearly by a whole factor.
+pub(crate) fn enlarged(map: Tensor<4>, scale: usize) -> Tensor<4> {
+    if scale == 1 {
+        return map;
+    }
+    let [_, height, width, _] = map.dims();
+    let options = InterpolateOptions::new(InterpolateMode::Bilinear);
+    let options = options.with_output_size([height * scale, width * scale]).with_align_corners(false);
+    module::interpolate(map.permute([0, 3, 1, 2]), options).permute([0, 2, 3, 1])
 }
 
 impl Block {

@@ -1,17 +1,10 @@
 //! Fresh weights of plain vision transformers, the same for a seed on every machine.
 
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
 use sensei_tensor::network::{HostTensor, NamedWeights};
 
+use crate::fresh::{EMBEDDING_DEVIATION, Fresh};
 use crate::masked_vit::MaskedConfig;
 use crate::vit::{NECK, VitConfig};
-
-/// Draws tensors in a fixed order.
-struct Fresh {
-    rng: ChaCha8Rng,
-    tensors: NamedWeights,
-}
 
 /// Weights of the encoder without its neck.
 ///
@@ -89,39 +82,4 @@ pub(crate) fn sine_positions(grid: usize, channels: usize) -> Vec<f32> {
     };
     let cell = |at: usize| axis(at % grid).chain(axis(at / grid)).map(|value| value as f32);
     (0..grid * grid).flat_map(cell).collect()
-}
-
-/// Standard deviation of a value of MobileSAM's embeddings of photographs, rounded.
-pub const EMBEDDING_DEVIATION: f32 = 0.1;
-
-impl Fresh {
-    fn new(seed: u64) -> Self {
-        Self { rng: ChaCha8Rng::seed_from_u64(seed), tensors: NamedWeights::new() }
-    }
-
-    /// A layer's `weight` and, if it has one, `bias`.
-    fn matrix(&mut self, name: &str, shape: &[usize], has_bias: bool) {
-        let (outs, ins) = (shape[0], shape[1..].iter().product::<usize>());
-        let taps: usize = shape[2..].iter().product();
-        let bound = (6.0 / (ins + outs * taps) as f32).sqrt();
-        self.uniform(&format!("{name}.weight"), shape, bound);
-        if has_bias {
-            self.tensors.insert(format!("{name}.bias"), HostTensor { shape: vec![outs], values: vec![0.0; outs] });
-        }
-    }
-
-    fn norm(&mut self, name: &str, channels: usize) {
-        for (part, value) in [("weight", 1.0), ("bias", 0.0)] {
-            let tensor = HostTensor { shape: vec![channels], values: vec![value; channels] };
-            self.tensors.insert(format!("{name}.{part}"), tensor);
-        }
-    }
-
-    /// Values in `[-bound, bound)`, 24 bits each.
-    fn uniform(&mut self, name: &str, shape: &[usize], bound: f32) {
-        let step = 2.0 / (1u32 << 24) as f32;
-        let mut value = || ((self.rng.next_u32() >> 8) as f32 * step - 1.0) * bound;
-        let values = (0..shape.iter().product()).map(|_| value()).collect();
-        self.tensors.insert(name.into(), HostTensor { shape: shape.to_vec(), values });
-    }
 }

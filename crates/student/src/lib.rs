@@ -12,6 +12,8 @@ pub mod lite0;
 pub mod lite_fpn;
 pub mod lite_unet;
 pub mod mixed;
+pub mod pyramid;
+pub mod rep_fpn;
 pub mod student;
 pub mod unet;
 #[allow(clippy::wildcard_enum_match_arm, reason = "what a file's values may be, not operators")]

@@ -10,7 +10,8 @@ use std::time::Instant;
 
 use burn::tensor::{Device, Distribution, Tensor};
 use sensei_sam::student::PromptableStudent;
-use sensei_student::lite_fpn::{EMBEDDING, EMBEDDING_CHANNELS, EMBEDDING_GRID, LiteFpnConfig};
+use sensei_student::lite_fpn::LiteFpnConfig;
+use sensei_student::pyramid::{EMBEDDING, EMBEDDING_CHANNELS, EMBEDDING_GRID};
 use sensei_student::student::Student;
 use sensei_student::weights::read_weights;
 use sensei_tensor::network::Network;

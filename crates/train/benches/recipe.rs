@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use burn::tensor::{Device, Distribution, Tensor};
 use sensei_loss::feature_mse;
-use sensei_student::lite_fpn::{EMBEDDING_CHANNELS, EMBEDDING_GRID, LiteFpnConfig};
+use sensei_student::lite_fpn::LiteFpnConfig;
+use sensei_student::pyramid::{EMBEDDING_CHANNELS, EMBEDDING_GRID};
 use sensei_student::student::Student;
 use sensei_train::optimizer::{AdamW, AdamWConfig};
 

@@ -124,7 +124,7 @@ pub fn plan(config: &Path, overrides: &[crate::config::Override], runs: &Path, j
     say(&plan.resolved_toml);
     match &plan.encoder {
         EncoderPlan::Graph(graph) => say(&summary(graph)),
-        EncoderPlan::Vit(_) => {
+        EncoderPlan::TinyVit(_) | EncoderPlan::Vit(_) => {
             say(&format!("a vision transformer: {:.2} GMAC an image", plan.encoder.macs() as f64 / 1e9));
         }
     }

@@ -7,12 +7,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use schemars::JsonSchema;
 use sensei_answers::kept::{FeatureDtype, ScaleSource};
-use sensei_graph::layer_graph::LayerGraph;
 use sensei_loss::ReconstructionTarget;
 use sensei_sam::masked_vit::MaskedConfig;
-use sensei_sam::vit::VitConfig;
 use sensei_samples::source::InstanceChoice;
-use sensei_student::lite_fpn::{EMBEDDING_CHANNELS, EMBEDDING_GRID, LiteFpnConfig};
+use sensei_student::pyramid::EMBEDDING_CHANNELS;
 use sensei_train::images::ImageObjective;
 use sensei_train::plan::{AveragePlan, TrainPlan};
 use serde::{Deserialize, Serialize};
@@ -22,6 +20,7 @@ use super::overrides::Override;
 use super::read::read;
 use super::run::{differing_keys, resolved_toml, run_name};
 use super::sections::data::{DataPlan, DataToml};
+use super::sections::encoder::{EncoderPlan, EncoderToml, check_width};
 use super::sections::image_stage::{ImageStageToml, MaskingToml};
 use super::sections::optimizer::OptimizerToml;
 use super::sections::train::FirstWeights;
@@ -85,45 +84,6 @@ pub enum PromptableStudentToml {
     },
 }
 
-/// An image encoder.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum EncoderToml {
-    /// The beginning of EfficientNet-Lite0 and a small feature pyramid.
-    LiteFpn {
-        /// Side of the input in pixels: 128, 256, 512 or 1024. An image's longest side fills it.
-        #[schemars(range(min = 128, max = 1024))]
-        input_size: usize,
-        /// Blocks of the encoder; 1, 3, 5, 8, 11, 15 and 16 are whole stages.
-        #[schemars(range(min = 1, max = 16))]
-        encoder_blocks: usize,
-        /// Channels of the pyramid.
-        #[schemars(range(min = 1, max = 4096))]
-        pyramid_channels: usize,
-        /// Depthwise blocks behind the pyramid.
-        #[schemars(range(min = 0, max = 8))]
-        refine_blocks: usize,
-    },
-    /// A plain vision transformer, as EfficientSAM's. It can be pretrained on masked images.
-    Vit {
-        /// Side of the input in pixels: as many patches as divide 64, at most 64. An image's longest side fills it.
-        #[schemars(range(min = 16, max = 1024))]
-        input_size: usize,
-        /// Side of a patch in pixels.
-        #[schemars(range(min = 2, max = 64))]
-        patch: usize,
-        /// Channels of a token: a multiple of 4 and of the heads.
-        #[schemars(range(min = 4, max = 4096))]
-        channels: usize,
-        /// Heads of each attention.
-        #[schemars(range(min = 1, max = 64))]
-        heads: usize,
-        /// Blocks.
-        #[schemars(range(min = 1, max = 64))]
-        blocks: usize,
-    },
-}
-
 /// How the student is trained.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -144,7 +104,8 @@ pub struct ImageTrainToml {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 0.999_999))]
     pub ema_decay: Option<f64>,
-    /// Start the encoder from the published PyTorch weights of EfficientNet-Lite0, trained on ImageNet; the rest is random.
+    /// Start the encoder from published PyTorch weights: of EfficientNet-Lite0, trained on ImageNet, for `lite_fpn`, whose rest is random;
+    /// of MobileSAM, which its teacher's file has, for a `tiny_vit` of the same widths.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encoder_weights: Option<FilePath>,
     /// Start from the `student.safetensors` of another run, decoder included.
@@ -229,40 +190,6 @@ pub struct PromptablePlan {
     trained_keys: TrainedKeys,
 }
 
-/// A student's image encoder.
-pub enum EncoderPlan {
-    /// A network of convolutions.
-    Graph(LayerGraph),
-    /// A plain vision transformer.
-    Vit(VitConfig),
-}
-
-impl EncoderPlan {
-    /// Side of the input in pixels.
-    pub fn input_size(&self) -> usize {
-        match self {
-            Self::Graph(graph) => graph.input_size(),
-            Self::Vit(config) => config.input_size,
-        }
-    }
-
-    /// The smallest batch that can be trained on.
-    pub fn min_train_batch(&self) -> usize {
-        match self {
-            Self::Graph(graph) => graph.min_train_batch(),
-            Self::Vit(_) => 1,
-        }
-    }
-
-    /// Multiply-accumulates of one image.
-    pub fn macs(&self) -> u64 {
-        match self {
-            Self::Graph(graph) => graph.macs(),
-            Self::Vit(config) => config.macs(EMBEDDING_GRID),
-        }
-    }
-}
-
 /// Whether a configuration is of such a student; one that cannot be read is not.
 pub fn is_promptable(path: &Path) -> bool {
     let text = fs::read_to_string(path).unwrap_or_default();
@@ -304,10 +231,11 @@ fn resolve(file: PromptableToml, name: String, overrides: &[Override]) -> anyhow
         "[[data.also_train]] answers: expected none for a student of whole images, whose teacher is asked in the loop"
     );
     let PromptableStudentToml::Promptable { encoder } = file.student;
+    ensure!(
+        file.train.encoder_weights.is_none() || encoder.has_published_weights(),
+        "[train] encoder_weights: expected an encoder of kind \"lite_fpn\" or \"tiny_vit\" beside it, found another"
+    );
     let encoder = encoder.resolve().context("[student] encoder")?;
-    if file.train.encoder_weights.is_some() && matches!(encoder, EncoderPlan::Vit(_)) {
-        bail!("[train] encoder_weights: expected kind = \"lite_fpn\" beside it, found \"vit\"");
-    }
     let train_digest = trained_keys.digest();
     let masked_decoders = file.train.masked_decoders(&encoder)?;
     let (train, first_weights) = file.train.resolve(file.seed, matches!(encoder, EncoderPlan::Vit(_)))?;
@@ -327,36 +255,6 @@ fn resolve(file: PromptableToml, name: String, overrides: &[Override]) -> anyhow
         train_digest,
         trained_keys,
     })
-}
-
-impl EncoderToml {
-    fn resolve(self) -> anyhow::Result<EncoderPlan> {
-        Ok(match self {
-            Self::LiteFpn { input_size, encoder_blocks, pyramid_channels, refine_blocks } => {
-                let config = LiteFpnConfig { input_size, encoder_blocks, pyramid_channels, refine_blocks };
-                EncoderPlan::Graph(config.graph()?)
-            }
-            Self::Vit { input_size, patch, channels, heads, blocks } => {
-                let grid = input_size / patch;
-                ensure!(
-                    input_size % patch == 0 && grid > 0 && EMBEDDING_GRID.is_multiple_of(grid),
-                    "input_size: expected as many patches of {patch} pixels as divide {EMBEDDING_GRID}, found {input_size} pixels"
-                );
-                check_width("channels", channels, heads)?;
-                let (table_grid, out_channels) = (grid, EMBEDDING_CHANNELS);
-                EncoderPlan::Vit(VitConfig { input_size, patch, table_grid, channels, heads, blocks, out_channels })
-            }
-        })
-    }
-}
-
-/// Refuses channels that heads and positions cannot share.
-fn check_width(key: &str, channels: usize, heads: usize) -> anyhow::Result<()> {
-    ensure!(
-        channels.is_multiple_of(4) && channels.is_multiple_of(heads),
-        "{key}: expected a multiple of 4 and of {heads} heads, found {channels}"
-    );
-    Ok(())
 }
 
 impl ImageTrainToml {

@@ -20,13 +20,14 @@ use sensei_sam::mobile_sam::INPUT_SIZE;
 use sensei_sam::prompted::{MASK_DECODER, PROMPT_ENCODER, PromptedDecoder};
 use sensei_sam::scope::Tensors;
 use sensei_sam::student::PromptableStudent;
+use sensei_sam::tiny_vit_student::{TinyVitStudent, fresh_tiny_vit, published_tiny_vit};
 use sensei_sam::vit::NECK;
 use sensei_sam::vit_student::VitStudent;
 use sensei_sam::vit_weights::{fresh_masked_decoder, fresh_neck, fresh_trunk};
 use sensei_samples::selection::{count_by_reason, in_words};
 use sensei_samples::whole_images::ImageSource;
 use sensei_student::init::initial_weights;
-use sensei_student::lite_fpn::{EMBEDDING, EMBEDDING_CHANNELS, EMBEDDING_GRID};
+use sensei_student::pyramid::{EMBEDDING, EMBEDDING_CHANNELS, EMBEDDING_GRID};
 use sensei_student::student::{Student, WEIGHTS};
 use sensei_student::weights::{read_weights, with_published_encoder, write_weights};
 use sensei_tensor::network::{NamedWeights, Network, weights_digest};
@@ -312,6 +313,7 @@ fn with_proposals(plan: &PromptablePlan, student: PromptableStudent) -> anyhow::
 fn encoder_of(plan: &PromptablePlan, tensors: &NamedWeights, device: &Device) -> anyhow::Result<Box<dyn Network>> {
     Ok(match &plan.encoder {
         EncoderPlan::Graph(graph) => Box::new(Student::from_weights(graph.clone(), tensors, device)?),
+        EncoderPlan::TinyVit(config) => Box::new(TinyVitStudent::new(config.clone(), EMBEDDING_GRID, tensors, device)?),
         EncoderPlan::Vit(config) => Box::new(VitStudent::new(config.clone(), EMBEDDING_GRID, tensors, device)?),
     })
 }
@@ -320,6 +322,7 @@ fn initial_student(plan: &PromptablePlan, teacher: &SamTeacher, device: &Device)
     let seed = plan.train.seed;
     let random = match &plan.encoder {
         EncoderPlan::Graph(graph) => initial_weights(graph, seed),
+        EncoderPlan::TinyVit(config) => fresh_tiny_vit(config, seed),
         EncoderPlan::Vit(config) => fresh_trunk(config, seed).into_iter().chain(fresh_neck(config, seed)).collect(),
     };
     let weights = match (&plan.first_weights, &plan.encoder) {
@@ -332,6 +335,9 @@ fn initial_student(plan: &PromptablePlan, teacher: &SamTeacher, device: &Device)
             let shown = on_one_line(&path.display().to_string());
             say(&format!("{shown}: {} tensors of the encoder taken, {} left out", note.taken, note.left_out.len()));
             weights
+        }
+        (FirstWeights::PublishedEncoder(path), EncoderPlan::TinyVit(_)) => {
+            published_tiny_vit(&path.display().to_string(), &read_weights(path)?.tensors)?
         }
         (FirstWeights::Shipped(model), _) => {
             unreachable!(

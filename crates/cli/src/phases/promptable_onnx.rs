@@ -6,11 +6,14 @@ use anyhow::Context;
 use sensei_onnx::builder::{Ends, NamedValues};
 use sensei_onnx::encoder::{BatchNorms, float_network};
 use sensei_onnx::sam_decoder::sam_decoder;
+use sensei_onnx::tiny_vit::{InputScaling, TinyVitLayout, tiny_vit_encoder};
 use sensei_onnx::vit::{VitLayout, vit_encoder};
 use sensei_report::run_folder::RunFolder;
 use sensei_sam::mobile_sam::INPUT_SIZE;
+use sensei_sam::tiny_vit::TinyVitConfig;
+use sensei_sam::tiny_vit_student::{INPUT_FACTOR, INPUT_SHIFT};
 use sensei_sam::vit::VitConfig;
-use sensei_student::lite_fpn::EMBEDDING_GRID;
+use sensei_student::pyramid::EMBEDDING_GRID;
 use sensei_student::weights::read_weights;
 use sensei_tensor::network::{NamedWeights, weights_digest};
 use sensei_tensor::ops::BATCH_NORM_EPSILON;
@@ -38,6 +41,10 @@ pub fn onnx_files(plan: &PromptablePlan, folder: &RunFolder) -> anyhow::Result<[
             let norms = BatchNorms::Separate { epsilon: BATCH_NORM_EPSILON };
             float_network("image_encoder", graph, &of_encoder, norms, ENCODER_ENDS, &metadata)?
         }
+        EncoderPlan::TinyVit(config) => {
+            let scaling = InputScaling { factor: INPUT_FACTOR, shift: INPUT_SHIFT };
+            tiny_vit_encoder(&tiny_vit_layout(config), &scaling, &of_encoder, &metadata)?
+        }
         EncoderPlan::Vit(config) => vit_encoder(&vit_layout(config), &of_encoder, &metadata)?,
     };
     Ok([encoder, decoder])
@@ -60,6 +67,11 @@ pub fn encoder_metadata(plan: &PromptablePlan, tensors: &NamedWeights) -> BTreeM
     let mut metadata = origin(plan, tensors);
     metadata.insert("sensei.input".into(), input);
     metadata
+}
+
+fn tiny_vit_layout(config: &TinyVitConfig) -> TinyVitLayout {
+    let TinyVitConfig { input_size, channels, blocks, heads, windows, out_channels } = *config;
+    TinyVitLayout { input_size, channels, blocks, heads, windows, out_channels, grid: EMBEDDING_GRID }
 }
 
 fn vit_layout(config: &VitConfig) -> VitLayout {

@@ -71,6 +71,8 @@ augmentation = { brightness = 0.0, contrast = 0.0, saturation = 0.0 }
 
 pub const LITE_FPN: &str =
     r#"{ kind = "lite_fpn", input_size = 128, encoder_blocks = 1, pyramid_channels = 16, refine_blocks = 0 }"#;
+pub const REP_FPN: &str = r#"{ kind = "rep_fpn", input_size = 256, base_channels = 8, blocks = [1, 1, 1, 1], squeeze = true, pyramid_channels = 16, refine_blocks = 1 }"#;
+pub const TINY_VIT: &str = r#"{ kind = "tiny_vit", input_size = 128, channels = [8, 8, 12, 16], blocks = [1, 1, 1, 1], heads = [2, 3, 4], windows = [3, 4, 3] }"#;
 pub const VIT: &str = r#"{ kind = "vit", input_size = 64, patch = 8, channels = 16, heads = 2, blocks = 1 }"#;
 
 pub fn config(weights: &str, encoder: &str, stages: &str) -> String {

@@ -5,11 +5,12 @@ use std::fs;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use sensei_sam::efficient_sam::EfficientSam;
+use sensei_sam::encoder_student::EMBEDDING as TAP;
 use sensei_sam::mask_decoder::MaskChoice;
 use sensei_sam::mobile_sam::{EncodedImage, MobileSam};
 use sensei_sam::student::PromptableStudent;
 use sensei_sam::vit::VitConfig;
-use sensei_sam::vit_student::{EMBEDDING as TAP, VitStudent};
+use sensei_sam::vit_student::VitStudent;
 use sensei_student::weights::read_weights;
 use sensei_tensor::network::{HostTensor, Inputs, NamedWeights, Network, Pass, host_values};
 use sensei_tensor::prompts::{Decode, MaskTokens, PointLabel, PromptPoint};

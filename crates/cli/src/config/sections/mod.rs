@@ -5,6 +5,7 @@
 pub mod augmentation;
 pub mod crop;
 pub mod data;
+pub mod encoder;
 pub mod eval;
 pub mod export;
 pub mod image_loss;
