@@ -79,6 +79,8 @@ pub struct Devices {
     pub main: Device,
     /// Those that share a training step's batches with it.
     pub others: Vec<Device>,
+    /// What they were called, in that order.
+    pub names: Vec<String>,
 }
 
 impl Devices {
@@ -127,7 +129,7 @@ pub fn open(machine: &Machine) -> anyhow::Result<Devices> {
     }
     let mut devices = names.iter().map(|&name| open_one(name)).collect::<anyhow::Result<Vec<_>>>()?;
     let main = devices.remove(0);
-    Ok(Devices { main, others: devices })
+    Ok(Devices { main, others: devices, names: names.iter().map(ToString::to_string).collect() })
 }
 
 fn open_one(name: DeviceName) -> anyhow::Result<Device> {

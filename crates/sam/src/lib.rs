@@ -5,6 +5,7 @@
 //! Maps are `[image, height, width, channels]`. Layers are `sensei-tensor`'s, so that a CPU runs our kernels and every other device burn's
 //! operators.
 
+pub mod adapters;
 pub mod click_to_box;
 pub mod efficient_sam;
 pub mod encoder_student;

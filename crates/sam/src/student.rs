@@ -6,8 +6,11 @@ use burn::tensor::{Device, Tensor};
 use sensei_tensor::network::{
     BatchStats, Inputs, NamedWeights, Network, NetworkError, Outputs, ParameterGroup, Pass, Tap, find_tap,
 };
-use sensei_tensor::prompts::{Decode, Encoded, MaskTokens, PromptPoint, Promptable, Prompted, Proposals, Propose};
+use sensei_tensor::prompts::{
+    Adapt, Decode, Encoded, MaskTokens, PromptPoint, Promptable, Prompted, Proposals, Propose,
+};
 
+use crate::adapters::{self, ADAPTERS, AdapterConfig};
 use crate::error::SamError;
 use crate::granularity::{GRANULARITY, ProposalNetwork, anchors};
 use crate::mobile_sam::INPUT_SIZE;
@@ -16,7 +19,8 @@ use crate::prompted::{MASK_DECODER, PROMPT_ENCODER, PromptedDecoder};
 use crate::scope::Tensors;
 use crate::two_way::CHANNELS;
 
-/// The network: groups of the encoder, then [`MASK_DECODER`], [`SCORE_HEAD`], [`PROMPT_ENCODER`] and, if it proposes boxes, [`GRANULARITY`].
+/// The network: groups of the encoder, then [`MASK_DECODER`], [`SCORE_HEAD`], [`PROMPT_ENCODER`], if it proposes boxes, [`GRANULARITY`], and in
+/// training perhaps [`ADAPTERS`].
 ///
 /// The decoder's own tokens are in the prompt encoder's group: who freezes it shares prompt, mask and IoU tokens with the teacher.
 ///
@@ -31,6 +35,7 @@ pub struct PromptableStudent {
     scores: ParameterGroup,
     prompts: ParameterGroup,
     granularity: Option<ParameterGroup>,
+    adapters: Option<(Vec<AdapterConfig>, ParameterGroup)>,
     /// The layers of these tensors on a device without gradients, where they are packed once.
     packed: OnceLock<PromptedDecoder>,
 }
@@ -73,7 +78,7 @@ impl PromptableStudent {
         let scores = group_of(SCORE_HEAD, &scores, &device);
         let (decoder, prompts) = (group_of(MASK_DECODER, &layers, &device), group_of(PROMPT_ENCODER, &tokens, &device));
         let (embedding, packed) = (embedding.to_string(), OnceLock::new());
-        Ok(Self { encoder, embedding, shape, decoder, scores, prompts, granularity: None, packed })
+        Ok(Self { encoder, embedding, shape, decoder, scores, prompts, granularity: None, adapters: None, packed })
     }
 
     /// The same student with a part that proposes boxes, of tensors under their names in a run's file.
@@ -85,6 +90,19 @@ impl PromptableStudent {
         ProposalNetwork::new(&checked.root().at(GRANULARITY))?;
         checked.finish(&[])?;
         self.granularity = Some(group_of(GRANULARITY, tensors, self.encoder.device()));
+        Ok(self)
+    }
+
+    /// The same student with parts that adapt its features, of their tensors.
+    ///
+    /// # Errors
+    /// If a tensor of one is missing, has another shape, is not finite or is not of them.
+    pub fn with_adapters(mut self, adapters: Vec<AdapterConfig>, tensors: &NamedWeights) -> Result<Self, SamError> {
+        let cpu = Device::flex();
+        let checked = Tensors::new(ADAPTERS, tensors, &cpu);
+        adapters.iter().try_for_each(|adapter| adapters::layer(adapter, &checked.root()).map(drop))?;
+        checked.finish(&[])?;
+        self.adapters = Some((adapters, group_of(ADAPTERS, tensors, self.encoder.device())));
         Ok(self)
     }
 
@@ -133,6 +151,21 @@ impl Propose for PromptableStudent {
     }
 }
 
+impl Adapt for PromptableStudent {
+    fn group(&self) -> &str {
+        ADAPTERS
+    }
+
+    fn adapt(&self, name: &str, features: Tensor<4>) -> Tensor<4> {
+        let (adapters, group) = self.adapters.as_ref().expect("a student that adapts features");
+        let adapter = adapters.iter().find(|adapter| adapter.name == name);
+        let adapter = adapter.unwrap_or_else(|| panic!("adapter {name:?}: expected one of the student, found none"));
+        let tensors = Tensors::of_parameters(ADAPTERS, &[group], self.encoder.device());
+        let layer = adapters::layer(adapter, &tensors.root()).expect("tensors that were checked when they were taken");
+        layer.forward(features.permute([0, 2, 3, 1])).permute([0, 3, 1, 2])
+    }
+}
+
 impl Promptable for PromptableStudent {
     fn encoder_group(&self) -> &str {
         &self.encoder.groups()[0].name
@@ -158,17 +191,13 @@ impl Network for PromptableStudent {
     }
 
     fn groups(&self) -> Vec<&ParameterGroup> {
-        self.encoder
-            .groups()
-            .into_iter()
-            .chain([&self.decoder, &self.scores, &self.prompts])
-            .chain(&self.granularity)
-            .collect()
+        self.encoder.groups().into_iter().chain(self.own_groups()).collect()
     }
 
     fn groups_mut(&mut self) -> Vec<&mut ParameterGroup> {
         self.packed = OnceLock::new();
         let own = [&mut self.decoder, &mut self.scores, &mut self.prompts].into_iter().chain(&mut self.granularity);
+        let own = own.chain(self.adapters.as_mut().map(|(_, group)| group));
         self.encoder.groups_mut().into_iter().chain(own).collect()
     }
 
@@ -187,6 +216,7 @@ impl Network for PromptableStudent {
             MASK_DECODER => self.decoder = changed,
             SCORE_HEAD => self.scores = changed,
             PROMPT_ENCODER => self.prompts = changed,
+            ADAPTERS => self.adapters.iter_mut().for_each(|(_, own)| *own = changed.clone()),
             _ => self.granularity = Some(changed),
         }
         self.packed = OnceLock::new();
@@ -194,8 +224,7 @@ impl Network for PromptableStudent {
     }
 
     fn structure_digest(&self) -> String {
-        let own: String =
-            [&self.decoder, &self.scores, &self.prompts].into_iter().chain(&self.granularity).map(describe).collect();
+        let own: String = self.own_groups().map(describe).collect();
         let encoder = self.encoder.structure_digest();
         blake3::hash(format!("promptable {} {encoder}\n{own}", self.embedding).as_bytes()).to_hex().to_string()
     }
@@ -220,6 +249,10 @@ impl Network for PromptableStudent {
         self.granularity.as_ref().map(|_| self as _)
     }
 
+    fn adapters(&self) -> Option<&dyn Adapt> {
+        self.adapters.as_ref().map(|_| self as _)
+    }
+
     fn update_running_stats(&mut self, stats: &[BatchStats]) {
         self.encoder.update_running_stats(stats);
     }
@@ -233,17 +266,21 @@ impl Network for PromptableStudent {
             scores: self.scores.to_device(device),
             prompts: self.prompts.to_device(device),
             granularity: self.granularity.as_ref().map(|group| group.to_device(device)),
+            adapters: self.adapters.as_ref().map(|(adapters, group)| (adapters.clone(), group.to_device(device))),
             packed: OnceLock::new(),
         })
     }
 }
 
 impl PromptableStudent {
+    /// Its groups besides the encoder's.
+    fn own_groups(&self) -> impl Iterator<Item = &ParameterGroup> {
+        let adapters = self.adapters.as_ref().map(|(_, group)| group);
+        [&self.decoder, &self.scores, &self.prompts].into_iter().chain(&self.granularity).chain(adapters)
+    }
+
     fn own_group(&self, name: &str) -> Option<&ParameterGroup> {
-        [&self.decoder, &self.scores, &self.prompts]
-            .into_iter()
-            .chain(&self.granularity)
-            .find(|group| group.name == name)
+        self.own_groups().find(|group| group.name == name)
     }
 }
 

@@ -48,6 +48,11 @@ impl TinyVitConfig {
         self.input_size / 16
     }
 
+    /// Where features of the published encoder can be read.
+    pub fn published_taps(&self) -> Vec<Tap> {
+        self.taps_of(self.grid())
+    }
+
     /// Where features can be read: the patch embedding, each stage before what leads to the next, the embedding of `grid` cells a side.
     pub(crate) fn taps_of(&self, grid: usize) -> Vec<Tap> {
         let Self { input_size, channels: [c0, c1, c2, c3], out_channels, .. } = *self;
@@ -174,7 +179,7 @@ impl TinyVit {
 
     /// Where features can be read.
     pub fn taps(&self) -> Vec<Tap> {
-        self.config.taps_of(self.config.grid())
+        self.config.published_taps()
     }
 
     /// Normalised images `[image, side, side, 3]` to their embedding `[image, grid, grid, out_channels]`, and the features of the taps that

@@ -17,6 +17,8 @@ pub struct ImageBatch {
     pub side: usize,
     /// The teacher's features, `[batch, channels, height, width]`, if there are some.
     pub features: Option<ImageFeatures>,
+    /// The same at the source's further points, in their order.
+    pub taps: Vec<ImageFeatures>,
     /// What is asked about each image.
     pub objects: Vec<Vec<AskedObject>>,
 }
@@ -35,20 +37,27 @@ impl ImageBatch {
             input: Vec::with_capacity(n * 3 * side * side),
             side,
             features: None,
+            taps: vec![],
             objects: Vec::with_capacity(n),
         };
-        for ImageSample { image_id, letterbox, pixels, features, objects } in samples {
+        for (at, ImageSample { image_id, letterbox, pixels, features, taps, objects }) in
+            samples.into_iter().enumerate()
+        {
             push_input(&pixels, &mut batch.input);
             batch.image_ids.push(image_id);
             batch.letterboxes.push(letterbox);
             batch.objects.push(objects);
             match (&mut batch.features, features) {
-                (Some(all), Some(ImageFeatures { shape, values })) => {
-                    assert_eq!(all.shape, shape, "image batch: shapes of features");
-                    all.values.extend(values);
-                }
+                (Some(all), Some(features)) => all.push(features),
                 (all @ None, features) => *all = features,
                 (Some(_), None) => panic!("image {image_id}: expected features, as others of the batch have"),
+            }
+            match at {
+                0 => batch.taps = taps,
+                _ => {
+                    assert_eq!(batch.taps.len(), taps.len(), "image batch: points of features");
+                    batch.taps.iter_mut().zip(taps).for_each(|(all, features)| all.push(features));
+                }
             }
         }
         if let Some(ImageFeatures { shape, values }) = &batch.features {
@@ -61,5 +70,16 @@ impl ImageBatch {
     pub fn used(&self, grid: usize) -> Vec<Size> {
         let grid = u32::try_from(grid).expect("a grid of fewer than 2^32 cells");
         self.letterboxes.iter().map(|letterbox| letterbox.used(grid)).collect()
+    }
+}
+
+impl ImageFeatures {
+    /// Another image's, behind those that are there.
+    ///
+    /// # Panics
+    /// If they are of another shape.
+    fn push(&mut self, ImageFeatures { shape, values }: ImageFeatures) {
+        assert_eq!(self.shape, shape, "image batch: shapes of features");
+        self.values.extend(values);
     }
 }

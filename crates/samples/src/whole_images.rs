@@ -25,6 +25,8 @@ pub struct ImageSource {
     pub dataset: Dataset,
     /// Features of the teacher, by image.
     pub features: Option<Box<dyn Store>>,
+    /// Features of the teacher at further points, by their names.
+    pub taps: Vec<(String, Box<dyn Store>)>,
     /// Images used, in the order of the annotation file.
     pub images: Vec<UsedImage>,
     /// Instances left out and why.
@@ -72,6 +74,8 @@ pub struct ImageSample {
     pub pixels: Vec<u8>,
     /// The teacher's features, if there are some.
     pub features: Option<ImageFeatures>,
+    /// Its features at the source's further points, in their order.
+    pub taps: Vec<ImageFeatures>,
     /// What is asked.
     pub objects: Vec<AskedObject>,
 }
@@ -192,7 +196,7 @@ impl ImageSource {
             let left_out = crate::selection::count_by_reason(&left_out);
             return Err(SampleError::NoSamples { path, n_instances, left_out });
         }
-        Ok(Self { dataset, features, images, left_out, side, decoded })
+        Ok(Self { dataset, features, taps: vec![], images, left_out, side, decoded })
     }
 
     /// Side of the square that the network sees, in pixels.
@@ -200,10 +204,11 @@ impl ImageSource {
         self.side
     }
 
-    /// The first image used that the store of features has none of, if any.
+    /// The first image used that a store of features has none of, if any.
     pub fn first_without_features(&self) -> Option<u64> {
-        let store = self.features.as_ref()?;
-        self.images.iter().map(|used| self.dataset.images[used.image_idx].id).find(|&id| !store.contains(id))
+        let stores = || self.features.iter().chain(self.taps.iter().map(|(_, store)| store));
+        let mut ids = self.images.iter().map(|used| self.dataset.images[used.image_idx].id);
+        ids.find(|&id| stores().any(|store| !store.contains(id)))
     }
 
     /// How an image lies in every square.
@@ -261,9 +266,10 @@ impl ImageSource {
         let decoded: Arc<DecodedImage> = self.decoded.get(&request)?;
         let letterbox = self.letterbox(image_idx);
         let pixels = letterboxed(&decoded.rows.pixels, letterbox, self.side);
-        let features =
-            self.features.as_deref().map(|store| features_of(store, record.id, &path, &decoded)).transpose()?;
-        Ok(ImageSample { image_id: record.id, letterbox, pixels, features, objects: vec![] })
+        let of_store = |store: &dyn Store| features_of(store, record.id, &path, &decoded);
+        let features = self.features.as_deref().map(of_store).transpose()?;
+        let taps = self.taps.iter().map(|(_, store)| of_store(&**store)).collect::<Result<_, _>>()?;
+        Ok(ImageSample { image_id: record.id, letterbox, pixels, features, taps, objects: vec![] })
     }
 
     fn asked(

@@ -9,7 +9,7 @@ use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
 use crate::masked::Reconstruct;
 use crate::masks::MaskLogits;
-use crate::prompts::{Promptable, Propose};
+use crate::prompts::{Adapt, Promptable, Propose};
 
 /// A trained tensor, kept flat so that an optimiser sees one kind of tensor.
 #[derive(Debug, Clone)]
@@ -221,6 +221,11 @@ pub trait Network: Send + Sync {
 
     /// The part that proposes boxes, if the network has one.
     fn proposer(&self) -> Option<&dyn Propose> {
+        None
+    }
+
+    /// The parts that adapt its features to a teacher's, if the network has some.
+    fn adapters(&self) -> Option<&dyn Adapt> {
         None
     }
 

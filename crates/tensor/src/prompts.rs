@@ -120,6 +120,18 @@ pub trait Propose: Send + Sync {
     fn propose(&self, embedding: Tensor<4>) -> Proposals;
 }
 
+/// Parts of a network that bring features of its taps to a teacher's width, in training alone.
+pub trait Adapt: Send + Sync {
+    /// Name of the group of parameters that they are made of.
+    fn group(&self) -> &str;
+
+    /// Features through the adapter of this name, `[image, channels, height, width]`.
+    ///
+    /// # Panics
+    /// If there is no such adapter, or it reads other channels.
+    fn adapt(&self, name: &str, features: Tensor<4>) -> Tensor<4>;
+}
+
 /// IoU of two boxes `[centre x, centre y, width, height]`; 0 if both are empty.
 pub fn box_iou(a: &[f64; 4], b: &[f64; 4]) -> f64 {
     let along = |axis: usize| {

@@ -82,6 +82,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         keep_checkpoints: 1,
         data_threads: 1,
         other_devices: &[],
+        device_names: &["cpu".to_string()],
     };
     let mut losses = Losses(vec![]);
     let fitted = fit(&plan, Box::new(student), &mut SameNetwork, &source, &options, &mut losses)?;

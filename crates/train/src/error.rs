@@ -107,6 +107,15 @@ pub enum TrainError {
         /// The groups that there are.
         groups: Vec<String>,
     },
+    /// Features of the teacher that the images do not have.
+    #[error("features of the teacher at {name:?}: expected stored ones of every image, found none")]
+    NoTap {
+        /// The teacher's tap.
+        name: String,
+    },
+    /// A term that adapts features, of a network that has no adapters.
+    #[error("a loss that adapts features: expected a network with adapters, found none")]
+    NoAdapters,
     /// A file that cannot be read or written.
     #[error(transparent)]
     File(#[from] FileError),

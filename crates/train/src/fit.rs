@@ -34,6 +34,8 @@ pub struct RunOptions<'a> {
     pub data_threads: usize,
     /// Devices that share a step's batches with the network's own; those of its kind do not change the result.
     pub other_devices: &'a [Device],
+    /// What the caller calls the devices, the network's own first, for the log.
+    pub device_names: &'a [String],
 }
 
 /// The caller's side of a run.
@@ -141,11 +143,10 @@ struct Run<'a, K: Task> {
 
 impl<K: Task> Run<'_, K> {
     fn started(&self) -> Event {
-        let own = self.state.network.device();
-        let devices = std::iter::once(own).chain(self.options.other_devices).map(|device| format!("{device:?}"));
+        let devices = self.options.device_names.to_vec();
         let (step, total_steps, n_samples) = (self.state.step, self.total_steps, self.n_samples);
         let threads = rayon::current_num_threads();
-        Event::Started { step, total_steps, n_samples, devices: devices.collect(), threads }
+        Event::Started { step, total_steps, n_samples, devices, threads }
     }
 
     /// Waits for the batches of a step.

@@ -3,12 +3,14 @@
 //! The embedding is computed once for a batch. Each image's prompts are then decoded a few at a time, with a backward pass of their own down to
 //! the embedding, so that memory does not grow with the number of prompts. One backward pass through the encoder ends the batch.
 
+use std::borrow::Cow;
+
 use burn::tensor::{Device, Tensor, TensorData};
 use sensei_data::geometry::{PointInImage, Size};
 use sensei_data::sampling::visible_patches;
 use sensei_loss::{
-    ImageLossPlan, ProposalTargets, ReconstructionTarget, UsedCells, embedding_loss, masked_features, masked_pixels,
-    proposal_loss,
+    Adapter, ImageLossPlan, ProposalTargets, ReconstructionTarget, TermValues, UsedCells, embedding_loss,
+    masked_features, masked_pixels, proposal_loss, tap_loss,
 };
 use sensei_samples::error::SampleError;
 use sensei_samples::image_batch::ImageBatch;
@@ -123,7 +125,8 @@ impl Task for ImageTask<'_> {
         let images = Tensor::from_data(TensorData::new(batch.input.clone(), shape), device);
         // The running statistics of a frozen encoder do not move.
         let pass = if trains_encoder { shared.pass } else { Pass::Eval };
-        let Encoded { embedding, norm_stats, .. } = student.encode(Inputs { images, taps: &[] }, pass)?;
+        let taps: Vec<String> = objective.loss.tap_pairs().map(|pair| pair.student.clone()).collect();
+        let Encoded { embedding, taps, norm_stats } = student.encode(Inputs { images, taps: &taps }, pass)?;
         drop(span);
 
         let weight = shared.weight(batch.image_ids.len());
@@ -135,13 +138,19 @@ impl Task for ImageTask<'_> {
             let [_, _, grid, _] = embedding.dims();
             let used: Vec<UsedCells> = batch.used(grid).into_iter().map(cells).collect();
             let (total, values) = embedding_loss(&objective.loss, &embedding, &target, &used);
-            for (name, per_image) in &values {
-                let mean = read_term(name, per_image, shared.step, |at| batch.image_ids[at])?;
-                terms.add(name, mean, 1.0);
-            }
+            read(values, batch, shared.step, &mut terms)?;
             if let Some(total) = total {
                 loss += read_total(&total, shared.step, &batch.image_ids)?;
-                of_embedding = Some(total * weight);
+                add_total(&mut of_embedding, total * weight);
+            }
+        }
+        if !taps.is_empty() {
+            let _span = profile::span("loss");
+            let (total, values) = self.tap_loss(network, batch, &objective.loss, taps)?;
+            read(values, batch, shared.step, &mut terms)?;
+            if let Some(total) = total {
+                loss += read_total(&total, shared.step, &batch.image_ids)?;
+                add_total(&mut of_embedding, total * weight);
             }
         }
         if needs.proposals {
@@ -161,16 +170,10 @@ impl Task for ImageTask<'_> {
             };
             let Proposals { scores, deltas } = proposer.propose(seen);
             let (total, values) = proposal_loss(&objective.loss, &scores, &deltas, &targets);
-            for (name, per_image) in &values {
-                terms.add(name, read_term(name, per_image, shared.step, |at| batch.image_ids[at])?, 1.0);
-            }
+            read(values, batch, shared.step, &mut terms)?;
             if let Some(total) = total {
                 loss += read_total(&total, shared.step, &batch.image_ids)?;
-                let total = total * weight;
-                of_embedding = Some(match of_embedding {
-                    Some(sum) => sum + total,
-                    None => total,
-                });
+                add_total(&mut of_embedding, total * weight);
             }
         }
         let mut asked = None;
@@ -180,10 +183,7 @@ impl Task for ImageTask<'_> {
             loss += found.loss;
             if trains_encoder {
                 let through = (embedding * Tensor::from_inner(found.embedding_gradient.clone())).sum();
-                of_embedding = Some(match of_embedding {
-                    Some(total) => total + through,
-                    None => through,
-                });
+                add_total(&mut of_embedding, through);
             }
             asked = Some(found);
         }
@@ -201,6 +201,48 @@ impl Task for ImageTask<'_> {
         }
         Ok(BatchGradients { loss, terms: terms.finish(), gradients, norm_stats })
     }
+}
+
+impl ImageTask<'_> {
+    /// The loss of the features at some points, `[batch, channels, height, width]`, against the teacher's.
+    fn tap_loss(
+        &self,
+        network: &dyn Network,
+        batch: &ImageBatch,
+        plan: &ImageLossPlan,
+        taps: Vec<Tensor<4>>,
+    ) -> Result<(Option<Tensor<1>>, Vec<TermValues>), TrainError> {
+        let (mut compared, mut used) = (vec![], vec![]);
+        for (pair, features) in plan.tap_pairs().zip(taps) {
+            let known = self.source.taps.iter().position(|(name, _)| *name == pair.teacher);
+            let stored = known.and_then(|at| batch.taps.get(at));
+            let stored = stored.ok_or_else(|| TrainError::NoTap { name: pair.teacher.clone() })?;
+            let features = match pair.adapter {
+                Adapter::None => features,
+                Adapter::Pointwise => network.adapters().ok_or(TrainError::NoAdapters)?.adapt(&pair.name(), features),
+            };
+            let [_, _, side, _] = features.dims();
+            used.push(batch.used(side).into_iter().map(cells).collect());
+            compared.push([features, on_device(stored, batch, network.device())]);
+        }
+        Ok(tap_loss(plan, compared, &used))
+    }
+}
+
+/// Adds what terms are on average.
+fn read(values: Vec<TermValues>, batch: &ImageBatch, step: u64, terms: &mut Means) -> Result<(), TrainError> {
+    for (name, per_image) in values {
+        let mean = read_term(&name, &per_image, step, |at| batch.image_ids[at])?;
+        terms.add(name, mean, 1.0);
+    }
+    Ok(())
+}
+
+fn add_total(sum: &mut Option<Tensor<1>>, more: Tensor<1>) {
+    *sum = Some(match sum.take() {
+        Some(before) => before + more,
+        None => more,
+    });
 }
 
 /// Forward and backward pass of a batch of masked images.
@@ -279,10 +321,10 @@ impl ImageObjective {
 
 /// Means of terms over what they are of.
 #[derive(Default)]
-pub(crate) struct Means(Vec<(&'static str, f64, f64)>);
+pub(crate) struct Means(Vec<(Cow<'static, str>, f64, f64)>);
 
 impl Means {
-    pub(crate) fn add(&mut self, name: &'static str, mean: f64, share: f64) {
+    pub(crate) fn add(&mut self, name: Cow<'static, str>, mean: f64, share: f64) {
         match self.0.iter_mut().find(|(known, ..)| *known == name) {
             Some((_, sum, shares)) => {
                 *sum += share * mean;
@@ -293,7 +335,7 @@ impl Means {
     }
 
     fn finish(self) -> Vec<(String, f64)> {
-        self.0.into_iter().map(|(name, sum, shares)| (name.to_string(), sum / shares)).collect()
+        self.0.into_iter().map(|(name, sum, shares)| (name.into_owned(), sum / shares)).collect()
     }
 }
 
@@ -313,9 +355,13 @@ pub(crate) fn stored(batch: &ImageBatch) -> Result<&ImageFeatures, TrainError> {
 
 /// The teacher's features on a device, `[batch, channels, height, width]`.
 fn features(batch: &ImageBatch, device: &Device) -> Result<Tensor<4>, TrainError> {
-    let ImageFeatures { shape: [channels, height, width], values } = stored(batch)?;
+    Ok(on_device(stored(batch)?, batch, device))
+}
+
+fn on_device(features: &ImageFeatures, batch: &ImageBatch, device: &Device) -> Tensor<4> {
+    let ImageFeatures { shape: [channels, height, width], values } = features;
     let shape = [batch.image_ids.len(), *channels, *height, *width];
-    Ok(Tensor::from_data(TensorData::new(values.clone(), shape), device))
+    Tensor::from_data(TensorData::new(values.clone(), shape), device)
 }
 
 pub(crate) fn cells(used: Size) -> UsedCells {

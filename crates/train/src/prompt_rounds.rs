@@ -138,9 +138,10 @@ impl Asking<'_> {
         };
         let (total, values) = prompt_loss(&objective.loss, masks, scores, &targets);
         let [_, n_masks, ..] = own.shape;
-        for (name, per_mask) in &values {
+        for (name, per_mask) in values {
             let id = |at: usize| chunk[at / n_masks].object.annotation_id;
-            terms.add(name, read_term(name, per_mask, self.shared.step, id)?, share);
+            let mean = read_term(&name, &per_mask, self.shared.step, id)?;
+            terms.add(name, mean, share);
         }
         drop(span);
         let mut loss = 0.0;

@@ -84,7 +84,7 @@ pub fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
         )));
     }
     let rules = arguments.protocol.as_deref().map(load_protocol).transpose().map_err(usage)?;
-    let Devices { main: device, others } = open_devices(&arguments.machine)?;
+    let Devices { main: device, others, .. } = open_devices(&arguments.machine)?;
     if !others.is_empty() {
         let found = 1 + others.len();
         return Err(usage(anyhow::anyhow!("--device: expected one device to score on, found {found}")));

@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use schemars::JsonSchema;
 use sensei_answers::kept::{FeatureDtype, ScaleSource};
-use sensei_loss::ReconstructionTarget;
+use sensei_loss::{Adapter, ReconstructionTarget, TapPair};
 use sensei_sam::masked_vit::MaskedConfig;
+use sensei_sam::tiny_vit::TinyVitConfig;
 use sensei_samples::source::InstanceChoice;
 use sensei_student::pyramid::EMBEDDING_CHANNELS;
+use sensei_tensor::network::{Tap, find_tap};
 use sensei_train::images::ImageObjective;
 use sensei_train::plan::{AveragePlan, TrainPlan};
 use serde::{Deserialize, Serialize};
@@ -175,6 +177,8 @@ pub struct PromptablePlan {
     pub encoder: EncoderPlan,
     /// What training does.
     pub train: TrainPlan<ImageObjective>,
+    /// Points of student and teacher whose features a stage compares, each pair once.
+    pub compared: Vec<ComparedTaps>,
     /// By stage the decoder of one that reconstructs masked images.
     pub masked_decoders: Vec<Option<MaskedConfig>>,
     /// Weights that training starts from.
@@ -188,6 +192,16 @@ pub struct PromptablePlan {
     /// Digest of the keys that change the weights.
     pub train_digest: String,
     trained_keys: TrainedKeys,
+}
+
+/// A point of the student and one of the teacher, of the same size.
+pub struct ComparedTaps {
+    /// Their names, and what is between them.
+    pub pair: TapPair,
+    /// Channels of the student's features.
+    pub channels: usize,
+    /// The teacher's point.
+    pub teacher: Tap,
 }
 
 /// Whether a configuration is of such a student; one that cannot be read is not.
@@ -239,9 +253,11 @@ fn resolve(file: PromptableToml, name: String, overrides: &[Override]) -> anyhow
     let train_digest = trained_keys.digest();
     let masked_decoders = file.train.masked_decoders(&encoder)?;
     let (train, first_weights) = file.train.resolve(file.seed, matches!(encoder, EncoderPlan::Vit(_)))?;
+    let compared = compared_taps(&train, &encoder.taps())?;
     Ok(PromptablePlan {
         name,
         data,
+        compared,
         teacher_weights: file.teacher.weights.0,
         teacher_digest: file.teacher.digest,
         features: file.teacher.features.resolve(),
@@ -255,6 +271,46 @@ fn resolve(file: PromptableToml, name: String, overrides: &[Override]) -> anyhow
         train_digest,
         trained_keys,
     })
+}
+
+/// The points that the stages compare.
+///
+/// # Errors
+/// If there is no such point, or two do not fit, with those that do.
+fn compared_taps(plan: &TrainPlan<ImageObjective>, of_student: &[Tap]) -> anyhow::Result<Vec<ComparedTaps>> {
+    let of_teacher = TinyVitConfig::mobile_sam().published_taps();
+    let mut all: Vec<ComparedTaps> = vec![];
+    for stage in &plan.stages {
+        let at = format!("[[train.stage]] {:?}: terms", stage.name);
+        for pair in stage.loss.loss.tap_pairs() {
+            let student = find_tap(of_student, &pair.student).with_context(|| format!("{at}: on"))?;
+            let teacher = find_tap(&of_teacher, &pair.teacher).with_context(|| format!("{at}: target"))?;
+            let (student, teacher) = (&of_student[student], &of_teacher[teacher]);
+            let ([channels, side, _], [of_target, target_side, _]) = (student.shape, teacher.shape);
+            if side != target_side {
+                let fit = of_student.iter().filter(|tap| tap.shape[1] == target_side).map(|tap| tap.name.as_str());
+                let fit = match fit.collect::<Vec<_>>() {
+                    none if none.is_empty() => "no point of this encoder has".to_string(),
+                    fit => format!("as {} have", fit.join(", ")),
+                };
+                bail!(
+                    "{at}: on {:?}: expected {target_side} x {target_side} cells as target {:?} has, {fit}, found {side} x {side}",
+                    pair.student,
+                    pair.teacher
+                );
+            }
+            ensure!(
+                pair.adapter == Adapter::Pointwise || channels == of_target,
+                "{at}: on {:?}: expected the {of_target} channels of target {:?}, or adapter = \"pointwise\", found {channels}",
+                pair.student,
+                pair.teacher
+            );
+            if all.iter().all(|known| known.pair.name() != pair.name() || known.pair.adapter != pair.adapter) {
+                all.push(ComparedTaps { pair: pair.clone(), channels, teacher: teacher.clone() });
+            }
+        }
+    }
+    Ok(all)
 }
 
 impl ImageTrainToml {

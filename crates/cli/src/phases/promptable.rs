@@ -12,8 +12,9 @@ use sensei_answers::store::Store;
 use sensei_data::dataset::Dataset;
 use sensei_data::image_file::ImageLimits;
 use sensei_files::digest::{sha256_of_file, sha256_of_lines};
-use sensei_loss::ImageNeeds;
+use sensei_loss::{Adapter, ImageNeeds};
 use sensei_report::run_folder::RunFolder;
+use sensei_sam::adapters::{ADAPTERS, AdapterConfig, fresh_adapters};
 use sensei_sam::granularity::{GRANULARITY, fresh_granularity};
 use sensei_sam::masked_vit::{MaskedConfig, MaskedVit};
 use sensei_sam::mobile_sam::INPUT_SIZE;
@@ -30,13 +31,13 @@ use sensei_student::init::initial_weights;
 use sensei_student::pyramid::{EMBEDDING, EMBEDDING_CHANNELS, EMBEDDING_GRID};
 use sensei_student::student::{Student, WEIGHTS};
 use sensei_student::weights::{read_weights, with_published_encoder, write_weights};
-use sensei_tensor::network::{NamedWeights, Network, weights_digest};
+use sensei_tensor::network::{NamedWeights, Network, Tap, weights_digest};
 use sensei_train::fit::{Fitted, RunOptions, fit};
 use sensei_train::images::ImageTask;
 use sensei_train::run_digests::RunDigests;
 use sensei_train::stages::{StageError, StageNetworks};
 
-use crate::config::{EncoderPlan, FirstWeights, PromptablePlan, TeacherFiles};
+use crate::config::{ComparedTaps, EncoderPlan, FirstWeights, PromptablePlan, TeacherFiles};
 use crate::device::Devices;
 use crate::phases::answers::asked_here;
 use crate::phases::data::{Split, check_annotated, check_disjoint_images, dataset, load_part};
@@ -93,15 +94,24 @@ pub fn checked_image_splits(plan: &PromptablePlan, runs: &Path) -> anyhow::Resul
     let open = |split: Split, dataset: Dataset| {
         let all: Vec<usize> = (0..dataset.images.len()).collect();
         check_images_of(split.name(), &dataset, &all)?;
-        let store: Box<dyn Store> =
-            Box::new(asked_here(&teacher_files(plan), &features_key(plan, &dataset), &dataset, runs)?);
+        let store = |key: AnswerKey| -> anyhow::Result<Box<dyn Store>> {
+            Ok(Box::new(asked_here(&teacher_files(plan), &key, &dataset, runs)?))
+        };
+        let features = store(features_key(plan, &dataset))?;
+        let mut taps = vec![];
+        for ComparedTaps { teacher, .. } in plan.compared.iter().filter(|_| split == Split::Train) {
+            if taps.iter().all(|(name, _)| *name != teacher.name) {
+                taps.push((teacher.name.clone(), store(tap_key(plan, &dataset, teacher))?));
+            }
+        }
         let side = u32::try_from(plan.encoder.input_size()).context("[student] input_size")?;
-        let source = ImageSource::new(dataset, Some(store), side, ImageLimits::default())?;
+        let mut source = ImageSource::new(dataset, Some(features), side, ImageLimits::default())?;
+        source.taps = taps;
         let n: usize = source.images.iter().map(|used| used.instances.len()).sum();
         let left_out = in_words(&count_by_reason(&source.left_out));
         say(&format!("{}: {} images with {n} instances; left out: {left_out}", split.name(), source.images.len()));
         if let Some(image_id) = source.first_without_features() {
-            anyhow::bail!("image {image_id} ({} split): no embedding of the teacher", split.name());
+            anyhow::bail!("image {image_id} ({} split): no features of the teacher", split.name());
         }
         anyhow::Ok(source)
     };
@@ -132,6 +142,12 @@ fn teacher_files(plan: &PromptablePlan) -> TeacherFiles {
 
 /// What the teacher's embeddings of a data set are kept under.
 pub fn features_key(plan: &PromptablePlan, dataset: &Dataset) -> AnswerKey {
+    let shape = [EMBEDDING_CHANNELS, EMBEDDING_GRID, EMBEDDING_GRID];
+    tap_key(plan, dataset, &Tap { name: EMBEDDING.into(), shape })
+}
+
+/// What the teacher's features of a data set at a point of it are kept under.
+fn tap_key(plan: &PromptablePlan, dataset: &Dataset, Tap { name, shape: [channels, grid, _] }: &Tap) -> AnswerKey {
     AnswerKey {
         teacher: plan.teacher_digest.clone(),
         preprocessing: Preprocessing::Letterbox {
@@ -142,9 +158,9 @@ pub fn features_key(plan: &PromptablePlan, dataset: &Dataset) -> AnswerKey {
         },
         question: Question::Image,
         kept: Kept::ImageFeatures {
-            tap: EMBEDDING.into(),
-            grid: EMBEDDING_GRID as u32,
-            channels: EMBEDDING_CHANNELS as u32,
+            tap: name.clone(),
+            grid: *grid as u32,
+            channels: *channels as u32,
             dtype: plan.features,
         },
         dataset: blake3::Hash::from_bytes(dataset.digest).to_hex().to_string(),
@@ -186,6 +202,7 @@ pub fn train_images(
         keep_checkpoints: logging.keep_checkpoints,
         data_threads: logging.data_threads,
         other_devices: &devices.others,
+        device_names: &devices.names,
     };
     let asks = plan.train.stages.iter().any(|stage| stage.loss.asks_teacher());
     let decoder = if asks { Some(teacher.decoder()?) } else { None };
@@ -328,7 +345,7 @@ fn initial_student(plan: &PromptablePlan, teacher: &SamTeacher, device: &Device)
     let weights = match (&plan.first_weights, &plan.encoder) {
         (FirstWeights::File(path), _) => {
             let tensors = read_weights(path)?.tensors;
-            return student_of(plan, &path.display().to_string(), &tensors, device);
+            return with_adapters(plan, student_of(plan, &path.display().to_string(), &tensors, device)?);
         }
         (FirstWeights::PublishedEncoder(path), EncoderPlan::Graph(graph)) => {
             let (weights, note) = with_published_encoder(graph, random, &read_weights(path)?)?;
@@ -348,7 +365,24 @@ fn initial_student(plan: &PromptablePlan, teacher: &SamTeacher, device: &Device)
         (FirstWeights::PublishedEncoder(_) | FirstWeights::Random, _) => random,
     };
     let encoder = encoder_of(plan, &weights, device)?;
-    with_proposals(plan, PromptableStudent::new(encoder, EMBEDDING, &teacher.origin, &teacher.tensors)?)
+    let student = PromptableStudent::new(encoder, EMBEDDING, &teacher.origin, &teacher.tensors)?;
+    with_adapters(plan, with_proposals(plan, student)?)
+}
+
+/// The student with fresh adapters, if a stage compares features through some.
+fn with_adapters(plan: &PromptablePlan, student: PromptableStudent) -> anyhow::Result<PromptableStudent> {
+    let adapted = plan.compared.iter().filter(|taps| taps.pair.adapter == Adapter::Pointwise);
+    let adapter = |ComparedTaps { pair, channels, teacher }: &ComparedTaps| AdapterConfig {
+        name: pair.name(),
+        ins: *channels,
+        outs: teacher.shape[0],
+    };
+    let adapters: Vec<AdapterConfig> = adapted.map(adapter).collect();
+    if adapters.is_empty() {
+        return Ok(student);
+    }
+    let tensors = fresh_adapters(&adapters, plan.train.seed);
+    Ok(student.with_adapters(adapters, &tensors)?)
 }
 
 /// All tensors of a student by the names that its file has.
@@ -357,10 +391,11 @@ fn all_tensors(student: &PromptableStudent) -> NamedWeights {
     published(&groups.collect())
 }
 
-/// Tensors by group, by the names that a run's file has: those of the decoder are the published ones.
+/// Tensors by group, by the names that a run's file has: those of the decoder are the published ones. Adapters, which training alone needs, are
+/// left out.
 fn published(groups: &BTreeMap<String, NamedWeights>) -> NamedWeights {
     let mut all = NamedWeights::new();
-    for (group, tensors) in groups {
+    for (group, tensors) in groups.iter().filter(|(group, _)| *group != ADAPTERS) {
         for (name, tensor) in tensors {
             let is_of_encoder = group == WEIGHTS || group == NECK;
             let name = if is_of_encoder { format!("{IMAGE_ENCODER}.{name}") } else { name.clone() };

@@ -72,6 +72,7 @@ pub fn train(
         keep_checkpoints: logging.keep_checkpoints,
         data_threads: logging.data_threads,
         other_devices: &devices.others,
+        device_names: &devices.names,
     };
     let mut stages = ChipStages::new(plan, train, folder);
     let mut fitted = fit(&plan.train, Box::new(initial), &mut stages, train, &options, &mut progress)?;

@@ -250,6 +250,79 @@ fn an_encoder_is_pretrained_on_masked_images_and_then_fine_tuned() {
     assert!(tensors.keys().all(|name| !name.contains("masked") && !name.contains("head.weight")));
 }
 
+/// [`EMBEDDING`] with terms about two further points, one through an adapter.
+fn further_points() -> String {
+    let terms = r#"terms = [
+    { kind = "embedding_mse", weight = 1.0, cells = "used" },
+    { kind = "features_mse", on = "fpn0.0", target = "layers.3", adapter = "pointwise", weight = 0.5, cells = "all" },
+    { kind = "features_cosine", on = "embedding", target = "embedding", adapter = "none", weight = 0.1, cells = "used" },
+]"#;
+    EMBEDDING.replace(r#"terms = [{ kind = "embedding_mse", weight = 1.0, cells = "used" }]"#, terms)
+}
+
+#[test]
+fn features_at_further_points_learn_through_adapters_that_are_dropped() {
+    let Some(weights) = weights("features_at_further_points_learn_through_adapters_that_are_dropped") else { return };
+    let place = Place::new();
+    let text = config(&weights, LITE_FPN, &further_points());
+    fs::write(place.path("taps.toml"), text.replace("[logging]", "[logging]\nlog_every_steps = 1")).unwrap();
+    let digest = weights_digest(&place.does(&["train", "taps.toml", "--name", "straight"])).to_string();
+    let events = fs::read_to_string(place.path("runs/straight/events.jsonl")).unwrap();
+    let of_adapter = |line: &str| -> Option<f64> {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        let terms = event.get("terms")?.as_array()?;
+        let term = terms.iter().find(|term| term[0] == "features_mse fpn0.0-layers.3");
+        Some(term.expect("the term of the adapter")[1].as_f64().unwrap())
+    };
+    let logged: Vec<f64> = events.lines().filter_map(of_adapter).collect();
+    assert!(logged.len() >= 2 && logged[logged.len() - 1] < logged[0], "{logged:?}");
+    let tensors = read_weights(&place.path("runs/straight/student.safetensors")).unwrap().tensors;
+    assert!(tensors.keys().all(|name| !name.contains("adapters")), "training alone needs them");
+    // The adapter is part of a checkpoint: a resumed run ends with the same bits.
+    let checkpoints = place.path("runs/straight/checkpoints");
+    let last = files_below(&checkpoints).into_iter().max().unwrap();
+    fs::remove_file(last).unwrap();
+    fs::remove_file(place.path("runs/straight/student.safetensors")).unwrap();
+    let said = place.does(&["train", "taps.toml", "--name", "straight", "--resume"]);
+    assert_eq!(weights_digest(&said), digest);
+    place.does(&["eval", "runs/straight"]);
+    // Another run starts from its student, with a fresh adapter.
+    let second = config(&weights, LITE_FPN, &further_points());
+    fs::write(
+        place.path("second.toml"),
+        second.replacen("optimizer =", "initial_weights = \"runs/straight/student.safetensors\"\noptimizer =", 1),
+    )
+    .unwrap();
+    place.does(&["train", "second.toml"]);
+
+    let refused = |from: &str, to: &str, words: &[&str]| {
+        let whole = further_points();
+        assert!(whole.contains(from), "{from}");
+        fs::write(place.path("bad.toml"), config(&weights, LITE_FPN, &whole.replacen(from, to, 1))).unwrap();
+        place.refuses(&["run", "bad.toml"], 2, words);
+    };
+    refused(
+        r#"on = "fpn0.0""#,
+        r#"on = "fpn9.0""#,
+        &["terms: on", "\"fpn9.0\": expected one of", "fpn0.0 [16, 64, 64]"],
+    );
+    refused("layers.3", "layers.9", &["terms: target", "\"layers.9\": expected one of", "layers.3 [320, 64, 64]"]);
+    refused(
+        "layers.3",
+        "layers.1",
+        &[
+            "on \"fpn0.0\": expected 128 x 128 cells as target \"layers.1\" has",
+            "no point of this encoder has, found 64 x 64",
+        ],
+    );
+    refused(
+        r#"adapter = "pointwise""#,
+        r#"adapter = "none""#,
+        &["expected the 320 channels of target \"layers.3\", or adapter = \"pointwise\", found 16"],
+    );
+    refused(r#"train = ["encoder"]"#, r#"train = ["mask_decoder"]"#, &["found only the decoder"]);
+}
+
 #[test]
 fn what_is_no_recipe_is_refused_before_training() {
     let Some(weights) = weights("what_is_no_recipe_is_refused_before_training") else { return };

@@ -257,7 +257,7 @@ fn check_integer_encoder(place: &Place, run: &str, side: usize) {
     assert!(out.contains(&format!("sensei.weights = {}", report["weights"].as_str().unwrap())), "{out}");
 
     let image: Vec<f32> = values(3 * side * side, 0.37).iter().map(|value| (128.0 * value).floor() / 128.0).collect();
-    write(&place, "image", &image);
+    write(place, "image", &image);
     let mut ask = Command::new("python3");
     let done = ask.args(["-c", ASK_BOTH]).arg(place.path(".")).args([run, &side.to_string()]).output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));

@@ -1,9 +1,9 @@
 //! The losses of students that see whole images against PyTorch in float64, values and gradients.
 
 use sensei_loss::{
-    Cells, FeatureDistance, ImageLossPlan, ImageTerm, ImageTermKind, LossPlanError, MaskDistance, MaskTarget,
-    PromptTargets, PromptWeighting, ProposalTargets, ReconstructionTarget, UsedCells, embedding_loss, masked_features,
-    masked_pixels, prompt_loss, proposal_focal, proposal_huber,
+    Adapter, Cells, FeatureDistance, ImageLossPlan, ImageTerm, ImageTermKind, LossPlanError, MaskDistance, MaskTarget,
+    PromptTargets, PromptWeighting, ProposalTargets, ReconstructionTarget, TapPair, UsedCells, embedding_loss,
+    masked_features, masked_pixels, prompt_loss, proposal_focal, proposal_huber, tap_loss,
 };
 use sensei_tensor::masks::{MaskLogits, MaskProbs};
 use sensei_testing::{GoldenCase, Tolerance, assert_close, golden, relative_l2};
@@ -32,7 +32,7 @@ fn distances_of_features_and_their_gradients() {
         for (cells, name) in [(Cells::All, "all"), (Cells::Used, "used")] {
             let kind = ImageTermKind::Embedding { distance, cells };
             let student = floats::<4>(&case, "student").require_grad();
-            let plan = one(kind, PromptWeighting::Uniform);
+            let plan = one(kind.clone(), PromptWeighting::Uniform);
             let (total, terms) = embedding_loss(&plan, &student, &floats(&case, "teacher"), &used);
             let what = format!("{}.{name}", kind.name());
             let [(term, distances)] = <[_; 1]>::try_from(terms).expect("one term");
@@ -40,8 +40,30 @@ fn distances_of_features_and_their_gradients() {
             assert_close(&what, &values(distances), &expected(&case, &what), CLOSE);
             let gradient = student.grad(&total.expect("a total").backward()).expect("it depends on the student");
             assert_gradient(&what, values(gradient), &case);
+
+            // At a further point of the networks they are the same, beside a term about another pair.
+            let student = floats::<4>(&case, "student").require_grad();
+            let between = |student: &str| ImageTermKind::Features { taps: pair(student), distance, cells };
+            let terms = ["a", "b"].map(|student| ImageTerm { kind: between(student), weight: 0.5 });
+            let plan = ImageLossPlan::new(terms.into(), PromptWeighting::Uniform).expect("two pairs");
+            let teacher = floats::<4>(&case, "teacher");
+            let features = vec![[student.clone(), teacher.clone()], [teacher.clone(), teacher]];
+            let (total, terms) = tap_loss(&plan, features, &[used.to_vec(), used.to_vec()]);
+            let of_features = what.replace("embedding", "features");
+            assert_eq!(format!("{}.{name}", between("a").name()), of_features);
+            let [(label, distances), (other, zeros)] = <[_; 2]>::try_from(terms).expect("two terms");
+            let names = ["a-layers.1", "b-layers.1"].map(|pair| format!("{} {pair}", between("a").name()));
+            assert_eq!([label, other], names);
+            assert_close(&what, &values(distances), &expected(&case, &what), CLOSE);
+            assert!(values(zeros).iter().all(|value| value.abs() < 1e-6), "{what}");
+            let gradient = student.grad(&total.expect("a total").backward()).expect("it depends on the student");
+            assert_gradient(&what, values(gradient * 2.0), &case);
         }
     }
+}
+
+fn pair(student: &str) -> TapPair {
+    TapPair { student: student.into(), teacher: "layers.1".into(), adapter: Adapter::None }
 }
 
 #[test]
@@ -60,7 +82,7 @@ fn distances_of_masks_and_scores_and_their_gradients() {
             for distance in [MaskDistance::Bce, MaskDistance::Dice, focal] {
                 let kind = ImageTermKind::Masks { target, distance };
                 let masks = floats::<4>(&case, "masks").require_grad();
-                let plan = one(kind, weighting);
+                let plan = one(kind.clone(), weighting);
                 let (total, terms) = prompt_loss(&plan, MaskLogits(masks.clone()), floats(&case, "scores"), &targets);
                 let what = format!("{}.{weighting_name}", kind.name());
                 assert_close(&what, &values(terms[0].1.clone()), &expected(&case, &what), CLOSE);
@@ -124,7 +146,7 @@ fn what_a_plan_needs_follows_from_its_terms() {
         [needs.embedding, needs.masks, needs.teacher_masks, needs.truth]
     };
     assert_eq!(needs(mse), [true, false, false, false]);
-    assert_eq!(needs(hard), [false, true, true, false]);
+    assert_eq!(needs(hard.clone()), [false, true, true, false]);
     assert_eq!(needs(ImageTermKind::Scores), [false, true, false, true]);
     let weighed = one(hard, PromptWeighting::HardMasks).needs();
     assert!(weighed.truth && weighed.teacher_masks);
@@ -135,8 +157,8 @@ fn plans_that_mean_nothing_are_refused() {
     let mse = ImageTermKind::Embedding { distance: FeatureDistance::Mse, cells: Cells::All };
     let refused = |terms: Vec<ImageTerm>| ImageLossPlan::new(terms, PromptWeighting::Uniform).expect_err("refused");
     assert_eq!(refused(vec![]), LossPlanError::Nothing);
-    assert_eq!(refused(vec![ImageTerm { kind: mse, weight: 0.0 }]), LossPlanError::Nothing);
-    let twice = vec![ImageTerm { kind: mse, weight: 1.0 }, ImageTerm { kind: mse, weight: 2.0 }];
+    assert_eq!(refused(vec![ImageTerm { kind: mse.clone(), weight: 0.0 }]), LossPlanError::Nothing);
+    let twice = vec![ImageTerm { kind: mse.clone(), weight: 1.0 }, ImageTerm { kind: mse.clone(), weight: 2.0 }];
     assert_eq!(refused(twice), LossPlanError::Twice { term: "embedding_mse" });
     let masked = ImageTermKind::Reconstruction { target: ReconstructionTarget::Pixels };
     let both = vec![ImageTerm { kind: mse, weight: 1.0 }, ImageTerm { kind: masked, weight: 1.0 }];

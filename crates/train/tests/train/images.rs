@@ -78,6 +78,7 @@ impl Images {
     ) -> Result<Ran, TrainError> {
         let options = RunOptions {
             other_devices: &[],
+            device_names: &[],
             checkpoint_dir: &self.fixture.checkpoints(name),
             run_digests: &run_digests(),
             resume,

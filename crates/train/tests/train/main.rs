@@ -140,6 +140,7 @@ impl<'a> Run<'a> {
     ) -> Result<Ran, TrainError> {
         let options = RunOptions {
             other_devices: self.other_devices,
+            device_names: &["cpu".to_string()],
             checkpoint_dir: self.checkpoints,
             run_digests: &run_digests(),
             resume: self.resume,

@@ -3,11 +3,14 @@
 use anyhow::{bail, ensure};
 use schemars::JsonSchema;
 use sensei_graph::layer_graph::LayerGraph;
+use sensei_sam::encoder_student::ImageEncoder;
 use sensei_sam::tiny_vit::TinyVitConfig;
 use sensei_sam::vit::VitConfig;
+use sensei_student::features::taps;
 use sensei_student::lite_fpn::LiteFpnConfig;
 use sensei_student::pyramid::{EMBEDDING_CHANNELS, EMBEDDING_GRID};
 use sensei_student::rep_fpn::RepFpnConfig;
+use sensei_tensor::network::Tap;
 use serde::{Deserialize, Serialize};
 
 /// An image encoder.
@@ -99,6 +102,15 @@ impl EncoderPlan {
             Self::Graph(graph) => graph.input_size(),
             Self::TinyVit(config) => config.input_size,
             Self::Vit(config) => config.input_size,
+        }
+    }
+
+    /// Points where its features can be read.
+    pub fn taps(&self) -> Vec<Tap> {
+        match self {
+            Self::Graph(graph) => taps(graph),
+            Self::TinyVit(config) => ImageEncoder::taps(config, EMBEDDING_GRID),
+            Self::Vit(config) => ImageEncoder::taps(config, EMBEDDING_GRID),
         }
     }
 

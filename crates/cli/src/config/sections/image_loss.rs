@@ -2,8 +2,8 @@
 
 use schemars::JsonSchema;
 use sensei_loss::{
-    Cells, FeatureDistance, ImageLossPlan, ImageTerm, ImageTermKind, MaskDistance, MaskTarget, PromptWeighting,
-    ProposalDistance, ReconstructionTarget,
+    Adapter, Cells, FeatureDistance, ImageLossPlan, ImageTerm, ImageTermKind, MaskDistance, MaskTarget,
+    PromptWeighting, ProposalDistance, ReconstructionTarget, TapPair,
 };
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +44,29 @@ pub enum ImageTermToml {
         /// Factor in the sum; 0: logged, not minimised. At least one is above 0.
         #[schemars(range(min = 0.0))]
         weight: f64,
+        /// Which cells of the map count.
+        cells: CellsToml,
+        /// Difference beyond which the distance grows linearly.
+        #[schemars(extend("exclusiveMinimum" = 0.0))]
+        delta: f64,
+    },
+    /// The student's features at a point with the teacher's: mean squared difference.
+    FeaturesMse(FeaturesToml),
+    /// The same, mean absolute difference.
+    FeaturesL1(FeaturesToml),
+    /// The same, mean of 1 - cosine of each cell.
+    FeaturesCosine(FeaturesToml),
+    /// The same, Huber.
+    FeaturesHuber {
+        /// Factor in the sum; 0: logged, not minimised. At least one is above 0.
+        #[schemars(range(min = 0.0))]
+        weight: f64,
+        /// A point of the student.
+        on: String,
+        /// A point of the teacher.
+        target: String,
+        /// How the student's channels become the teacher's.
+        adapter: AdapterToml,
         /// Which cells of the map count.
         cells: CellsToml,
         /// Difference beyond which the distance grows linearly.
@@ -91,6 +114,33 @@ pub struct EmbeddingToml {
     pub weight: f64,
     /// Which cells of the map count.
     pub cells: CellsToml,
+}
+
+/// A distance of features.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FeaturesToml {
+    /// Factor in the sum; 0: logged, not minimised. At least one is above 0.
+    #[schemars(range(min = 0.0))]
+    pub weight: f64,
+    /// A point of the student: a node of its graph, or of a vision transformer a stage. A wrong one is answered with those that there are.
+    pub on: String,
+    /// A point of the teacher whose map has the same size: `patch_embed`, `layers.0` to `layers.3` or `embedding`.
+    pub target: String,
+    /// How the student's channels become the teacher's.
+    pub adapter: AdapterToml,
+    /// Which cells of the map count.
+    pub cells: CellsToml,
+}
+
+/// How channels of features become others.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AdapterToml {
+    /// They are compared as they are: both have as many.
+    None,
+    /// By a 1x1 convolution that is trained with the encoder and dropped afterwards (FitNets).
+    Pointwise,
 }
 
 /// Which cells of a map count.
@@ -146,6 +196,10 @@ impl ImageTermToml {
         let embedding = |EmbeddingToml { weight, cells }: &EmbeddingToml, distance| {
             (ImageTermKind::Embedding { distance, cells: cells.resolve() }, *weight)
         };
+        let features = |FeaturesToml { weight, on, target, adapter, cells }: &FeaturesToml, distance| {
+            let taps = adapter.between(on, target);
+            (ImageTermKind::Features { taps, distance, cells: cells.resolve() }, *weight)
+        };
         let masks = |target, distance, weight| (ImageTermKind::Masks { target, distance }, weight);
         let focal = |FocalToml { weight, alpha, gamma }: &FocalToml, target| {
             masks(target, MaskDistance::Focal { alpha: *alpha, gamma: *gamma }, *weight)
@@ -157,6 +211,13 @@ impl ImageTermToml {
             Self::EmbeddingHuber { weight, cells, delta } => {
                 let distance = FeatureDistance::Huber { delta: *delta };
                 (ImageTermKind::Embedding { distance, cells: cells.resolve() }, *weight)
+            }
+            Self::FeaturesMse(toml) => features(toml, FeatureDistance::Mse),
+            Self::FeaturesL1(toml) => features(toml, FeatureDistance::L1),
+            Self::FeaturesCosine(toml) => features(toml, FeatureDistance::Cosine),
+            Self::FeaturesHuber { weight, on, target, adapter, cells, delta } => {
+                let (taps, distance) = (adapter.between(on, target), FeatureDistance::Huber { delta: *delta });
+                (ImageTermKind::Features { taps, distance, cells: cells.resolve() }, *weight)
             }
             Self::TeacherMaskBce(toml) => masks(MaskTarget::TeacherHard, MaskDistance::Bce, toml.weight),
             Self::TeacherMaskDice(toml) => masks(MaskTarget::TeacherHard, MaskDistance::Dice, toml.weight),
@@ -180,6 +241,16 @@ impl ImageTermToml {
             Self::ScoresL1(toml) => (ImageTermKind::Scores, toml.weight),
         };
         ImageTerm { kind, weight }
+    }
+}
+
+impl AdapterToml {
+    fn between(self, student: &str, teacher: &str) -> TapPair {
+        let adapter = match self {
+            Self::None => Adapter::None,
+            Self::Pointwise => Adapter::Pointwise,
+        };
+        TapPair { student: student.into(), teacher: teacher.into(), adapter }
     }
 }
 

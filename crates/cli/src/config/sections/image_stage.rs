@@ -3,7 +3,8 @@
 use anyhow::{Context, bail, ensure};
 use schemars::JsonSchema;
 use sensei_data::augment::Augmentation;
-use sensei_loss::ImageTermKind;
+use sensei_loss::{Adapter, ImageTermKind};
+use sensei_sam::adapters::ADAPTERS;
 use sensei_sam::granularity::GRANULARITY;
 use sensei_sam::masked_vit::MASKED_DECODER;
 use sensei_sam::prompted::MASK_DECODER;
@@ -154,6 +155,11 @@ impl ImageStageToml {
         if !needs.masks && !needs.proposals && !trains(TrainedPartToml::Encoder) {
             bail!("{at}: train: expected \"encoder\", which all terms of its loss are about, found only the decoder");
         }
+        let adapts = loss.tap_pairs().any(|pair| pair.adapter == Adapter::Pointwise);
+        ensure!(
+            loss.tap_pairs().next().is_none() || trains(TrainedPartToml::Encoder),
+            "{at}: train: expected \"encoder\" with terms about its features, found it frozen"
+        );
         let group = |group: &str| GroupPlan {
             group: group.into(),
             rate: GroupRate::Stage,
@@ -170,6 +176,9 @@ impl ImageStageToml {
             parts.push((TrainedPartToml::Encoder, MASKED_DECODER));
         } else if is_vit {
             parts.push((TrainedPartToml::Encoder, NECK));
+        }
+        if adapts {
+            parts.push((TrainedPartToml::Encoder, ADAPTERS));
         }
         parts.push((TrainedPartToml::MaskDecoder, MASK_DECODER));
         if loss.terms().iter().any(|term| term.kind == ImageTermKind::Scores && term.weight > 0.0) {
