@@ -37,7 +37,8 @@ pub fn write_onnx(model: &IntegerModel, metadata: &BTreeMap<String, String>) -> 
         producer_name: Some("pytorch".into()),
         producer_version: Some("2.6.0".into()),
         graph: Some(writer.graph),
-        opset_import: vec![opset("", 20), opset(QUANTIZERS, 1)],
+        // The highest that converters from 3.14 on take.
+        opset_import: vec![opset("", 17), opset(QUANTIZERS, 1)],
         metadata_props: metadata.into_iter().map(property).collect(),
     };
     model.encode_to_vec()
