@@ -28,6 +28,7 @@ pub mod memory;
 pub mod norm;
 pub mod optimizer;
 pub mod pixelwise;
+pub mod planes;
 #[cfg(test)]
 mod reference;
 pub mod resample;

@@ -1,5 +1,7 @@
 //! Samples packed for a network.
 
+use sensei_kernels::planes::push_planes;
+
 use crate::source::Sample;
 
 /// One batch on the host; every picture at the side of the student's input.
@@ -56,10 +58,7 @@ impl HostBatch {
 pub fn push_input(pixels: &[u8], input: &mut Vec<f32>) {
     let (pixels, rest) = pixels.as_chunks::<3>();
     assert!(rest.is_empty(), "push_input: bytes of whole RGB pixels");
-    let normalized = |byte: u8| (f32::from(byte) - 128.0) / 128.0;
-    for channel in 0..3 {
-        input.extend(pixels.iter().map(|pixel| normalized(pixel[channel])));
-    }
+    push_planes(pixels, input);
 }
 
 #[cfg(test)]
