@@ -301,7 +301,7 @@ pub struct InitArguments {
     /// How they are written
     #[arg(long, value_enum, default_value_t = AnnotationFormat::Coco)]
     pub format: AnnotationFormat,
-    /// Weights to start from; default: sensei-box, the model that ships with this program
+    /// Weights to start from; default: sensei-box, a model that ships with this program
     #[arg(long, value_name = "FILE", conflicts_with = "from_random")]
     pub initial_weights: Option<PathBuf>,
     /// Start from random weights

@@ -152,8 +152,10 @@ impl Observer for TrainProgress<'_> {
             }
             Event::Validation { epoch, mean_iou_in_crop, n_instances, .. } => {
                 self.log(event);
-                let line =
-                    format!("epoch {epoch}: mean IoU in the crop {mean_iou_in_crop:.4} over {n_instances} instances");
+                let line = format!(
+                    "after epoch {}: mean IoU in the crop {mean_iou_in_crop:.4} over {n_instances} instances",
+                    epoch + 1
+                );
                 self.bar.suspend(|| note(&line));
             }
             Event::Ended { stopped, .. } => {

@@ -9,6 +9,7 @@ use sensei_files::lock::{Lock, LockError};
 use sensei_files::whole::write_whole;
 use sensei_report::run_folder::RunFolder;
 
+use crate::progress::warn;
 use crate::usage;
 
 /// Refuses names that would not be a folder of their own below the folder of all runs.
@@ -43,6 +44,9 @@ pub fn check_free(root: &Path, resume: bool) -> anyhow::Result<()> {
 /// # Errors
 /// If it exists and is not to be resumed, is held by another process, or cannot be made.
 pub fn create(root: PathBuf, resume: bool) -> anyhow::Result<(RunFolder, Lock)> {
+    if resume && !has_begun(&RunFolder::at(&root)) {
+        warn(&format!("{}: no run to go on with; this one starts from the beginning", root.display()));
+    }
     fs::create_dir_all(&root).with_context(|| format!("{}: cannot make the run folder", root.display()))?;
     let folder = RunFolder::at(&root);
     let lock = lock(&folder)?;

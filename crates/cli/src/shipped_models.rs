@@ -19,12 +19,20 @@ pub struct ShippedModel {
 }
 
 /// All of them.
-static MODELS: [ShippedModel; 1] = [ShippedModel {
-    name: "sensei-box",
-    weights: include_bytes!("../../../models/sensei-box/student.safetensors"),
-    int8: include_bytes!("../../../models/sensei-box/sensei-box.s8m"),
-    manifest: include_str!("../../../models/sensei-box/manifest.json"),
-}];
+static MODELS: [ShippedModel; 2] = [
+    ShippedModel {
+        name: "sensei-box",
+        weights: include_bytes!("../../../models/sensei-box/student.safetensors"),
+        int8: include_bytes!("../../../models/sensei-box/sensei-box.s8m"),
+        manifest: include_str!("../../../models/sensei-box/manifest.json"),
+    },
+    ShippedModel {
+        name: "quickstart",
+        weights: include_bytes!("../../../models/quickstart/student.safetensors"),
+        int8: include_bytes!("../../../models/quickstart/quickstart.s8m"),
+        manifest: include_str!("../../../models/quickstart/manifest.json"),
+    },
+];
 
 /// The model of this name.
 ///
@@ -82,6 +90,6 @@ mod tests {
             assert!(model.weights().unwrap().tensors.len() > 10);
         }
         let error = shipped("sensei-bx").unwrap_err().to_string();
-        assert_eq!(error, "expected a model that ships with Sensei (sensei-box), found \"sensei-bx\"");
+        assert_eq!(error, "expected a model that ships with Sensei (sensei-box, quickstart), found \"sensei-bx\"");
     }
 }

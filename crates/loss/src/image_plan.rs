@@ -267,10 +267,10 @@ impl ImageLossPlan {
             match *kind {
                 ImageTermKind::Embedding { distance: FeatureDistance::Huber { delta }, .. }
                 | ImageTermKind::Features { distance: FeatureDistance::Huber { delta }, .. } => {
-                    range("delta", "a finite number above 0", delta, delta > 0.0)?;
+                    range("delta", DELTA, delta, is_delta(delta))?;
                 }
                 ImageTermKind::Proposals { distance: ProposalDistance::Huber { delta } } => {
-                    range("delta", "a finite number above 0", delta, delta > 0.0)?;
+                    range("delta", DELTA, delta, is_delta(delta))?;
                 }
                 ImageTermKind::Masks { distance: MaskDistance::Focal { alpha, gamma }, .. }
                 | ImageTermKind::Proposals { distance: ProposalDistance::Focal { alpha, gamma } } => {
@@ -284,7 +284,7 @@ impl ImageLossPlan {
                 | ImageTermKind::Scores => {}
             }
             if terms[..idx].iter().any(|earlier| earlier.kind.label() == kind.label()) {
-                return Err(LossPlanError::Twice { term: name });
+                return Err(LossPlanError::Twice { term: kind.label() });
             }
         }
         let reconstructs = |term: &ImageTerm| matches!(term.kind, ImageTermKind::Reconstruction { .. });
@@ -339,4 +339,11 @@ impl ImageLossPlan {
             truth: compares(MaskTarget::Truth) || weighs || any(|kind| matches!(kind, ImageTermKind::Scores)),
         }
     }
+}
+
+/// What a Huber distance's end of the square must be.
+const DELTA: &str = "a finite number above 0 whose square is above 0 in 32 bits";
+
+fn is_delta(delta: f64) -> bool {
+    delta > 0.0 && (delta as f32).powi(2) > 0.0
 }

@@ -1,5 +1,7 @@
 //! Which distances are minimised, and how teacher and truth are weighed.
 
+use std::borrow::Cow;
+
 use std::collections::BTreeMap;
 
 use burn::tensor::Tensor;
@@ -79,8 +81,8 @@ pub enum LossPlanError {
     /// A distance named twice.
     #[error("{term}: expected once, found twice")]
     Twice {
-        /// The term's name.
-        term: &'static str,
+        /// The term's name, and what it is about, if that tells it from others.
+        term: Cow<'static, str>,
     },
     /// A teacher term in a plan that has no teacher.
     #[error("{term}: expected no teacher terms, because no sample's weighting gives them a share")]
@@ -187,7 +189,7 @@ impl LossPlan {
                 range("area_shortfall floor", "above 0, at most 1", floor, floor > 0.0 && floor <= 1.0)?;
             }
             if terms[..idx].iter().any(|earlier| earlier.kind.name() == name) {
-                return Err(LossPlanError::Twice { term: name });
+                return Err(LossPlanError::Twice { term: name.into() });
             }
             if shares_nothing && term.kind.source() == TermSource::Teacher {
                 return Err(LossPlanError::NoTeacher { term: name });

@@ -53,15 +53,16 @@ pub fn tiny_vit_encoder(
     let TinyVitLayout { input_size, channels: [c0, ..], blocks, out_channels, grid, .. } = *layout;
     assert!(input_size >= 16 && input_size.is_multiple_of(16), "TinyViT: pixels");
     assert!(grid.is_multiple_of(input_size / 16), "TinyViT: cells of the embedding");
-    let mut encoder = Encoder { g: GraphBuilder::default(), tensors, layout: *layout };
+    let mut encoder = Encoder { g: GraphBuilder::default(), tensors, layout: *layout, distances: [None, None, None] };
     let side = Length::Fixed(input_size);
     let image = encoder.g.input("input", &[Length::Fixed(1), Length::Fixed(3), side, side]);
     let [factor, shift] = [scaling.factor, scaling.shift].map(|values| encoder.g.floats(&[1, 3, 1, 1], &values));
     let image = encoder.g.node("Mul", &[&image, &factor]);
     let image = encoder.g.node("Add", &[&image, &shift]);
-    let half = encoder.conv(&image, "patch_embed.seq.0", ConvSize { ins: 3, outs: c0 / 2, kernel: 3, stride: 2 })?;
+    let size = ConvSize { ins: 3, outs: c0 / 2, kernel: 3, stride: 2, depthwise: false };
+    let half = encoder.conv(&image, "patch_embed.seq.0", size)?;
     let half = gelu(&mut encoder.g, &half);
-    let size = ConvSize { ins: c0 / 2, outs: c0, kernel: 3, stride: 2 };
+    let size = ConvSize { ins: c0 / 2, outs: c0, ..size };
     let mut map = encoder.conv(&half, "patch_embed.seq.2", size)?;
     for idx in 0..blocks[0] {
         map = encoder.conv_block(&map, &format!("layers.0.blocks.{idx}"))?;
@@ -81,36 +82,42 @@ struct Encoder<'a> {
     g: GraphBuilder,
     tensors: &'a NamedValues,
     layout: TinyVitLayout,
+    /// By stage of attention, the constant that says how far its cells are apart.
+    distances: [Option<String>; 3],
 }
 
-/// A convolution, padded so that stride 1 keeps the size. A depthwise one has one input.
+/// A convolution, padded so that stride 1 keeps the size.
+#[derive(Clone, Copy)]
 struct ConvSize {
+    /// Channels that an output is made of: one, if each channel is by itself.
     ins: usize,
     outs: usize,
     kernel: usize,
     stride: usize,
+    depthwise: bool,
 }
 
 type Value = Result<String, OnnxTensorError>;
 
 impl Encoder<'_> {
     /// A convolution with its folded batch norm.
-    fn conv(&mut self, map: &str, name: &str, ConvSize { ins, outs, kernel, stride }: ConvSize) -> Value {
+    fn conv(&mut self, map: &str, name: &str, size: ConvSize) -> Value {
+        let ConvSize { ins, outs, kernel, stride, depthwise } = size;
         let weight = self.g.tensor(self.tensors, &format!("{name}.c.weight"), &[outs, ins, kernel, kernel])?;
         let bias = self.g.tensor(self.tensors, &format!("{name}.c.bias"), &[outs])?;
         let mut attributes = vec![ints("strides", &[stride as i64; 2]), ints("pads", &[kernel as i64 / 2; 4])];
-        if ins == 1 {
+        if depthwise {
             attributes.push(int("group", outs as i64));
         }
         Ok(self.g.node_with("Conv", &[map, &weight, &bias], attributes))
     }
 
     fn pointwise(&mut self, map: &str, name: &str, ins: usize, outs: usize) -> Value {
-        self.conv(map, name, ConvSize { ins, outs, kernel: 1, stride: 1 })
+        self.conv(map, name, ConvSize { ins, outs, kernel: 1, stride: 1, depthwise: false })
     }
 
     fn depthwise(&mut self, map: &str, name: &str, outs: usize, stride: usize) -> Value {
-        self.conv(map, name, ConvSize { ins: 1, outs, kernel: 3, stride })
+        self.conv(map, name, ConvSize { ins: 1, outs, kernel: 3, stride, depthwise: true })
     }
 
     /// An inverted residual block, whose sum is ended by GELU.
@@ -178,7 +185,7 @@ impl Encoder<'_> {
             self.g.reshape(&one, &[r * r, heads as i64, w * w, width as i64])
         });
         let keys = self.g.transpose(&keys, &[0, 1, 3, 2]);
-        let bias = self.bias(&format!("{name}.attention_biases"), heads, window)?;
+        let bias = self.bias(&format!("{name}.attention_biases"), stage)?;
         let factors = [queries.as_str(), &keys, &values];
         let attended = attention_with_bias(&mut self.g, factors, width, Some(&bias));
         let attended = self.g.reshape(&attended, &[r * r, cells as i64, c]);
@@ -193,16 +200,22 @@ impl Encoder<'_> {
     }
 
     /// What is added to the scores, `[1, head, cell, cell]`: one value for each distance of two cells.
-    fn bias(&mut self, name: &str, heads: usize, window: usize) -> Value {
+    fn bias(&mut self, name: &str, stage: usize) -> Value {
+        let (heads, window) = (self.layout.heads[stage], self.layout.windows[stage]);
         let cells = window * window;
         let values = self.g.tensor(self.tensors, name, &[heads, cells])?;
         let distance = |query: usize, key: usize| {
             let dy = (query / window).abs_diff(key / window);
             (dy * window + (query % window).abs_diff(key % window)) as i64
         };
-        let distances: Vec<i64> =
-            (0..cells).flat_map(|query| (0..cells).map(move |key| distance(query, key))).collect();
-        let distances = self.g.whole_numbers(&distances);
+        let distances = match &self.distances[stage] {
+            Some(known) => known.clone(),
+            None => {
+                let pairs = (0..cells).flat_map(|query| (0..cells).map(move |key| distance(query, key)));
+                let made = self.g.whole_numbers(&pairs.collect::<Vec<i64>>());
+                self.distances[stage].insert(made).clone()
+            }
+        };
         let bias = self.g.node_with("Gather", &[&values, &distances], vec![int("axis", 1)]);
         Ok(self.g.reshape(&bias, &[1, heads as i64, cells as i64, cells as i64]))
     }

@@ -12,7 +12,7 @@ use super::{AnnotationFormat, Unusable, parse_threads};
 #[derive(Debug, Args)]
 pub struct PredictArguments {
     /// What answers: a run folder, a deployment package (a folder), an int8 model (.s8m), weights (.safetensors, .pt, .pth), or
-    /// sensei-box, the model that ships with this program
+    /// sensei-box or quickstart, the models that ship with this program
     pub source: PathBuf,
     /// JPEG and PNG files, folders of them, or - for a list of paths on standard input, one a line. With --boxes: the one folder that the
     /// annotation file's file names are relative to

@@ -38,11 +38,12 @@ pub fn init(arguments: &InitArguments) -> anyhow::Result<()> {
     let scored = val.dataset.instances.iter().map(|instance| instance.image_idx).collect();
     check_disjoint_images(&train.dataset, &val.dataset, &scored)?;
 
-    let n_objects = train.dataset.instances.iter().filter(|instance| !instance.is_crowd).count();
+    let without_crowds = |dataset: &Dataset| dataset.instances.iter().filter(|instance| !instance.is_crowd).count();
+    let (n_objects, n_scored) = (without_crowds(&train.dataset), without_crowds(&val.dataset));
     ensure!(n_objects >= BATCH, "{}: expected at least {BATCH} objects, found {n_objects}", train_file.display());
-    let epochs = epochs_for(n_objects);
     let min_side = min_side(&train.dataset);
     let weights = initial_weights(arguments)?;
+    let epochs = epochs_for(n_objects, if matches!(weights, FirstWeights::Random) { STEPS } else { FURTHER_STEPS });
 
     let path = |path: &Path| toml::Value::from(path.display().to_string()).to_string();
     let split = |name: &str, file: &Path, images: &Path| {
@@ -70,7 +71,7 @@ pub fn init(arguments: &InitArguments) -> anyhow::Result<()> {
         "# {n_objects} objects of {} images to train on, {} of {} to score on; {epochs} epochs are about {steps} steps of {BATCH}.\n\
          # Every key: docs/configuration.md. What it costs: sensei plan.\n",
         train.dataset.images.len(),
-        val.dataset.instances.len(),
+        n_scored,
         val.dataset.images.len()
     );
     let is_new = create_whole(out, format!("{head}{}", text.text()).as_bytes())?;
@@ -88,6 +89,11 @@ struct Opened {
     leaves_out: bool,
 }
 
+/// The command that says what is wrong with a data set.
+fn named_by(annotations: &Path, images: &Path) -> String {
+    format!("sensei data check {:?} {:?}", annotations.display().to_string(), images.display().to_string())
+}
+
 fn open(annotations: &Path, images: &Path, format: AnnotationFormat) -> anyhow::Result<Opened> {
     ensure!(images.is_dir(), "{}: expected a folder of images, found none", images.display());
     let (dataset, leaves_out) = match load(annotations, images, format, UnusableRule::Refuse) {
@@ -95,8 +101,9 @@ fn open(annotations: &Path, images: &Path, format: AnnotationFormat) -> anyhow::
         Err(DatasetError::Entries { path, entries, .. }) => {
             let shown = path.display();
             warn(&format!(
-                "{shown}: {} entries cannot be used and are left out; sensei data check names them",
-                entries.len()
+                "{shown}: {} entries cannot be used and are left out; named by: {}",
+                entries.len(),
+                named_by(annotations, images)
             ));
             (load(annotations, images, format, UnusableRule::LeaveOut)?, true)
         }
@@ -111,15 +118,16 @@ fn open(annotations: &Path, images: &Path, format: AnnotationFormat) -> anyhow::
         report.n_missing_files
     );
     if report.n_problems > 0 {
-        warn(&format!("{}: {} problems; sensei data check names them", annotations.display(), report.n_problems));
+        let (shown, n) = (annotations.display(), report.n_problems);
+        warn(&format!("{shown}: {n} problems; named by: {}", named_by(annotations, images)));
     }
     say(&format!("{}: {} objects of {} images", annotations.display(), report.n_instances, report.n_images));
     Ok(Opened { dataset, leaves_out })
 }
 
 /// Enough steps to learn something, and not more epochs than teach anything new.
-fn epochs_for(n_objects: usize) -> usize {
-    STEPS.div_ceil(n_objects.div_ceil(BATCH)).clamp(4, 40)
+fn epochs_for(n_objects: usize, steps: usize) -> usize {
+    steps.div_ceil(n_objects.div_ceil(BATCH)).clamp(4, 40)
 }
 
 /// The sensor's shortest window in pixels of images of the median width.
@@ -194,3 +202,6 @@ const BATCH: usize = 8;
 
 /// Steps that are enough for a few thousand objects.
 const STEPS: usize = 2000;
+
+/// Steps of a network that begins with a trained one's weights.
+const FURTHER_STEPS: usize = 500;

@@ -46,7 +46,7 @@ pub fn predict(arguments: &PredictArguments) -> anyhow::Result<()> {
         Ok(times)
     })?;
     say(&format!(
-        "{}: masks: {n_prompts}; a prompt took {:.2} ms in the network {name} and {:.2} ms in all; threads: {}",
+        "{}: {n_prompts} masks; a prompt took {:.2} ms in the network {name} and {:.2} ms in all; threads: {}",
         arguments.out.display(),
         times.network_per_prompt(n_prompts),
         times.whole_per_prompt(n_prompts),

@@ -1,9 +1,11 @@
 //! `run`, `train`, `eval`, `plan` of a student that sees whole images and answers prompts.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use burn::tensor::Device;
+use sensei_answers::store::Store;
 use sensei_eval::report::EvalReport;
 use sensei_files::whole::write_whole;
 use sensei_graph::summary::summary;
@@ -17,7 +19,7 @@ use crate::commands::run::{report, say_verdict};
 use crate::config::{EncoderPlan, PromptablePlan, check_same_promptable, load_promptable, load_protocol};
 use crate::device::open as open_devices;
 use crate::phases::promptable::{SamTeacher, checked_image_splits, train_images, trained_student};
-use crate::phases::promptable_int8::write_int8_encoder;
+use crate::phases::promptable_int8::{check_int8, write_int8_encoder};
 use crate::phases::promptable_onnx::onnx_files;
 use crate::phases::prompted_scores::score_prompted;
 use crate::phases::train::TrainOptions;
@@ -87,6 +89,9 @@ pub fn export(run: &Path, for_chip: bool, int8: bool) -> anyhow::Result<()> {
     }
     let plan = load_promptable(&folder.plan_toml(), &[]).map_err(usage)?;
     let _lock = run_folder::lock(&folder)?;
+    if int8 {
+        check_int8(&plan, &folder)?;
+    }
     let [encoder, decoder] = onnx_files(&plan, &folder)?;
     let out = root.join("onnx");
     std::fs::create_dir_all(&out).with_context(|| format!("{}: cannot make the folder", out.display()))?;
@@ -113,6 +118,8 @@ struct PlanFacts<'a> {
     train_images: usize,
     val_images: usize,
     teachers_embeddings_bytes: u64,
+    /// By further point of the teacher, the bytes of its features of the training images.
+    teachers_features_bytes: BTreeMap<&'a str, u64>,
     stages: Vec<StageCost>,
     /// The configuration with everything in it that `--set` changed.
     resolved_toml: &'a str,
@@ -125,14 +132,22 @@ pub fn plan(config: &Path, overrides: &[crate::config::Override], runs: &Path, j
     match &plan.encoder {
         EncoderPlan::Graph(graph) => say(&summary(graph)),
         EncoderPlan::TinyVit(_) | EncoderPlan::Vit(_) => {
-            say(&format!("a vision transformer: {:.2} GMAC an image", plan.encoder.macs() as f64 / 1e9));
+            let (parameters, macs) = (plan.encoder.parameters() as f64, plan.encoder.macs() as f64);
+            let kind = if matches!(plan.encoder, EncoderPlan::TinyVit(_)) { "TinyViT" } else { "a vision transformer" };
+            say(&format!("{kind}: {:.2} M parameters, {:.2} GMAC an image", parameters / 1e6, macs / 1e9));
         }
     }
     let runs = std::path::absolute(runs).with_context(|| format!("{}: no such folder", runs.display()))?;
     let (train, val) = checked_image_splits(&plan, &runs).with_context(|| config.display().to_string())?;
-    let bytes =
-        train.features.as_ref().map_or(0, |store| store.manifest().shards.iter().map(|shard| shard.bytes).sum());
-    say(&format!("the teacher's embeddings of the training images: {:.1} MiB", bytes as f64 / f64::from(1 << 20)));
+    let of_store = |store: &dyn Store| store.manifest().shards.iter().map(|shard| shard.bytes).sum::<u64>();
+    let bytes = train.features.as_deref().map_or(0, of_store);
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    say(&format!("the teacher's embeddings of the training images: {:.1} MiB", mib(bytes)));
+    let further: BTreeMap<&str, u64> =
+        train.taps.iter().map(|(name, store)| (name.as_str(), of_store(&**store))).collect();
+    for (name, bytes) in &further {
+        say(&format!("the teacher's features of the training images at {name}: {:.1} MiB", mib(*bytes)));
+    }
     let stages = costs(&plan.train, plan.encoder.macs(), &train, train.images.len());
     for StageCost { name, steps, encoder_tmacs, decoder_tmacs } in &stages {
         say(&format!(
@@ -148,6 +163,7 @@ pub fn plan(config: &Path, overrides: &[crate::config::Override], runs: &Path, j
             train_images: train.images.len(),
             val_images: val.images.len(),
             teachers_embeddings_bytes: bytes,
+            teachers_features_bytes: further,
             stages,
             resolved_toml: &plan.resolved_toml,
         };

@@ -66,6 +66,7 @@ pub fn expectation(schema: &Schema) -> String {
         "array" => {
             let [least, most] = ["minItems", "maxItems"].map(|key| schema.get(key).and_then(Schema::as_u64));
             let n_elements = match (least, most) {
+                (Some(least), Some(most)) if least == most => format!(" of {most} elements"),
                 (Some(least), Some(most)) => format!(" of {least} to {most} elements"),
                 (Some(least), None) => format!(" of at least {least} element{}", if least == 1 { "" } else { "s" }),
                 _ => String::new(),

@@ -283,22 +283,24 @@ fn compared_taps(plan: &TrainPlan<ImageObjective>, of_student: &[Tap]) -> anyhow
     for stage in &plan.stages {
         let at = format!("[[train.stage]] {:?}: terms", stage.name);
         for pair in stage.loss.loss.tap_pairs() {
-            let student = find_tap(of_student, &pair.student).with_context(|| format!("{at}: on"))?;
             let teacher = find_tap(&of_teacher, &pair.teacher).with_context(|| format!("{at}: target"))?;
-            let (student, teacher) = (&of_student[student], &of_teacher[teacher]);
-            let ([channels, side, _], [of_target, target_side, _]) = (student.shape, teacher.shape);
-            if side != target_side {
-                let fit = of_student.iter().filter(|tap| tap.shape[1] == target_side).map(|tap| tap.name.as_str());
-                let fit = match fit.collect::<Vec<_>>() {
-                    none if none.is_empty() => "no point of this encoder has".to_string(),
-                    fit => format!("as {} have", fit.join(", ")),
+            let teacher = &of_teacher[teacher];
+            let [of_target, side, _] = teacher.shape;
+            let (on, target) = (&pair.student, &pair.teacher);
+            let Some(student) = of_student.iter().find(|tap| tap.name == *on && tap.shape[1] == side) else {
+                let fit = of_student.iter().filter(|tap| tap.shape[1] == side).map(|tap| tap.name.as_str());
+                let fit: Vec<&str> = fit.collect();
+                let expected = match fit.is_empty() {
+                    true => "which no point of this encoder has".to_string(),
+                    false => format!("as {}", fit.join(", ")),
                 };
+                let found = of_student.iter().find(|tap| tap.name == *on);
+                let found = found.map_or_else(|| "no such point".into(), |tap| format!("{0} x {0}", tap.shape[1]));
                 bail!(
-                    "{at}: on {:?}: expected {target_side} x {target_side} cells as target {:?} has, {fit}, found {side} x {side}",
-                    pair.student,
-                    pair.teacher
+                    "{at}: on {on:?}: expected {side} x {side} cells like target {target:?}, {expected}; found {found}"
                 );
-            }
+            };
+            let channels = student.shape[0];
             ensure!(
                 pair.adapter == Adapter::Pointwise || channels == of_target,
                 "{at}: on {:?}: expected the {of_target} channels of target {:?}, or adapter = \"pointwise\", found {channels}",

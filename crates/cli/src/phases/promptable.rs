@@ -91,34 +91,57 @@ pub fn checked_image_splits(plan: &PromptablePlan, runs: &Path) -> anyhow::Resul
         train.join(load_part(&plan.data, part)?)?;
     }
     check_truth(plan, &train)?;
+    check_first_weights(plan)?;
+    let side = u32::try_from(plan.encoder.input_size()).context("[student] input_size")?;
     let open = |split: Split, dataset: Dataset| {
         let all: Vec<usize> = (0..dataset.images.len()).collect();
         check_images_of(split.name(), &dataset, &all)?;
-        let store = |key: AnswerKey| -> anyhow::Result<Box<dyn Store>> {
-            Ok(Box::new(asked_here(&teacher_files(plan), &key, &dataset, runs)?))
-        };
-        let features = store(features_key(plan, &dataset))?;
-        let mut taps = vec![];
-        for ComparedTaps { teacher, .. } in plan.compared.iter().filter(|_| split == Split::Train) {
-            if taps.iter().all(|(name, _)| *name != teacher.name) {
-                taps.push((teacher.name.clone(), store(tap_key(plan, &dataset, teacher))?));
-            }
-        }
-        let side = u32::try_from(plan.encoder.input_size()).context("[student] input_size")?;
-        let mut source = ImageSource::new(dataset, Some(features), side, ImageLimits::default())?;
-        source.taps = taps;
+        let source = ImageSource::new(dataset, None, side, ImageLimits::default())?;
         let n: usize = source.images.iter().map(|used| used.instances.len()).sum();
         let left_out = in_words(&count_by_reason(&source.left_out));
         say(&format!("{}: {} images with {n} instances; left out: {left_out}", split.name(), source.images.len()));
-        if let Some(image_id) = source.first_without_features() {
-            anyhow::bail!("image {image_id} ({} split): no features of the teacher", split.name());
-        }
         anyhow::Ok(source)
     };
     check_disjoint_images(&train, &val, &(0..val.images.len()).collect())?;
-    let (train, val) = (open(Split::Train, train)?, open(Split::Val, val)?);
+    let (mut train, mut val) = (open(Split::Train, train)?, open(Split::Val, val)?);
     plan.train.check_batches(plan.encoder.min_train_batch(), train.images.len()).map_err(usage)?;
+    for (split, source) in [(Split::Train, &mut train), (Split::Val, &mut val)] {
+        ask_teacher(plan, split, source, runs)?;
+    }
     Ok((train, val))
+}
+
+/// Gives a split the teacher's features, which it is asked for the first time.
+fn ask_teacher(plan: &PromptablePlan, split: Split, source: &mut ImageSource, runs: &Path) -> anyhow::Result<()> {
+    let store = |key: AnswerKey| -> anyhow::Result<Box<dyn Store>> {
+        Ok(Box::new(asked_here(&teacher_files(plan), &key, &source.dataset, runs)?))
+    };
+    let features = store(features_key(plan, &source.dataset))?;
+    let mut taps = vec![];
+    // Only training compares further points.
+    for ComparedTaps { teacher, .. } in plan.compared.iter().filter(|_| split == Split::Train) {
+        if taps.iter().all(|(name, _)| *name != teacher.name) {
+            taps.push((teacher.name.clone(), store(tap_key(plan, &source.dataset, teacher))?));
+        }
+    }
+    (source.features, source.taps) = (Some(features), taps);
+    match source.first_without_features() {
+        Some(image_id) => bail!("image {image_id} ({} split): no features of the teacher", split.name()),
+        None => Ok(()),
+    }
+}
+
+/// Refuses first weights that are not of the plan's network.
+fn check_first_weights(plan: &PromptablePlan) -> anyhow::Result<()> {
+    let cpu = Device::flex();
+    match &plan.first_weights {
+        FirstWeights::File(path) => {
+            let tensors = read_weights(path)?.tensors;
+            student_of(plan, &path.display().to_string(), &tensors, &cpu).map(drop)
+        }
+        FirstWeights::PublishedEncoder(path) => published_encoder(plan, path, &cpu).map(drop),
+        FirstWeights::Shipped(_) | FirstWeights::Random => Ok(()),
+    }
 }
 
 /// Refuses terms about annotated masks where some were drawn by a teacher.
@@ -336,37 +359,59 @@ fn encoder_of(plan: &PromptablePlan, tensors: &NamedWeights, device: &Device) ->
 }
 
 fn initial_student(plan: &PromptablePlan, teacher: &SamTeacher, device: &Device) -> anyhow::Result<PromptableStudent> {
-    let seed = plan.train.seed;
-    let random = match &plan.encoder {
-        EncoderPlan::Graph(graph) => initial_weights(graph, seed),
-        EncoderPlan::TinyVit(config) => fresh_tiny_vit(config, seed),
-        EncoderPlan::Vit(config) => fresh_trunk(config, seed).into_iter().chain(fresh_neck(config, seed)).collect(),
-    };
-    let weights = match (&plan.first_weights, &plan.encoder) {
-        (FirstWeights::File(path), _) => {
+    let encoder = match &plan.first_weights {
+        FirstWeights::File(path) => {
             let tensors = read_weights(path)?.tensors;
             return with_adapters(plan, student_of(plan, &path.display().to_string(), &tensors, device)?);
         }
-        (FirstWeights::PublishedEncoder(path), EncoderPlan::Graph(graph)) => {
-            let (weights, note) = with_published_encoder(graph, random, &read_weights(path)?)?;
-            let shown = on_one_line(&path.display().to_string());
-            say(&format!("{shown}: {} tensors of the encoder taken, {} left out", note.taken, note.left_out.len()));
-            weights
+        FirstWeights::PublishedEncoder(path) => {
+            let (encoder, note) = published_encoder(plan, path, device)?;
+            say(&note);
+            encoder
         }
-        (FirstWeights::PublishedEncoder(path), EncoderPlan::TinyVit(_)) => {
-            published_tiny_vit(&path.display().to_string(), &read_weights(path)?.tensors)?
-        }
-        (FirstWeights::Shipped(model), _) => {
+        FirstWeights::Shipped(model) => {
             unreachable!(
                 "the configuration of a student of whole images has no initial_model, the plan has {}",
                 model.name
             )
         }
-        (FirstWeights::PublishedEncoder(_) | FirstWeights::Random, _) => random,
+        FirstWeights::Random => encoder_of(plan, &random_encoder(plan), device)?,
     };
-    let encoder = encoder_of(plan, &weights, device)?;
     let student = PromptableStudent::new(encoder, EMBEDDING, &teacher.origin, &teacher.tensors)?;
     with_adapters(plan, with_proposals(plan, student)?)
+}
+
+fn random_encoder(plan: &PromptablePlan) -> NamedWeights {
+    let seed = plan.train.seed;
+    match &plan.encoder {
+        EncoderPlan::Graph(graph) => initial_weights(graph, seed),
+        EncoderPlan::TinyVit(config) => fresh_tiny_vit(config, seed),
+        EncoderPlan::Vit(config) => fresh_trunk(config, seed).into_iter().chain(fresh_neck(config, seed)).collect(),
+    }
+}
+
+/// The image encoder from a published file, and in words what was taken.
+fn published_encoder(
+    plan: &PromptablePlan,
+    path: &Path,
+    device: &Device,
+) -> anyhow::Result<(Box<dyn Network>, String)> {
+    let shown = on_one_line(&path.display().to_string());
+    let file = read_weights(path)?;
+    let (weights, note) = match &plan.encoder {
+        EncoderPlan::Graph(graph) => {
+            let (weights, note) = with_published_encoder(graph, random_encoder(plan), &file)?;
+            (weights, format!("{} tensors of the encoder taken, {} left out", note.taken, note.left_out.len()))
+        }
+        EncoderPlan::TinyVit(_) => {
+            let weights = published_tiny_vit(&shown, &file.tensors)?;
+            let note = format!("{} tensors of the encoder taken, batch norms folded", weights.len());
+            (weights, note)
+        }
+        EncoderPlan::Vit(_) => bail!("{shown}: expected an encoder that published weights are known for"),
+    };
+    let encoder = encoder_of(plan, &weights, device).with_context(|| format!("{shown}: the image encoder"))?;
+    Ok((encoder, format!("{shown}: {note}")))
 }
 
 /// The student with fresh adapters, if a stage compares features through some.

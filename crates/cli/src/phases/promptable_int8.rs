@@ -73,15 +73,26 @@ struct Spread {
     largest: f64,
 }
 
+/// The graph of an encoder that can be written in integers.
+///
+/// # Errors
+/// If it is not one of convolutions.
+pub fn check_int8<'a>(plan: &'a PromptablePlan, folder: &RunFolder) -> anyhow::Result<&'a LayerGraph> {
+    match &plan.encoder {
+        EncoderPlan::Graph(graph) => Ok(graph),
+        EncoderPlan::TinyVit(_) | EncoderPlan::Vit(_) => {
+            let expected = "--int8: expected an encoder of convolutions, found a vision transformer";
+            Err(usage(anyhow::anyhow!("{}: {expected}", folder.root().display())))
+        }
+    }
+}
+
 /// Writes `onnx/encoder-int8.onnx`, calibrated on training images, and beside it how far it is from the floats on validation images.
 ///
 /// # Errors
 /// If the encoder is not one of convolutions, the run has no trained student, its data cannot be read, or a file cannot be written.
 pub fn write_int8_encoder(plan: &PromptablePlan, folder: &RunFolder, runs: &Path) -> anyhow::Result<()> {
-    let EncoderPlan::Graph(graph) = &plan.encoder else {
-        let expected = "--int8: expected an encoder of convolutions, found a vision transformer";
-        return Err(usage(anyhow::anyhow!("{}: {expected}", folder.root().display())));
-    };
+    let graph = check_int8(plan, folder)?;
     run_folder::check(folder, &folder.student())?;
     let tensors = read_weights(&folder.student()).context("the run has no trained student")?.tensors;
     let (train, val) = (images(plan, Split::Train, runs)?, images(plan, Split::Val, runs)?);

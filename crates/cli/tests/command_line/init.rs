@@ -33,7 +33,7 @@ fn a_configuration_for_own_data_is_planned_and_trained() {
     for (key, words) in [
         (
             "train.initial_model=sensei-bx",
-            "[train] initial_model: expected a model that ships with Sensei (sensei-box), found \"sensei-bx\"",
+            "[train] initial_model: expected a model that ships with Sensei (sensei-box, quickstart), found \"sensei-bx\"",
         ),
         ("train.initial_weights=x.safetensors", "[train] initial_model: expected none beside initial_weights"),
         ("train.encoder_weights=x.pth", "[train] encoder_weights: expected none beside initial_model"),

@@ -72,7 +72,7 @@ augmentation = { brightness = 0.0, contrast = 0.0, saturation = 0.0 }
 pub const LITE_FPN: &str =
     r#"{ kind = "lite_fpn", input_size = 128, encoder_blocks = 1, pyramid_channels = 16, refine_blocks = 0 }"#;
 pub const REP_FPN: &str = r#"{ kind = "rep_fpn", input_size = 256, base_channels = 8, blocks = [1, 1, 1, 1], squeeze = true, pyramid_channels = 16, refine_blocks = 1 }"#;
-pub const TINY_VIT: &str = r#"{ kind = "tiny_vit", input_size = 128, channels = [8, 8, 12, 16], blocks = [1, 1, 1, 1], heads = [2, 3, 4], windows = [3, 4, 3] }"#;
+pub const TINY_VIT: &str = r#"{ kind = "tiny_vit", input_size = 128, channels = [2, 8, 12, 16], blocks = [1, 1, 1, 1], heads = [2, 3, 4], windows = [3, 4, 3] }"#;
 pub const VIT: &str = r#"{ kind = "vit", input_size = 64, patch = 8, channels = 16, heads = 2, blocks = 1 }"#;
 
 pub fn config(weights: &str, encoder: &str, stages: &str) -> String {
@@ -304,15 +304,15 @@ fn features_at_further_points_learn_through_adapters_that_are_dropped() {
     refused(
         r#"on = "fpn0.0""#,
         r#"on = "fpn9.0""#,
-        &["terms: on", "\"fpn9.0\": expected one of", "fpn0.0 [16, 64, 64]"],
+        &["on \"fpn9.0\": expected 64 x 64 cells like target \"layers.3\", as ", "fpn0.0", "found no such point"],
     );
     refused("layers.3", "layers.9", &["terms: target", "\"layers.9\": expected one of", "layers.3 [320, 64, 64]"]);
     refused(
         "layers.3",
         "layers.1",
         &[
-            "on \"fpn0.0\": expected 128 x 128 cells as target \"layers.1\" has",
-            "no point of this encoder has, found 64 x 64",
+            "on \"fpn0.0\": expected 128 x 128 cells like target \"layers.1\"",
+            "which no point of this encoder has; found 64 x 64",
         ],
     );
     refused(
@@ -321,6 +321,37 @@ fn features_at_further_points_learn_through_adapters_that_are_dropped() {
         &["expected the 320 channels of target \"layers.3\", or adapter = \"pointwise\", found 16"],
     );
     refused(r#"train = ["encoder"]"#, r#"train = ["mask_decoder"]"#, &["found only the decoder"]);
+    refused(
+        "weight = 0.5",
+        "weight = 0.0",
+        &["features_mse fpn0.0-layers.3: weight: expected more than 0, as nothing else trains its adapter, found 0"],
+    );
+}
+
+#[test]
+fn first_weights_and_batches_are_looked_at_before_the_teacher_is_asked() {
+    let Some(weights) = weights("first_weights_and_batches_are_looked_at_before_the_teacher_is_asked") else { return };
+    let place = Place::new();
+    let plans = |encoder: &str, from: &str, to: &str, code: i32, words: &[&str]| {
+        let whole = config(&weights, encoder, EMBEDDING);
+        assert!(whole.contains(from), "{from}");
+        fs::write(place.path("bad.toml"), whole.replacen(from, to, 1)).unwrap();
+        place.refuses(&["plan", "bad.toml"], code, words);
+        assert!(!place.path("runs/teacher-cache").exists(), "the teacher was asked: {words:?}");
+    };
+    let first = |key: &str, path: &str| format!("{key} = \"{path}\"\noptimizer =");
+    plans(TINY_VIT, "optimizer =", &first("encoder_weights", "no.pt"), 1, &["no.pt"]);
+    let of_teacher = first("encoder_weights", &weights);
+    plans(
+        TINY_VIT,
+        "optimizer =",
+        &of_teacher,
+        1,
+        &[&weights, "patch_embed.seq.0.c.weight: expected shape [1, 3, 3, 3]"],
+    );
+    plans(LITE_FPN, "optimizer =", &of_teacher, 1, &[&weights, "_conv_stem.weight"]);
+    plans(VIT, "optimizer =", &first("initial_weights", &weights), 1, &[&weights, "the image encoder"]);
+    plans(REP_FPN, "batch_size = 2", "batch_size = 4", 2, &["the last of 5 samples are a batch of 1"]);
 }
 
 #[test]

@@ -1,4 +1,6 @@
-//! The model that ships with Sensei.
+//! The models that ship with Sensei.
+
+use std::path::Path;
 
 use super::Place;
 
@@ -7,14 +9,15 @@ const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/sensei-bo
 #[test]
 fn the_shipped_model_is_whole_answers_and_is_trained_further() {
     let place = Place::new();
-    let out = place.does(&["verify", MODEL]);
-    assert!(
-        out.contains("files are as they were written") && out.contains("sensei-box.onnx: not part of this package"),
-        "{out}"
-    );
-    let vectors = format!("{MODEL}/test_vectors");
-    let out = place.does(&["replay", MODEL, &vectors]);
-    assert!(out.contains("1 frames, 16384 values: all are the model's"), "{out}");
+    for (name, n_values) in [("sensei-box", 16384), ("quickstart", 4096)] {
+        let model = Path::new(MODEL).with_file_name(name).display().to_string();
+        let out = place.does(&["verify", &model]);
+        let without = format!("{name}.onnx: not part of this package");
+        assert!(out.contains("files are as they were written") && out.contains(&without), "{out}");
+        let out = place.does(&["replay", &model, &format!("{model}/test_vectors")]);
+        assert!(out.contains(&format!("1 frames, {n_values} values: all are the model's")), "{out}");
+    }
+    place.does(&["predict", "quickstart", "scenes/images", "--box", "10,10,30,30", "--out", "of-quickstart"]);
 
     let annotations = place.path("scenes/annotations/instances_val.json");
     let scenes: serde_json::Value = serde_json::from_slice(&std::fs::read(annotations).unwrap()).unwrap();

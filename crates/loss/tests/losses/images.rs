@@ -159,11 +159,23 @@ fn plans_that_mean_nothing_are_refused() {
     assert_eq!(refused(vec![]), LossPlanError::Nothing);
     assert_eq!(refused(vec![ImageTerm { kind: mse.clone(), weight: 0.0 }]), LossPlanError::Nothing);
     let twice = vec![ImageTerm { kind: mse.clone(), weight: 1.0 }, ImageTerm { kind: mse.clone(), weight: 2.0 }];
-    assert_eq!(refused(twice), LossPlanError::Twice { term: "embedding_mse" });
+    assert_eq!(refused(twice), LossPlanError::Twice { term: "embedding_mse".into() });
     let masked = ImageTermKind::Reconstruction { target: ReconstructionTarget::Pixels };
     let both = vec![ImageTerm { kind: mse, weight: 1.0 }, ImageTerm { kind: masked, weight: 1.0 }];
     assert_eq!(refused(both), LossPlanError::NotAlone { term: "masked_pixels_mse" });
     let huber = ImageTermKind::Embedding { distance: FeatureDistance::Huber { delta: 0.0 }, cells: Cells::All };
     let message = refused(vec![ImageTerm { kind: huber, weight: 1.0 }]).to_string();
-    assert_eq!(message, "delta: expected a finite number above 0, found 0");
+    assert_eq!(message, "delta: expected a finite number above 0 whose square is above 0 in 32 bits, found 0");
+    let between = || ImageTermKind::Features { taps: pair("a"), distance: FeatureDistance::L1, cells: Cells::All };
+    let twice = [1.0, 2.0].map(|weight| ImageTerm { kind: between(), weight });
+    assert_eq!(refused(twice.into()).to_string(), "features_l1 a-layers.1: expected once, found twice");
+    let tiny = ImageTermKind::Features {
+        taps: pair("a"),
+        distance: FeatureDistance::Huber { delta: 1e-300 },
+        cells: Cells::All,
+    };
+    assert!(
+        refused(vec![ImageTerm { kind: tiny, weight: 1.0 }]).to_string().contains("found 0.000"),
+        "it would train nothing"
+    );
 }

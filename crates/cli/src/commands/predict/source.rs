@@ -133,7 +133,7 @@ pub fn open(arguments: &PredictArguments) -> anyhow::Result<Source> {
             (false, false) => "nothing",
         };
         let expected = "a run folder (plan.toml), a package (manifest.json), an int8 model (.s8m), weights (.safetensors, .pt, .pth) or a model \
-                        that ships (sensei-box)";
+                        that ships (sensei-box, quickstart)";
         Err(usage(anyhow!("{shown}: expected {expected}, found {found}")))
     }
 }

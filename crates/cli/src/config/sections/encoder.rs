@@ -5,12 +5,14 @@ use schemars::JsonSchema;
 use sensei_graph::layer_graph::LayerGraph;
 use sensei_sam::encoder_student::ImageEncoder;
 use sensei_sam::tiny_vit::TinyVitConfig;
+use sensei_sam::tiny_vit_student::fresh_tiny_vit;
 use sensei_sam::vit::VitConfig;
+use sensei_sam::vit_weights::{fresh_neck, fresh_trunk};
 use sensei_student::features::taps;
 use sensei_student::lite_fpn::LiteFpnConfig;
 use sensei_student::pyramid::{EMBEDDING_CHANNELS, EMBEDDING_GRID};
 use sensei_student::rep_fpn::RepFpnConfig;
-use sensei_tensor::network::Tap;
+use sensei_tensor::network::{NamedWeights, Tap};
 use serde::{Deserialize, Serialize};
 
 /// An image encoder.
@@ -40,9 +42,11 @@ pub enum EncoderToml {
         /// Channels of the first stage, a multiple of 4; each of the others has twice those of the one before. RepViT-M1: 48.
         #[schemars(range(min = 4, max = 1024))]
         base_channels: usize,
-        /// Blocks of the four stages, without those that change the size. RepViT-M1: 3, 3, 15, 2.
+        /// Blocks of the four stages. `rep_fpn`: without those that change the size; RepViT-M1: 3, 3, 15, 2. `tiny_vit`: the first stage's are
+        /// convolutions; MobileSAM: 2, 2, 6, 2.
+        #[schemars(inner(range(min = 1, max = 64)))]
         blocks: [usize; 4],
-        /// Whether every other block weighs its channels (squeeze and excitation).
+        /// Whether every other block weighs its channels (squeeze and excitation). Then no batch may have one image alone.
         squeeze: bool,
         /// Channels of the pyramid.
         #[schemars(range(min = 1, max = 4096))]
@@ -56,13 +60,18 @@ pub enum EncoderToml {
         /// Side of the input in pixels: 64, 128, 256, 512 or 1024. An image's longest side fills it.
         #[schemars(range(min = 64, max = 1024))]
         input_size: usize,
-        /// Channels of the four stages; MobileSAM: 64, 128, 160, 320.
+        /// Channels of the four stages, of the first an even number; MobileSAM: 64, 128, 160, 320.
+        #[schemars(inner(range(min = 2, max = 4096)))]
         channels: [usize; 4],
-        /// Blocks of the four stages, of which the first's are convolutions; MobileSAM: 2, 2, 6, 2.
+        /// Blocks of the four stages. `rep_fpn`: without those that change the size; RepViT-M1: 3, 3, 15, 2. `tiny_vit`: the first stage's are
+        /// convolutions; MobileSAM: 2, 2, 6, 2.
+        #[schemars(inner(range(min = 1, max = 64)))]
         blocks: [usize; 4],
         /// Heads of the last three stages, which divide their channels; MobileSAM: 4, 5, 10.
+        #[schemars(inner(range(min = 1, max = 64)))]
         heads: [usize; 3],
         /// Sides of the windows of the last three stages, in cells; MobileSAM: 7, 14, 7.
+        #[schemars(inner(range(min = 1, max = 32)))]
         windows: [usize; 3],
     },
     /// A plain vision transformer, as EfficientSAM's. It can be pretrained on masked images.
@@ -114,6 +123,16 @@ impl EncoderPlan {
         }
     }
 
+    /// Parameters.
+    pub fn parameters(&self) -> usize {
+        let drawn = |tensors: NamedWeights| tensors.values().map(|tensor| tensor.values.len()).sum();
+        match self {
+            Self::Graph(graph) => graph.parameters(),
+            Self::TinyVit(config) => drawn(fresh_tiny_vit(config, 0)),
+            Self::Vit(config) => drawn(fresh_trunk(config, 0).into_iter().chain(fresh_neck(config, 0)).collect()),
+        }
+    }
+
     /// The smallest batch that can be trained on.
     pub fn min_train_batch(&self) -> usize {
         match self {
@@ -162,7 +181,7 @@ impl EncoderToml {
                 check_each("channels", &channels, [2, 4096])?;
                 check_each("blocks", &blocks, [1, 64])?;
                 check_each("heads", &heads, [1, 64])?;
-                check_each("windows", &windows, [1, 64])?;
+                check_each("windows", &windows, [1, 32])?;
                 ensure!(
                     channels[0].is_multiple_of(2),
                     "channels: expected an even number first, found {}",

@@ -14,7 +14,7 @@ pub struct ImageLossToml {
     /// How much each prompt counts in terms about masks. Without it, all alike.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_weighting: Option<PromptWeightingToml>,
-    /// Distances and their weights; each kind at most once.
+    /// Distances and their weights; each kind at most once, those of features once for each pair of points.
     #[schemars(length(min = 1))]
     pub terms: Vec<ImageTermToml>,
 }
@@ -123,7 +123,7 @@ pub struct FeaturesToml {
     /// Factor in the sum; 0: logged, not minimised. At least one is above 0.
     #[schemars(range(min = 0.0))]
     pub weight: f64,
-    /// A point of the student: a node of its graph, or of a vision transformer a stage. A wrong one is answered with those that there are.
+    /// A point of the student: a node of a graph; of `tiny_vit` `patch_embed`, `layers.0` to `layers.3` or `embedding`; of `vit` `embedding`.
     pub on: String,
     /// A point of the teacher whose map has the same size: `patch_embed`, `layers.0` to `layers.3` or `embedding`.
     pub target: String,

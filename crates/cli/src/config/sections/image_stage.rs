@@ -155,6 +155,16 @@ impl ImageStageToml {
         if !needs.masks && !needs.proposals && !trains(TrainedPartToml::Encoder) {
             bail!("{at}: train: expected \"encoder\", which all terms of its loss are about, found only the decoder");
         }
+        let untrained = loss.terms().iter().find(|term| match &term.kind {
+            ImageTermKind::Features { taps, .. } => taps.adapter == Adapter::Pointwise && term.weight == 0.0,
+            _ => false,
+        });
+        if let Some(term) = untrained {
+            bail!(
+                "{at}: {}: weight: expected more than 0, as nothing else trains its adapter, found 0",
+                term.kind.label()
+            );
+        }
         let adapts = loss.tap_pairs().any(|pair| pair.adapter == Adapter::Pointwise);
         ensure!(
             loss.tap_pairs().next().is_none() || trains(TrainedPartToml::Encoder),

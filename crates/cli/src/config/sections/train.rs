@@ -48,7 +48,7 @@ pub struct TrainToml {
     /// Start from this `.safetensors`, or PyTorch `.pt` or `.pth`, instead of random weights. They must expect `(pixel - 128) / 128`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub initial_weights: Option<FilePath>,
-    /// Start from a model that ships with the program, by its name: `sensei-box`.
+    /// Start from a model that ships with the program, by its name: `sensei-box` or `quickstart`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub initial_model: Option<String>,
     /// Start the encoder of `family = "lite_unet"` from the published PyTorch weights of EfficientNet-Lite0, trained on ImageNet; the rest
