@@ -122,16 +122,16 @@ pub enum ReconstructionTarget {
 /// How features are compared.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum FeatureDistance {
-    /// [`feature_mse`].
+    /// [`feature_mse`](crate::feature_mse).
     Mse,
-    /// [`feature_l1`].
+    /// [`feature_l1`](crate::feature_l1).
     L1,
-    /// [`feature_huber`].
+    /// [`feature_huber`](crate::feature_huber).
     Huber {
         /// Where the square ends.
         delta: f64,
     },
-    /// [`feature_cosine`].
+    /// [`feature_cosine`](crate::feature_cosine).
     Cosine,
 }
 

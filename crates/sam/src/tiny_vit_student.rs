@@ -5,9 +5,10 @@ use sensei_tensor::network::{HostTensor, NamedWeights, Tap};
 
 use crate::encoder_student::{EncoderStudent, ImageEncoder};
 use crate::error::SamError;
-use crate::fresh::{EMBEDDING_DEVIATION, Fresh};
+use crate::fresh::Fresh;
 use crate::scope::{Scope, folded_norms};
 use crate::tiny_vit::{TinyVit, TinyVitConfig};
+use crate::vit_weights::EMBEDDING_DEVIATION;
 
 /// The encoder, one group of weights. Its taps are [`TinyVit::taps`].
 ///

@@ -2,9 +2,11 @@
 
 use sensei_tensor::network::{HostTensor, NamedWeights};
 
-use crate::fresh::{EMBEDDING_DEVIATION, Fresh};
+use crate::fresh::Fresh;
 use crate::masked_vit::MaskedConfig;
 use crate::vit::{NECK, VitConfig};
+
+pub use crate::fresh::EMBEDDING_DEVIATION;
 
 /// Weights of the encoder without its neck.
 ///
