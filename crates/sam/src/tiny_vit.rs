@@ -31,7 +31,8 @@ pub struct TinyVitConfig {
 }
 
 impl TinyVitConfig {
-    /// TinyViT-5M, MobileSAM's encoder: 6,065,020 parameters with fused batch norms, 38.8 G products at 1024 x 1024.
+    /// TinyViT-5M, MobileSAM's encoder: 5,738,964 parameters with fused batch norms and without the classifier that published
+    /// checkpoints may hold, 38.8 G products at 1024 x 1024.
     pub fn mobile_sam() -> Self {
         Self {
             input_size: 1024,

@@ -90,8 +90,10 @@ struct Opened {
 }
 
 /// The command that says what is wrong with a data set.
-fn named_by(annotations: &Path, images: &Path) -> String {
-    format!("sensei data check {:?} {:?}", annotations.display().to_string(), images.display().to_string())
+fn named_by(annotations: &Path, images: &Path, format: AnnotationFormat) -> String {
+    let [annotations, images] = [annotations, images].map(|path| path.display().to_string());
+    let format = if format == AnnotationFormat::Lvis { " --format lvis" } else { "" };
+    format!("sensei data check {annotations:?} {images:?}{format}")
 }
 
 fn open(annotations: &Path, images: &Path, format: AnnotationFormat) -> anyhow::Result<Opened> {
@@ -103,7 +105,7 @@ fn open(annotations: &Path, images: &Path, format: AnnotationFormat) -> anyhow::
             warn(&format!(
                 "{shown}: {} entries cannot be used and are left out; named by: {}",
                 entries.len(),
-                named_by(annotations, images)
+                named_by(annotations, images, format)
             ));
             (load(annotations, images, format, UnusableRule::LeaveOut)?, true)
         }
@@ -119,7 +121,7 @@ fn open(annotations: &Path, images: &Path, format: AnnotationFormat) -> anyhow::
     );
     if report.n_problems > 0 {
         let (shown, n) = (annotations.display(), report.n_problems);
-        warn(&format!("{shown}: {n} problems; named by: {}", named_by(annotations, images)));
+        warn(&format!("{shown}: {n} problems; named by: {}", named_by(annotations, images, format)));
     }
     say(&format!("{}: {} objects of {} images", annotations.display(), report.n_instances, report.n_images));
     Ok(Opened { dataset, leaves_out })
