@@ -14,6 +14,8 @@ use crate::{Place, files_below, weights_digest};
 /// MobileSAM's weights, where developers and CI have them.
 pub fn weights(test: &str) -> Option<String> {
     let path = shared_dir(test)?.join("data/teacher/mobilesam/mobile_sam_fused_f16.safetensors");
+    // As messages name it, without the "..".
+    let path = path.canonicalize().expect("the shared weights");
     Some(path.to_str().expect("a path in UTF-8").to_string())
 }
 
