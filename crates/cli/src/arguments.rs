@@ -22,7 +22,7 @@ pub use teacher::{
     TeacherCommand,
 };
 
-use run::parse_threads;
+use run::{parse_share, parse_threads};
 
 /// Distils tiny promptable-segmentation students for Sony's IMX500, from a config file to a deployment package.
 #[derive(Debug, Parser)]

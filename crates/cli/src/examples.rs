@@ -22,7 +22,8 @@ Examples:
 pub const INIT: &str = "\
 Examples:
   sensei init my.toml                            asks for the four paths
-  sensei init my.toml --train train.json --train-images train --val val.json --val-images val";
+  sensei init my.toml --train train.json --train-images train --val val.json --val-images val
+Of a single annotation file, sensei data split makes two.";
 
 /// Of `plan`.
 pub const PLAN: &str = "\
@@ -64,6 +65,13 @@ pub const DATA_CHECK: &str = "\
 Examples:
   sensei data check instances_train.json images/train
   sensei data check lvis_v1_val.json images --format lvis --decode";
+
+/// Of `data split`.
+pub const DATA_SPLIT: &str = "\
+Examples:
+  sensei data split all.json split                   split/train.json, and split/val.json of a fifth of the images
+  sensei data split all.json split --val-share 0.1 --seed 2
+No image is on both sides. Frames of one film look alike: give each side films of its own instead.";
 
 /// Of `teacher build`.
 pub const TEACHER_BUILD: &str = "\

@@ -130,6 +130,16 @@ pub fn check(folder: &RunFolder, file: &Path) -> anyhow::Result<()> {
     Ok(DigestList::read(folder.root())?.check(file)?)
 }
 
+/// Refuses a run that lacks a file, with the commands that make it.
+///
+/// # Errors
+/// If it does.
+pub fn expect(folder: &RunFolder, file: &Path, what: &str, advice: &str) -> anyhow::Result<()> {
+    let (root, name) = (folder.root().display(), file.strip_prefix(folder.root()).unwrap_or(file).display());
+    ensure!(file.is_file(), "{root}: expected {what} ({name}), found none: {advice}");
+    Ok(())
+}
+
 /// Whether there is something to go on from.
 fn has_begun(folder: &RunFolder) -> bool {
     let has_checkpoint = fs::read_dir(folder.checkpoints()).is_ok_and(|mut entries| entries.next().is_some());
@@ -152,7 +162,7 @@ fn sweep(folder: &RunFolder) -> anyhow::Result<()> {
 }
 
 /// Folders beside the runs.
-const SHARED_FOLDERS: [&str; 2] = ["synthetic", "teacher-cache"];
+const SHARED_FOLDERS: [&str; 3] = ["packed", "synthetic", "teacher-cache"];
 
 #[cfg(test)]
 mod tests {
@@ -163,7 +173,7 @@ mod tests {
         for name in ["quickstart", "a b", "ü", "..hidden", "1"] {
             check_name(name).expect(name);
         }
-        for name in ["", ".", "..", "../evil", "a/b", "/etc", "a/", "synthetic", "teacher-cache"] {
+        for name in ["", ".", "..", "../evil", "a/b", "/etc", "a/", "packed", "synthetic", "teacher-cache"] {
             assert!(check_name(name).is_err(), "{name:?}");
         }
     }

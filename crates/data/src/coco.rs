@@ -75,7 +75,8 @@ pub(crate) fn load(
     Ok(Dataset { annotations_path, images_dir, images, categories, instances, unusable: bad, digest, parts })
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, DatasetError> {
+/// The bytes of an annotation file, of bounded length.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, DatasetError> {
     let failed = |source| DatasetError::Read { path: path.to_path_buf(), source };
     let mut file = File::open(path).map_err(failed)?;
     let found = file.metadata().map_err(failed)?.len();
@@ -315,7 +316,7 @@ fn problem(field: &'static str, expected: String, found: String) -> EntryProblem
     EntryProblem::Field { field, expected, found }
 }
 
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// COCO 2017's largest file has 0.45 GB, LVIS v1's 1.1 GB.
 pub(crate) const MAX_BYTES: u64 = 4 << 30;
 /// A JPEG image's largest side.

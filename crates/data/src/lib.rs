@@ -26,6 +26,7 @@ pub mod prompt_source;
 pub mod resize;
 pub mod rle;
 pub mod sampling;
+pub mod split;
 pub mod synth;
 
 mod chroma_edges;

@@ -210,11 +210,13 @@ impl GateReport {
             Verdict::CannotTell { further_instances: Some(n) } if self.n_images < MIN_IMAGES => {
                 let found = self.n_images;
                 format!(
-                    "cannot tell of {found} images, as an interval takes at least {MIN_IMAGES}; about {n} further instances would have them"
+                    "cannot tell of {found} images, as an interval takes at least {MIN_IMAGES}; {} further images would do, about {n} instances",
+                    MIN_IMAGES - found
                 )
             }
             Verdict::CannotTell { further_instances: Some(n) } => {
-                format!("cannot tell, about {n} further instances would")
+                let images = (n as f64 * self.n_images as f64 / self.n_instances as f64).ceil();
+                format!("cannot tell, about {n} further instances of {images} images would")
             }
             Verdict::CannotTell { further_instances: None } => {
                 "cannot tell, nor would any number of further instances".to_string()
@@ -351,12 +353,16 @@ mod tests {
         let Verdict::CannotTell { further_instances: Some(further) } = unsure.verdict else {
             panic!("expected no verdict, found {:?}", unsure.verdict)
         };
-        assert!(unsure.line().starts_with(&format!("cannot tell, about {further} further instances would: int8: ")));
+        assert!(unsure.line().starts_with(&format!("cannot tell, about {further} further instances of ")));
         assert!(unsure.markdown().contains("### Mean IoU gate: cannot tell"));
         assert!(unsure.junit().contains("failures=\"0\" errors=\"1\""));
         let few = run("int8", 3, 0.6, 1);
         let few = gate(&report(few.clone(), 1000), &report(few, 1000), "int8", 0.5).expect("one protocol");
-        let expected = format!("cannot tell of {} images, as an interval takes at least 60; about ", few.n_images);
+        let expected = format!(
+            "cannot tell of {} images, as an interval takes at least 60; {} further images would do, about ",
+            few.n_images,
+            60 - few.n_images
+        );
         assert!(few.n_images < MIN_IMAGES && few.line().starts_with(&expected), "{}", few.line());
         let same = compare(baseline.clone());
         assert_eq!((same.difference, same.interval.low, same.interval.high), (0.0, 0.0, 0.0));

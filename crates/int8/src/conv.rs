@@ -309,14 +309,21 @@ fn tile<S: Simd, T: PlaneElement, const PIXELS: usize, const BLOCKS: usize>(
     let taps: [&[[i8; 64]]; BLOCKS] = std::array::from_fn(|idx| &conv.taps[(block + idx) * n_quads..][..n_quads]);
     let quads: [&[[u8; 4]]; PIXELS] =
         std::array::from_fn(|idx| &pixels[(first + idx) * depth..][..4 * n_quads].as_chunks::<4>().0[..n_quads]);
-    let bias: [S::Sums; BLOCKS] = std::array::from_fn(|idx| simd.sums(lanes(&conv.bias, (block + idx) * LANES)));
+    // Loops in place of `from_fn`, whose closure may stay a function that is compiled for no instruction set.
+    let mut bias = [simd.sums(lanes(&conv.bias, block * LANES)); BLOCKS];
+    for idx in 1..BLOCKS {
+        bias[idx] = simd.sums(lanes(&conv.bias, (block + idx) * LANES));
+    }
     let mut sums = [bias; PIXELS];
     for at in 0..n_quads {
-        let taps: [S::Taps; BLOCKS] = std::array::from_fn(|idx| simd.taps(&taps[idx][at]));
+        let mut taps_here = [simd.taps(&taps[0][at]); BLOCKS];
+        for idx in 1..BLOCKS {
+            taps_here[idx] = simd.taps(&taps[idx][at]);
+        }
         for pixel in 0..PIXELS {
             let quad = simd.splat(quads[pixel][at]);
             for idx in 0..BLOCKS {
-                sums[pixel][idx] = simd.dot(sums[pixel][idx], quad, taps[idx]);
+                sums[pixel][idx] = simd.dot(sums[pixel][idx], quad, taps_here[idx]);
             }
         }
     }

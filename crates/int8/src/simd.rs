@@ -204,6 +204,9 @@ impl Avx2 {
 }
 
 /// Bytes are widened to 16 bits, of which two products at a time are added exactly; so a channel has two partial sums.
+///
+/// Instructions are called one by one and in no closure. `map` and `from_fn` of an array are not always inlined; what stays a function of its
+/// own is not compiled for these instructions, and then each of them becomes a call (a third of the interpreter's time).
 #[cfg(target_arch = "x86_64")]
 impl Simd for Avx2 {
     type Quads = [__m256i; 4];
@@ -213,10 +216,16 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn taps(self, bytes: &[i8; 64]) -> [__m256i; 4] {
-        // SAFETY: `self` proves the features; 16 bytes are read at 0, 16, 32 and 48 of 64.
-        std::array::from_fn(|part| unsafe {
-            _mm256_cvtepi8_epi16(_mm_loadu_si128(bytes.as_ptr().add(16 * part).cast()))
-        })
+        let parts: &[[i8; 16]; 4] = bytes.as_chunks().0.as_array().expect("four times 16 of 64");
+        // SAFETY: `self` proves the features; 16 bytes are read of 16.
+        unsafe {
+            [
+                _mm256_cvtepi8_epi16(_mm_loadu_si128(parts[0].as_ptr().cast())),
+                _mm256_cvtepi8_epi16(_mm_loadu_si128(parts[1].as_ptr().cast())),
+                _mm256_cvtepi8_epi16(_mm_loadu_si128(parts[2].as_ptr().cast())),
+                _mm256_cvtepi8_epi16(_mm_loadu_si128(parts[3].as_ptr().cast())),
+            ]
+        }
     }
 
     #[inline(always)]
@@ -245,16 +254,29 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn sums(self, values: &[i32; 16]) -> [__m256i; 4] {
-        // SAFETY: `self` proves the features; 4 integers are read at 0, 4, 8 and 12 of 16.
-        std::array::from_fn(|part| unsafe {
-            _mm256_cvtepu32_epi64(_mm_loadu_si128(values.as_ptr().add(4 * part).cast()))
-        })
+        let parts: &[[i32; 4]; 4] = values.as_chunks().0.as_array().expect("four times 4 of 16");
+        // SAFETY: `self` proves the features; 4 integers are read of 4.
+        unsafe {
+            [
+                _mm256_cvtepu32_epi64(_mm_loadu_si128(parts[0].as_ptr().cast())),
+                _mm256_cvtepu32_epi64(_mm_loadu_si128(parts[1].as_ptr().cast())),
+                _mm256_cvtepu32_epi64(_mm_loadu_si128(parts[2].as_ptr().cast())),
+                _mm256_cvtepu32_epi64(_mm_loadu_si128(parts[3].as_ptr().cast())),
+            ]
+        }
     }
 
     #[inline(always)]
     fn dot(self, sums: [__m256i; 4], quads: [__m256i; 4], taps: [__m256i; 4]) -> [__m256i; 4] {
         // SAFETY: `self` proves the features.
-        std::array::from_fn(|part| unsafe { _mm256_add_epi32(sums[part], _mm256_madd_epi16(quads[part], taps[part])) })
+        unsafe {
+            [
+                _mm256_add_epi32(sums[0], _mm256_madd_epi16(quads[0], taps[0])),
+                _mm256_add_epi32(sums[1], _mm256_madd_epi16(quads[1], taps[1])),
+                _mm256_add_epi32(sums[2], _mm256_madd_epi16(quads[2], taps[2])),
+                _mm256_add_epi32(sums[3], _mm256_madd_epi16(quads[3], taps[3])),
+            ]
+        }
     }
 
     #[inline(always)]
@@ -272,16 +294,10 @@ impl Simd for Avx2 {
         let mut bytes = [0; 16];
         // SAFETY: `self` proves the features; 8 floats are read at 0 and 8 of 16, and 16 bytes written to 16.
         unsafe {
-            let part = |part: usize, sums: __m256i| {
-                let scale = _mm256_loadu_ps(scale.as_ptr().add(8 * part));
-                let units = _mm256_set1_ps(UNITS + range.offset as f32);
-                let rounded = _mm256_castps_si256(_mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), scale, units));
-                let byte = _mm256_sub_epi32(rounded, _mm256_set1_epi32(UNITS.to_bits() as i32));
-                let byte = _mm256_max_epi32(byte, _mm256_set1_epi32(range.low));
-                _mm256_min_epi32(byte, _mm256_set1_epi32(range.high))
-            };
             let [a, b] = self.halves(sums);
-            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(part(0, a), part(1, b)));
+            let a = self.bytes_of(a, _mm256_loadu_ps(scale.as_ptr()), range);
+            let b = self.bytes_of(b, _mm256_loadu_ps(scale.as_ptr().add(8)), range);
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(a, b));
             let packed = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
             _mm_storeu_si128(bytes.as_mut_ptr().cast(), packed);
         }
@@ -295,7 +311,25 @@ impl Avx2 {
     #[inline(always)]
     fn halves(self, sums: [__m256i; 4]) -> [__m256i; 2] {
         // SAFETY: `self` proves the features.
-        [0, 2].map(|at| unsafe { _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_hadd_epi32(sums[at], sums[at + 1])) })
+        unsafe {
+            [
+                _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_hadd_epi32(sums[0], sums[1])),
+                _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_hadd_epi32(sums[2], sums[3])),
+            ]
+        }
+    }
+
+    /// Eight sums as integers of the output's grid, between the ends of `range`.
+    #[inline(always)]
+    fn bytes_of(self, sums: __m256i, scale: __m256, range: ByteRange) -> __m256i {
+        // SAFETY: `self` proves the features.
+        unsafe {
+            let units = _mm256_set1_ps(UNITS + range.offset as f32);
+            let rounded = _mm256_castps_si256(_mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), scale, units));
+            let byte = _mm256_sub_epi32(rounded, _mm256_set1_epi32(UNITS.to_bits() as i32));
+            let byte = _mm256_max_epi32(byte, _mm256_set1_epi32(range.low));
+            _mm256_min_epi32(byte, _mm256_set1_epi32(range.high))
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Subcommand, ValueEnum};
 use sensei_data::dataset::UnusableRule;
 
-use super::{Set, parse_threads};
+use super::{Set, parse_share, parse_threads};
 use crate::examples;
 
 /// Data set tools.
@@ -32,6 +32,20 @@ pub enum DataCommand {
         /// As JSON; entries that cannot be used, and the verdict, go to standard error
         #[arg(long)]
         json: bool,
+    },
+    /// Split an annotation file by image: some to train on, some to score on
+    #[command(after_help = examples::DATA_SPLIT)]
+    Split {
+        /// The annotation file, COCO's or LVIS's
+        annotations: PathBuf,
+        /// Where train.json and val.json go
+        out: PathBuf,
+        /// Share of the images to score on
+        #[arg(long, default_value_t = 0.2, value_parser = parse_share)]
+        val_share: f64,
+        /// Another seed is another split
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
     },
     /// Pack a run's training and validation samples, so that no image is decoded any more; they stay the same, bit for bit
     Pack {

@@ -155,6 +155,12 @@ pub struct Machine {
     pub threads: usize,
 }
 
+/// A share that leaves something on both sides.
+pub(super) fn parse_share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share: &f64| *share > 0.0 && *share < 1.0);
+    share.ok_or_else(|| "expected a number between 0 and 1, as 0.2".to_string())
+}
+
 /// A number of threads; a machine has no use for more, and takes minutes to start them.
 pub(super) fn parse_threads(text: &str) -> Result<usize, String> {
     let threads: usize = text.parse().map_err(|_| format!("expected a whole number from 0 to {MAX_THREADS}"))?;

@@ -52,7 +52,9 @@ fn open(run: &Path) -> anyhow::Result<RunFolder> {
 fn read_scores(folder: &RunFolder) -> anyhow::Result<EvalReport> {
     let file = folder.scores();
     run_folder::check(folder, &file)?;
-    EvalReport::read(&file).context("expected a run with scores; `sensei eval RUN` makes them")
+    let advice = "`sensei run CONFIG --resume` finishes a run, `sensei eval RUN` scores one that is trained";
+    run_folder::expect(folder, &file, "scores", advice)?;
+    Ok(EvalReport::read(&file)?)
 }
 
 /// Names of the folders; as much of their paths as tells them apart.

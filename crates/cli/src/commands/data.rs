@@ -1,4 +1,4 @@
-//! `data synth`, `data check`, `data pack`, `data fetch`.
+//! `data synth`, `data check`, `data split`, `data pack`, `data fetch`.
 
 use std::path::Path;
 
@@ -7,7 +7,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use sensei_data::check::check;
 use sensei_data::dataset::{DatasetError, UnusableRule};
 use sensei_data::fetch::{FetchOptions, FetchProgress, fetch};
+use sensei_data::split::split_file;
 use sensei_data::synth::{SynthConfig, write_synth};
+use sensei_files::whole::create_whole;
 
 use crate::arguments::{AnnotationFormat, DataCommand};
 use crate::config::{Override, load_manifest, load_plan};
@@ -27,6 +29,7 @@ pub fn execute(command: DataCommand) -> anyhow::Result<()> {
             }
             check_data(&annotations, &images, format, decode, json)
         }
+        DataCommand::Split { annotations, out, val_share, seed } => split(&annotations, &out, val_share, seed),
         DataCommand::Pack { config, set, runs, out, threads } => {
             start_threads(threads)?;
             pack_samples(&config, &set.overrides, &runs, out.as_deref())
@@ -103,6 +106,21 @@ fn check_data(
     report.problems.iter().for_each(|problem| say(problem));
     say_rest("problems", report.n_problems, report.problems.len());
     verdict(annotations, report.n_problems)
+}
+
+/// Both files or none.
+fn split(annotations: &Path, out: &Path, val_share: f64, seed: u64) -> anyhow::Result<()> {
+    let files = ["train.json", "val.json"].map(|name| out.join(name));
+    if let Some(there) = files.iter().find(|file| file.exists()) {
+        return Err(usage(anyhow::anyhow!("{}: expected no such file yet, found one", there.display())));
+    }
+    let split = split_file(annotations, val_share, seed)?;
+    std::fs::create_dir_all(out).with_context(|| format!("{}: cannot make the folder", out.display()))?;
+    for (file, side) in files.iter().zip([&split.train, &split.held_out]) {
+        ensure!(create_whole(file, &side.json)?, "{}: expected no such file yet, found one", file.display());
+        say(&format!("{}: {} annotations of {} images", file.display(), side.n_annotations, side.n_images));
+    }
+    Ok(())
 }
 
 fn verdict(annotations: &Path, n_problems: usize) -> anyhow::Result<()> {

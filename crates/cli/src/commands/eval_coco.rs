@@ -7,8 +7,9 @@ use sensei_data::detections::Detections;
 use sensei_eval::average_precision::{IouKind, Rules, average_precision};
 
 use crate::arguments::{AnnotationFormat, Compared};
-use crate::phases::data::check_annotated;
+use crate::phases::data::{check_annotated, is_json_list};
 use crate::progress::say;
+use crate::usage;
 use sensei_files::whole::write_whole;
 
 /// Prints the table and writes every number to `out`.
@@ -22,6 +23,11 @@ pub fn eval_coco(
     compared: Compared,
     out: Option<&Path>,
 ) -> anyhow::Result<()> {
+    if is_json_list(annotations)? && !is_json_list(detections)? {
+        let [first, second] = [annotations, detections].map(Path::display);
+        let expected = "expected the annotation file first and the result file, a list, second";
+        return Err(usage(anyhow::anyhow!("{expected}; found the list in {first}, and {second} is none")));
+    }
     // No image is opened: annotations say how large they are.
     let options = LoadOptions { needs_masks: compared != Compared::Bbox, ..LoadOptions::default() };
     let dataset = match format {

@@ -88,5 +88,9 @@ fn read(path: &Path) -> anyhow::Result<EvalReport> {
         [here, _] if here.is_file() => here,
         [_, of_run] => of_run,
     };
+    if path.is_dir() && !file.is_file() {
+        let advice = "`sensei run CONFIG --resume` finishes a run, `sensei eval RUN` scores one that is trained";
+        return Err(usage(anyhow::anyhow!("{}: expected scores, found none: {advice}", path.display())));
+    }
     EvalReport::read(&file).map_err(usage)
 }

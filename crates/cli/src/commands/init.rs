@@ -29,7 +29,11 @@ pub fn init(arguments: &InitArguments) -> anyhow::Result<()> {
     let files = [
         answer(&arguments.train, "--train", "Annotation file to train on")?,
         answer(&arguments.train_images, "--train-images", "Folder of its images")?,
-        answer(&arguments.val, "--val", "Annotation file to score on, of other images")?,
+        answer(
+            &arguments.val,
+            "--val",
+            "Annotation file to score on, of other images; sensei data split makes two of one",
+        )?,
         answer(&arguments.val_images, "--val-images", "Folder of its images")?,
     ];
     let [train_file, train_images, val_file, val_images] = absolute(files)?;

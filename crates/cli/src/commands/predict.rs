@@ -34,6 +34,14 @@ pub fn predict(arguments: &PredictArguments) -> anyhow::Result<()> {
     if asked.n_crowd > 0 {
         say(&format!("crowd regions, not asked about: {}", asked.n_crowd));
     }
+    let n_beyond = asked.n_beyond_image();
+    if n_beyond > 0 {
+        warn(&format!("boxes that reach beyond their image, of which the part in it counts: {n_beyond}"));
+    }
+    let n_lengthened = source.crop().map_or(0, |crop| asked.n_lengthened(crop));
+    if n_lengthened > 0 {
+        warn(&format!("boxes whose region is lengthened to the student's shortest side: {n_lengthened}"));
+    }
     asked.left_out.iter().for_each(|reason| warn(&format!("left out: {}", on_one_line(reason))));
     let times = output::whole_folder(&arguments.out, arguments.logits, |folder| {
         let answers = answers::answer(&source, &asked.images, folder, arguments.logits)?;

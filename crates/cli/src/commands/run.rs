@@ -110,7 +110,8 @@ pub fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
     let out = arguments.out.clone().unwrap_or_else(|| {
         let stem = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let parts = [
-            arguments.weights.as_deref().map(stem),
+            // Beside the run's own scores a page must not take them for its own.
+            arguments.weights.as_deref().map(|path| format!("weights-{}", stem(path))),
             rules.as_ref().map(|rules| rules.name.clone()),
             arguments.annotations.as_deref().map(stem),
             arguments.robustness.then(|| "robustness".to_string()),

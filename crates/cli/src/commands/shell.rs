@@ -1,6 +1,6 @@
 //! `completions` and `man`: what a shell and its user want to know of the commands.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use anyhow::{Context, ensure};
@@ -18,7 +18,11 @@ use crate::progress::say;
 pub fn completions(shell: Shell) -> anyhow::Result<()> {
     let mut script = vec![];
     clap_complete::generate(shell, &mut Arguments::command(), PROGRAM, &mut script);
-    std::io::stdout().write_all(&script).context("standard output: cannot write")
+    match std::io::stdout().write_all(&script) {
+        // Whoever reads it has seen enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("standard output: cannot write"),
+    }
 }
 
 /// Writes a page for the program and one for each command into a folder that is made or empty.

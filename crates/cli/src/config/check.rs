@@ -161,7 +161,8 @@ fn check_table(schema: &Schema, table: &Table, at: &KeyPath, mistakes: &mut Vec<
             Some(of_key) => check(of_key, value, &at, mistakes),
             None => {
                 let keys: Vec<String> = properties(schema).map(|(key, _)| format!("`{key}`")).collect();
-                let message = format!("unknown key; the keys here are {}", keys.join(", "));
+                let meant = nearest(key, schema).map(|near| format!(", perhaps `{near}`")).unwrap_or_default();
+                let message = format!("unknown key{meant}; the keys here are {}", keys.join(", "));
                 mistakes.push(Mistake { at, message });
             }
         }
@@ -172,6 +173,13 @@ fn check_table(schema: &Schema, table: &Table, at: &KeyPath, mistakes: &mut Vec<
         let message = format!("missing {word} `{}`", missing.join("`, `"));
         mistakes.push(Mistake { at: at.clone(), message });
     }
+}
+
+/// The key that was meant, if one is so near that it is a slip of the pen: a quarter of its letters, or two.
+fn nearest<'a>(found: &str, schema: &'a Schema) -> Option<&'a str> {
+    let distances = properties(schema).map(|(key, _)| (strsim::damerau_levenshtein(found, key), key.as_str()));
+    let (distance, key) = distances.min()?;
+    (distance <= (key.len() / 4).max(2) && distance < key.len()).then_some(key)
 }
 
 /// The schema of a key.

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::file_path::FilePath;
 use super::overrides::Override;
-use super::read::read;
+use super::read::{read, text_of};
 use super::run::{differing_keys, resolved_toml, run_name};
 use super::sections::data::{DataPlan, DataToml};
 use super::sections::encoder::{EncoderPlan, EncoderToml, check_width};
@@ -217,7 +217,7 @@ pub fn is_promptable(path: &Path) -> bool {
 /// If the file cannot be read, has an unknown, missing or wrong key, or a number out of range.
 pub fn load_promptable(path: &Path, overrides: &[Override]) -> anyhow::Result<PromptablePlan> {
     let shown = path.display();
-    let text = fs::read_to_string(path).with_context(|| format!("{shown}: cannot read the configuration"))?;
+    let text = text_of(path)?;
     let file: PromptableToml = read(path, &text, overrides)?;
     resolve(file, run_name(path), overrides).with_context(|| shown.to_string())
 }

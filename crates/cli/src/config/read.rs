@@ -1,5 +1,6 @@
 //! From the text of a file to its type, with every mistake said in words: place, key, expected, found.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -35,6 +36,19 @@ pub fn read<T: DeserializeOwned + JsonSchema>(path: &Path, text: &str, overrides
     let mut value = Value::Table(table);
     make_absolute(&schema, &mut value, path)?;
     value.try_into().with_context(|| shown.to_string())
+}
+
+/// The text of a configuration file.
+///
+/// # Errors
+/// If it cannot be read; of a folder, which a run's could be, with what is done with those.
+pub fn text_of(path: &Path) -> anyhow::Result<String> {
+    let shown = path.display();
+    if path.is_dir() {
+        let advice = "a run goes on by `sensei run CONFIG --resume` and is scored by `sensei eval RUN`";
+        bail!("{shown}: expected a configuration file, found a folder; {advice}");
+    }
+    fs::read_to_string(path).with_context(|| format!("{shown}: cannot read the configuration"))
 }
 
 /// An error of all mistakes, in the order of their places.

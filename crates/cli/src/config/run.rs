@@ -14,7 +14,7 @@ use sensei_train::plan::{StagePlan, TrainPlan};
 use serde::{Deserialize, Serialize};
 
 use super::overrides::Override;
-use super::read::read;
+use super::read::{read, text_of};
 use super::sections::crop::CropToml;
 use super::sections::data::{AlsoTrainPlan, DataPlan, DataToml};
 use super::sections::eval::{EvalPlan, EvalToml};
@@ -123,7 +123,7 @@ impl RunPlan {
 /// If the file cannot be read, has an unknown, missing or wrong key, or a number out of range.
 pub fn load_plan(path: &Path, overrides: &[Override]) -> anyhow::Result<RunPlan> {
     let shown = path.display();
-    let text = fs::read_to_string(path).with_context(|| format!("{shown}: cannot read the configuration"))?;
+    let text = text_of(path)?;
     let file: RunToml = read(path, &text, overrides)?;
     resolve(file, run_name(path), overrides).with_context(|| shown.to_string())
 }

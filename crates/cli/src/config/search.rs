@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::file_path::FilePath;
 use super::key_path::KeyPath;
 use super::overrides::Override;
-use super::read::read;
+use super::read::{read, text_of};
 
 /// A search.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -126,7 +126,7 @@ impl SearchPlan {
 /// # Errors
 /// If it is no such file, or its rounds do not get smaller.
 pub fn load_search(path: &Path) -> anyhow::Result<SearchPlan> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
+    let text = text_of(path)?;
     let file: SearchToml = read(path, &text, &[])?;
     resolve(path, file).with_context(|| path.display().to_string())
 }

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use sensei_answers::joined_store::JoinedStore;
 use sensei_answers::store::Store;
 use sensei_data::augment::Augmentation;
@@ -165,6 +167,17 @@ pub fn open_by(
         }
     }
     Ok(source)
+}
+
+/// Whether a JSON file is a list, as result files are.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn is_json_list(file: &Path) -> anyhow::Result<bool> {
+    let failed = || format!("{}: cannot read", file.display());
+    let mut start = BufReader::new(File::open(file).with_context(failed)?);
+    let first = start.fill_buf().with_context(failed)?.iter().find(|byte| !byte.is_ascii_whitespace());
+    Ok(first == Some(&b'['))
 }
 
 /// Opens an annotation file.

@@ -281,7 +281,9 @@ pub fn package_rpk(zip: &Path, out: &Path, format: InputFormat, intrinsics: Opti
 /// If it has none yet, or the file is broken.
 pub fn int8_model(folder: &RunFolder) -> anyhow::Result<IntegerModel> {
     run_folder::check(folder, &folder.int8())?;
-    read_model(&folder.int8()).context("the run has no int8 model")
+    let advice = "`sensei run CONFIG --resume` finishes a run, `sensei quantize RUN` makes it of a trained student";
+    run_folder::expect(folder, &folder.int8(), "an integer model", advice)?;
+    Ok(read_model(&folder.int8())?)
 }
 
 /// Memory in words.

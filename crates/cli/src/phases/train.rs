@@ -1,7 +1,6 @@
 //! Training of a run.
 
 use crate::predict::{PredictError, candidates, float_network};
-use anyhow::Context;
 use burn::tensor::Device;
 use sensei_data::sampling::subset;
 use sensei_eval::evaluate::evaluate;
@@ -111,7 +110,13 @@ pub fn train(
 /// If it has none yet, or they are of another network.
 pub fn trained_weights(plan: &RunPlan, folder: &RunFolder) -> anyhow::Result<NamedWeights> {
     run_folder::check(folder, &folder.student())?;
-    let file = read_weights(&folder.student()).context("the run has no trained student")?;
+    run_folder::expect(
+        folder,
+        &folder.student(),
+        "a trained student",
+        "`sensei run CONFIG --resume` goes on training",
+    )?;
+    let file = read_weights(&folder.student())?;
     Ok(file.for_graph(&plan.graph)?)
 }
 

@@ -46,20 +46,24 @@ fn a_published_encoder_goes_with_its_family_alone() {
 #[test]
 fn unknown_and_misspelt_keys() {
     check(&[
-        ("seed = 3", "seed = 3\nsead = 4", &["tiny.toml:3: sead: unknown key; the keys here are `crop`, ", "`seed`"]),
-        ("[quantize]", "[quantise]", &["quantise: unknown key; the keys here are ", "`quantize`"]),
+        (
+            "seed = 3",
+            "seed = 3\nsead = 4",
+            &["tiny.toml:3: sead: unknown key, perhaps `seed`; the keys here are `crop`, ", "`seed`"],
+        ),
+        ("[quantize]", "[quantise]", &["quantise: unknown key, perhaps `quantize`; the keys here are ", "`quantize`"]),
         ("instances = \"all\"", "instance = \"all\"", &["data.instance: unknown key", "data: missing key `instances`"]),
         (
             "padding = 0.1",
             "padding = 0.1\npading = 0.1",
-            &["crop.pading: unknown key; the keys here are `border`, `padding`, `rule`"],
+            &["crop.pading: unknown key, perhaps `padding`; the keys here are `border`, `padding`, `rule`"],
         ),
         ("beta1 = 0.9", "beta1 = 0.9, bata1 = 0.9", &["train.optimizer.bata1: unknown key", "`beta1`"]),
         ("sharpness = 1.0", "sharpnes = 1.0", &["train.stage.0.loss.sharpnes: unknown key", "`sharpness`"]),
         (
             "{ kind = \"truth_bce\", weight",
             "{ kind = \"truth_bce\", wieght",
-            &["train.stage.0.loss.terms.0.wieght: unknown key; the keys here are `kind`, `weight`"],
+            &["train.stage.0.loss.terms.0.wieght: unknown key, perhaps `weight`; the keys here are `kind`, `weight`"],
         ),
         ("roi_scale = 0.1", "roi_scale = 0.1\nroi_sclae = 0.1", &["train.stage.0.augmentation.roi_sclae: unknown key"]),
         ("refine_head = true", "refine_head = true\nrefine_haed = true", &["student.refine_haed: unknown key"]),
@@ -198,9 +202,14 @@ fn keys_that_the_command_line_sets() {
         let arguments = set(pairs);
         place.refuses(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), 2, words);
     };
-    let keys = ["--set train.bach_size: unknown key; the keys here are `accumulate_batches`, `batch_size`"];
+    let keys = [
+        "--set train.bach_size: unknown key, perhaps `batch_size`; the keys here are `accumulate_batches`, `batch_size`",
+    ];
     refused(&["train.bach_size=4"], &keys);
-    refused(&["trian.batch_size=4"], &["--set trian.batch_size: trian: unknown key; the keys here are `crop`, `data`"]);
+    refused(
+        &["trian.batch_size=4"],
+        &["--set trian.batch_size: trian: unknown key, perhaps `train`; the keys here are `crop`, `data`"],
+    );
     refused(
         &["train.batch_size=many"],
         &["--set train.batch_size: expected a whole number from 1 to 4096, found \"many\""],
@@ -250,7 +259,7 @@ fn teacher_that_is_needed_and_not_there() {
 fn configuration_that_cannot_be_read() {
     let place = Place::new();
     place.refuses(&["run", "none.toml"], 2, &["none.toml: cannot read the configuration", "No such file"]);
-    place.refuses(&["plan", "scenes"], 2, &["scenes: cannot read the configuration"]);
+    place.refuses(&["plan", "scenes"], 2, &["scenes: expected a configuration file, found a folder"]);
     fs::write(place.path("tiny.toml"), b"seed = \"\xff\"").unwrap();
     place.refuses(&["train", "tiny.toml"], 2, &["tiny.toml: cannot read the configuration", "UTF-8"]);
     fs::write(place.path("tiny.toml"), "").unwrap();

@@ -216,6 +216,43 @@ fn an_id_in_both_splits_is_not_a_shared_image() {
     place.does(&["plan", "tiny.toml"]);
 }
 
+#[test]
+fn one_annotation_file_is_split_by_image() {
+    let place = Place::with_images(10, 1);
+    let all = "scenes/annotations/instances_train.json";
+    let out = place.does(&["data", "split", all, "split", "--val-share", "0.3", "--seed", "2"]);
+    assert!(out.contains("split/train.json: ") && out.contains(" annotations of 7 images"), "{out}");
+    assert!(out.contains("split/val.json: ") && out.contains(" annotations of 3 images"), "{out}");
+    let read = |file: &str| serde_json::from_slice::<Value>(&fs::read(place.path(file)).unwrap()).unwrap();
+    let [whole, train, val] = [all, "split/train.json", "split/val.json"].map(read);
+    for list in ["images", "annotations"] {
+        let entries = |file: &Value| file[list].as_array().unwrap().clone();
+        let (mut sides, mut expected) = ([entries(&train), entries(&val)].concat(), entries(&whole));
+        for entries in [&mut sides, &mut expected] {
+            entries.sort_by_key(|entry| entry["id"].as_u64());
+        }
+        assert_eq!(sides, expected, "{list}");
+    }
+    for side in ["split/train.json", "split/val.json"] {
+        place.does(&["data", "check", side, "scenes/images"]);
+    }
+    let images = "scenes/images";
+    let paths =
+        ["--train", "split/train.json", "--train-images", images, "--val", "split/val.json", "--val-images", images];
+    place.does(&[&["init", "my.toml", "--from-random"][..], &paths].concat());
+
+    place.refuses(&["data", "split", all, "split"], 2, &["split/train.json: expected no such file yet, found one"]);
+    place.refuses(&["data", "split", "no.json", "other"], 1, &["no.json"]);
+    let few = ["data", "split", "scenes/annotations/instances_val.json", "other"];
+    place.refuses(&few, 1, &["expected annotated images on both sides"]);
+    for share in ["0", "1", "NaN", "-1"] {
+        let share = format!("--val-share={share}");
+        let output = place.command(&["data", "split", all, "other", &share]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{share}");
+    }
+    assert!(!place.path("other").exists());
+}
+
 /// Gives the last training image the id of the first validation image, and a file name made of that image's, which it returns.
 fn share_an_id(place: &Place, rename: impl FnOnce(&str) -> String) -> String {
     let val: Value =

@@ -38,6 +38,7 @@ mod shipped;
 mod student_onnx;
 mod tensorboard;
 mod toy_recipes;
+mod unfinished;
 mod weights;
 
 use std::fs;

@@ -17,6 +17,7 @@ use sensei_data::prompt_source::Prompt;
 use super::source::Source;
 use crate::arguments::{AnnotationFormat, PredictArguments, Unusable};
 use crate::commands::teacher_propose::pictures_of_folder;
+use crate::phases::data::is_json_list;
 use crate::usage;
 
 /// Everything that is asked.
@@ -60,6 +61,25 @@ impl Asked {
     /// Number of prompts.
     pub fn n_prompts(&self) -> usize {
         self.images.iter().map(|image| image.prompts.len()).sum()
+    }
+
+    /// How many boxes reach beyond their image.
+    pub fn n_beyond_image(&self) -> usize {
+        self.count(|prompt, Size { width, height }| match prompt {
+            &Prompt::Box([x, y, w, h]) => x < 0.0 || y < 0.0 || x + w > f64::from(width) || y + h > f64::from(height),
+            Prompt::Point(_) | Prompt::Points(_) => false,
+        })
+    }
+
+    /// How many boxes are shown in a region that is lengthened to the crop rule's shortest side.
+    pub fn n_lengthened(&self, crop: CropRule) -> usize {
+        self.count(|prompt, size| crop.is_lengthened(prompt.clone(), size))
+    }
+
+    fn count(&self, is_one: impl Fn(&Prompt, Size) -> bool) -> usize {
+        let of_image =
+            |image: &AskedImage| image.prompts.iter().filter(|asked| is_one(&asked.prompt, image.size)).count();
+        self.images.iter().map(of_image).sum()
     }
 }
 
@@ -144,7 +164,7 @@ fn of_file(arguments: &PredictArguments, file: &Path, source: &Source) -> anyhow
             AnnotationFormat::Lvis => Dataset::load_lvis_with(annotations, folder, options),
         }
     };
-    let (is_list, shown) = (is_list(file)?, file.display());
+    let (is_list, shown) = (is_json_list(file)?, file.display());
     let (dataset, of_image, n_crowd) = match (&arguments.annotations, is_list) {
         (Some(annotations), true) => {
             let dataset = load(annotations)?;
@@ -199,14 +219,6 @@ fn finish(
         bail!("expected boxes to ask about, found none (left out: {}, crowd regions: {n_crowd})", left_out.len());
     }
     Ok(Asked { images, n_crowd, left_out })
-}
-
-/// Whether a JSON file is a list, as result files are.
-fn is_list(file: &Path) -> anyhow::Result<bool> {
-    let failed = || format!("{}: cannot read the boxes", file.display());
-    let mut start = std::io::BufReader::new(std::fs::File::open(file).with_context(failed)?);
-    let first = start.fill_buf().with_context(failed)?.iter().find(|byte| !byte.is_ascii_whitespace());
-    Ok(first == Some(&b'['))
 }
 
 /// Prompts by the index of their image.

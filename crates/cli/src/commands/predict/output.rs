@@ -230,6 +230,8 @@ pub fn write_about(
             "decoding_per_image": 1e3 * times.decoding.as_secs_f64() / asked.images.len() as f64,
             "whole": 1e3 * times.whole.as_secs_f64(),
         },
+        "boxes_beyond_image": asked.n_beyond_image(),
+        "boxes_lengthened": source.crop().map(|crop| asked.n_lengthened(crop)),
         "crowd_regions_left_out": asked.n_crowd,
         "left_out": asked.left_out,
         "images": images,

@@ -91,6 +91,9 @@ impl Source {
     }
 }
 
+/// How names of pictures end.
+const PICTURES: [&str; 3] = ["jpg", "jpeg", "png"];
+
 /// Opens what the path stands for, and the network of it that was asked for.
 ///
 /// # Errors
@@ -129,6 +132,7 @@ pub fn open(arguments: &PredictArguments) -> anyhow::Result<Source> {
     } else {
         let found = match (source.is_dir(), source.exists()) {
             (true, _) => "a folder that is neither",
+            (false, true) if PICTURES.contains(&extension.to_lowercase().as_str()) => "a picture; pictures go after it",
             (false, true) => "another file",
             (false, false) => "nothing",
         };
