@@ -8,7 +8,8 @@
 //!  a[row][k] | sums[row][..]  |   ... and multiplied with ROWS broadcast values
 //! ```
 //!
-//! `ROWS x VECTORS` sums need as many registers; the instruction set decides on the shape. The inner dimension is taken in
+//! `ROWS x VECTORS` sums need as many registers; the instruction set decides on the shape: 8 x 3 of the 32 registers of AVX-512, 6 x 2 of the 16
+//! of AVX2. There 4 x 3 sums, three values of the panel and a broadcast one fill all of them, and the compiler then keeps sums in memory. The inner dimension is taken in
 //! blocks of at most [`INNER_BLOCK`], so that the panel's part stays in the first-level cache for all rows. Sums of later
 //! blocks are added to what the earlier ones stored, and the last one applies the [`Epilogue`].
 
@@ -40,7 +41,7 @@ pub(super) unsafe fn multiply_panels(
             InstructionSet::Avx512 => panels_avx512(panels, a, epilogue, accumulate, out, out_starts),
             #[cfg(target_arch = "x86_64")]
             InstructionSet::Avx2 => panels_avx2(panels, a, epilogue, accumulate, out, out_starts),
-            _ => panels_body::<crate::vector::BaselineVector, 4>(panels, a, epilogue, accumulate, out, out_starts),
+            _ => panels_body::<crate::vector::BaselineVector, 4, 3>(panels, a, epilogue, accumulate, out, out_starts),
         }
     }
 }
@@ -57,7 +58,7 @@ pub(super) unsafe fn multiply_unpacked(isa: InstructionSet, a: LhsRows, b: RhsRo
             InstructionSet::Avx512 => unpacked_avx512(a, b, out),
             #[cfg(target_arch = "x86_64")]
             InstructionSet::Avx2 => unpacked_avx2(a, b, out),
-            _ => unpacked_body::<crate::vector::BaselineVector, 4>(a, b, out),
+            _ => unpacked_body::<crate::vector::BaselineVector, 4, 3>(a, b, out),
         }
     }
 }
@@ -66,20 +67,20 @@ pub(super) unsafe fn multiply_unpacked(isa: InstructionSet, a: LhsRows, b: RhsRo
 #[target_feature(enable = "avx512f,avx2,fma")]
 unsafe fn unpacked_avx512(a: LhsRows, b: RhsRows, out: *mut f32) {
     // SAFETY: the caller's promise.
-    unsafe { unpacked_body::<std::arch::x86_64::__m512, 8>(a, b, out) }
+    unsafe { unpacked_body::<std::arch::x86_64::__m512, 8, 3>(a, b, out) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn unpacked_avx2(a: LhsRows, b: RhsRows, out: *mut f32) {
     // SAFETY: the caller's promise.
-    unsafe { unpacked_body::<std::arch::x86_64::__m256, 4>(a, b, out) }
+    unsafe { unpacked_body::<std::arch::x86_64::__m256, 6, 2>(a, b, out) }
 }
 
 /// # Safety
 /// As [`multiply_unpacked`], on a CPU with the instructions of `V`.
 #[inline(always)]
-unsafe fn unpacked_body<V: Vector, const ROWS: usize>(a: LhsRows, b: RhsRows, out: *mut f32) {
+unsafe fn unpacked_body<V: Vector, const ROWS: usize, const MOST: usize>(a: LhsRows, b: RhsRows, out: *mut f32) {
     let RowElements::Strided { stride } = a.elements else {
         panic!("matrix product: evenly spaced elements of the first factor")
     };
@@ -87,7 +88,7 @@ unsafe fn unpacked_body<V: Vector, const ROWS: usize>(a: LhsRows, b: RhsRows, ou
     let out_starts = RowStarts::Strided { rows: a.starts.n_rows(), stride: columns };
     for (block, rhs_starts) in b.starts.chunks(INNER_BLOCK).enumerate() {
         for (run, run_offset) in b.run_offsets.iter().enumerate() {
-            for (first, width) in panel_columns(b.run_len, V::LANES) {
+            for (first, width) in panel_columns(b.run_len, V::LANES, MOST) {
                 let kernel = Microkernel {
                     lhs_starts: a.starts,
                     out_starts,
@@ -108,7 +109,7 @@ unsafe fn unpacked_body<V: Vector, const ROWS: usize>(a: LhsRows, b: RhsRows, ou
                     match width / V::LANES {
                         1 => kernel.all_rows::<V, ROWS, 1, true>(),
                         2 => kernel.all_rows::<V, ROWS, 2, true>(),
-                        _ => kernel.all_rows::<V, ROWS, 3, true>(),
+                        _ => kernel.all_rows::<V, ROWS, MOST, true>(),
                     }
                 }
             }
@@ -127,7 +128,7 @@ unsafe fn panels_avx512(
     out_starts: RowStarts,
 ) {
     // SAFETY: the caller's promise.
-    unsafe { panels_body::<std::arch::x86_64::__m512, 8>(panels, a, epilogue, accumulate, out, out_starts) }
+    unsafe { panels_body::<std::arch::x86_64::__m512, 8, 3>(panels, a, epilogue, accumulate, out, out_starts) }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -141,13 +142,13 @@ unsafe fn panels_avx2(
     out_starts: RowStarts,
 ) {
     // SAFETY: the caller's promise.
-    unsafe { panels_body::<std::arch::x86_64::__m256, 4>(panels, a, epilogue, accumulate, out, out_starts) }
+    unsafe { panels_body::<std::arch::x86_64::__m256, 6, 2>(panels, a, epilogue, accumulate, out, out_starts) }
 }
 
 /// # Safety
 /// As [`multiply_panels`], on a CPU with the instructions of `V`.
 #[inline(always)]
-unsafe fn panels_body<V: Vector, const ROWS: usize>(
+unsafe fn panels_body<V: Vector, const ROWS: usize, const MOST: usize>(
     panels: &Panels,
     a: LhsRows,
     epilogue: Epilogue,
@@ -167,7 +168,7 @@ unsafe fn panels_body<V: Vector, const ROWS: usize>(
             let n_inner = block.min(run_len - within);
             let is_last = first_k + n_inner == panels.inner;
             let lhs = a.values.as_ptr().wrapping_add(offset + within * stride);
-            for (first, width) in panel_columns(panels.columns, V::LANES) {
+            for (first, width) in panel_columns(panels.columns, V::LANES, MOST) {
                 let kernel = Microkernel {
                     lhs_starts: a.starts,
                     out_starts,
@@ -188,7 +189,7 @@ unsafe fn panels_body<V: Vector, const ROWS: usize>(
                     match width / V::LANES {
                         1 => kernel.all_rows::<V, ROWS, 1, false>(),
                         2 => kernel.all_rows::<V, ROWS, 2, false>(),
-                        _ => kernel.all_rows::<V, ROWS, 3, false>(),
+                        _ => kernel.all_rows::<V, ROWS, MOST, false>(),
                     }
                 }
             }

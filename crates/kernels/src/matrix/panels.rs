@@ -44,7 +44,7 @@ impl Panels {
         packed.clear(inner, columns);
         packed.values.resize(packed.start + inner * columns.next_multiple_of(lanes(isa)), 0.0);
         let mut rest = &mut packed.values[packed.start..];
-        let panels = panel_columns(columns, lanes(isa)).map(|(first, width)| {
+        let panels = panel_columns(columns, lanes(isa), most_vectors(isa)).map(|(first, width)| {
             let (panel, after) = std::mem::take(&mut rest).split_at_mut(inner * width);
             rest = after;
             (first, width, panel)
@@ -72,7 +72,7 @@ impl Panels {
     pub(crate) fn repack(&mut self, source: &[f32], starts: RowStarts, run_len: usize, run_offsets: &[usize]) {
         let (inner, columns) = (starts.n_rows(), run_len * run_offsets.len());
         self.clear(inner, columns);
-        for (first, width) in panel_columns(columns, lanes(self.isa)) {
+        for (first, width) in panel_columns(columns, lanes(self.isa), most_vectors(self.isa)) {
             let existing = width.min(columns - first);
             let (run, within) = (first / run_len, first % run_len);
             if within + width <= run_len {
@@ -80,6 +80,7 @@ impl Panels {
                 match width {
                     48 => extend_rows::<48>(&mut self.values, source, inner, start),
                     32 => extend_rows::<32>(&mut self.values, source, inner, start),
+                    16 => extend_rows::<16>(&mut self.values, source, inner, start),
                     _ => (0..inner).for_each(|k| self.values.extend_from_slice(&source[start(k)..][..width])),
                 }
                 continue;
@@ -112,7 +113,7 @@ impl Panels {
         self.clear(inner, columns);
         let end = self.start + inner * self.padded_columns();
         self.values.resize(end, 0.0);
-        for (first, width) in panel_columns(columns, lanes(self.isa)) {
+        for (first, width) in panel_columns(columns, lanes(self.isa), most_vectors(self.isa)) {
             let panel = &mut self.values[self.start + first * inner..][..inner * width];
             for column in first..existing.min(first + width) {
                 let rows = panel.iter_mut().skip(column - first).step_by(width);
@@ -193,16 +194,16 @@ impl Panels {
     }
 }
 
-/// First column and width of each panel: three vectors, and no single one unless there is no other.
+/// First column and width of each panel: two or three vectors at most, and of three no single one behind them unless there is no other.
 #[inline]
-pub(super) fn panel_columns(columns: usize, lanes: usize) -> impl Iterator<Item = (usize, usize)> {
+pub(super) fn panel_columns(columns: usize, lanes: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
     let n_vectors = columns.div_ceil(lanes);
     let mut done = 0;
     std::iter::from_fn(move || {
         let width = match n_vectors - done {
             0 => return None,
             4 => 2,
-            left => left.min(3),
+            left => left.min(most),
         };
         let first = done * lanes;
         done += width;
@@ -228,6 +229,14 @@ fn lanes(isa: InstructionSet) -> usize {
         InstructionSet::Avx512 => 16,
         InstructionSet::Avx2 => 8,
         InstructionSet::Baseline => 4,
+    }
+}
+
+/// Vectors of a panel, at most: what the microkernel has registers for.
+fn most_vectors(isa: InstructionSet) -> usize {
+    match isa {
+        InstructionSet::Avx512 | InstructionSet::Baseline => 3,
+        InstructionSet::Avx2 => 2,
     }
 }
 
