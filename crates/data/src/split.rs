@@ -214,6 +214,7 @@ impl<'de> Deserialize<'de> for Fields {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make the files they read")]
 mod tests {
     use std::fs;
 
