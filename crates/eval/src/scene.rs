@@ -13,7 +13,7 @@ pub struct SceneMask<'a> {
     pub mask: &'a Rle,
     /// What it answers.
     pub prompt: Prompt,
-    /// At the prompt, as `1 0.87`; left out where the picture has no room for it.
+    /// At the prompt, or below other labels there, as `1 0.87`; left out where the picture has no room for it.
     pub label: String,
 }
 
@@ -26,6 +26,7 @@ pub fn draw_scene(image: &RgbImage, masks: &[SceneMask<'_>]) -> RgbImage {
     for (SceneMask { mask, .. }, colour) in masks.iter().zip(COLOURS.iter().cycle()) {
         draw_mask(&mut canvas, mask, *colour);
     }
+    let mut labels = vec![];
     // Prompts and labels lie above all masks.
     for (SceneMask { prompt, label, .. }, colour) in masks.iter().zip(COLOURS.iter().cycle()) {
         let at = match *prompt {
@@ -42,7 +43,7 @@ pub fn draw_scene(image: &RgbImage, masks: &[SceneMask<'_>]) -> RgbImage {
                 label_at
             }
         };
-        write_label(&mut canvas, at, label, *colour);
+        write_label(&mut canvas, at, label, *colour, &mut labels);
     }
     canvas.image
 }
@@ -99,15 +100,28 @@ fn cross(canvas: &mut Canvas, [x, y]: [f64; 2], colour: [u8; 3]) {
     }
 }
 
-/// A label on dark ground, as near to a place as it lies in the picture whole.
-fn write_label(canvas: &mut Canvas, at: [f64; 2], label: &str, colour: [u8; 3]) {
+/// Pixels of a label: left, top, and behind its last column and row.
+type LabelPlace = [usize; 4];
+
+/// A label on dark ground, as near to a place as it lies in the picture whole; below others that are there, if a few steps lead below them.
+fn write_label(canvas: &mut Canvas, at: [f64; 2], label: &str, colour: [u8; 3], others: &mut Vec<LabelPlace>) {
     let (width, height) = (canvas.image.size.width as usize, canvas.image.size.height as usize);
     let (label_width, label_height) = (label.chars().count() * TEXT_ADVANCE + 2, TEXT_HEIGHT + 4);
     if label_width > width || label_height > height || label.is_empty() {
         return;
     }
     let place = |at: f64, room: usize| at.clamp(0.0, room as f64) as usize;
-    let (left, top) = (place(at[0], width - label_width), place(at[1], height - label_height));
+    let (left, first_top) = (place(at[0], width - label_width), place(at[1], height - label_height));
+    let tops =
+        (0..MOST_STEPS).map(|step| first_top + step * label_height).take_while(|top| top + label_height <= height);
+    let is_free = |top: &usize| {
+        let apart = |&[x0, y0, x1, y1]: &LabelPlace| {
+            x1 <= left || left + label_width <= x0 || y1 <= *top || top + label_height <= y0
+        };
+        others.iter().all(apart)
+    };
+    let top = tops.into_iter().find(is_free).unwrap_or(first_top);
+    others.push([left, top, left + label_width, top + label_height]);
     for y in top..top + label_height {
         for x in left..left + label_width {
             canvas.pixel(x, y).iter_mut().for_each(|value| *value /= 3);
@@ -115,6 +129,9 @@ fn write_label(canvas: &mut Canvas, at: [f64; 2], label: &str, colour: [u8; 3]) 
     }
     canvas.write([left + 2, top + 2], label, colour);
 }
+
+/// How many labels may stand below each other before they cover one another.
+const MOST_STEPS: usize = 8;
 
 /// Half of a cross, in pixels.
 const ARM: usize = 5;
@@ -164,6 +181,28 @@ mod tests {
         let image = drawn(Prompt::Point(PointInImage { x: 30.9, y: 20.2 }), "");
         assert_eq!((at(&image, 30, 20), at(&image, 25, 20), at(&image, 30, 25)), (COLOURS[0], COLOURS[0], COLOURS[0]));
         assert_eq!((at(&image, 24, 20), at(&image, 31, 21)), ([100; 3], [100; 3]));
+    }
+
+    #[test]
+    fn labels_stand_below_each_other() {
+        let mask = Rle::empty(SIZE).unwrap();
+        let image = RgbImage { size: SIZE, pixels: vec![90; SIZE.n_pixels() * 3] };
+        let prompt = Prompt::Box([1.0, 1.0, 30.0, 25.0]);
+        let labelled = |labels: &[&str]| {
+            let masks: Vec<SceneMask> = labels
+                .iter()
+                .map(|label| SceneMask { mask: &mask, prompt: prompt.clone(), label: (*label).into() })
+                .collect();
+            draw_scene(&image, &masks)
+        };
+        // Darkened rows in a column that no letter reaches.
+        let n_dark = |image: &RgbImage| (4..SIZE.height as usize - 4).filter(|&y| at(image, 3, y) == [30; 3]).count();
+        let label_height = TEXT_HEIGHT + 4;
+        assert!(2 * label_height < SIZE.height as usize);
+        let (one, two) = (labelled(&["1"]), labelled(&["1", "2"]));
+        assert!(n_dark(&two) > n_dark(&one), "{} and {}", n_dark(&two), n_dark(&one));
+        // With no room below, they cover one another as before.
+        assert_eq!(labelled(&["1"; 20]).pixels.len(), image.pixels.len());
     }
 
     #[test]

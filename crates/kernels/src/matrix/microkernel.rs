@@ -8,10 +8,12 @@
 //!  a[row][k] | sums[row][..]  |   ... and multiplied with ROWS broadcast values
 //! ```
 //!
-//! `ROWS x VECTORS` sums need as many registers; the instruction set decides on the shape: 8 x 3 of the 32 registers of AVX-512, 6 x 2 of the 16
-//! of AVX2. There 4 x 3 sums, three values of the panel and a broadcast one fill all of them, and the compiler then keeps sums in memory. The inner dimension is taken in
-//! blocks of at most [`INNER_BLOCK`], so that the panel's part stays in the first-level cache for all rows. Sums of later
-//! blocks are added to what the earlier ones stored, and the last one applies the [`Epilogue`].
+//! `ROWS x VECTORS` sums need as many registers; the instruction set decides on the shape: 8 x 3 of AVX-512's 32 registers,
+//! 6 x 2 of AVX2's 16. There 4 x 3 sums, three values of the panel and a broadcast one would take all, and the compiler
+//! then keeps sums in memory: half the speed.
+//!
+//! The inner dimension is taken in blocks of at most [`INNER_BLOCK`], so that the panel's part stays in the first-level
+//! cache for all rows. Sums of later blocks are added to what the earlier ones stored, and the last one applies the [`Epilogue`].
 
 use std::mem::MaybeUninit;
 

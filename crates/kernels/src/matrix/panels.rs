@@ -194,7 +194,7 @@ impl Panels {
     }
 }
 
-/// First column and width of each panel: two or three vectors at most, and of three no single one behind them unless there is no other.
+/// First column and width of each panel of at most so many vectors: where three are, no single one is behind them.
 #[inline]
 pub(super) fn panel_columns(columns: usize, lanes: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
     let n_vectors = columns.div_ceil(lanes);
