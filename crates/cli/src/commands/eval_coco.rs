@@ -23,7 +23,9 @@ pub fn eval_coco(
     compared: Compared,
     out: Option<&Path>,
 ) -> anyhow::Result<()> {
-    if is_json_list(annotations)? && !is_json_list(detections)? {
+    // What cannot be read is said by who needs it.
+    let (first_is_list, second_is_none) = (is_json_list(annotations), is_json_list(detections).map(|is| !is));
+    if first_is_list.unwrap_or(false) && second_is_none.unwrap_or(false) {
         let [first, second] = [annotations, detections].map(Path::display);
         let expected = "expected the annotation file first and the result file, a list, second";
         return Err(usage(anyhow::anyhow!("{expected}; found the list in {first}, and {second} is none")));
