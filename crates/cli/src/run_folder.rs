@@ -140,6 +140,15 @@ pub fn expect(folder: &RunFolder, file: &Path, what: &str, advice: &str) -> anyh
     Ok(())
 }
 
+/// Refuses a run that has no trained weights yet, or whose weights were changed.
+///
+/// # Errors
+/// If it has none, or they were.
+pub fn expect_trained(folder: &RunFolder) -> anyhow::Result<()> {
+    check(folder, &folder.student())?;
+    expect(folder, &folder.student(), "a trained student", "`sensei run CONFIG --resume` goes on training")
+}
+
 /// Whether there is something to go on from.
 fn has_begun(folder: &RunFolder) -> bool {
     let has_checkpoint = fs::read_dir(folder.checkpoints()).is_ok_and(|mut entries| entries.next().is_some());

@@ -256,9 +256,9 @@ pub fn trained_student(
     folder: &RunFolder,
     device: &Device,
 ) -> anyhow::Result<PromptableStudent> {
-    run_folder::check(folder, &folder.student())?;
+    run_folder::expect_trained(folder)?;
     let path = folder.student();
-    let tensors = read_weights(&path).context("the run has no trained student")?.tensors;
+    let tensors = read_weights(&path)?.tensors;
     student_of(plan, &path.display().to_string(), &tensors, device)
 }
 

@@ -93,8 +93,8 @@ pub fn check_int8<'a>(plan: &'a PromptablePlan, folder: &RunFolder) -> anyhow::R
 /// If the encoder is not one of convolutions, the run has no trained student, its data cannot be read, or a file cannot be written.
 pub fn write_int8_encoder(plan: &PromptablePlan, folder: &RunFolder, runs: &Path) -> anyhow::Result<()> {
     let graph = check_int8(plan, folder)?;
-    run_folder::check(folder, &folder.student())?;
-    let tensors = read_weights(&folder.student()).context("the run has no trained student")?.tensors;
+    run_folder::expect_trained(folder)?;
+    let tensors = read_weights(&folder.student())?.tensors;
     let (train, val) = (images(plan, Split::Train, runs)?, images(plan, Split::Val, runs)?);
     let shown = working("quantizing");
     let (model, saturated_share) = quantized(graph, &tensors, &train)?;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Context;
 use sensei_onnx::builder::{Ends, NamedValues};
 use sensei_onnx::encoder::{BatchNorms, float_network};
 use sensei_onnx::sam_decoder::sam_decoder;
@@ -27,8 +26,8 @@ use crate::run_folder;
 /// # Errors
 /// If the run has no trained student.
 pub fn onnx_files(plan: &PromptablePlan, folder: &RunFolder) -> anyhow::Result<[Vec<u8>; 2]> {
-    run_folder::check(folder, &folder.student())?;
-    let tensors = read_weights(&folder.student()).context("the run has no trained student")?.tensors;
+    run_folder::expect_trained(folder)?;
+    let tensors = read_weights(&folder.student())?.tensors;
     let values = |prefix: &str| -> NamedValues {
         let of_prefix = tensors.iter().filter_map(|(name, tensor)| Some((name.strip_prefix(prefix)?, tensor)));
         of_prefix.map(|(name, tensor)| (name.to_string(), (tensor.shape.clone(), tensor.values.clone()))).collect()

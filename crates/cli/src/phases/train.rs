@@ -109,13 +109,7 @@ pub fn train(
 /// # Errors
 /// If it has none yet, or they are of another network.
 pub fn trained_weights(plan: &RunPlan, folder: &RunFolder) -> anyhow::Result<NamedWeights> {
-    run_folder::check(folder, &folder.student())?;
-    run_folder::expect(
-        folder,
-        &folder.student(),
-        "a trained student",
-        "`sensei run CONFIG --resume` goes on training",
-    )?;
+    run_folder::expect_trained(folder)?;
     let file = read_weights(&folder.student())?;
     Ok(file.for_graph(&plan.graph)?)
 }

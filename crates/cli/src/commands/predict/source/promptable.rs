@@ -32,7 +32,7 @@ pub fn open(arguments: &PredictArguments, is_weights: bool) -> anyhow::Result<So
     if arguments.network == Some(NetworkChoice::Teacher) {
         return Source::teacher(&TeacherFiles::Native(plan.teacher_weights.clone()), &plan.teacher_digest, 0);
     }
-    run_folder::check(&folder, &folder.student())?;
+    run_folder::expect_trained(&folder)?;
     of_plan(arguments, &plan, &folder.student())
 }
 
@@ -43,7 +43,7 @@ fn of_plan(arguments: &PredictArguments, plan: &PromptablePlan, weights: &Path) 
         return Err(usage(anyhow!("--network {name}: {shown}: {expected}")));
     }
     let choice = mask_choice(arguments, plan).map_err(usage)?;
-    let tensors = read_weights(weights).context("no trained student")?.tensors;
+    let tensors = read_weights(weights)?.tensors;
     let student = Box::new(student_of(plan, &weights.display().to_string(), &tensors, &Device::flex())?);
     let side = u32::try_from(plan.encoder.input_size()).context("[student] input_size")?;
     let network = AskedNetwork::Image(ImageNetwork::Student { student, side, choice });
