@@ -199,9 +199,9 @@ impl<'de> Deserialize<'de> for Fields {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
-                let mut fields: Vec<(String, Box<RawValue>)> = vec![];
+                let (mut fields, mut seen) = (vec![], BTreeSet::new());
                 while let Some((key, value)) = map.next_entry::<String, Box<RawValue>>()? {
-                    if fields.iter().any(|(other, _)| *other == key) {
+                    if !seen.insert(key.clone()) {
                         return Err(A::Error::custom(format!("`{key}` is there twice")));
                     }
                     fields.push((key, value));
@@ -298,7 +298,13 @@ mod tests {
         refused(&format!("{two},{}", image(2, "c")), &one, 0.5, "image 2: expected an id of its own, found 2 again");
         refused("7", &one, 0.5, "image 0: expected its ids as whole numbers");
         let (_folder, path) = file(&two, &one);
-        for (text, words) in [("[]", "an object"), (r#"{"images": []}"#, "annotations: found none"), ("{", "EOF")] {
+        let twice = r#"{"images": [], "annotations": [], "images": []}"#;
+        for (text, words) in [
+            (twice, "`images` is there twice"),
+            ("[]", "an object"),
+            (r#"{"images": []}"#, "annotations: found none"),
+            ("{", "EOF"),
+        ] {
             fs::write(&path, text).expect("written");
             let source = split_file(&path, 0.5, 1).expect_err(text);
             let shown = std::error::Error::source(&source).expect("a cause").to_string();

@@ -187,7 +187,8 @@ mod tests {
     fn labels_stand_below_each_other() {
         let mask = Rle::empty(SIZE).unwrap();
         let image = RgbImage { size: SIZE, pixels: vec![90; SIZE.n_pixels() * 3] };
-        let prompt = Prompt::Box([1.0, 1.0, 30.0, 25.0]);
+        // Two labels are nearly as high as the picture: the first has to stand at its top.
+        let prompt = Prompt::Box([1.0, -10.0, 30.0, 36.0]);
         let labelled = |labels: &[&str]| {
             let masks: Vec<SceneMask> = labels
                 .iter()

@@ -116,8 +116,17 @@ fn split(annotations: &Path, out: &Path, val_share: f64, seed: u64) -> anyhow::R
     }
     let split = split_file(annotations, val_share, seed)?;
     std::fs::create_dir_all(out).with_context(|| format!("{}: cannot make the folder", out.display()))?;
+    let [train, val] = &files;
+    let create = |file: &Path, json: &[u8]| -> anyhow::Result<()> {
+        ensure!(create_whole(file, json)?, "{}: expected no such file yet, found one", file.display());
+        Ok(())
+    };
+    create(train, &split.train.json)?;
+    create(val, &split.held_out.json).inspect_err(|_| {
+        // The first error is the one to report.
+        let _ = std::fs::remove_file(train);
+    })?;
     for (file, side) in files.iter().zip([&split.train, &split.held_out]) {
-        ensure!(create_whole(file, &side.json)?, "{}: expected no such file yet, found one", file.display());
         say(&format!("{}: {} annotations of {} images", file.display(), side.n_annotations, side.n_images));
     }
     Ok(())

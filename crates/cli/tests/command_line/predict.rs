@@ -245,6 +245,21 @@ fn images_of_the_command_line_are_numbered_and_named() {
 }
 
 #[test]
+fn boxes_that_are_cut_or_lengthened_are_answered_and_counted() {
+    let place = Place::new();
+    let boxes = ["--box=-5,8,30,30", "--box=8,8,30,30", "--box=20,20,3,3"];
+    let image = first_image(&place);
+    let predict = [&["predict", "sensei-box", &image][..], &boxes, &["--out", "masks"]].concat();
+    let output = place.command(&predict).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("boxes that reach beyond their image, of which the part in it counts: 1\n"), "{said}");
+    assert!(said.contains("boxes whose region is lengthened to the student's shortest side: 1\n"), "{said}");
+    let about = read(&place, "masks/about.json");
+    assert_eq!((&about["boxes_beyond_image"], &about["boxes_lengthened"]), (&json!(1), &json!(1)));
+}
+
+#[test]
 fn a_student_of_windows_takes_points_and_boxes() {
     let place = Place::new();
     let window =
