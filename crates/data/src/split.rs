@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use crate::coco::{BYTE_ORDER_MARK, read};
 use crate::dataset::DatasetError;
+use crate::json_value::{Scalar, Unexpected, foreign_encoding};
 use crate::sampling::split_images;
 
 /// Both sides of a split file. Every entry is there as it was written, also what Sensei does not read; an entry has a line.
@@ -80,6 +81,9 @@ pub enum SplitError {
 /// If the share is not in `[0, 1]`.
 pub fn split_file(path: &Path, held_out_share: f64, seed: u64) -> Result<SplitFile, SplitError> {
     let bytes = read(path)?;
+    if let Some(found) = foreign_encoding(&bytes) {
+        return Err(DatasetError::Encoding { path: path.to_path_buf(), found }.into());
+    }
     let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
     let not_json = |source| SplitError::Json { path: path.to_path_buf(), source };
     let file: Fields = serde_json::from_slice(bytes).map_err(not_json)?;
@@ -89,81 +93,95 @@ pub fn split_file(path: &Path, held_out_share: f64, seed: u64) -> Result<SplitFi
         serde_json::from_str::<Vec<&RawValue>>(value.get()).map_err(not_json)
     };
     let (images, annotations) = (list("images")?, list("annotations")?);
-    let ids = ids_of(path, &images)?;
-    let image_ids = together(path, &images)?;
-    let annotated = image_of_each(path, &annotations, &image_ids)?;
+    let ImageIds { ids, group_by_id } = image_ids(path, &images)?;
+    let image_of_each = image_of_each(path, &annotations, &group_by_id)?;
 
-    let groups: Vec<u64> = image_ids.values().copied().collect();
+    let groups: Vec<u64> = group_by_id.values().copied().collect();
     let held_out: BTreeSet<u64> = split_images(&groups, held_out_share, seed).held_out.into_iter().collect();
-    let is_held_out = |image_id: &u64| held_out.contains(&image_ids[image_id]);
+    let is_held_out = |image_id: &u64| held_out.contains(&group_by_id[image_id]);
     let side = |of_held_out: bool| {
-        let is_here = |id: &u64| is_held_out(id) == of_held_out;
-        let images = images.iter().zip(&ids).filter(|(_, id)| is_here(id)).map(|(raw, _)| raw.get());
-        let annotations = annotations.iter().zip(&annotated).filter(|(_, id)| is_here(id)).map(|(raw, _)| raw.get());
-        file.with(&images.collect::<Vec<_>>(), &annotations.collect::<Vec<_>>())
+        let of_side = |entries: &[&RawValue], image_ids: &[u64]| -> Vec<String> {
+            let here = entries.iter().zip(image_ids).filter(|(_, id)| is_held_out(id) == of_held_out);
+            here.map(|(entry, _)| entry.get().to_string()).collect()
+        };
+        file.with(&of_side(&images, &ids), &of_side(&annotations, &image_of_each))
     };
-    let sides = SplitFile { train: side(false), held_out: side(true) };
-    let (out, train): (BTreeSet<u64>, BTreeSet<u64>) = annotated.iter().partition(|id| is_held_out(id));
+    let (out, train): (BTreeSet<u64>, BTreeSet<u64>) = image_of_each.iter().partition(|id| is_held_out(id));
     match (train.len(), out.len()) {
-        (1.., 1..) => Ok(sides),
+        (1.., 1..) => Ok(SplitFile { train: side(false), held_out: side(true) }),
         (train, held_out) => Err(SplitError::NothingLeft { path: path.to_path_buf(), train, held_out }),
     }
 }
 
-/// What an image has that a split goes by.
+/// What an image has that a split goes by; each of any kind of value, as where annotations are read.
 #[derive(Deserialize)]
 struct ImageFields {
-    id: u64,
-    file_name: Option<String>,
-    coco_url: Option<String>,
+    #[serde(default)]
+    id: Scalar,
+    #[serde(default)]
+    file_name: Scalar,
+    #[serde(default)]
+    coco_url: Scalar,
 }
 
 #[derive(Deserialize)]
 struct AnnotationFields {
-    image_id: u64,
+    #[serde(default)]
+    image_id: Scalar,
 }
 
-fn fields<'a, T: Deserialize<'a>>(
-    path: &Path,
-    list: &'static str,
-    (idx, raw): (usize, &&'a RawValue),
-) -> Result<T, SplitError> {
-    serde_json::from_str(raw.get()).map_err(|error| {
-        let expected = format!("its ids as whole numbers and its names as texts, found: {error}");
-        SplitError::Entry { path: path.to_path_buf(), list, idx, expected }
-    })
+/// The images' ids.
+struct ImageIds {
+    /// In the order of the file.
+    ids: Vec<u64>,
+    /// For each the smallest id of those that name its file.
+    group_by_id: BTreeMap<u64, u64>,
 }
 
-fn ids_of(path: &Path, images: &[&RawValue]) -> Result<Vec<u64>, SplitError> {
-    images.iter().enumerate().map(|image| Ok(fields::<ImageFields>(path, "image", image)?.id)).collect()
-}
-
-/// For each image the smallest id of those that name its file.
-fn together(path: &Path, images: &[&RawValue]) -> Result<BTreeMap<u64, u64>, SplitError> {
-    let mut id_by_file: BTreeMap<String, u64> = BTreeMap::new();
-    let mut file_by_id: BTreeMap<u64, String> = BTreeMap::new();
+fn image_ids(path: &Path, images: &[&RawValue]) -> Result<ImageIds, SplitError> {
+    let (mut ids, mut files, mut smallest_by_file) = (vec![], vec![], BTreeMap::new());
     for (idx, raw) in images.iter().enumerate() {
-        let image: ImageFields = fields(path, "image", (idx, raw))?;
-        let file = image.file_name.or(image.coco_url).unwrap_or_else(|| format!("{}", image.id));
-        let smallest = id_by_file.entry(file.clone()).or_insert(image.id);
-        *smallest = image.id.min(*smallest);
-        if file_by_id.insert(image.id, file).is_some() {
-            let expected = format!("an id of its own, found {} again", image.id);
+        let wrong = |expected: String| SplitError::Entry { path: path.to_path_buf(), list: "image", idx, expected };
+        let fields: ImageFields =
+            serde_json::from_str(raw.get()).map_err(|error| wrong(format!("an object, found: {error}")))?;
+        let id = fields
+            .id
+            .whole()
+            .map_err(|Unexpected { expected, found }| wrong(format!("{expected} as id, found {found}")))?;
+        let file = match (fields.file_name, fields.coco_url) {
+            (Scalar::Text(name), _) | (_, Scalar::Text(name)) => name,
+            // A file of its own.
+            _ => id.to_string(),
+        };
+        let smallest = smallest_by_file.entry(file.clone()).or_insert(id);
+        *smallest = id.min(*smallest);
+        ids.push(id);
+        files.push(file);
+    }
+    let mut group_by_id = BTreeMap::new();
+    for (idx, (&id, file)) in ids.iter().zip(&files).enumerate() {
+        if group_by_id.insert(id, smallest_by_file[file]).is_some() {
+            let expected = format!("an id of its own, found {id} again");
             return Err(SplitError::Entry { path: path.to_path_buf(), list: "image", idx, expected });
         }
     }
-    Ok(file_by_id.into_iter().map(|(id, file)| (id, id_by_file[&file])).collect())
+    Ok(ImageIds { ids, group_by_id })
 }
 
 /// The image of each annotation.
 fn image_of_each(path: &Path, annotations: &[&RawValue], known: &BTreeMap<u64, u64>) -> Result<Vec<u64>, SplitError> {
     let image_of = |(idx, raw): (usize, &&RawValue)| {
-        let AnnotationFields { image_id } = fields(path, "annotation", (idx, raw))?;
-        if known.contains_key(&image_id) {
-            return Ok(image_id);
+        let wrong =
+            |expected: String| SplitError::Entry { path: path.to_path_buf(), list: "annotation", idx, expected };
+        let AnnotationFields { image_id } =
+            serde_json::from_str(raw.get()).map_err(|error| wrong(format!("an object, found: {error}")))?;
+        let image_id = image_id
+            .whole()
+            .map_err(|Unexpected { expected, found }| wrong(format!("{expected} as image_id, found {found}")))?;
+        match known.contains_key(&image_id) {
+            true => Ok(image_id),
+            false => Err(wrong(format!("the id of one of {} images, found image_id {image_id}", known.len()))),
         }
-        let expected = format!("the id of one of {} images, found image_id {image_id}", known.len());
-        Err(SplitError::Entry { path: path.to_path_buf(), list: "annotation", idx, expected })
     };
     annotations.iter().enumerate().map(image_of).collect()
 }
@@ -173,8 +191,8 @@ struct Fields(Vec<(String, Box<RawValue>)>);
 
 impl Fields {
     /// The file with these images and annotations in place of its own.
-    fn with(&self, images: &[&str], annotations: &[&str]) -> SplitSide {
-        let list = |entries: &[&str]| format!("[\n{}\n]", entries.join(",\n"));
+    fn with(&self, images: &[String], annotations: &[String]) -> SplitSide {
+        let list = |entries: &[String]| format!("[\n{}\n]", entries.join(",\n"));
         let fields = self.0.iter().map(|(key, value)| {
             let value = match key.as_str() {
                 "images" => list(images),
@@ -244,7 +262,9 @@ mod tests {
 
     #[test]
     fn every_entry_is_on_one_side_as_it_was() {
-        let images: Vec<String> = (0..20).map(|id| image(id, &format!("{id}.png"))).collect();
+        // The first id as Python writes a float, which the reader of annotations takes too.
+        let mut images: Vec<String> = (0..20).map(|id| image(id, &format!("{id}.png"))).collect();
+        images[0] = images[0].replacen("0", "0.0", 1);
         let objects: Vec<String> = (0..40).map(|id| object(100 + id, id % 20)).collect();
         let (folder, path) = file(&images.join(","), &objects.join(","));
         let split = split_file(&path, 0.25, 3).expect("a file that can be split");
@@ -296,7 +316,9 @@ mod tests {
         refused(&two, &one, 0.5, "expected annotated images on both sides");
         refused(&two, &one, 0.0, "found 1 to train on and 0 held out");
         refused(&format!("{two},{}", image(2, "c")), &one, 0.5, "image 2: expected an id of its own, found 2 again");
-        refused("7", &one, 0.5, "image 0: expected its ids as whole numbers");
+        refused("7", &one, 0.5, "image 0: expected an object");
+        refused(&two.replacen("1", "\"1\"", 1), &one, 0.5, "image 0: expected a whole number");
+        refused(&two, &one.replace("\"image_id\": 1", "\"image_id\": null"), 0.5, "as image_id, found null");
         let (_folder, path) = file(&two, &one);
         let twice = r#"{"images": [], "annotations": [], "images": []}"#;
         for (text, words) in [

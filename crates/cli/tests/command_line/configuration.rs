@@ -51,6 +51,11 @@ fn unknown_and_misspelt_keys() {
             "seed = 3\nsead = 4",
             &["tiny.toml:3: sead: unknown key, perhaps `seed`; the keys here are `crop`, ", "`seed`"],
         ),
+        (
+            "seed = 3",
+            "seed = 3\nanother_thing = 4",
+            &["tiny.toml:3: another_thing: unknown key; the keys here are `crop`"],
+        ),
         ("[quantize]", "[quantise]", &["quantise: unknown key, perhaps `quantize`; the keys here are ", "`quantize`"]),
         ("instances = \"all\"", "instance = \"all\"", &["data.instance: unknown key", "data: missing key `instances`"]),
         (

@@ -17,7 +17,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::panels::panel_columns;
+use super::panels::{most_vectors, panel_columns};
 use super::{Epilogue, LhsRows, Panels, RhsRows, RowElements, RowStarts};
 use crate::activation::Limits;
 use crate::instruction_set::InstructionSet;
@@ -158,6 +158,7 @@ unsafe fn panels_body<V: Vector, const ROWS: usize, const MOST: usize>(
     out: *mut f32,
     out_starts: RowStarts,
 ) {
+    assert_eq!(most_vectors(panels.isa), MOST, "matrix product: panels of another width than they are read in");
     let (run_len, n_runs, stride) = match a.elements {
         RowElements::Strided { stride } => (panels.inner, 1, stride),
         RowElements::Runs { len, offsets } => (len, offsets.len(), 1),

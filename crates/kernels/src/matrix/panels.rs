@@ -233,7 +233,7 @@ fn lanes(isa: InstructionSet) -> usize {
 }
 
 /// Vectors of a panel, at most: what the microkernel has registers for.
-fn most_vectors(isa: InstructionSet) -> usize {
+pub(super) fn most_vectors(isa: InstructionSet) -> usize {
     match isa {
         InstructionSet::Avx512 | InstructionSet::Baseline => 3,
         InstructionSet::Avx2 => 2,
