@@ -1,13 +1,17 @@
-//! Annotation files, read as COCO's and as LVIS's, and each mask of what is accepted.
+//! Annotation files, read as COCO's and as LVIS's, and each mask of what is accepted; and split in two.
 #![no_main]
 
 use std::path::Path;
 
 use sensei_data::dataset::Dataset;
+use sensei_data::split::split_file;
 use sensei_fuzz::as_file;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     as_file("json", bytes, |path| {
+        if let Ok(split) = split_file(path, 0.5, 1) {
+            assert!(split.train.n_annotations > 0 && split.held_out.n_annotations > 0);
+        }
         for load in [Dataset::load_coco, Dataset::load_lvis] {
             let Ok(dataset) = load(path, Path::new("")) else { continue };
             let mut pixels = 0;
