@@ -15,6 +15,7 @@ use crate::geometry::Size;
 use crate::joined::DatasetPart;
 use crate::json_value::{Scalar, Unexpected, foreign_encoding, tolerated};
 use crate::outline::{OutlineError, Values};
+use crate::polygon::rasterize;
 
 /// Which fields must be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +49,7 @@ pub(crate) fn load(
         image_idx_by_id: idx_by_id(&mut images.iter().map(|image| image.id)),
         category_ids: categories.iter().map(|category| category.id).collect(),
         images: &images,
-        needs_masks: options.needs_masks,
+        options,
     };
     for image in &images {
         for category_id in image.neg_category_ids.iter().chain(&image.not_exhaustive_category_ids) {
@@ -164,7 +165,7 @@ struct Known<'a> {
     images: &'a [ImageRecord],
     image_idx_by_id: BTreeMap<u64, usize>,
     category_ids: BTreeSet<u64>,
-    needs_masks: bool,
+    options: LoadOptions,
 }
 
 impl Known<'_> {
@@ -252,16 +253,35 @@ impl JsonAnnotation {
             return Err(EntryProblem::UnknownImage { image_id, n_images: known.images.len() });
         };
         let bbox = self.bbox.bbox().map_err(|unexpected| field("bbox", unexpected))?;
-        let area = self.area.number().map_err(|unexpected| field("area", unexpected))?;
-        if area < 0.0 {
-            return Err(field("area", self.area.unexpected("a finite number of at least 0")));
-        }
+        let stated_area = self.stated_area(&known.options)?;
         let is_crowd = self.iscrowd.flag().map_err(|unexpected| field("iscrowd", unexpected))?;
-        let segmentation = match known.needs_masks {
-            true => self.segmentation.check(known.images[image_idx].size).map_err(EntryProblem::from)?,
+        let size = known.images[image_idx].size;
+        let segmentation = match known.options.needs_masks {
+            true => self.segmentation.check(size).map_err(EntryProblem::from)?,
             false => Segmentation::NotRead,
         };
-        Ok(Instance { id: id(&self.id)?, image_idx, category_id, bbox, area, is_crowd, segmentation })
+        let area = match (stated_area, &segmentation) {
+            (Some(area), _) => area,
+            (None, Segmentation::NotRead) => bbox[2] * bbox[3],
+            (None, Segmentation::Rle(rle)) => rle.area() as f64,
+            (None, Segmentation::Polygons(polygons)) => {
+                rasterize(polygons, size).map_err(EntryProblem::Polygon)?.area() as f64
+            }
+        };
+        let is_area_stated = stated_area.is_some();
+        Ok(Instance { id: id(&self.id)?, image_idx, category_id, bbox, area, is_area_stated, is_crowd, segmentation })
+    }
+
+    /// None if there is none and it is not needed, or can be had from the outline.
+    fn stated_area(&self, options: &LoadOptions) -> Result<Option<f64>, EntryProblem> {
+        let may_lack = options.needs_masks || !options.needs_areas;
+        if may_lack && matches!(self.area, Scalar::Missing | Scalar::Null) {
+            return Ok(None);
+        }
+        match self.area.number().map_err(|unexpected| field("area", unexpected))? {
+            area if area < 0.0 => Err(field("area", self.area.unexpected("a finite number of at least 0"))),
+            area => Ok(Some(area)),
+        }
     }
 }
 

@@ -40,10 +40,15 @@ pub struct PlanArguments {
     /// As JSON; what is checked goes to standard error
     #[arg(long, conflicts_with = "schema")]
     pub json: bool,
+    /// Train some steps of each stage, keep nothing of them, and say how long training takes here and what it leaves on the disk
+    #[arg(long, conflicts_with = "schema")]
+    pub measure: bool,
     #[command(flatten)]
     pub set: Set,
     #[command(flatten)]
     pub place: Place,
+    #[command(flatten)]
+    pub machine: Machine,
 }
 
 /// Keys that the command line sets.
@@ -153,6 +158,13 @@ pub struct Machine {
     /// Threads of the CPU's computation; results are the same bits for the same number. 0: one per core
     #[arg(long, default_value_t = 0, value_parser = parse_threads)]
     pub threads: usize,
+}
+
+impl Machine {
+    /// Whether the command line said nothing of it.
+    pub fn is_default(&self) -> bool {
+        self.threads == 0 && matches!(self.device[..], [DeviceName::Flex])
+    }
 }
 
 /// A share that leaves something on both sides.

@@ -10,9 +10,11 @@ use serde::Serialize;
 use crate::arguments::{FileKind, PlanArguments};
 use crate::commands::promptable;
 use crate::config::{RunPlan, is_promptable, load_plan, promptable_schema, protocol_schema, run_schema, search_schema};
+use crate::device::open as open_devices;
 use crate::phases::answers::{OpenQuestion, open_questions};
 use crate::phases::data::checked_splits;
 use crate::phases::export::{memory_json, memory_line};
+use crate::phases::measure::{StageTime, lines, time_stages};
 use crate::progress::{log_to_stderr, say, say_result};
 use crate::usage;
 
@@ -37,13 +39,15 @@ struct PlanFacts<'a> {
     training_tmacs: f64,
     /// What the teacher is asked before training.
     open_questions: Vec<OpenQuestion>,
+    /// How long the stages take on this machine, if that was asked for.
+    measured: Option<Vec<StageTime>>,
     /// The configuration with everything in it that `--set` changed.
     resolved_toml: &'a str,
 }
 
 /// Prints the plan of a configuration and checks what can be checked without training and without asking a teacher; or prints a schema.
 pub fn plan(arguments: &PlanArguments) -> anyhow::Result<()> {
-    let PlanArguments { config, schema, json, set, place } = arguments;
+    let PlanArguments { config, schema, json, measure, set, place, machine } = arguments;
     match schema {
         Some(FileKind::Run) => say(run_schema().trim_end()),
         Some(FileKind::Promptable) => say(promptable_schema().trim_end()),
@@ -55,9 +59,13 @@ pub fn plan(arguments: &PlanArguments) -> anyhow::Result<()> {
     if *json {
         log_to_stderr();
     }
-    if is_promptable(config) {
-        return promptable::plan(config, &set.overrides, &place.runs, *json);
+    if !measure && !machine.is_default() {
+        return Err(usage(anyhow::anyhow!("expected --measure beside --threads or --device, found none")));
     }
+    if is_promptable(config) {
+        return promptable::plan(arguments, config);
+    }
+    let devices = if *measure { Some(open_devices(machine)?) } else { None };
     let mut plan = load_plan(config, &set.overrides).map_err(usage)?;
     say(&plan.resolved_toml);
     say(&summary(&plan.graph));
@@ -77,6 +85,20 @@ pub fn plan(arguments: &PlanArguments) -> anyhow::Result<()> {
         plan.train.samples_per_step(),
         macs / 1e12
     ));
+    let measured = match &devices {
+        Some(_) if !open_questions.is_empty() => {
+            let advice = "`sensei teacher build` or `sensei train` asks it";
+            return Err(usage(anyhow::anyhow!("--measure: expected a teacher that has answered; {advice}")));
+        }
+        Some(devices) => {
+            devices.check_batches(plan.train.accumulate_batches).map_err(usage)?;
+            Some(time_stages(&mut plan, &train, devices).with_context(|| config.display().to_string())?)
+        }
+        None => None,
+    };
+    if let Some(times) = &measured {
+        lines(times, plan.logging.keep_checkpoints, plan.train.samples_per_step()).iter().for_each(|line| say(line));
+    }
     say(&format!("plan digest {}", plan.train_digest));
     if *json {
         let facts = PlanFacts {
@@ -93,6 +115,7 @@ pub fn plan(arguments: &PlanArguments) -> anyhow::Result<()> {
             samples_per_step: plan.train.samples_per_step(),
             training_tmacs: macs / 1e12,
             open_questions,
+            measured,
             resolved_toml: &plan.resolved_toml,
         };
         say_result(&serde_json::to_string_pretty(&facts)?);

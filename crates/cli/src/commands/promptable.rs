@@ -14,10 +14,11 @@ use sensei_samples::whole_images::ImageSource;
 use sensei_train::plan::TrainPlan;
 use serde::Serialize;
 
-use crate::arguments::{EvalArguments, RunArguments};
+use crate::arguments::{EvalArguments, PlanArguments, RunArguments};
 use crate::commands::run::{report, say_verdict};
 use crate::config::{EncoderPlan, PromptablePlan, check_same_promptable, load_promptable, load_protocol};
 use crate::device::open as open_devices;
+use crate::phases::measure::{StageTime, lines, time_image_stages};
 use crate::phases::promptable::{SamTeacher, checked_image_splits, train_images, trained_student};
 use crate::phases::promptable_int8::{check_int8, write_int8_encoder};
 use crate::phases::promptable_onnx::onnx_files;
@@ -121,13 +122,16 @@ struct PlanFacts<'a> {
     /// By further point of the teacher, the bytes of its features of the training images.
     teachers_features_bytes: BTreeMap<&'a str, u64>,
     stages: Vec<StageCost>,
+    /// How long they take on this machine, if that was asked for.
+    measured: Option<Vec<StageTime>>,
     /// The configuration with everything in it that `--set` changed.
     resolved_toml: &'a str,
 }
 
 /// Prints the plan of a configuration and checks what can be checked without training.
-pub fn plan(config: &Path, overrides: &[crate::config::Override], runs: &Path, json: bool) -> anyhow::Result<()> {
-    let plan = load_promptable(config, overrides).map_err(usage)?;
+pub fn plan(arguments: &PlanArguments, config: &Path) -> anyhow::Result<()> {
+    let mut plan = load_promptable(config, &arguments.set.overrides).map_err(usage)?;
+    let devices = if arguments.measure { Some(open_devices(&arguments.machine)?) } else { None };
     say(&plan.resolved_toml);
     match &plan.encoder {
         EncoderPlan::Graph(graph) => say(&summary(graph)),
@@ -137,6 +141,7 @@ pub fn plan(config: &Path, overrides: &[crate::config::Override], runs: &Path, j
             say(&format!("{kind}: {:.2} M parameters, {:.2} GMAC an image", parameters / 1e6, macs / 1e9));
         }
     }
+    let runs = &arguments.place.runs;
     let runs = std::path::absolute(runs).with_context(|| format!("{}: no such folder", runs.display()))?;
     let (train, val) = checked_image_splits(&plan, &runs).with_context(|| config.display().to_string())?;
     let of_store = |store: &dyn Store| store.manifest().shards.iter().map(|shard| shard.bytes).sum::<u64>();
@@ -154,8 +159,18 @@ pub fn plan(config: &Path, overrides: &[crate::config::Override], runs: &Path, j
             "stage {name:?}: {steps} steps, about {encoder_tmacs:.1} TMAC in the encoder and {decoder_tmacs:.1} in decoders, with gradients"
         ));
     }
+    let measured = match &devices {
+        Some(devices) => {
+            devices.check_batches(plan.train.accumulate_batches).map_err(usage)?;
+            Some(time_image_stages(&mut plan, &train, devices).with_context(|| config.display().to_string())?)
+        }
+        None => None,
+    };
+    if let Some(times) = &measured {
+        lines(times, plan.logging.keep_checkpoints, plan.train.samples_per_step()).iter().for_each(|line| say(line));
+    }
     say(&format!("plan digest {}", plan.train_digest));
-    if json {
+    if arguments.json {
         let facts = PlanFacts {
             name: &plan.name,
             plan_digest: &plan.train_digest,
@@ -165,6 +180,7 @@ pub fn plan(config: &Path, overrides: &[crate::config::Override], runs: &Path, j
             teachers_embeddings_bytes: bytes,
             teachers_features_bytes: further,
             stages,
+            measured,
             resolved_toml: &plan.resolved_toml,
         };
         say_result(&serde_json::to_string_pretty(&facts)?);

@@ -9,6 +9,7 @@ pub mod inputs;
 pub mod kept_rows;
 pub mod kept_samples;
 pub mod layers;
+pub mod measure;
 mod model_card;
 pub mod packed;
 pub mod pictures;

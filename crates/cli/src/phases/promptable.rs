@@ -263,9 +263,11 @@ pub fn trained_student(
 }
 
 /// The forms of a student from stage to stage: on masked images first, if the plan says so, then whole.
-struct PromptableForms<'a> {
-    plan: &'a PromptablePlan,
-    teacher: &'a SamTeacher,
+pub struct PromptableForms<'a> {
+    /// What training does.
+    pub plan: &'a PromptablePlan,
+    /// Whose decoder it may start from.
+    pub teacher: &'a SamTeacher,
 }
 
 impl PromptableForms<'_> {
@@ -358,7 +360,15 @@ fn encoder_of(plan: &PromptablePlan, tensors: &NamedWeights, device: &Device) ->
     })
 }
 
-fn initial_student(plan: &PromptablePlan, teacher: &SamTeacher, device: &Device) -> anyhow::Result<PromptableStudent> {
+/// The student that training starts from.
+///
+/// # Errors
+/// If its first weights cannot be read, or are of another network.
+pub fn initial_student(
+    plan: &PromptablePlan,
+    teacher: &SamTeacher,
+    device: &Device,
+) -> anyhow::Result<PromptableStudent> {
     let encoder = match &plan.first_weights {
         FirstWeights::File(path) => {
             let tensors = read_weights(path)?.tensors;

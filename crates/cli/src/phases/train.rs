@@ -124,7 +124,11 @@ fn run_digests(plan: &RunPlan, initial: &Student, train: &SampleSource) -> RunDi
     }
 }
 
-fn initial_student(plan: &RunPlan, device: &Device) -> anyhow::Result<Student> {
+/// The student that training starts from, with gradients.
+///
+/// # Errors
+/// If its first weights cannot be read, or are of another network.
+pub fn initial_student(plan: &RunPlan, device: &Device) -> anyhow::Result<Student> {
     let device = device.clone().autodiff();
     match &plan.first_weights {
         FirstWeights::Random => Ok(Student::new(plan.graph.clone(), plan.train.seed, &device)),

@@ -23,6 +23,7 @@ mod native_teacher;
 mod package;
 mod packed;
 mod parts;
+mod plan;
 mod predict;
 mod promptable;
 mod promptable_names;

@@ -131,6 +131,21 @@ fn predictions_are_scored_by_eval_coco_and_eval_masks() {
 }
 
 #[test]
+fn boxes_need_neither_outline_nor_area() {
+    let place = Place::new();
+    place.does(&["run", "tiny.toml"]);
+    place.does(&["predict", "runs/tiny", "scenes/images", "--boxes", VAL, "--out", "whole"]);
+    let mut boxes = read(&place, VAL);
+    for annotation in boxes["annotations"].as_array_mut().unwrap() {
+        let fields = annotation.as_object_mut().unwrap();
+        assert!(fields.remove("segmentation").is_some() && fields.remove("area").is_some());
+    }
+    fs::write(place.path("boxes.json"), boxes.to_string()).unwrap();
+    place.does(&["predict", "runs/tiny", "scenes/images", "--boxes", "boxes.json", "--out", "boxes"]);
+    assert_eq!(content(&place.path("whole")), content(&place.path("boxes")));
+}
+
+#[test]
 fn threads_change_nothing_but_the_time() {
     let place = Place::new();
     place.does(&["run", "tiny.toml"]);

@@ -158,7 +158,7 @@ fn of_file(arguments: &PredictArguments, file: &Path, source: &Source) -> anyhow
         return Err(usage(anyhow!("{}: expected {expected}; found no folder", folder.display())));
     }
     let load = |annotations: &Path| {
-        let options = LoadOptions { unusable: arguments.unusable.into(), needs_masks: false };
+        let options = LoadOptions { unusable: arguments.unusable.into(), needs_masks: false, needs_areas: false };
         match arguments.format {
             AnnotationFormat::Coco => Dataset::load_coco_with(annotations, folder, options),
             AnnotationFormat::Lvis => Dataset::load_lvis_with(annotations, folder, options),
