@@ -73,6 +73,16 @@ Examples:
   sensei data split all.json split --val-share 0.1 --seed 2
 No image is on both sides. Frames of one film look alike: give each side films of its own instead.";
 
+/// Of `data paste`.
+pub const DATA_PASTE: &str = "\
+Examples:
+  sensei data paste train.json images/train pasted --copies 2
+A configuration trains on it beside the images themselves:
+  [[data.also_train]]
+  name = \"pasted\"
+  annotations = \"pasted/annotations.json\"
+  images = \"pasted/images\"";
+
 /// Of `teacher build`.
 pub const TEACHER_BUILD: &str = "\
 Examples:

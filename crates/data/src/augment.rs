@@ -6,6 +6,7 @@ use sensei_kernels::colours::{ColourFactors, change_colours};
 use crate::crop::CropGeometry;
 use crate::geometry::RectInImage;
 use crate::sampling::{Purpose, stream, unit};
+use crate::turn::Turn;
 
 /// How much a training sample may change. All zeros change nothing.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -19,6 +20,11 @@ pub struct Augmentation {
     /// The crop's width grows or shrinks by up to about `exp(roi_aspect)` and its height by the inverse; in `[0, 1]`. With shift and
     /// scale the sides of the crop are wrong one by one, as a detector's are.
     pub roi_aspect: f64,
+    /// The picture turns about the middle of the object's box by up to about this many radians, each way; in `[0, 1]`. The box is drawn anew
+    /// around the turned mask. See [`Draw::turn`].
+    pub roi_rotation: f64,
+    /// Before it turns, it is sheared: x grows by up to this many pixels for each pixel down, each way; in `[0, 1]`.
+    pub roi_shear: f64,
     /// Brightness is multiplied by up to `1 +- brightness`; in `[0, 1]`.
     pub brightness: f64,
     /// Differences from middle grey are multiplied by up to `1 +- contrast`; in `[0, 1]`.
@@ -44,6 +50,8 @@ impl Augmentation {
         roi_shift: 0.0,
         roi_scale: 0.0,
         roi_aspect: 0.0,
+        roi_rotation: 0.0,
+        roi_shear: 0.0,
         brightness: 0.0,
         contrast: 0.0,
         saturation: 0.0,
@@ -56,10 +64,17 @@ impl Augmentation {
             roi_shift: most.roi_shift.max(other.roi_shift),
             roi_scale: most.roi_scale.max(other.roi_scale),
             roi_aspect: most.roi_aspect.max(other.roi_aspect),
+            roi_rotation: most.roi_rotation.max(other.roi_rotation),
+            roi_shear: most.roi_shear.max(other.roi_shear),
             brightness: most.brightness.max(other.brightness),
             contrast: most.contrast.max(other.contrast),
             saturation: most.saturation.max(other.saturation),
         })
+    }
+
+    /// Whether pictures turn or are sheared.
+    pub fn turns(&self) -> bool {
+        self.roi_rotation > 0.0 || self.roi_shear > 0.0
     }
 
     /// Where the edges of a crop can be after [`Draw::jittered`], but for the rounding of sums.
@@ -88,6 +103,8 @@ impl Augmentation {
             ("roi_shift", self.roi_shift),
             ("roi_scale", self.roi_scale),
             ("roi_aspect", self.roi_aspect),
+            ("roi_rotation", self.roi_rotation),
+            ("roi_shear", self.roi_shear),
             ("brightness", self.brightness),
             ("contrast", self.contrast),
             ("saturation", self.saturation),
@@ -120,6 +137,10 @@ pub struct Draw {
     pub roi_scale: f64,
     /// Factor of the crop's width and divisor of its height, of the same form.
     pub roi_aspect: f64,
+    /// Tangent of half of the angle that the picture turns by: uniform, which makes the angle nearly so.
+    pub half_tangent: f64,
+    /// How far x is sheared for each pixel down.
+    pub roi_shear: f64,
     /// Factor of all values.
     pub brightness: f64,
     /// Factor of the difference from 128.
@@ -134,7 +155,7 @@ pub fn sample_rng(seed: u64, epoch: u64, annotation_id: u64) -> ChaCha8Rng {
     stream(Purpose::Augmentation, seed, epoch, annotation_id)
 }
 
-/// Draws a sample's changes. Takes eight numbers whatever the settings, so that switching one off leaves the others.
+/// Draws a sample's changes. Takes ten numbers whatever the settings, so that switching one off leaves the others.
 ///
 /// # Panics
 /// If [`Augmentation::check`] refuses the settings.
@@ -151,10 +172,18 @@ pub fn draw(augmentation: &Augmentation, rng: &mut ChaCha8Rng) -> Draw {
     let saturation = 1.0 + within(augmentation.saturation);
     // Last, so that the others are those of before there was this one.
     let roi_aspect = factor(within(augmentation.roi_aspect));
-    Draw { flip, roi_shift, roi_scale, roi_aspect, brightness, contrast, saturation }
+    let half_tangent = within(augmentation.roi_rotation / 2.0);
+    let roi_shear = within(augmentation.roi_shear);
+    Draw { flip, roi_shift, roi_scale, roi_aspect, half_tangent, roi_shear, brightness, contrast, saturation }
 }
 
 impl Draw {
+    /// The turn about the middle of a box `[x, y, width, height]`, if one was drawn.
+    pub fn turn(&self, [x, y, width, height]: [f64; 4]) -> Option<Turn> {
+        let is_drawn = self.half_tangent != 0.0 || self.roi_shear != 0.0;
+        is_drawn.then(|| Turn::new([x + width / 2.0, y + height / 2.0], self.half_tangent, self.roi_shear))
+    }
+
     /// The crop after shift, scale and aspect; the same one, bit for bit, if neither was drawn. It may run past the border.
     pub fn jittered(&self, geometry: &CropGeometry) -> CropGeometry {
         let rect = &geometry.rect_in_image;
@@ -231,6 +260,8 @@ mod tests {
         roi_shift: 0.1,
         roi_scale: 0.2,
         roi_aspect: 0.15,
+        roi_rotation: 0.3,
+        roi_shear: 0.1,
         brightness: 0.3,
         contrast: 0.3,
         saturation: 0.3,
@@ -315,6 +346,8 @@ mod tests {
         check(range(|draw| draw.roi_shift[1]), (-0.1, 0.1));
         check(range(|draw| draw.roi_scale), (1.8 / 2.2, 2.2 / 1.8));
         check(range(|draw| draw.roi_aspect), (1.85 / 2.15, 2.15 / 1.85));
+        check(range(|draw| draw.half_tangent), (-0.15, 0.15));
+        check(range(|draw| draw.roi_shear), (-0.1, 0.1));
         check(range(|draw| draw.contrast), (0.7, 1.3));
         let n_flipped = drawn.iter().filter(|draw| draw.flip).count();
         assert!((900..1100).contains(&n_flipped), "{n_flipped} of 2000 flipped");

@@ -70,9 +70,10 @@ pub(crate) fn load(
         return Err(DatasetError::Entries { path: path.to_path_buf(), entries: bad, n_sound: instances.len() });
     }
     let (annotations_path, images_dir) = (path.to_path_buf(), images_dir.to_path_buf());
-    let proposed_by = json.info.proposed_by;
-    let parts =
-        vec![DatasetPart { annotations_path: annotations_path.clone(), digest, first_instance: 0, proposed_by }];
+    let (proposed_by, composed_of) = (json.info.proposed_by, json.info.composed_of);
+    let part =
+        DatasetPart { annotations_path: annotations_path.clone(), digest, first_instance: 0, proposed_by, composed_of };
+    let parts = vec![part];
     Ok(Dataset { annotations_path, images_dir, images, categories, instances, unusable: bad, digest, parts })
 }
 

@@ -28,12 +28,16 @@ pub(crate) struct JsonFile {
 pub(crate) struct JsonInfo {
     /// Digest of the teacher whose masks they are.
     pub proposed_by: Option<String>,
+    /// Digest of the annotations of the images that the pictures were composed of.
+    pub composed_of: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct InfoFields {
     #[serde(default)]
     proposed_by: Scalar,
+    #[serde(default)]
+    composed_of: Scalar,
 }
 
 /// A list of entries, or what is there instead.
@@ -163,13 +167,13 @@ impl<'de> FromJson<'de> for JsonInfo {
 
     fn from_object<A: MapAccess<'de>>(object: A) -> Result<Self, A::Error> {
         let fields = InfoFields::deserialize(MapAccessDeserializer::new(object))?;
-        let proposed_by = match fields.proposed_by {
+        let said = |field: Scalar| match field {
             Scalar::Missing | Scalar::Null => None,
             Scalar::Text(digest) => Some(digest),
-            // Whatever it is, somebody meant to say that no person drew the masks.
+            // Whatever it is, somebody meant to say that no person drew the masks or took the pictures.
             said => Some(said.to_string()),
         };
-        Ok(Self { proposed_by })
+        Ok(Self { proposed_by: said(fields.proposed_by), composed_of: said(fields.composed_of) })
     }
 }
 

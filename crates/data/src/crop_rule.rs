@@ -4,6 +4,7 @@ use crate::augment::{Augmentation, JitterBounds};
 use crate::crop::CropGeometry;
 use crate::geometry::{PixelRect, PointInImage, RectInImage, Size};
 use crate::prompt_source::{Prompt, PromptError, PromptSource};
+use crate::turn::{extents_in_reach, mirrored};
 
 /// What happens at the image's border and to fractions of a pixel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,6 +200,40 @@ impl CropRule {
             y1: last.y1 + ROUNDING_PIXELS,
         };
         PixelRect::touched(&rect, image)
+    }
+
+    /// [`pixels_in_reach`](Self::pixels_in_reach) where pictures turn too, about the middle of the prompt's box: by the box and that of the mask.
+    pub fn pixels_in_reach_of_turns(
+        &self,
+        crop: CropGeometry,
+        [bbox, mask_bbox]: [[f64; 4]; 2],
+        most: &Augmentation,
+        image: Size,
+    ) -> PixelRect {
+        let still = self.pixels_in_reach(crop, most, image);
+        let (CropRule::Box { min_side, .. }, true) = (self, most.turns()) else { return still };
+        let center = [bbox[0] + bbox[2] / 2.0, bbox[1] + bbox[3] / 2.0];
+        let half = [0, 1].map(|axis| {
+            let edges = [mask_bbox[axis], mask_bbox[axis] + mask_bbox[axis + 2]];
+            edges.iter().map(|edge| (edge - center[axis]).abs()).fold(bbox[axis + 2] / 2.0, f64::max)
+        });
+        // A pixel more, since a turned mask's box has whole pixels; and what a short side is lengthened by.
+        let [x, y] =
+            extents_in_reach(most, half).map(|half| (half + 1.0) * (1.0 + 2.0 * self.padding()) + min_side / 2.0);
+        let [cx, cy] = center;
+        let turned =
+            CropGeometry { rect_in_image: RectInImage { x0: cx - x, y0: cy - y, x1: cx + x, y1: cy + y }, ..crop };
+        let shown = self.pixels_in_reach(turned, most, image);
+        let farthest =
+            |start: u32, end: u32, center: f64| (f64::from(start) - center).abs().max((f64::from(end) - center).abs());
+        let [x, y] = extents_in_reach(most, [farthest(shown.x0, shown.x1, cx), farthest(shown.y0, shown.y1, cy)]);
+        let back = mirrored(&RectInImage { x0: cx - x, y0: cy - y, x1: cx + x, y1: cy + y }, image);
+        PixelRect {
+            x0: still.x0.min(back.x0),
+            y0: still.y0.min(back.y0),
+            x1: still.x1.max(back.x1),
+            y1: still.y1.max(back.y1),
+        }
     }
 
     /// Whether a prompt's region is lengthened to the rule's shortest side. A prompt without a crop has none.

@@ -17,6 +17,9 @@ pub struct DatasetPart {
     pub first_instance: usize,
     /// Digest of the teacher that drew the masks, in place of a person: `info.proposed_by` of a file of `sensei teacher propose`.
     pub proposed_by: Option<String>,
+    /// Digest of the annotation file, in hexadecimal, whose images the pictures were composed of: `info.composed_of` of a file of
+    /// `sensei data paste`.
+    pub composed_of: Option<String>,
 }
 
 /// Two annotation files that cannot be one data set.
@@ -193,6 +196,7 @@ mod tests {
                 digest,
                 first_instance: 0,
                 proposed_by: None,
+                composed_of: None,
             }],
             annotations_path,
             images_dir: PathBuf::from("/images"),

@@ -19,6 +19,7 @@ pub mod image_header;
 pub mod image_part;
 pub mod joined;
 pub mod mask;
+pub mod paste;
 pub mod pixel_means;
 pub mod polygon;
 pub mod prompt_name;
@@ -28,6 +29,7 @@ pub mod rle;
 pub mod sampling;
 pub mod split;
 pub mod synth;
+pub mod turn;
 
 mod chroma_edges;
 mod coco;

@@ -104,6 +104,7 @@ pub(crate) enum Purpose {
     FirstPoint,
     Instances,
     NextPoint,
+    Paste,
     Patches,
     PromptKind,
     RandomPoint,
@@ -120,6 +121,7 @@ pub(crate) fn stream(purpose: Purpose, seed: u64, a: u64, b: u64) -> ChaCha8Rng 
         Purpose::FirstPoint => b"1stpoint",
         Purpose::Instances => b"instance",
         Purpose::NextPoint => b"nxtpoint",
+        Purpose::Paste => b"paste...",
         Purpose::Patches => b"patches.",
         Purpose::PromptKind => b"prompts.",
         Purpose::RandomPoint => b"point...",
@@ -153,7 +155,7 @@ pub(crate) fn below(rng: &mut ChaCha8Rng, bound: u32) -> u32 {
 }
 
 /// Fisher-Yates.
-fn shuffled(n_samples: usize, rng: &mut ChaCha8Rng) -> Vec<u32> {
+pub(crate) fn shuffled(n_samples: usize, rng: &mut ChaCha8Rng) -> Vec<u32> {
     let n_samples = u32::try_from(n_samples).expect("fewer than 2^32 samples");
     let mut order: Vec<u32> = (0..n_samples).collect();
     for idx in (1..n_samples).rev() {

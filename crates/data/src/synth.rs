@@ -280,7 +280,7 @@ fn file_name(config: &SynthConfig, image_id: u32) -> String {
 }
 
 #[expect(clippy::disallowed_methods, reason = "in a folder that nobody reads before it has its name")]
-fn write_file(path: &Path, bytes: &[u8]) -> Result<(), SynthError> {
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), SynthError> {
     let write = || {
         let mut file = File::create(path)?;
         file.write_all(bytes)?;

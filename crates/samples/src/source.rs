@@ -215,6 +215,8 @@ impl SampleSource {
     ///
     /// # Errors
     /// If image, mask, prompt or teacher answer cannot be had.
+    /// # Panics
+    /// If the picture turns and a teacher has answered: its answer would not turn with it.
     pub fn augmented_sample(
         &self,
         instance_idx: usize,
@@ -230,6 +232,8 @@ impl SampleSource {
     ///
     /// # Errors
     /// The first instance's for which something cannot be had.
+    /// # Panics
+    /// As [`augmented_sample`](Self::augmented_sample).
     pub fn augmented_samples(
         &self,
         instances: &[usize],

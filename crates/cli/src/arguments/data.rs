@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
 use sensei_data::dataset::UnusableRule;
+use sensei_data::paste::FIRST_COMPOSED_ID;
 
 use super::{Set, parse_share, parse_threads};
 use crate::examples;
@@ -46,6 +47,40 @@ pub enum DataCommand {
         /// Another seed is another split
         #[arg(long, default_value_t = 1)]
         seed: u64,
+    },
+    /// Compose training pictures: objects of one image pasted onto another, with the masks of what stays visible
+    #[command(after_help = examples::DATA_PASTE)]
+    Paste {
+        /// The annotation file, of images to train on
+        annotations: PathBuf,
+        /// The folder of its images
+        images: PathBuf,
+        /// A new or empty folder: images/ and annotations.json
+        out: PathBuf,
+        /// Composed pictures of each image
+        #[arg(long, default_value_t = 1)]
+        copies: u32,
+        /// Fewest objects that are pasted onto a picture; where an image has fewer, all of them
+        #[arg(long, default_value_t = 2)]
+        min_objects: u32,
+        /// Most of them
+        #[arg(long, default_value_t = 5)]
+        max_objects: u32,
+        /// Other pictures
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// The number that pictures and annotations are counted from: files that are trained on together have other ids
+        #[arg(long, default_value_t = FIRST_COMPOSED_ID, value_parser = clap::value_parser!(u64).range(1..=9_000_000_000_000_000))]
+        first_id: u64,
+        /// How the annotation file is written
+        #[arg(long, value_enum, default_value_t = AnnotationFormat::Coco)]
+        format: AnnotationFormat,
+        /// What is done with annotations that cannot be used
+        #[arg(long, value_enum, default_value_t = Unusable::Refuse)]
+        unusable: Unusable,
+        /// Threads; results do not depend on it. 0: one per core
+        #[arg(long, default_value_t = 0, value_parser = parse_threads)]
+        threads: usize,
     },
     /// Pack a run's training and validation samples, so that no image is decoded any more; they stay the same, bit for bit
     Pack {

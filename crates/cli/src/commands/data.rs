@@ -1,4 +1,4 @@
-//! `data synth`, `data check`, `data split`, `data pack`, `data fetch`.
+//! `data synth`, `data check`, `data split`, `data paste`, `data pack`, `data fetch`.
 
 use std::path::Path;
 
@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use sensei_data::check::check;
 use sensei_data::dataset::{DatasetError, UnusableRule};
 use sensei_data::fetch::{FetchOptions, FetchProgress, fetch};
+use sensei_data::paste::PasteConfig;
 use sensei_data::split::split_file;
 use sensei_data::synth::{SynthConfig, write_synth};
 use sensei_files::whole::create_whole;
@@ -14,9 +15,10 @@ use sensei_files::whole::create_whole;
 use crate::arguments::{AnnotationFormat, DataCommand};
 use crate::config::{Override, load_manifest, load_plan};
 use crate::device::start_threads;
+use crate::phases::composed::compose;
 use crate::phases::data::{Split, load, open_files};
 use crate::phases::packed::pack;
-use crate::progress::{log_to_stderr, say, say_result};
+use crate::progress::{log_to_stderr, say, say_result, warn};
 use crate::usage;
 
 /// Does it.
@@ -30,6 +32,24 @@ pub fn execute(command: DataCommand) -> anyhow::Result<()> {
             check_data(&annotations, &images, format, decode, json)
         }
         DataCommand::Split { annotations, out, val_share, seed } => split(&annotations, &out, val_share, seed),
+        DataCommand::Paste {
+            annotations,
+            images,
+            out,
+            copies,
+            min_objects,
+            max_objects,
+            seed,
+            first_id,
+            format,
+            unusable,
+            threads,
+        } => {
+            start_threads(threads)?;
+            let dataset = load(&annotations, &images, format, unusable.into())?;
+            dataset.unusable.iter().for_each(|entry| warn(&format!("left out: {entry}")));
+            compose(&dataset, &out, &PasteConfig { seed, copies, min_objects, max_objects, first_id }, &out)
+        }
         DataCommand::Pack { config, set, runs, out, threads } => {
             start_threads(threads)?;
             pack_samples(&config, &set.overrides, &runs, out.as_deref())

@@ -25,7 +25,7 @@ pub use protocol::load_protocol;
 pub use run::{RunPlan, check_same_run, load_plan};
 pub use schema::{promptable_schema, protocol_schema, run_schema, search_schema};
 pub use search::{Round, SearchPlan, load_search};
-pub use sections::data::{AlsoTrainPlan, DataPlan, FilesPlan, SplitPlan};
+pub use sections::data::{AlsoTrainPlan, DataPlan, FilesPlan, PartPictures, SplitPlan};
 pub use sections::encoder::EncoderPlan;
 pub use sections::logging::PackedSamplesPlan;
 pub use sections::teacher::{TeacherAnswers, TeacherFiles, TeacherPlan};

@@ -197,6 +197,7 @@ fn resolve(file: RunToml, name: String, overrides: &[Override]) -> anyhow::Resul
     take_masks_for_answers(&mut train, data.also_train_mut())?;
     let teacher = file.teacher.map(TeacherToml::resolve).transpose()?;
     check_teacher(teacher.as_ref(), instances, &train, data.also_train())?;
+    check_turns(crop, teacher.as_ref(), &train, data.also_train())?;
     Ok(RunPlan {
         name,
         data,
@@ -255,6 +256,22 @@ fn take_masks_for_answers(train: &mut TrainPlan, also_train: &mut [AlsoTrainPlan
             stage.loss = stage.loss.clone().with_teachers_masks_in_part(1 + idx);
         }
     }
+    Ok(())
+}
+
+/// Refuses pictures that turn where something that training takes would not turn with them.
+fn check_turns(
+    crop: CropRule,
+    teacher: Option<&TeacherPlan>,
+    train: &TrainPlan,
+    also_train: &[AlsoTrainPlan],
+) -> anyhow::Result<()> {
+    let Some(stage) = train.stages.iter().find(|stage| stage.augmentation.turns()) else { return Ok(()) };
+    let expected = format!("[train] stage {:?}: roi_rotation and roi_shear: expected", stage.name);
+    ensure!(matches!(crop, CropRule::Box { .. }), "{expected} [crop] rule = \"box\", found another");
+    let are_answered =
+        teacher.is_some_and(|teacher| teacher.train.is_some()) || also_train.iter().any(|part| part.answers.is_some());
+    ensure!(!are_answered, "{expected} no answers of a teacher to train on, which do not turn; found some");
     Ok(())
 }
 

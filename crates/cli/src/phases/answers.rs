@@ -75,7 +75,8 @@ pub fn open_questions(plan: &RunPlan, runs: &Path) -> anyhow::Result<Vec<OpenQue
     }
     for part in plan.data.also_train() {
         if let Some(TeacherAnswers::Asked(files)) = &part.answers {
-            asked.push((files, load_part(&plan.data, part)?));
+            let train = dataset(&plan.data, Split::Train, runs)?;
+            asked.push((files, load_part(&plan.data, part, &train, runs)?));
         }
     }
     asked.retain(|(_, dataset)| !cache_folder(&answer_key(teacher, dataset), runs).exists());

@@ -20,8 +20,9 @@ use sensei_samples::source::{InstanceChoice, SampleSource};
 use sensei_train::plan::StagePlan;
 
 use crate::arguments::AnnotationFormat;
-use crate::config::{AlsoTrainPlan, DataPlan, FilesPlan, RunPlan, SplitPlan};
+use crate::config::{AlsoTrainPlan, DataPlan, FilesPlan, PartPictures, RunPlan, SplitPlan};
 use crate::phases::answers::store;
+use crate::phases::composed::composed;
 use crate::phases::images::check_images;
 use crate::phases::packed::use_packed;
 use crate::progress::{on_one_line, phase, say, warn};
@@ -83,7 +84,7 @@ pub fn open_files(plan: &RunPlan, split: Split, runs: &Path) -> anyhow::Result<S
     let mut parts = vec![];
     if split == Split::Train {
         for (idx, part) in plan.data.also_train().iter().enumerate() {
-            let other = load_part(&plan.data, part)?;
+            let other = load_part(&plan.data, part, &dataset, runs)?;
             check_weighed_as_proposals(plan, 1 + idx, &other)?;
             parts.push((part, other));
         }
@@ -146,8 +147,10 @@ pub fn open_by(
     }
     if split == Split::Train {
         // Their images are training images too: none of them may be scored on.
-        for part in plan.data.also_train() {
-            dataset.join(load_part(&plan.data, part)?)?;
+        let train = dataset.clone();
+        let is_in_files = |part: &&AlsoTrainPlan| matches!(part.pictures, PartPictures::Files(_));
+        for part in plan.data.also_train().iter().filter(is_in_files) {
+            dataset.join(load_part(&plan.data, part, &train, runs)?)?;
         }
     }
     let prompted_alike = rules.prompt == plan.crop.source() && rules.crop.is_none_or(|crop| crop == plan.crop);
@@ -269,24 +272,33 @@ fn check_student(plan: &RunPlan, rules: &ProtocolRules) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Further training data.
+/// Further training data; `train` is the training split without any.
 ///
 /// # Errors
-/// If it cannot be read, or an entry that cannot be used is not to be left out.
-pub fn load_part(data: &DataPlan, part: &AlsoTrainPlan) -> anyhow::Result<Dataset> {
-    let SplitPlan { annotations, images } = &part.split;
+/// If it cannot be read or composed, or an entry that cannot be used is not to be left out.
+pub fn load_part(data: &DataPlan, part: &AlsoTrainPlan, train: &Dataset, runs: &Path) -> anyhow::Result<Dataset> {
     let format = match data {
         DataPlan::Lvis(_) => AnnotationFormat::Lvis,
         DataPlan::Coco(_) | DataPlan::Synthetic(_) => AnnotationFormat::Coco,
     };
-    load(annotations, images, format, unusable_rule(data)).map_err(unusable_entries)
+    let SplitPlan { annotations, images } = match &part.pictures {
+        PartPictures::Files(files) => files.clone(),
+        PartPictures::Composed(config) => composed(train, config, runs)?,
+    };
+    load(&annotations, &images, format, unusable_rule(data)).map_err(unusable_entries)
 }
 
-/// Refuses to take a teacher's masks for the truth.
+/// Refuses to take a teacher's masks for the truth, and to score on pictures that nobody took.
 ///
 /// # Errors
-/// If a file of the data set says that a teacher drew its masks.
+/// If a file of the data set says that a teacher drew its masks, or that its pictures were composed.
 pub fn check_annotated(dataset: &Dataset) -> anyhow::Result<()> {
+    if let Some(part) = dataset.parts.iter().find(|part| part.composed_of.is_some()) {
+        let shown = part.annotations_path.display();
+        anyhow::bail!(
+            "{shown}: expected pictures to score on, found some that were composed of others (info.composed_of)"
+        );
+    }
     match dataset.parts.iter().find(|part| part.proposed_by.is_some()) {
         None => Ok(()),
         Some(part) => anyhow::bail!(
@@ -384,6 +396,15 @@ pub fn check_disjoint(train: &SampleSource, val: &SampleSource) -> anyhow::Resul
 /// # Errors
 /// As [`check_disjoint`].
 pub fn check_disjoint_images(train: &Dataset, val: &Dataset, scored: &BTreeSet<usize>) -> anyhow::Result<()> {
+    let val_digests: Vec<String> =
+        val.parts.iter().map(|part| blake3::Hash::from_bytes(part.digest).to_hex().to_string()).collect();
+    let is_of_val = |composed_of: &Option<String>| composed_of.as_ref().is_some_and(|of| val_digests.contains(of));
+    if let Some(part) = train.parts.iter().find(|part| is_of_val(&part.composed_of)) {
+        let (composed, val) = (part.annotations_path.display(), val.annotations_path.display());
+        anyhow::bail!(
+            "{composed}: expected no pictures that were composed of the validation images, found those of {val}"
+        );
+    }
     let key = |dataset: &Dataset, idx: usize| -> (u64, Option<OsString>) {
         let image = &dataset.images[idx];
         (image.id, Path::new(&image.file_name).file_name().map(OsStr::to_os_string))

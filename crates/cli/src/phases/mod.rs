@@ -1,6 +1,7 @@
 //! What a run does, one file a phase; each leaves its result in the run folder.
 
 pub mod answers;
+pub mod composed;
 pub mod data;
 pub mod evaluate;
 pub mod export;

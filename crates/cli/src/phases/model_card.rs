@@ -4,6 +4,7 @@ use std::path::Path;
 
 use sensei_data::crop_rule::CropRule;
 use sensei_data::image_file::RgbImage;
+use sensei_data::paste::PasteConfig;
 use sensei_eval::overlay::{answer_row, contact_sheet};
 use sensei_eval::report::EvalReport;
 use sensei_eval::verdict::Verdict;
@@ -12,7 +13,7 @@ use sensei_int8::interpreter::Interpreter;
 use sensei_int8::model::IntegerModel;
 use sensei_report::training::date;
 
-use crate::config::{DataPlan, FilesPlan, RunPlan, TeacherAnswers, TeacherFiles};
+use crate::config::{AlsoTrainPlan, DataPlan, FilesPlan, PartPictures, RunPlan, TeacherAnswers, TeacherFiles};
 use crate::phases::export::{Origin, memory_line};
 use crate::phases::kept_samples::{DataDigests, KeptCrop};
 use crate::progress::on_one_line;
@@ -114,7 +115,13 @@ pub fn picture(model: &IntegerModel, examples: &[KeptCrop]) -> anyhow::Result<Rg
 /// The annotation files, by their names: where they lie is a matter of this machine.
 fn data_name(data: &DataPlan) -> String {
     let of_files = |kind: &str, files: &FilesPlan| {
-        let also = files.also_train.iter().map(|part| format!(", {}", file_name(&part.split.annotations)));
+        let name = |part: &AlsoTrainPlan| match &part.pictures {
+            PartPictures::Files(split) => format!(", {}", file_name(&split.annotations)),
+            PartPictures::Composed(PasteConfig { copies, .. }) => {
+                format!(" and {copies} pictures composed of each of its images")
+            }
+        };
+        let also = files.also_train.iter().map(name);
         let also: String = also.collect();
         format!(
             "{kind} files {}{also} (training), {} (validation)",

@@ -87,8 +87,9 @@ pub fn checked_image_splits(plan: &PromptablePlan, runs: &Path) -> anyhow::Resul
     let mut train = dataset(&plan.data, Split::Train, runs)?;
     let val = dataset(&plan.data, Split::Val, runs)?;
     check_annotated(&val)?;
+    let own = train.clone();
     for part in plan.data.also_train() {
-        train.join(load_part(&plan.data, part)?)?;
+        train.join(load_part(&plan.data, part, &own, runs)?)?;
     }
     check_truth(plan, &train)?;
     check_first_weights(plan)?;

@@ -33,6 +33,17 @@ pub struct Jitter {
     pub roi_scale: f64,
     /// [`Augmentation::roi_aspect`].
     pub roi_aspect: f64,
+    /// [`Augmentation::roi_rotation`].
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub roi_rotation: f64,
+    /// [`Augmentation::roi_shear`].
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub roi_shear: f64,
+}
+
+/// Packs of before there were turns have the keys that they had.
+fn is_none(range: &f64) -> bool {
+    *range == 0.0
 }
 
 /// One part in which two keys differ, in words.
@@ -60,7 +71,13 @@ impl PackKey {
             instances: blake3_hex(&ids.collect::<Vec<u8>>()),
             prompt: format!("{}, empty masks {of_empty_masks}", source.rules.prompt.name()),
             crop: source.crop.name(),
-            jitter: Jitter { roi_shift: most.roi_shift, roi_scale: most.roi_scale, roi_aspect: most.roi_aspect },
+            jitter: Jitter {
+                roi_shift: most.roi_shift,
+                roi_scale: most.roi_scale,
+                roi_aspect: most.roi_aspect,
+                roi_rotation: most.roi_rotation,
+                roi_shear: most.roi_shear,
+            },
         }
     }
 
@@ -81,13 +98,14 @@ impl PackKey {
     }
 
     fn parts(&self) -> [(&'static str, String); 5] {
-        let Jitter { roi_shift, roi_scale, roi_aspect } = self.jitter;
+        let Jitter { roi_shift, roi_scale, roi_aspect, roi_rotation, roi_shear } = self.jitter;
+        let turns = format!("roi_rotation {roi_rotation}, roi_shear {roi_shear}");
         [
             ("annotations", self.annotations.clone()),
             ("instances", self.instances.clone()),
             ("prompt", self.prompt.clone()),
             ("crop", self.crop.clone()),
-            ("jitter", format!("roi_shift {roi_shift}, roi_scale {roi_scale}, roi_aspect {roi_aspect}")),
+            ("jitter", format!("roi_shift {roi_shift}, roi_scale {roi_scale}, roi_aspect {roi_aspect}, {turns}")),
         ]
     }
 }

@@ -205,7 +205,8 @@ struct Framed {
 fn frame(source: &SampleSource, instance_idx: usize, jitter: &Augmentation) -> Result<Framed, SampleError> {
     let truth_in_image = source.mask(instance_idx)?;
     let (crop, bbox) = source.prompted(instance_idx, &truth_in_image)?;
-    let place = source.crop.pixels_in_reach(crop, jitter, truth_in_image.size());
+    let boxes = [bbox, truth_in_image.bbox()];
+    let place = source.crop.pixels_in_reach_of_turns(crop, boxes, jitter, truth_in_image.size());
     Ok(Framed { crop, bbox, place, truth_in_image })
 }
 

@@ -6,10 +6,13 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use sensei_answers::store::Store;
 use sensei_data::augment::Draw;
-use sensei_data::crop::{CropGeometry, crop_part, crop_rle, pixels_needed, rows_needed};
+use sensei_data::crop::{CropGeometry, crop_part, crop_rle, pixels_needed};
 use sensei_data::dataset::Instance;
+use sensei_data::geometry::{PixelRect, Size};
 use sensei_data::image_part::ImagePart;
+use sensei_data::prompt_source::Prompt;
 use sensei_data::rle::Rle;
+use sensei_data::turn::Turn;
 use sensei_files::digest::hex;
 
 use super::{Sample, SampleSource, TeacherAnswer};
@@ -61,12 +64,25 @@ impl SampleSource {
     fn framed(&self, instance_idx: usize, draw: Option<Draw>) -> Result<Framed, SampleError> {
         let truth_in_image = self.mask(instance_idx)?;
         let (geometry, bbox) = self.prompted(instance_idx, &truth_in_image)?;
-        Ok(Framed { instance_idx, truth_in_image, geometry: self.drawn(instance_idx, geometry, draw), bbox, draw })
+        Ok(self.drawn(Framed { instance_idx, truth_in_image, geometry, bbox, draw, turn: None }))
     }
 
-    /// What is shown in place of a crop, if something was drawn.
-    fn drawn(&self, instance_idx: usize, geometry: CropGeometry, draw: Option<Draw>) -> CropGeometry {
-        draw.map_or(geometry, |draw| self.shown(instance_idx, draw.jittered(&geometry)))
+    /// What is shown in place of a crop, if something was drawn: the object turned in its image, then the crop around it moved.
+    fn drawn(&self, framed: Framed) -> Framed {
+        let Some(draw) = framed.draw else { return framed };
+        let framed = draw.turn(framed.bbox).and_then(|turn| self.turned(&framed, turn)).unwrap_or(framed);
+        Framed { geometry: self.shown(framed.instance_idx, draw.jittered(&framed.geometry)), ..framed }
+    }
+
+    /// An object that was turned; none of one that would lose too much beyond the image's border, which is shown as it is.
+    fn turned(&self, framed: &Framed, turn: Turn) -> Option<Framed> {
+        let truth_in_image = turn.mask(&framed.truth_in_image);
+        if (truth_in_image.area() as f64) < LEAST_KEPT * framed.truth_in_image.area() as f64 {
+            return None;
+        }
+        let bbox = truth_in_image.bbox();
+        let geometry = self.crop.crop(Prompt::Box(bbox), truth_in_image.size()).ok()?;
+        Some(Framed { truth_in_image, geometry, bbox, turn: Some(turn), ..*framed })
     }
 
     /// A sample of what is packed.
@@ -80,13 +96,13 @@ impl SampleSource {
             return Err(pack.damaged(annotation_id, "size of the image".into(), expected, found).into());
         }
         let crop = CropGeometry { rect_in_image: record.crop, grid: self.crop.grid() };
-        let geometry = self.drawn(instance_idx, crop, draw);
-        let needed = pixels_needed(&geometry, size);
+        let (truth_in_image, bbox) = (record.truth_in_image, record.bbox);
+        let framed = self.drawn(Framed { instance_idx, truth_in_image, geometry: crop, bbox, draw, turn: None });
+        let needed = framed.pixels_needed(size);
         if !pixels.place.holds(needed) {
             return Err(pack.not_covered(annotation_id, needed, pixels.place).into());
         }
-        let (truth_in_image, bbox) = (record.truth_in_image, record.bbox);
-        self.cut(Framed { instance_idx, truth_in_image, geometry, bbox, draw }, &pixels, image_digest)
+        self.cut(framed, &pixels, image_digest)
     }
 
     /// The image of some samples of one image, as far down as they need it. An error names the first.
@@ -97,22 +113,31 @@ impl SampleSource {
         let first = framed.clone().next().expect("an image is asked for by its samples");
         let instance = &self.dataset.instances[first.instance_idx];
         let annotated_size = self.dataset.images[instance.image_idx].size;
-        let n_rows = framed.map(|framed| rows_needed(&framed.geometry, annotated_size)).max().unwrap_or(0);
+        let n_rows = framed.map(|framed| framed.pixels_needed(annotated_size).y1).max().unwrap_or(0);
         let path = self.dataset.image_path(instance.image_idx);
         let (image_idx, annotation_id) = (instance.image_idx, instance.id);
         self.images.get(&ImageRequest { image_idx, path: &path, annotated_size, n_rows, annotation_id })
     }
 
     fn cut(&self, framed: Framed, pixels: &ImagePart, image_digest: [u8; 32]) -> Result<Sample, SampleError> {
-        let Framed { instance_idx, truth_in_image, geometry, bbox, draw } = framed;
+        let Framed { instance_idx, truth_in_image, geometry, bbox, draw, turn } = framed;
         let instance = &self.dataset.instances[instance_idx];
+        let is_answered = self.teacher.is_some() && self.is_answered(instance_idx);
+        assert!(turn.is_none() || !is_answered, "annotation {}: a teacher's answer does not turn", instance.id);
         let mut teacher = match &self.teacher {
             Some(store) if self.is_answered(instance_idx) => {
                 Some(self.answer(store.as_ref(), instance, image_digest, &geometry)?)
             }
             _ => None,
         };
-        let (mut truth, mut pixels) = (crop_rle(&truth_in_image, &geometry), crop_part(pixels, &geometry));
+        let mut truth = crop_rle(&truth_in_image, &geometry);
+        let mut pixels = match turn {
+            Some(turn) => {
+                let (image, place) = (pixels.image, pixels_needed(&geometry, pixels.image));
+                crop_part(&ImagePart { image, place, pixels: &turn.pixels(pixels, place) }, &geometry)
+            }
+            None => crop_part(pixels, &geometry),
+        };
         if let Some(draw) = draw {
             draw.photometric(&mut pixels);
             let logits = teacher.as_mut().map_or(&mut [][..], |teacher| &mut teacher.logits);
@@ -156,4 +181,17 @@ struct Framed {
     geometry: CropGeometry,
     bbox: [f64; 4],
     draw: Option<Draw>,
+    /// How the object was turned in its image, before its crop was laid.
+    turn: Option<Turn>,
 }
+
+impl Framed {
+    /// The pixels of the image file that its crop is made of.
+    fn pixels_needed(&self, image: Size) -> PixelRect {
+        let needed = pixels_needed(&self.geometry, image);
+        self.turn.map_or(needed, |turn| turn.pixels_needed(needed, image))
+    }
+}
+
+/// The share of an object's pixels that has to stay in the image when it is turned.
+const LEAST_KEPT: f64 = 0.6;

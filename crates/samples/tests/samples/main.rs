@@ -3,7 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests make the files they read")]
 #![allow(clippy::unwrap_used)] // tests
 
-mod packed;
+mod turned;
 mod whole_images;
 
 use std::fs;
@@ -125,6 +125,8 @@ fn augmentation() -> impl Strategy<Value = Augmentation> {
             roi_shift,
             roi_scale,
             roi_aspect: roi_scale / 3.0,
+            roi_rotation: 0.0,
+            roi_shear: 0.0,
             brightness,
             contrast,
             saturation,

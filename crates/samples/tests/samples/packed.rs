@@ -32,6 +32,8 @@ const WILD: Augmentation = Augmentation {
     roi_shift: 0.4,
     roi_scale: 0.6,
     roi_aspect: 0.3,
+    roi_rotation: 0.0,
+    roi_shear: 0.0,
     brightness: 0.3,
     contrast: 0.3,
     saturation: 0.3,
@@ -187,7 +189,8 @@ fn other_samples_are_refused_with_what_differs() {
     };
     let calm = Augmentation { roi_shift: 0.1, ..WILD };
     let error = refused(roi_source(&scenes), &[&calm]);
-    let expected = "jitter: expected `roi_shift 0.1, roi_scale 0.6, roi_aspect 0.3`, found `roi_shift 0.4, roi_scale 0.6, roi_aspect 0.3`";
+    let expected = "jitter: expected `roi_shift 0.1, roi_scale 0.6, roi_aspect 0.3, roi_rotation 0, roi_shear 0`, \
+                    found `roi_shift 0.4, roi_scale 0.6, roi_aspect 0.3, roi_rotation 0, roi_shear 0`";
     assert!(error.ends_with(&format!("packed samples of another kind: {expected}")), "{error}");
     // The largest of all stages counts, and colours do not.
     let pale = Augmentation { brightness: 0.0, flip_probability: 0.0, ..WILD };

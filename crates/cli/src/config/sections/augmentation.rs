@@ -22,6 +22,16 @@ pub struct AugmentationToml {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 0.9))]
     pub roi_aspect: Option<f64>,
+    /// The picture turns about the middle of the object's box by up to about this many radians, each way, and the box is drawn anew around the
+    /// turned mask. Without it, by none. An object that would lose two fifths of its pixels beyond the image's border stays as it is. What lies
+    /// beyond the border is mirrored at it. Needs `crop.rule = "box"`, and no answers of a teacher to train on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 0.9))]
+    pub roi_rotation: Option<f64>,
+    /// Before it turns, the picture is sheared: x grows by up to this share of y, each way. Without it, by none. Needs what `roi_rotation` needs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 0.5))]
+    pub roi_shear: Option<f64>,
     /// Brightness changes by a factor of up to `1 +- brightness`.
     #[schemars(range(min = 0.0, max = 0.9))]
     pub brightness: f64,
@@ -36,8 +46,19 @@ pub struct AugmentationToml {
 impl AugmentationToml {
     /// The augmentation.
     pub fn resolve(&self) -> Augmentation {
-        let &Self { flip_probability, roi_shift, roi_scale, roi_aspect, brightness, contrast, saturation } = self;
-        let roi_aspect = roi_aspect.unwrap_or(0.0);
-        Augmentation { flip_probability, roi_shift, roi_scale, roi_aspect, brightness, contrast, saturation }
+        let &Self { flip_probability, roi_shift, roi_scale, brightness, contrast, saturation, .. } = self;
+        let [roi_aspect, roi_rotation, roi_shear] =
+            [self.roi_aspect, self.roi_rotation, self.roi_shear].map(|range| range.unwrap_or(0.0));
+        Augmentation {
+            flip_probability,
+            roi_shift,
+            roi_scale,
+            roi_aspect,
+            roi_rotation,
+            roi_shear,
+            brightness,
+            contrast,
+            saturation,
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::ensure;
 use schemars::JsonSchema;
 use sensei_data::dataset::UnusableRule;
+use sensei_data::paste::{FIRST_COMPOSED_ID, PasteConfig};
 use sensei_data::synth::SynthConfig;
 use sensei_samples::source::InstanceChoice;
 use serde::{Deserialize, Serialize};
@@ -42,6 +43,10 @@ pub struct FilesToml {
     /// What the student is trained on as well: proposals of a teacher, or other people's annotations. Floors are fitted to `train` alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub also_train: Vec<AlsoTrainToml>,
+    /// Pictures that are composed of the training images, as `sensei data paste` composes them, and trained on as well; into `runs/composed/` the
+    /// first time. `weighting_of` in a stage's loss calls them `composed`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub composed: Option<ComposedToml>,
     /// What is done with annotations that cannot be used: outlines without an area, ids that repeat, numbers that are none. Without
     /// this key they are refused.
     #[serde(default, skip_serializing_if = "UnusableToml::is_refuse")]
@@ -62,6 +67,23 @@ pub struct AlsoTrainToml {
     /// `sensei teacher propose`, whose masks are the teacher's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answers: Option<AnswersToml>,
+}
+
+/// Pictures composed of the training images: objects of one image pasted onto another.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ComposedToml {
+    /// Composed pictures of each image.
+    #[schemars(range(min = 1, max = 1000))]
+    pub copies: u32,
+    /// Fewest objects that are pasted onto a picture; where the image that they come from has fewer, all of its are.
+    #[schemars(range(min = 1, max = 100))]
+    pub min_objects: u32,
+    /// Most of them.
+    #[schemars(range(min = 1, max = 100))]
+    pub max_objects: u32,
+    /// Which objects go where. Not the run's seed, so that runs of several seeds see the same pictures.
+    pub seed: u64,
 }
 
 /// What is done with annotations that cannot be used.
@@ -137,12 +159,20 @@ pub struct FilesPlan {
 pub struct AlsoTrainPlan {
     /// What losses call it.
     pub name: String,
-    /// The files.
-    pub split: SplitPlan,
+    /// The pictures and their annotations.
+    pub pictures: PartPictures,
     /// The teacher's answers, if there are any.
     pub answers: Option<TeacherAnswers>,
     /// Whether its masks are to be the teacher's: it is weighed `teacher_hard` and has no answers.
     pub are_proposals: bool,
+}
+
+/// Where further pictures to train on come from.
+pub enum PartPictures {
+    /// Files.
+    Files(SplitPlan),
+    /// Composed of the training images.
+    Composed(PasteConfig),
 }
 
 /// One split.
@@ -153,6 +183,9 @@ pub struct SplitPlan {
     /// The folder that its file names are in.
     pub images: PathBuf,
 }
+
+/// What losses call composed pictures.
+const COMPOSED: &str = "composed";
 
 impl DataPlan {
     /// What the student is trained on beside the training split.
@@ -183,9 +216,23 @@ impl FilesToml {
         for AlsoTrainToml { name, annotations, images, answers } in self.also_train {
             let is_new = also_train.iter().all(|known| known.name != name);
             ensure!(is_new, "[[data.also_train]] name: expected one that no other has, found {name:?} twice");
-            let split = SplitPlan { annotations: annotations.0, images: images.0 };
+            let pictures = PartPictures::Files(SplitPlan { annotations: annotations.0, images: images.0 });
             let answers = answers.map(AnswersToml::resolve);
-            also_train.push(AlsoTrainPlan { name, split, answers, are_proposals: false });
+            also_train.push(AlsoTrainPlan { name, pictures, answers, are_proposals: false });
+        }
+        if let Some(ComposedToml { copies, min_objects, max_objects, seed }) = self.composed {
+            let is_new = also_train.iter().all(|known| known.name != COMPOSED);
+            ensure!(
+                is_new,
+                "[[data.also_train]] name: expected none called {COMPOSED:?} beside [data] composed, found one"
+            );
+            ensure!(
+                min_objects <= max_objects,
+                "[data] composed: expected max_objects of at least min_objects, {min_objects}, found {max_objects}"
+            );
+            let config = PasteConfig { copies, min_objects, max_objects, seed, first_id: FIRST_COMPOSED_ID };
+            let (name, pictures) = (COMPOSED.to_string(), PartPictures::Composed(config));
+            also_train.push(AlsoTrainPlan { name, pictures, answers: None, are_proposals: false });
         }
         Ok((FilesPlan { train: split(self.train), val: split(self.val), also_train, unusable }, self.instances))
     }
