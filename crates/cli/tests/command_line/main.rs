@@ -8,6 +8,7 @@
 mod cache;
 mod camera;
 mod cases;
+mod composed;
 mod configuration;
 mod data;
 mod deployment;
