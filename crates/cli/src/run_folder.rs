@@ -171,7 +171,7 @@ fn sweep(folder: &RunFolder) -> anyhow::Result<()> {
 }
 
 /// Folders beside the runs.
-const SHARED_FOLDERS: [&str; 3] = ["packed", "synthetic", "teacher-cache"];
+const SHARED_FOLDERS: [&str; 4] = ["composed", "packed", "synthetic", "teacher-cache"];
 
 #[cfg(test)]
 mod tests {
@@ -182,7 +182,8 @@ mod tests {
         for name in ["quickstart", "a b", "ü", "..hidden", "1"] {
             check_name(name).expect(name);
         }
-        for name in ["", ".", "..", "../evil", "a/b", "/etc", "a/", "packed", "synthetic", "teacher-cache"] {
+        for name in ["", ".", "..", "../evil", "a/b", "/etc", "a/", "composed", "packed", "synthetic", "teacher-cache"]
+        {
             assert!(check_name(name).is_err(), "{name:?}");
         }
     }

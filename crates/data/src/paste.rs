@@ -255,12 +255,12 @@ impl<'a> Composer<'a> {
             for below in &mut placed {
                 below.visible.bits.iter_mut().zip(&visible.bits).for_each(|(below, above)| *below &= 1 - above);
             }
-            placed.push(Placed { instance_idx, whole_area: visible.area() as u64, visible });
+            placed.push(Placed { instance_idx, whole_area: visible.area(), visible });
             n_pasted += 1;
         }
         let n_placed = placed.len();
         let is_seen = |placed: &Placed| {
-            let area = placed.visible.area() as u64;
+            let area = placed.visible.area();
             area >= LEAST_AREA && area as f64 >= LEAST_VISIBLE * placed.whole_area as f64
         };
         let category = |placed: &Placed| self.dataset.instances[placed.instance_idx].category_id;

@@ -28,13 +28,13 @@ fn pictures_are_composed_once_and_by_hand_or_by_the_run_alike() {
         "also_train = [{ name = \"pasted\", annotations = \"pasted/annotations.json\", images = \"pasted/images\" }]";
     place.config("files.toml", &[("\n[crop]", &data(files))]);
     let composed = "composed = { copies = 2, min_objects = 2, max_objects = 5, seed = 5 }";
-    place.config("composed.toml", &[("\n[crop]", &data(composed))]);
+    place.config("pasting.toml", &[("\n[crop]", &data(composed))]);
     let by_hand = place.does(&["train", "files.toml"]);
-    let by_run = place.does(&["train", "composed.toml"]);
+    let by_run = place.does(&["train", "pasting.toml"]);
     assert_eq!(weights_digest(&by_hand), weights_digest(&by_run));
     assert!(weights_digest(&by_hand) != weights_digest(&place.does(&["train", "tiny.toml"])));
     assert!(by_run.contains("10 composed pictures"), "{by_run}");
-    let again = place.does(&["run", "composed.toml", "--name", "again"]);
+    let again = place.does(&["run", "pasting.toml", "--name", "again"]);
     assert!(!again.contains("composed pictures, "), "they are there already: {again}");
     assert_eq!(weights_digest(&by_run), weights_digest(&again));
     let card = fs::read_to_string(place.path("runs/again/package/MODEL_CARD.md")).unwrap();
@@ -46,7 +46,7 @@ fn pictures_are_composed_once_and_by_hand_or_by_the_run_alike() {
     let mut bytes = fs::read(&image).unwrap();
     bytes.extend(b"more");
     fs::write(&image, bytes).unwrap();
-    assert!(place.does(&["train", "composed.toml", "--name", "third"]).contains("10 composed pictures"));
+    assert!(place.does(&["train", "pasting.toml", "--name", "third"]).contains("10 composed pictures"));
 }
 
 #[test]

@@ -44,7 +44,7 @@ fn paths_that_stand_where_another_belongs_are_told_apart() {
     fs::write(place.path("found.json"), json!([]).to_string()).unwrap();
     let swapped = ["eval-coco", "found.json", "scenes/annotations/instances_val.json"];
     place.refuses(&swapped, 2, &["expected the annotation file first and the result file, a list, second"]);
-    for name in ["packed", "synthetic", "teacher-cache"] {
+    for name in ["composed", "packed", "synthetic", "teacher-cache"] {
         place.refuses(&["run", "tiny.toml", "--name", name], 2, &["all runs share the folder of that name"]);
     }
 }
