@@ -60,8 +60,6 @@ pub struct CheckReport {
     /// Instances whose stated area is more than twice that of their mask, or less than half, and [`AREA_TOLERANCE`] pixels off. S, M and L,
     /// and a smallest area, go by the stated one. Not counted as problems.
     pub n_areas_off_mask: usize,
-    /// Instances whose area is not stated: the number of their mask's pixels counts. Not counted as problems.
-    pub n_areas_not_stated: usize,
     /// Instances with the outline of another one in their image. Not counted as problems.
     pub n_drawn_again: usize,
     /// Categories in the file.
@@ -75,7 +73,7 @@ pub struct CheckReport {
     pub n_problems: usize,
     /// The first [`MAX_PROBLEMS`] things in words that may be meant so, in the same order.
     pub notes: Vec<String>,
-    /// All of them: turned images, many crowd regions, areas not stated or off their masks, outlines drawn again.
+    /// All of them: turned images, many crowd regions, areas off their masks, outlines drawn again.
     pub n_notes: usize,
 }
 
@@ -101,7 +99,6 @@ pub fn check(dataset: &Dataset, decode_images: bool) -> CheckReport {
     let (shared_files, drawn_again) = (shared_files(dataset), drawn_again(dataset));
     let n_crowd = dataset.instances.len() - no_crowd().count();
     let crowd = CrowdShare { n_crowd, n_annotations: dataset.instances.len() };
-    let n_areas_not_stated = no_crowd().filter(|(instance, _)| !instance.is_area_stated).count();
     let problems: Vec<String> = (images.iter().filter_map(|finding| finding.problem.clone()))
         .chain(shared_files.iter().cloned())
         .chain(dataset.unusable.iter().map(ToString::to_string))
@@ -111,10 +108,6 @@ pub fn check(dataset: &Dataset, decode_images: bool) -> CheckReport {
         .collect();
     let notes: Vec<String> = (images.iter().filter_map(|finding| finding.turned.clone()))
         .chain(crowd.note())
-        .chain(
-            (n_areas_not_stated > 0)
-                .then(|| format!("instances that state no area: {n_areas_not_stated}; {MASKS_COUNT}")),
-        )
         .chain(instances.iter().filter_map(|finding| finding.area_off_mask.clone()))
         .chain(drawn_again.iter().cloned())
         .collect();
@@ -143,7 +136,6 @@ pub fn check(dataset: &Dataset, decode_images: bool) -> CheckReport {
         n_boxes_outside: with(|finding| finding.box_outside),
         n_boxes_off_mask: with(|finding| finding.box_off_mask),
         n_areas_off_mask: with(|finding| finding.area_off_mask.is_some()),
-        n_areas_not_stated,
         n_drawn_again: drawn_again.len(),
         n_categories: dataset.categories.len(),
         instances_by_category: instances_by_category(dataset),
@@ -348,8 +340,6 @@ fn look_at_instance(dataset: &Dataset, instance_idx: usize) -> InstanceFinding {
     InstanceFinding { n_parts, empty_mask, flat_box, box_outside, box_off_mask, area_off_mask, problem }
 }
 
-/// What is taken for an area that a file does not state.
-const MASKS_COUNT: &str = "the pixels of their masks part small, medium and large";
 /// Areas in square pixels that part COCO's small, medium and large.
 const SMALL: f64 = 32.0 * 32.0;
 const LARGE: f64 = 96.0 * 96.0;

@@ -15,7 +15,6 @@ use crate::geometry::Size;
 use crate::joined::DatasetPart;
 use crate::json_value::{Scalar, Unexpected, foreign_encoding, tolerated};
 use crate::outline::{OutlineError, Values};
-use crate::polygon::rasterize;
 
 /// Which fields must be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -261,22 +260,13 @@ impl JsonAnnotation {
             true => self.segmentation.check(size).map_err(EntryProblem::from)?,
             false => Segmentation::NotRead,
         };
-        let area = match (stated_area, &segmentation) {
-            (Some(area), _) => area,
-            (None, Segmentation::NotRead) => bbox[2] * bbox[3],
-            (None, Segmentation::Rle(rle)) => rle.area() as f64,
-            (None, Segmentation::Polygons(polygons)) => {
-                rasterize(polygons, size).map_err(EntryProblem::Polygon)?.area() as f64
-            }
-        };
-        let is_area_stated = stated_area.is_some();
-        Ok(Instance { id: id(&self.id)?, image_idx, category_id, bbox, area, is_area_stated, is_crowd, segmentation })
+        let area = stated_area.unwrap_or(bbox[2] * bbox[3]);
+        Ok(Instance { id: id(&self.id)?, image_idx, category_id, bbox, area, is_crowd, segmentation })
     }
 
-    /// None if there is none and it is not needed, or can be had from the outline.
+    /// None if there is none and it is not needed.
     fn stated_area(&self, options: &LoadOptions) -> Result<Option<f64>, EntryProblem> {
-        let may_lack = options.needs_masks || !options.needs_areas;
-        if may_lack && matches!(self.area, Scalar::Missing | Scalar::Null) {
+        if !options.needs_areas && matches!(self.area, Scalar::Missing | Scalar::Null) {
             return Ok(None);
         }
         match self.area.number().map_err(|unexpected| field("area", unexpected))? {

@@ -80,11 +80,9 @@ pub struct Instance {
     pub category_id: u64,
     /// `[x, y, width, height]` in image pixels as the file states it: finite, sides not negative.
     pub bbox: [f64; 4],
-    /// In pixels as the file states it, or see [`is_area_stated`](Self::is_area_stated); COCO's S, M and L are by this number.
+    /// In pixels as the file states it; COCO's S, M and L are by this number. Where the file states none, and
+    /// [`needs_areas`](LoadOptions::needs_areas) says that nobody asks, that of the box.
     pub area: f64,
-    /// Whether the file states it. If not, it is the number of the mask's pixels, or the box's area where
-    /// [`needs_areas`](LoadOptions::needs_areas) says that nobody asks.
-    pub is_area_stated: bool,
     /// The region holds several objects that were not told apart.
     pub is_crowd: bool,
     /// The outline.
@@ -119,7 +117,7 @@ pub struct LoadOptions {
     pub unusable: UnusableRule,
     /// Whether the outlines are read. Boxes can be compared without.
     pub needs_masks: bool,
-    /// Whether, where the outlines are not read, an annotation that states no area cannot be used.
+    /// Whether an annotation that states no area cannot be used. To ask about boxes, nobody needs it.
     pub needs_areas: bool,
 }
 

@@ -184,7 +184,6 @@ mod tests {
             category_id,
             bbox: [0.0, 0.0, 2.0, 2.0],
             area: 4.0,
-            is_area_stated: true,
             is_crowd: false,
             segmentation: Segmentation::NotRead,
         };

@@ -158,7 +158,7 @@ struct Composer<'a> {
     of_image: Vec<Vec<usize>>,
     /// By image, those of them that are large enough to be pasted.
     pasteable: Vec<Vec<usize>>,
-    /// Images that have some.
+    /// Images that have some, ascending.
     donors: Vec<usize>,
 }
 
@@ -274,8 +274,9 @@ impl<'a> Composer<'a> {
 
     /// Another image that objects are taken from.
     fn donor(&self, image_idx: usize, rng: &mut ChaCha8Rng) -> usize {
-        let others: Vec<usize> = self.donors.iter().copied().filter(|&idx| idx != image_idx).collect();
-        others[below(rng, others.len() as u32) as usize]
+        let own = self.donors.binary_search(&image_idx).ok();
+        let at = below(rng, (self.donors.len() - usize::from(own.is_some())) as u32) as usize;
+        self.donors[if own.is_some_and(|own| at >= own) { at + 1 } else { at }]
     }
 
     fn image(&self, image_idx: usize) -> Result<RgbImage, PasteError> {

@@ -16,7 +16,6 @@ fn check(rule: CropRule, bbox: [f64; 4], mask: &Mask, expected: &[i64; 4]) {
         category_id: 1,
         bbox,
         area: 1.0,
-        is_area_stated: true,
         is_crowd: false,
         segmentation: Segmentation::Polygons(vec![]),
     };

@@ -113,7 +113,6 @@ fn check_data(
         ("  box beyond the image", report.n_boxes_outside),
         ("  box off its mask", report.n_boxes_off_mask),
         ("  area off its mask", report.n_areas_off_mask),
-        ("  area not stated, of the mask", report.n_areas_not_stated),
         ("  drawn again", report.n_drawn_again),
         ("crowd regions", report.n_crowd),
         ("run-length encoded", report.n_run_length_encoded),

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
+use rayon::prelude::*;
 use sensei_data::dataset::Dataset;
 use sensei_data::image_file::ImageLimits;
 use sensei_data::paste::{PasteConfig, PasteError, PasteReport, paste};
@@ -20,12 +21,16 @@ use crate::{stop, usage};
 pub fn composed(train: &Dataset, config: &PasteConfig, runs: &Path) -> anyhow::Result<SplitPlan> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(format!("{config:?}").as_bytes()).update(&train.digest);
-    // Another file under an image's name most often has another length.
-    for idx in 0..train.images.len() {
+    // Another file may stand under an image's name by now.
+    let digest_of = |idx: usize| {
+        stop::check("reading the training images' files")?;
         let path = train.image_path(idx);
-        let n_bytes = path.metadata().with_context(|| format!("{}: cannot read", path.display()))?.len();
-        hasher.update(&n_bytes.to_le_bytes());
-    }
+        let bytes = std::fs::read(&path).with_context(|| format!("{}: cannot read", path.display()))?;
+        Ok(*blake3::hash(&bytes).as_bytes())
+    };
+    let digests: Vec<[u8; 32]> =
+        (0..train.images.len()).into_par_iter().map(digest_of).collect::<anyhow::Result<_>>()?;
+    hasher.update(digests.as_flattened());
     let folder = runs.join("composed").join(&hasher.finalize().to_hex()[..16]);
     make_once(&folder, |partial| compose(train, partial, config, &folder))?;
     Ok(SplitPlan { annotations: folder.join("annotations.json"), images: folder.join("images") })

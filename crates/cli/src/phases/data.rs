@@ -225,16 +225,7 @@ fn say_counts(what: &str, source: &SampleSource) -> anyhow::Result<()> {
             format!(" ({})", named.collect::<Vec<_>>().join(", "))
         }
     };
-    let is_measured = |idx: &&usize| !source.dataset.instances[**idx].is_area_stated;
-    let measured = match source.instances.iter().filter(is_measured).count() {
-        0 => String::new(),
-        n => format!("; without a stated area, which is then that of the mask: {n}"),
-    };
-    say(&format!(
-        "{what}: {} instances{parts}; left out: {}{lengthened}{measured}",
-        source.instances.len(),
-        in_words(&left_out)
-    ));
+    say(&format!("{what}: {} instances{parts}; left out: {}{lengthened}", source.instances.len(), in_words(&left_out)));
     let n_crowd = left_out.get(&LeftOutReason::Crowd).copied().unwrap_or(0);
     if n_crowd >= source.instances.len() {
         let n = source.dataset.instances.len();

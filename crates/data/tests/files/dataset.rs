@@ -222,7 +222,7 @@ fn values_that_mean_nothing_are_named_with_entry_and_field() {
         &format!("annotation 1: category_id: {whole} -3"),
     );
     check("\"area\": 9.25", "\"area\": NaN", "annotation 1: area: expected a finite number, found NaN");
-    check("\"area\": 9.25", "\"area\": \"9\"", "annotation 1: area: expected a finite number, found \"9\"");
+    check("\"area\": 9.25, ", "", "annotation 1: area: expected a finite number, found none");
     let bbox = "annotation 1: bbox: expected [x, y, width, height], finite, with sides of at least 0, found";
     check("[1, 1, 3, 3.5]", "[1, 1, 3]", &format!("{bbox} [1, 1, 3]"));
     check("[1, 1, 3, 3.5]", "[[1, 1, 3, 3.5]]", &format!("{bbox} [a list of 4]"));
@@ -243,12 +243,12 @@ fn values_that_mean_nothing_are_named_with_entry_and_field() {
 #[test]
 fn all_unusable_annotations_are_named_or_left_out() {
     let polygon = "[[1, 1, 4, 1, 4, 4, 1, 4]]";
-    let text = WHOLE.replace(polygon, "[]").replace("\"area\": 10,", "\"area\": [],");
+    let text = WHOLE.replace(polygon, "[]").replace("\"area\": 10,", "");
     let error = load(&text, Dataset::load_coco).unwrap_err();
     assert_eq!(
         error,
         "file.json: 2 entries cannot be used, 0 annotations are sound: annotation 1: expected at least 1 polygon, found none; \
-         annotation 2: area: expected a finite number, found a list of 0"
+         annotation 2: area: expected a finite number, found none"
     );
     fn leaving_out(path: &Path, images: &Path) -> Result<Dataset, DatasetError> {
         let options = LoadOptions { unusable: UnusableRule::LeaveOut, ..LoadOptions::default() };
@@ -263,25 +263,20 @@ fn all_unusable_annotations_are_named_or_left_out() {
 }
 
 #[test]
-fn an_area_that_is_not_stated_is_that_of_the_mask() {
+fn an_area_may_lack_where_nobody_asks_for_it() {
+    let boxes = |needs_areas: bool| {
+        let options = LoadOptions { needs_masks: false, needs_areas, ..LoadOptions::default() };
+        move |path: &Path, images: &Path| Dataset::load_coco_with(path, images, options)
+    };
     for area in ["", "\"area\": null, "] {
         let text = WHOLE.replace("\"area\": 9.25, ", area).replace("\"area\": 10, ", area);
-        let dataset = load(&text, Dataset::load_coco).unwrap();
-        for (idx, instance) in dataset.instances.iter().enumerate() {
-            assert!(!instance.is_area_stated);
-            assert_eq!(instance.area, dataset.mask(idx).unwrap().area() as f64);
+        for error in [load(&text, Dataset::load_coco).unwrap_err(), load(&text, boxes(true)).unwrap_err()] {
+            assert!(error.contains("annotation 1: area: expected a finite number, found n"), "{error}");
         }
-        fn boxes(needs_areas: bool) -> impl FnOnce(&Path, &Path) -> Result<Dataset, DatasetError> {
-            let options = LoadOptions { needs_masks: false, needs_areas, ..LoadOptions::default() };
-            move |path: &Path, images: &Path| Dataset::load_coco_with(path, images, options)
-        }
-        // Without outlines there is nothing to measure it by: whoever asks for it is told so.
-        let error = load(&text, boxes(true)).unwrap_err();
-        assert!(error.contains("annotation 1: area: expected a finite number, found n"), "{error}");
         let dataset = load(&text, boxes(false)).unwrap();
         assert_eq!((dataset.instances[0].area, dataset.instances[1].area), (10.5, 48.0));
     }
-    assert!(load(WHOLE, Dataset::load_coco).unwrap().instances.iter().all(|instance| instance.is_area_stated));
+    assert_eq!(load(WHOLE, boxes(false)).unwrap().instances[0].area, 9.25);
 }
 
 #[test]
