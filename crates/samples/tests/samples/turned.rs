@@ -1,5 +1,7 @@
 //! Objects that turn with the picture around them.
 
+use std::fs;
+
 use sensei_data::augment::{Augmentation, draw, sample_rng};
 use sensei_data::crop::{crop_image, crop_rle};
 use sensei_data::crop_rule::{BoxBorder, CropRule};
@@ -25,6 +27,12 @@ fn source(scenes: &Scenes) -> SampleSource {
 #[test]
 fn a_turned_sample_is_cut_from_the_turned_picture() {
     let scenes = Scenes::new();
+    // A bar along the upper border: turned, half of it leaves the image.
+    let path = scenes.path("annotations.json");
+    let mut file: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    file["annotations"][0]["bbox"] = serde_json::json!([0, 0, 44, 3]);
+    file["annotations"][0]["segmentation"] = serde_json::json!([[0, 0, 44, 0, 44, 3, 0, 3]]);
+    fs::write(&path, file.to_string()).unwrap();
     let source = source(&scenes);
     let (mut n_turned, mut n_kept) = (0, 0);
     for epoch in 0..6 {
