@@ -1,7 +1,7 @@
 //! Pictures that were composed: objects of one image pasted onto another, with the masks of all that stays visible.
 //!
 //! A small training set shows each object before one background. Pasted, it is seen before others, and what stood there is covered as it is in
-//! crowded pictures.
+//! crowded pictures. The field's name for it is copy-paste augmentation.
 
 use std::fs;
 use std::io;
@@ -93,7 +93,7 @@ pub enum PasteError {
     #[error(transparent)]
     Folder(#[from] SynthError),
     /// The caller asked to stop.
-    #[error("stopped")]
+    #[error("composing pictures was interrupted")]
     Interrupted,
 }
 
@@ -109,6 +109,9 @@ pub enum PasteError {
 /// # Errors
 /// If a setting is out of range, there are too few images, one cannot be read, `dir` is neither new nor an empty folder, the disk refuses, or
 /// the caller asks to stop.
+/// # Source
+/// Ghiasi et al. 2021, "Simple Copy-Paste is a Strong Data Augmentation Method for Instance Segmentation". There both images are scaled and
+/// cropped anew in every step; here pictures are composed once, each image keeps its size, and a cap holds what is pasted.
 pub fn paste(
     dataset: &Dataset,
     dir: &Path,

@@ -61,7 +61,7 @@ impl Turn {
         Rle::from_mask(&part).in_image([place.x0, place.y0], image)
     }
 
-    /// The pixels of an image that those of a place come from when it is turned.
+    /// The pixels of an image, in its own, that those of a place of the turned image are blended from.
     pub fn pixels_needed(&self, place: PixelRect, image: Size) -> PixelRect {
         if place.is_empty() {
             return place;
