@@ -6,6 +6,7 @@
 pub mod augment;
 pub mod boundary;
 pub mod check;
+pub mod coco_writer;
 pub mod crop;
 pub mod crop_name;
 pub mod crop_rule;

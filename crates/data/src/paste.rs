@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
-use serde::Serialize;
 
-use crate::dataset::{Category, Dataset, DatasetError, Frequency};
+use crate::coco_writer::{CocoAnnotation, CocoCategory, CocoFile, CocoImage, CocoInfo};
+use crate::dataset::{Dataset, DatasetError};
 use crate::geometry::{PixelRect, Size};
 use crate::image_file::{ImageError, ImageLimits, RgbImage, encode_png_fast, read_image};
 use crate::mask::Mask;
@@ -296,40 +296,26 @@ impl<'a> Composer<'a> {
         let of_objects = (first_id..).zip(pictures).flat_map(|(image_id, picture)| {
             picture.objects.iter().map(move |(category_id, visible)| (image_id, *category_id, visible))
         });
-        let annotation = |(id, (image_id, category_id, visible)): (u64, (u64, u64, &Rle))| CocoAnnotation {
-            id,
-            image_id,
-            category_id,
-            bbox: visible.bbox(),
-            area: visible.area(),
-            iscrowd: 0,
-            segmentation: CocoRle {
-                size: [visible.size().height, visible.size().width],
-                counts: visible.to_compressed_string(),
-            },
+        let annotation = |(id, (image_id, category_id, visible)): (u64, (u64, u64, &Rle))| {
+            CocoAnnotation::new(id, image_id, category_id, visible)
         };
         let is_lvis = self.dataset.categories.iter().any(|category| category.frequency.is_some());
-        let image = |(id, Composed { file_name, size, .. }): (u64, &'p Composed)| CocoImage {
-            id,
-            file_name,
-            width: size.width,
-            height: size.height,
-            neg_category_ids: is_lvis.then_some([]),
-            not_exhaustive_category_ids: is_lvis.then_some([]),
+        let image = |(id, Composed { file_name, size, .. }): (u64, &'p Composed)| {
+            let image = CocoImage::new(id, file_name, *size);
+            if is_lvis { image.with_lvis_lists() } else { image }
         };
-        let categories = self.dataset.categories.iter();
         let PasteConfig { seed, copies, min_objects, max_objects, .. } = self.config;
         CocoFile {
-            info: Info {
+            info: CocoInfo {
                 description: format!(
                     "Composed pictures: {min_objects} to {max_objects} objects of another image pasted onto each image, {copies} times, seed {seed}."
                 ),
-                composed_of: blake3::Hash::from_bytes(self.dataset.digest).to_hex().to_string(),
-                proposed_by: self.dataset.parts.iter().find_map(|part| part.proposed_by.as_deref()),
+                proposed_by: self.dataset.parts.iter().find_map(|part| part.proposed_by.clone()),
+                composed_of: Some(blake3::Hash::from_bytes(self.dataset.digest).to_hex().to_string()),
             },
             images: (first_id..).zip(pictures).map(image).collect(),
             annotations: (first_id..).zip(of_objects).map(annotation).collect(),
-            categories: categories.map(CocoCategory::of).collect(),
+            categories: self.dataset.categories.iter().map(CocoCategory::from).collect(),
         }
     }
 }
@@ -403,73 +389,6 @@ fn part(image: &RgbImage, place: PixelRect) -> RgbImage {
 
 fn write_error(path: &Path, source: io::Error) -> SynthError {
     SynthError::Write { path: path.to_path_buf(), source }
-}
-
-#[derive(Serialize)]
-struct CocoFile<'a> {
-    info: Info<'a>,
-    images: Vec<CocoImage<'a>>,
-    annotations: Vec<CocoAnnotation>,
-    categories: Vec<CocoCategory<'a>>,
-}
-
-/// `composed_of` tells programs that nobody took these pictures, and `proposed_by`, of a file that has it, that no person drew the masks.
-#[derive(Serialize)]
-struct Info<'a> {
-    description: String,
-    composed_of: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    proposed_by: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-struct CocoImage<'a> {
-    id: u64,
-    file_name: &'a str,
-    width: u32,
-    height: u32,
-    /// LVIS's lists, in a file of its: of a composed picture nobody has said what is not on it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    neg_category_ids: Option<[u64; 0]>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    not_exhaustive_category_ids: Option<[u64; 0]>,
-}
-
-#[derive(Serialize)]
-struct CocoAnnotation {
-    id: u64,
-    image_id: u64,
-    category_id: u64,
-    bbox: [f64; 4],
-    area: u64,
-    iscrowd: u8,
-    segmentation: CocoRle,
-}
-
-#[derive(Serialize)]
-struct CocoRle {
-    size: [u32; 2],
-    counts: String,
-}
-
-#[derive(Serialize)]
-struct CocoCategory<'a> {
-    id: u64,
-    name: &'a str,
-    /// LVIS's letter, in a file of its.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    frequency: Option<&'static str>,
-}
-
-impl<'a> CocoCategory<'a> {
-    fn of(category: &'a Category) -> Self {
-        let letter = |frequency: Frequency| match frequency {
-            Frequency::Rare => "r",
-            Frequency::Common => "c",
-            Frequency::Frequent => "f",
-        };
-        Self { id: category.id, name: &category.name, frequency: category.frequency.map(letter) }
-    }
 }
 
 /// The number that composed pictures and their annotations are counted from, if nothing else is said: beyond COCO's, LVIS's and proposals'.

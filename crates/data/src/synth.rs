@@ -11,8 +11,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use serde::Serialize;
 
+use crate::coco_writer::{CocoAnnotation, CocoCategory, CocoFile, CocoImage, CocoInfo};
 use crate::geometry::Size;
 use crate::image_file::encode_png;
 use crate::rle::Rle;
@@ -205,69 +205,21 @@ struct WrittenScene {
     n_dropped: usize,
 }
 
-#[derive(Serialize)]
-struct CocoFile {
-    info: CocoInfo,
-    images: Vec<CocoImage>,
-    annotations: Vec<CocoAnnotation>,
-    categories: Vec<CocoCategory>,
-}
-
-#[derive(Serialize)]
-struct CocoInfo {
-    description: String,
-}
-
-#[derive(Serialize)]
-struct CocoImage {
-    id: u32,
-    file_name: String,
-    width: u32,
-    height: u32,
-}
-
-#[derive(Serialize)]
-struct CocoAnnotation {
-    id: u64,
-    image_id: u32,
-    category_id: u64,
-    iscrowd: u8,
-    area: u64,
-    bbox: [u32; 4],
-    segmentation: CocoRle,
-}
-
-#[derive(Serialize)]
-struct CocoRle {
-    size: [u32; 2],
-    counts: String,
-}
-
-#[derive(Serialize)]
-struct CocoCategory {
-    id: u64,
-    name: &'static str,
-    supercategory: &'static str,
-}
-
-fn coco_file(config: &SynthConfig, split: &str, scenes: &[WrittenScene], first_id: u64) -> CocoFile {
-    let Size { width, height } = config.image_size;
-    let image =
-        |scene: &WrittenScene| CocoImage { id: scene.image_id, file_name: scene.file_name.clone(), width, height };
+fn coco_file<'a>(config: &SynthConfig, split: &str, scenes: &'a [WrittenScene], first_id: u64) -> CocoFile<'a> {
+    let image = |scene: &'a WrittenScene| CocoImage::new(scene.image_id.into(), &scene.file_name, config.image_size);
     let objects = scenes.iter().flat_map(|scene| scene.objects.iter().map(move |object| (scene.image_id, object)));
-    let annotation = |(id, (image_id, (category_id, rle))): (u64, (u32, &(u64, Rle)))| CocoAnnotation {
-        id,
-        image_id,
-        category_id: *category_id,
-        iscrowd: 0,
-        area: rle.area(),
-        bbox: rle.bbox().map(|value| value as u32),
-        segmentation: CocoRle { size: [height, width], counts: rle.to_compressed_string() },
+    let annotation = |(id, (image_id, (category_id, mask))): (u64, (u32, &(u64, Rle)))| {
+        CocoAnnotation::new(id, image_id.into(), *category_id, mask)
     };
-    let category =
-        |kind: &ShapeKind| CocoCategory { id: kind.category_id(), name: kind.name(), supercategory: "shape" };
+    let category = |kind: &ShapeKind| CocoCategory {
+        id: kind.category_id(),
+        name: kind.name(),
+        supercategory: Some("shape"),
+        frequency: None,
+    };
+    let description = format!("Sensei synthetic scenes, {split} split, seed {}", config.seed);
     CocoFile {
-        info: CocoInfo { description: format!("Sensei synthetic scenes, {split} split, seed {}", config.seed) },
+        info: CocoInfo { description, ..CocoInfo::default() },
         images: scenes.iter().map(image).collect(),
         annotations: (first_id..).zip(objects).map(annotation).collect(),
         categories: ShapeKind::ALL.iter().map(category).collect(),

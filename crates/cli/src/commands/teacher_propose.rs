@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
+use sensei_data::coco_writer::{CocoAnnotation, CocoCategory, CocoFile, CocoImage, CocoInfo, CocoProposal};
 use sensei_data::dataset::Dataset;
 use sensei_data::geometry::Size;
 use sensei_data::image_file::ImageLimits;
@@ -12,7 +13,6 @@ use sensei_files::whole::write_whole;
 use sensei_teacher::error::TeacherError;
 use sensei_teacher::propose::{Picture, Proposal, ProposeCounts, ProposePlan, Proposed, pictures_of, propose};
 use sensei_teacher::teacher::Teacher;
-use serde::Serialize;
 
 use crate::arguments::ProposeArguments;
 use crate::device::start_threads;
@@ -66,7 +66,7 @@ pub fn execute(arguments: ProposeArguments) -> anyhow::Result<()> {
     }
     let (proposed, counts, failures) = found?;
     failures.iter().for_each(|failure| warn(failure));
-    let file = coco_file(files, &proposed, &teacher, &plan, arguments.first_id);
+    let file = coco_file(&files, &proposed, &teacher, &plan, arguments.first_id);
     let mut json = serde_json::to_vec(&file)?;
     json.push(b'\n');
     write_whole(&arguments.out, &json)?;
@@ -133,70 +133,21 @@ struct ImageFileEntry {
     size: Option<Size>,
 }
 
-#[derive(Serialize)]
-struct CocoFile {
-    info: Info,
-    images: Vec<CocoImage>,
-    annotations: Vec<CocoAnnotation>,
-    categories: [CocoCategory; 1],
-}
-
-/// Where the masks come from: `proposed_by` tells programs that no person drew them.
-#[derive(Serialize)]
-struct Info {
-    description: String,
-    proposed_by: String,
-}
-
-#[derive(Serialize)]
-struct CocoImage {
-    id: u64,
-    file_name: String,
-    width: u32,
-    height: u32,
-}
-
-#[derive(Serialize)]
-struct CocoAnnotation {
-    id: u64,
-    image_id: u64,
-    category_id: u64,
-    bbox: [f64; 4],
-    area: u64,
-    iscrowd: u8,
-    segmentation: CocoRle,
-    score: f32,
-    stability: f32,
-    point: [f64; 2],
-}
-
-#[derive(Serialize)]
-struct CocoRle {
-    size: [u32; 2],
-    counts: String,
-}
-
-#[derive(Serialize)]
-struct CocoCategory {
-    id: u64,
-    name: &'static str,
-}
-
-fn coco_file(
-    files: Vec<ImageFileEntry>,
+fn coco_file<'a>(
+    files: &'a [ImageFileEntry],
     proposed: &Proposed,
     teacher: &Teacher,
     plan: &ProposePlan,
     first_id: u64,
-) -> CocoFile {
+) -> CocoFile<'a> {
     let (mut images, mut annotations) = (vec![], vec![]);
-    for (entry, found) in files.into_iter().zip(proposed) {
+    for (entry, found) in files.iter().zip(proposed) {
         let size = found.as_ref().map(|(size, _)| *size).or(entry.size);
-        let Some(Size { width, height }) = size else { continue };
+        let Some(size) = size else { continue };
         for proposal in found.iter().flat_map(|(_, proposals)| proposals) {
             annotations.push(coco_annotation(first_id + annotations.len() as u64, entry.id, proposal));
         }
-        images.push(CocoImage { id: entry.id, file_name: entry.file_name, width, height });
+        images.push(CocoImage::new(entry.id, &entry.file_name, size));
     }
     let description = format!(
         "Masks that {name} proposed: {0} x {0} points and {1} x {1} where these were not sure, predicted IoU at least {2}, stability \
@@ -212,25 +163,18 @@ fn coco_file(
         name = teacher.name()
     );
     CocoFile {
-        info: Info { description, proposed_by: teacher.digest().into() },
+        info: CocoInfo { description, proposed_by: Some(teacher.digest().into()), composed_of: None },
         images,
         annotations,
-        categories: [CocoCategory { id: 1, name: "thing" }],
+        categories: vec![CocoCategory { id: CATEGORY_ID, name: "thing", supercategory: None, frequency: None }],
     }
 }
 
+/// Of everything: a teacher says where an object is, not what it is.
+const CATEGORY_ID: u64 = 1;
+
 fn coco_annotation(id: u64, image_id: u64, proposal: &Proposal) -> CocoAnnotation {
     let Proposal { mask, predicted_iou, stability, point } = proposal;
-    CocoAnnotation {
-        id,
-        image_id,
-        category_id: 1,
-        bbox: mask.bbox(),
-        area: mask.area(),
-        iscrowd: 0,
-        segmentation: CocoRle { size: [mask.size().height, mask.size().width], counts: mask.to_compressed_string() },
-        score: *predicted_iou,
-        stability: *stability,
-        point: [point.x, point.y],
-    }
+    let said = CocoProposal { score: *predicted_iou, stability: *stability, point: [point.x, point.y] };
+    CocoAnnotation::new(id, image_id, CATEGORY_ID, mask).with_proposal(said)
 }
