@@ -25,6 +25,11 @@ pub struct Augmentation {
     pub roi_rotation: f64,
     /// Before it turns, it is sheared: x grows by up to this many pixels for each pixel down, each way; in `[0, 1]`.
     pub roi_shear: f64,
+    /// Probability that the crop moves, scales and changes its aspect at all, in `[0, 1]`: so that a student sees both a detector's worst boxes
+    /// and boxes that are right.
+    pub jitter_probability: f64,
+    /// Probability that the picture turns and is sheared at all, in `[0, 1]`.
+    pub turn_probability: f64,
     /// Brightness is multiplied by up to `1 +- brightness`; in `[0, 1]`.
     pub brightness: f64,
     /// Differences from middle grey are multiplied by up to `1 +- contrast`; in `[0, 1]`.
@@ -44,7 +49,7 @@ pub struct AugmentationError {
 }
 
 impl Augmentation {
-    /// Changes nothing.
+    /// Changes nothing. What is switched on by a range above 0 happens to every sample.
     pub const NONE: Augmentation = Augmentation {
         flip_probability: 0.0,
         roi_shift: 0.0,
@@ -52,6 +57,8 @@ impl Augmentation {
         roi_aspect: 0.0,
         roi_rotation: 0.0,
         roi_shear: 0.0,
+        jitter_probability: 1.0,
+        turn_probability: 1.0,
         brightness: 0.0,
         contrast: 0.0,
         saturation: 0.0,
@@ -66,6 +73,8 @@ impl Augmentation {
             roi_aspect: most.roi_aspect.max(other.roi_aspect),
             roi_rotation: most.roi_rotation.max(other.roi_rotation),
             roi_shear: most.roi_shear.max(other.roi_shear),
+            jitter_probability: most.jitter_probability.max(other.jitter_probability),
+            turn_probability: most.turn_probability.max(other.turn_probability),
             brightness: most.brightness.max(other.brightness),
             contrast: most.contrast.max(other.contrast),
             saturation: most.saturation.max(other.saturation),
@@ -105,6 +114,8 @@ impl Augmentation {
             ("roi_aspect", self.roi_aspect),
             ("roi_rotation", self.roi_rotation),
             ("roi_shear", self.roi_shear),
+            ("jitter_probability", self.jitter_probability),
+            ("turn_probability", self.turn_probability),
             ("brightness", self.brightness),
             ("contrast", self.contrast),
             ("saturation", self.saturation),
@@ -155,7 +166,7 @@ pub fn sample_rng(seed: u64, epoch: u64, annotation_id: u64) -> ChaCha8Rng {
     stream(Purpose::Augmentation, seed, epoch, annotation_id)
 }
 
-/// Draws a sample's changes. Takes ten numbers whatever the settings, so that switching one off leaves the others.
+/// Draws a sample's changes. Takes twelve numbers whatever the settings, so that switching one off leaves the others.
 ///
 /// # Panics
 /// If [`Augmentation::check`] refuses the settings.
@@ -174,7 +185,17 @@ pub fn draw(augmentation: &Augmentation, rng: &mut ChaCha8Rng) -> Draw {
     let roi_aspect = factor(within(augmentation.roi_aspect));
     let half_tangent = within(augmentation.roi_rotation / 2.0);
     let roi_shear = within(augmentation.roi_shear);
-    Draw { flip, roi_shift, roi_scale, roi_aspect, half_tangent, roi_shear, brightness, contrast, saturation }
+    let mut drawn =
+        Draw { flip, roi_shift, roi_scale, roi_aspect, half_tangent, roi_shear, brightness, contrast, saturation };
+    let jitters = unit(rng) < augmentation.jitter_probability;
+    let turns = unit(rng) < augmentation.turn_probability;
+    if !jitters {
+        (drawn.roi_shift, drawn.roi_scale, drawn.roi_aspect) = ([0.0; 2], 1.0, 1.0);
+    }
+    if !turns {
+        (drawn.half_tangent, drawn.roi_shear) = (0.0, 0.0);
+    }
+    drawn
 }
 
 impl Draw {
@@ -265,6 +286,7 @@ mod tests {
         brightness: 0.3,
         contrast: 0.3,
         saturation: 0.3,
+        ..Augmentation::NONE
     };
 
     fn geometry() -> CropGeometry {
@@ -316,6 +338,30 @@ mod tests {
         let still = draw(&Augmentation { flip_probability: 0.0, roi_shift: 0.0, ..ALL }, &mut sample_rng(1, 2, 3));
         let drawn = draw(&ALL, &mut sample_rng(1, 2, 3));
         assert_eq!(Draw { flip: false, roi_shift: [0.0; 2], ..drawn }, still);
+    }
+
+    #[test]
+    fn of_the_samples_a_share_moves_and_another_turns() {
+        let (moves, turns): (fn(&Draw) -> bool, fn(&Draw) -> bool) =
+            (|draw| draw.roi_shift != [0.0; 2], |draw| draw.half_tangent != 0.0);
+        let some = Augmentation { jitter_probability: 0.3, turn_probability: 0.6, ..ALL };
+        let (mut n_moved, mut n_turned, mut n_both) = (0, 0, 0);
+        for id in 0..2000 {
+            let [all, drawn] = [&ALL, &some].map(|augmentation| draw(augmentation, &mut sample_rng(0, 0, id)));
+            let jitter = |draw: &Draw| (draw.roi_shift, draw.roi_scale, draw.roi_aspect);
+            let turn = |draw: &Draw| (draw.half_tangent, draw.roi_shear);
+            assert_eq!(jitter(&drawn), if moves(&drawn) { jitter(&all) } else { ([0.0; 2], 1.0, 1.0) });
+            assert_eq!(turn(&drawn), if turns(&drawn) { turn(&all) } else { (0.0, 0.0) });
+            assert_eq!((drawn.flip, drawn.brightness), (all.flip, all.brightness));
+            n_moved += usize::from(moves(&drawn));
+            n_turned += usize::from(turns(&drawn));
+            n_both += usize::from(moves(&drawn) && turns(&drawn));
+        }
+        let is_near = |n: usize, probability: f64| (n as f64 / 2000.0 - probability).abs() < 0.035;
+        assert!(
+            is_near(n_moved, 0.3) && is_near(n_turned, 0.6) && is_near(n_both, 0.18),
+            "{n_moved}, {n_turned}, {n_both}"
+        );
     }
 
     #[test]

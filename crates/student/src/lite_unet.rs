@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use sensei_graph::layer_graph::{Conv, GraphBuilder, LayerGraph};
-use sensei_graph::op::Upsampling;
+use sensei_graph::op::{Activation, Upsampling};
 
 use crate::lite0::{ACTIVATION, BLOCKS, Encoder, encoder, n_halvings};
 use crate::unet::depthwise_block;
@@ -22,9 +22,15 @@ pub struct LiteUnetConfig {
     pub encoder_blocks: usize,
     /// One width per upsampling, deepest first, so that the output has the input's size.
     pub decoder_channels: Vec<usize>,
+    /// Residual blocks at the end of each decoder stage, as many numbers as widths; empty for none. What they add is nearly all at the small
+    /// sizes: there a block sees far and costs little.
+    pub decoder_blocks: Vec<usize>,
     /// Bilinear upsampling in the decoder instead of nearest.
     pub bilinear_upsampling: bool,
 }
+
+/// More of them at one size would be another kind of network.
+const MOST_DECODER_BLOCKS: usize = 8;
 
 /// A setting that no network can have.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +58,16 @@ pub enum LiteUnetError {
     #[error("decoder_channels: expected widths between 1 and 4096, found {found:?}")]
     Width {
         /// The widths given.
+        found: Vec<usize>,
+    },
+    /// One number for each decoder stage, none of them large.
+    #[error(
+        "decoder_blocks: expected {expected} numbers from 0 to {MOST_DECODER_BLOCKS}, one for each width, found {found:?}"
+    )]
+    DecoderBlocks {
+        /// Decoder stages.
+        expected: usize,
+        /// The numbers given.
         found: Vec<usize>,
     },
     /// The input must halve evenly.
@@ -86,6 +102,9 @@ impl LiteUnetConfig {
                 }
                 None => up,
             };
+            for block in 0..self.decoder_blocks.get(idx).copied().unwrap_or(0) {
+                x = residual_block(&mut g, &format!("up{stage}.block{block}"), x);
+            }
         }
         let width = g.channels(x);
         let x = g.conv("refine.0", x, Conv::new(width, width, 3).depthwise().norm("refine.1", ACTIVATION));
@@ -105,12 +124,27 @@ impl LiteUnetConfig {
         if decoder_channels.iter().any(|width| !(1..=4096).contains(width)) {
             return Err(LiteUnetError::Width { found: decoder_channels.clone() });
         }
+        let blocks = &self.decoder_blocks;
+        let is_one_each = blocks.is_empty() || blocks.len() == decoder_channels.len();
+        if !is_one_each || blocks.iter().any(|&n| n > MOST_DECODER_BLOCKS) {
+            return Err(LiteUnetError::DecoderBlocks { expected: decoder_channels.len(), found: blocks.clone() });
+        }
         let multiple = 1 << expected;
         if input_size == 0 || !input_size.is_multiple_of(multiple) || input_size > 1024 {
             return Err(LiteUnetError::InputSize { multiple, found: input_size });
         }
         Ok(())
     }
+}
+
+/// Depthwise 5x5, batch norm, activation, 1x1 and batch norm, added to what it reads: an inverted residual block of expansion 1.
+fn residual_block(g: &mut GraphBuilder, name: &str, input: usize) -> usize {
+    let channels = g.channels(input);
+    let depthwise = Conv::new(channels, channels, 5).depthwise().norm(&format!("{name}.1"), ACTIVATION);
+    let x = g.conv(&format!("{name}.0"), input, depthwise);
+    let x =
+        g.conv(&format!("{name}.3"), x, Conv::new(channels, channels, 1).norm(&format!("{name}.4"), Activation::None));
+    g.add(&format!("{name}.add"), x, input)
 }
 
 #[cfg(test)]
@@ -123,6 +157,7 @@ mod tests {
             input_size: 96,
             encoder_blocks: 11,
             decoder_channels: vec![96, 64, 48, 32],
+            decoder_blocks: vec![],
             bilinear_upsampling: true,
         }
     }
@@ -151,6 +186,21 @@ mod tests {
     }
 
     #[test]
+    fn decoder_blocks_add_what_they_cost_and_nothing_else() {
+        let plain = five_stages().graph().expect("a valid setting");
+        let same = LiteUnetConfig { decoder_blocks: vec![0; 4], ..five_stages() }.graph().expect("a valid setting");
+        assert_eq!(same, plain);
+        let deeper = LiteUnetConfig { decoder_blocks: vec![2, 1, 0, 0], ..five_stages() };
+        let deeper = deeper.graph().expect("a valid setting");
+        // A block also has two batch norms, of two trained numbers a channel each.
+        let weights = |channels: usize| 25 * channels + channels * channels;
+        let added = 2 * (weights(96) + 4 * 96) + weights(64) + 4 * 64;
+        assert_eq!(deeper.parameters() - plain.parameters(), added);
+        assert_eq!(deeper.macs() - plain.macs(), (2 * weights(96) * 12 * 12 + weights(64) * 24 * 24) as u64);
+        assert_eq!(deeper.nodes().last().expect("nodes").shape, [1, 96, 96]);
+    }
+
+    #[test]
     fn a_setting_that_fits_no_network_is_refused() {
         let refused = |config: LiteUnetConfig| config.graph().err().map(|error| error.to_string()).unwrap_or_default();
         let blocks = refused(LiteUnetConfig { encoder_blocks: 17, ..five_stages() });
@@ -159,6 +209,14 @@ mod tests {
         assert!(stages.contains("expected 4 widths, one for each halving of 11 encoder blocks, found 3"), "{stages}");
         let width = refused(LiteUnetConfig { decoder_channels: vec![8, 8, 8, 0], ..five_stages() });
         assert!(width.contains("between 1 and 4096, found [8, 8, 8, 0]"), "{width}");
+        for decoder_blocks in [vec![1], vec![0, 0, 0, 9]] {
+            let found = format!("{decoder_blocks:?}");
+            let blocks = refused(LiteUnetConfig { decoder_blocks, ..five_stages() });
+            assert_eq!(
+                blocks,
+                format!("decoder_blocks: expected 4 numbers from 0 to 8, one for each width, found {found}")
+            );
+        }
         let size = refused(LiteUnetConfig { input_size: 100, ..five_stages() });
         assert!(size.contains("a multiple of 16 between 16 and 1024, found 100"), "{size}");
     }

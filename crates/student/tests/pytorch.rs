@@ -108,6 +108,7 @@ fn lite_graph() -> LayerGraph {
         input_size: 64,
         encoder_blocks: 11,
         decoder_channels: vec![24, 16, 12, 8],
+        decoder_blocks: vec![],
         bilinear_upsampling: true,
     };
     config.graph().expect("a valid setting")

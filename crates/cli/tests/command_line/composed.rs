@@ -103,6 +103,16 @@ fn objects_turn_where_nothing_stands_against_it() {
     assert!(packed.contains("packed samples of"), "{packed}");
     assert_eq!(weights_digest(&packed), weights_digest(&turned));
 
+    // A share of the samples: another training than with none or all of them.
+    let some = "roi_scale = 0.1\nroi_rotation = 0.35\nroi_shear = 0.12\nroi_turn_probability = 0.5\nroi_jitter_probability = 0.5";
+    place.config("some.toml", &[BOX, ("roi_scale = 0.1", some)]);
+    let some = place.does(&["train", "some.toml"]);
+    assert!([&still, &turned].iter().all(|other| weights_digest(&some) != weights_digest(other)));
+    place.config("none-turn.toml", &[BOX, ("roi_scale = 0.1", "roi_scale = 0.1\nroi_turn_probability = 0.5")]);
+    let words =
+        ["\"only\": augmentation: roi_turn_probability is of roi_rotation and roi_shear: expected one of them above 0"];
+    place.refuses(&["plan", "none-turn.toml"], 2, &words);
+
     place.config("square.toml", &[TURNS]);
     let words = ["stage \"only\": roi_rotation and roi_shear: expected [crop] rule = \"box\", found another"];
     place.refuses(&["plan", "square.toml"], 2, &words);

@@ -117,11 +117,16 @@ fn onnxruntime_says_what_both_networks_of_a_chip_student_say() {
     check(&place, "tiny", tiny_student().graph().unwrap());
     let others = [
         ("encoder_channels = [4, 6]", "encoder_blocks = 3"),
-        ("bilinear_upsampling = false", "bilinear_upsampling = true"),
+        ("bilinear_upsampling = false", "decoder_blocks = [1, 0]\nbilinear_upsampling = true"),
     ];
     place.config("lite.toml", &[LITE, &others].concat());
-    let lite =
-        LiteUnetConfig { input_size: 32, encoder_blocks: 3, decoder_channels: vec![6, 4], bilinear_upsampling: true };
+    let lite = LiteUnetConfig {
+        input_size: 32,
+        encoder_blocks: 3,
+        decoder_channels: vec![6, 4],
+        decoder_blocks: vec![1, 0],
+        bilinear_upsampling: true,
+    };
     check(&place, "lite", lite.graph().unwrap());
 }
 
@@ -135,6 +140,7 @@ fn the_shipped_students_floats_are_the_same_in_onnxruntime() {
         input_size: 128,
         encoder_blocks: 12,
         decoder_channels: vec![160, 128, 96, 64, 32],
+        decoder_blocks: vec![],
         bilinear_upsampling: true,
     };
     let graph = config.graph().unwrap();

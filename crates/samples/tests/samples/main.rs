@@ -125,11 +125,10 @@ fn augmentation() -> impl Strategy<Value = Augmentation> {
             roi_shift,
             roi_scale,
             roi_aspect: roi_scale / 3.0,
-            roi_rotation: 0.0,
-            roi_shear: 0.0,
             brightness,
             contrast,
             saturation,
+            ..Augmentation::NONE
         },
     )
 }

@@ -32,11 +32,10 @@ const WILD: Augmentation = Augmentation {
     roi_shift: 0.4,
     roi_scale: 0.6,
     roi_aspect: 0.3,
-    roi_rotation: 0.0,
-    roi_shear: 0.0,
     brightness: 0.3,
     contrast: 0.3,
     saturation: 0.3,
+    ..Augmentation::NONE
 };
 
 /// Packs what a source needs, and returns the file.

@@ -244,11 +244,10 @@ fn plan() -> TrainPlan {
             roi_shift: 0.1,
             roi_scale: 0.2,
             roi_aspect: 0.0,
-            roi_rotation: 0.0,
-            roi_shear: 0.0,
             brightness: 0.2,
             contrast: 0.2,
             saturation: 0.2,
+            ..Augmentation::NONE
         },
         groups: vec![weights_rule()],
         on_grid: None,

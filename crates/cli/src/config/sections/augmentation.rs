@@ -1,5 +1,6 @@
 //! `[train.stage.augmentation]`: how samples are varied.
 
+use anyhow::ensure;
 use schemars::JsonSchema;
 use sensei_data::augment::Augmentation;
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,15 @@ pub struct AugmentationToml {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 0.5))]
     pub roi_shear: Option<f64>,
+    /// Share of the samples whose crop is jittered at all, by `roi_shift`, `roi_scale` and `roi_aspect`, one of which has to be above 0. Without
+    /// it, of every sample. The others see the box as it is annotated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub roi_jitter_probability: Option<f64>,
+    /// Share of the samples that turn at all, by `roi_rotation` and `roi_shear`, one of which has to be above 0. Without it, of every sample.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub roi_turn_probability: Option<f64>,
     /// Brightness changes by a factor of up to `1 +- brightness`.
     #[schemars(range(min = 0.0, max = 0.9))]
     pub brightness: f64,
@@ -45,20 +55,38 @@ pub struct AugmentationToml {
 
 impl AugmentationToml {
     /// The augmentation.
-    pub fn resolve(&self) -> Augmentation {
+    ///
+    /// # Errors
+    /// If a share of the samples is given for a change that is not switched on.
+    pub fn resolve(&self) -> anyhow::Result<Augmentation> {
         let &Self { flip_probability, roi_shift, roi_scale, brightness, contrast, saturation, .. } = self;
         let [roi_aspect, roi_rotation, roi_shear] =
             [self.roi_aspect, self.roi_rotation, self.roi_shear].map(|range| range.unwrap_or(0.0));
-        Augmentation {
+        let [jitter_probability, turn_probability] =
+            [self.roi_jitter_probability, self.roi_turn_probability].map(|probability| probability.unwrap_or(1.0));
+        let jitters = [roi_shift, roi_scale, roi_aspect].iter().any(|&range| range > 0.0);
+        let expected = "expected one of them above 0, found none";
+        ensure!(
+            jitters || self.roi_jitter_probability.is_none(),
+            "augmentation: roi_jitter_probability is of roi_shift, roi_scale and roi_aspect: {expected}"
+        );
+        let turns = roi_rotation > 0.0 || roi_shear > 0.0;
+        ensure!(
+            turns || self.roi_turn_probability.is_none(),
+            "augmentation: roi_turn_probability is of roi_rotation and roi_shear: {expected}"
+        );
+        Ok(Augmentation {
             flip_probability,
             roi_shift,
             roi_scale,
             roi_aspect,
             roi_rotation,
             roi_shear,
+            jitter_probability,
+            turn_probability,
             brightness,
             contrast,
             saturation,
-        }
+        })
     }
 }

@@ -69,11 +69,13 @@ impl StageToml {
     /// The stage's plan; `also_train` names the parts of the training data after the first.
     ///
     /// # Errors
-    /// If its loss means nothing.
+    /// If its loss or its augmentation means nothing.
     pub fn resolve(self, weight_decay: f64, also_train: &[String]) -> anyhow::Result<StagePlan> {
         let (groups, on_grid) =
             (self.groups(weight_decay), self.quantization.as_ref().map(StageQuantizationToml::resolve));
-        let loss = self.loss.resolve(also_train).with_context(|| format!("[[train.stage]] {:?}", self.name))?;
+        let of_stage = || format!("[[train.stage]] {:?}", self.name);
+        let loss = self.loss.resolve(also_train).with_context(of_stage)?;
+        let augmentation = self.augmentation.resolve().with_context(of_stage)?;
         Ok(StagePlan {
             epochs: self.epochs,
             schedule: Schedule {
@@ -82,7 +84,7 @@ impl StageToml {
                 decay: self.decay.resolve(),
             },
             loss,
-            augmentation: self.augmentation.resolve(),
+            augmentation,
             groups,
             on_grid,
             name: self.name,

@@ -55,6 +55,11 @@ pub enum StudentToml {
         /// Channels of each stage, deepest first; one for each halving.
         #[schemars(length(min = 1, max = 5), inner(range(min = 1, max = 4096)))]
         decoder_channels: Vec<usize>,
+        /// Residual blocks at the end of each decoder stage, one number for each width: a depthwise 5 x 5 convolution, batch norm, ReLU6, a 1 x 1
+        /// convolution and batch norm, added to what they read. Without it, none.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        #[schemars(length(min = 1, max = 5), inner(range(max = 8)))]
+        decoder_blocks: Option<Vec<usize>>,
         /// The decoder upsamples bilinearly with half-pixel centres instead of repeating pixels.
         bilinear_upsampling: bool,
     },
@@ -130,8 +135,15 @@ impl StudentToml {
                 activation: activation.resolve(),
                 downsampling: downsampling.resolve(),
             },
-            Self::LiteUnet { input_size, encoder_blocks, decoder_channels, bilinear_upsampling } => {
-                let lite = LiteUnetConfig { input_size, encoder_blocks, decoder_channels, bilinear_upsampling };
+            Self::LiteUnet { input_size, encoder_blocks, decoder_channels, decoder_blocks, bilinear_upsampling } => {
+                let decoder_blocks = decoder_blocks.unwrap_or_default();
+                let lite = LiteUnetConfig {
+                    input_size,
+                    encoder_blocks,
+                    decoder_channels,
+                    decoder_blocks,
+                    bilinear_upsampling,
+                };
                 return lite.graph().context("[student]");
             }
         };
