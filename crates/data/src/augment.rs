@@ -342,8 +342,8 @@ mod tests {
 
     #[test]
     fn of_the_samples_a_share_moves_and_another_turns() {
-        let (moves, turns): (fn(&Draw) -> bool, fn(&Draw) -> bool) =
-            (|draw| draw.roi_shift != [0.0; 2], |draw| draw.half_tangent != 0.0);
+        let moves = |draw: &Draw| draw.roi_shift != [0.0; 2];
+        let turns = |draw: &Draw| draw.half_tangent != 0.0;
         let some = Augmentation { jitter_probability: 0.3, turn_probability: 0.6, ..ALL };
         let (mut n_moved, mut n_turned, mut n_both) = (0, 0, 0);
         for id in 0..2000 {
