@@ -22,8 +22,8 @@ pub struct LiteUnetConfig {
     pub encoder_blocks: usize,
     /// One width per upsampling, deepest first, so that the output has the input's size.
     pub decoder_channels: Vec<usize>,
-    /// Residual blocks at the end of each decoder stage, as many numbers as widths; empty for none. What they add is nearly all at the small
-    /// sizes: there a block sees far and costs little.
+    /// Residual blocks at the end of each decoder stage, as many numbers as widths; empty for none. At small sizes a block sees far and costs
+    /// little.
     pub decoder_blocks: Vec<usize>,
     /// Bilinear upsampling in the decoder instead of nearest.
     pub bilinear_upsampling: bool,
