@@ -15,7 +15,7 @@ pub enum Why {
     Median,
     /// Of the lowest IoU.
     Worst,
-    /// Spread evenly over the instances, whatever their scores: the same in every run that is scored on them.
+    /// Chosen by their annotation's id, whatever their scores. Runs that are scored on almost the same instances show the same ones.
     Fixed,
 }
 
@@ -40,7 +40,10 @@ pub fn choose(instances: &[InstanceScore], space: Space, n: usize) -> Vec<(Why, 
     let n = n.min(instances.len());
     let share = |nth: usize| n / 4 + usize::from(n % 4 > nth);
     let (n_worst, n_best, n_median, n_fixed) = (share(0), share(1), share(2), share(3));
-    let fixed: Vec<usize> = (0..n_fixed).map(|at| at * instances.len() / n_fixed).collect();
+    let mut fixed: Vec<usize> = (0..instances.len()).collect();
+    fixed.sort_by_key(|&idx| scattered(instances[idx].annotation_id));
+    fixed.truncate(n_fixed);
+    fixed.sort_unstable();
     let iou = |idx: usize| match space {
         Space::Crop => instances[idx].in_crop.unwrap_or(instances[idx].in_image).iou(),
         Space::Image => instances[idx].in_image.iou(),
@@ -54,6 +57,14 @@ pub fn choose(instances: &[InstanceScore], space: Space, n: usize) -> Vec<(Why, 
     let median = between[first_median..first_median + n_median].iter().map(|&idx| (Why::Median, idx));
     let worst = rising[..n_worst].iter().map(|&idx| (Why::Worst, idx));
     best.chain(median).chain(worst).chain(fixed.into_iter().map(|idx| (Why::Fixed, idx))).collect()
+}
+
+/// An order of ids that neither follows their own nor depends on which others there are (the last steps of splitmix64).
+fn scattered(id: u64) -> u64 {
+    let id = id.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let id = (id ^ (id >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let id = (id ^ (id >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    id ^ (id >> 31)
 }
 
 #[cfg(test)]
@@ -71,7 +82,7 @@ mod tests {
     fn a_quarter_for_each_reason_and_none_twice() {
         let twelve = instances(&[500, 900, 100, 300, 700, 800, 200, 400, 600, 950, 50, 550]);
         let of = |n: usize| choose(&twelve, Space::Crop, n);
-        assert_eq!(of(4), [(Why::Best, 9), (Why::Median, 11), (Why::Worst, 10), (Why::Fixed, 0)]);
+        assert_eq!(of(4), [(Why::Best, 9), (Why::Median, 11), (Why::Worst, 2), (Why::Fixed, 10)]);
         assert_eq!(of(1), [(Why::Worst, 10)]);
         assert_eq!(of(2), [(Why::Best, 9), (Why::Worst, 10)]);
         assert_eq!(of(0), []);
@@ -83,6 +94,16 @@ mod tests {
             chosen.filter(|(why, _)| *why == Why::Fixed).map(|(_, idx)| idx).collect()
         };
         assert_eq!(fixed(&twelve), fixed(&instances(&[1; 12])), "whatever the scores");
+        let hundred = instances(&[1; 100]);
+        let ids = |instances: &[InstanceScore]| -> Vec<u64> {
+            fixed(instances).into_iter().map(|idx| instances[idx].annotation_id).collect()
+        };
+        let some_left_out: Vec<InstanceScore> = hundred
+            .iter()
+            .filter(|one| one.annotation_id % 7 != 0 || ids(&hundred).contains(&one.annotation_id))
+            .cloned()
+            .collect();
+        assert_eq!(ids(&some_left_out), ids(&hundred), "whichever others are left out");
     }
 
     #[test]

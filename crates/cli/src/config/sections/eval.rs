@@ -47,6 +47,6 @@ impl EvalToml {
     }
 
     fn overlays() -> usize {
-        12
+        20
     }
 }
