@@ -372,5 +372,14 @@ impl SampleSource {
     }
 }
 
+/// Samples for which a turn was drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TurnCounts {
+    /// Samples that are turned.
+    pub turned: u64,
+    /// Samples that are shown as they are.
+    pub as_they_are: u64,
+}
+
 /// Bytes of decoded images that a split keeps, if nothing else is said: the quickstart's 240 training scenes, or 52 COCO images.
 pub const MAX_KEPT_BYTES: usize = 48 << 20;

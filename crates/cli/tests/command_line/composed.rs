@@ -96,6 +96,9 @@ fn objects_turn_where_nothing_stands_against_it() {
     place.config("turned.toml", &[BOX, TURNS]);
     let still = place.does(&["train", "box.toml"]);
     let turned = place.does(&["train", "turned.toml"]);
+    assert!(!still.contains("samples that turn"), "{still}");
+    let counted = turned.lines().find(|line| line.starts_with("samples that turn, in all epochs: "));
+    assert!(counted.is_some_and(|line| line.contains("; too near the border, shown as they are: ")), "{turned}");
     assert!(weights_digest(&still) != weights_digest(&turned));
     // Packed or not, and whatever the number of threads that prepare samples.
     place.does(&["data", "pack", "turned.toml"]);
@@ -112,6 +115,15 @@ fn objects_turn_where_nothing_stands_against_it() {
     let words =
         ["\"only\": augmentation: roi_turn_probability is of roi_rotation and roi_shear: expected one of them above 0"];
     place.refuses(&["plan", "none-turn.toml"], 2, &words);
+    const STILL: (&str, &str) = ("roi_shift = 0.1", "roi_shift = 0.0");
+    place.config(
+        "none-jitter.toml",
+        &[BOX, STILL, ("roi_scale = 0.1", "roi_scale = 0.0\nroi_jitter_probability = 0.5")],
+    );
+    let words = [
+        "augmentation: roi_jitter_probability is of roi_shift, roi_scale and roi_aspect: expected one of them above 0",
+    ];
+    place.refuses(&["plan", "none-jitter.toml"], 2, &words);
 
     place.config("square.toml", &[TURNS]);
     let words = ["stage \"only\": roi_rotation and roi_shear: expected [crop] rule = \"box\", found another"];

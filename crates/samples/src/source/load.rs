@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 use sensei_answers::store::Store;
-use sensei_data::augment::Draw;
+use sensei_data::augment::{Augmentation, Draw};
 use sensei_data::crop::{CropGeometry, crop_part, crop_rle, pixels_needed};
 use sensei_data::dataset::Instance;
 use sensei_data::geometry::{PixelRect, Size};
@@ -15,7 +15,7 @@ use sensei_data::rle::Rle;
 use sensei_data::turn::Turn;
 use sensei_files::digest::hex;
 
-use super::{Sample, SampleSource, TeacherAnswer};
+use super::{Sample, SampleSource, TeacherAnswer, TurnCounts};
 use crate::error::SampleError;
 use crate::images::{DecodedImage, ImageRequest};
 use crate::packed::pack::PackedSamples;
@@ -83,6 +83,44 @@ impl SampleSource {
         let bbox = truth_in_image.bbox();
         let geometry = self.crop.crop(Prompt::Box(bbox), truth_in_image.size()).ok()?;
         Some(Framed { truth_in_image, geometry, bbox, turn: Some(turn), ..*framed })
+    }
+
+    /// How many samples of a training are turned, and how many are shown as they are because too much of them would leave their image.
+    /// `epochs` has the augmentation of each epoch.
+    ///
+    /// # Errors
+    /// If a mask cannot be read; `Interrupted` if `is_interrupted` said so before one of them.
+    pub fn n_turned(
+        &self,
+        epochs: &[&Augmentation],
+        seed: u64,
+        is_interrupted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<TurnCounts, SampleError> {
+        let count = |&idx: &usize| {
+            if is_interrupted() {
+                return Err(SampleError::Interrupted);
+            }
+            let mut counts = TurnCounts::default();
+            let framed = self.framed(idx, None)?;
+            for (epoch, augmentation) in (0..).zip(epochs) {
+                if let Some(turn) = self.draw(idx, augmentation, seed, epoch).turn(framed.bbox) {
+                    match self.turned(&framed, turn) {
+                        Some(_) => counts.turned += 1,
+                        None => counts.as_they_are += 1,
+                    }
+                }
+            }
+            Ok(counts)
+        };
+        let add = |a: TurnCounts, b: TurnCounts| TurnCounts {
+            turned: a.turned + b.turned,
+            as_they_are: a.as_they_are + b.as_they_are,
+        };
+        if !epochs.iter().any(|augmentation| augmentation.turns()) {
+            return Ok(TurnCounts::default());
+        }
+        let counts: Vec<TurnCounts> = self.instances.par_iter().map(count).collect::<Result<_, SampleError>>()?;
+        Ok(counts.into_iter().fold(TurnCounts::default(), add))
     }
 
     /// A sample of what is packed.

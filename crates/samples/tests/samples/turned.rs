@@ -9,10 +9,11 @@ use sensei_data::geometry::PixelRect;
 use sensei_data::image_file::{ImageLimits, RgbImage, read_image};
 use sensei_data::image_part::ImagePart;
 use sensei_data::prompt_source::Prompt;
+use sensei_samples::error::SampleError;
 use sensei_samples::packed::pack::PackedSamples;
 use sensei_samples::packed::write::PackPlan;
 use sensei_samples::selection::SelectionRules;
-use sensei_samples::source::SampleSource;
+use sensei_samples::source::{SampleSource, TurnCounts};
 
 use crate::Scenes;
 
@@ -66,6 +67,14 @@ fn a_turned_sample_is_cut_from_the_turned_picture() {
         }
     }
     assert!(n_turned > 100 && n_kept > 0, "{n_turned} turned, {n_kept} kept");
+    // Which is known before the first sample is made.
+    let counts = source.n_turned(&[&TURNS; 6], 3, &|| false).unwrap();
+    assert_eq!(counts, TurnCounts { turned: n_turned, as_they_are: n_kept });
+    let still = Augmentation { roi_rotation: 0.0, roi_shear: 0.0, ..TURNS };
+    assert_eq!(source.n_turned(&[&still], 3, &|| false).unwrap(), TurnCounts::default());
+    let of_some = source.n_turned(&[&still, &still, &TURNS], 3, &|| false).unwrap();
+    assert_eq!(of_some, source.n_turned(&[&still, &still, &TURNS, &still], 3, &|| false).unwrap());
+    assert!(matches!(source.n_turned(&[&TURNS], 3, &|| true), Err(SampleError::Interrupted)));
 }
 
 #[test]
