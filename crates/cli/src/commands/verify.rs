@@ -3,12 +3,20 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
+use sensei_data::crop_rule::CropRule;
 use sensei_files::digest_list::{DigestList, LIST};
+use sensei_imx500::converter::MemoryReport;
+use sensei_imx500::dnn_params::DnnParams;
+use sensei_imx500::memory::{MemoryEstimate, NetworkShape, memory_estimate};
 use sensei_imx500::onnx::read_onnx;
+use sensei_imx500::packer_out::PackerOut;
+use sensei_imx500::recording::compare;
+use sensei_imx500::rpk::{InputFormat, Intrinsics, Rpk};
 use sensei_int8::model::IntegerModel;
 use sensei_int8::model_file::read_model;
 use serde_json::Value;
 
+use crate::phases::export::memory_json;
 use crate::progress::{on_one_line, say};
 
 /// Holds every file of a folder to its list of digests, and what a package's manifest says to its files.
@@ -21,12 +29,15 @@ pub fn verify(folder: &Path) -> anyhow::Result<()> {
     let mut problems: Vec<String> = list.check_all().iter().map(ToString::to_string).collect();
     let n_files = list.names().count();
     let manifest = folder.join("manifest.json");
+    let is_run = folder.join("plan.toml").exists();
     if manifest.exists() && problems.is_empty() {
-        problems.extend(package_problems(folder, &manifest)?);
+        problems.extend(package_problems(folder, &manifest, &list)?);
+    } else if !is_run && !manifest.exists() {
+        problems.push(format!("{}: expected the package's manifest, found none", manifest.display()));
     }
     problems.iter().for_each(|problem| say(problem));
     // A run has files that change, and are in no list.
-    if !folder.join("plan.toml").exists() {
+    if !is_run {
         for other in unlisted(folder, folder, &list)? {
             let other = on_one_line(&folder.join(other).display().to_string());
             say(&format!("{other}: not of this package: {LIST} does not name it"));
@@ -62,23 +73,128 @@ fn unlisted(package: &Path, folder: &Path, list: &DigestList) -> anyhow::Result<
     Ok(found)
 }
 
-/// What a manifest says of the network's files and does not hold.
-fn package_problems(folder: &Path, manifest_file: &Path) -> anyhow::Result<Vec<String>> {
+/// What a manifest says of the package's files and does not hold. Its digests are BLAKE3.
+fn package_problems(folder: &Path, manifest_file: &Path, list: &DigestList) -> anyhow::Result<Vec<String>> {
     let manifest = read_manifest(manifest_file)?;
     let model = model_of(folder, &manifest)?;
-    let onnx = folder.join(format!("{}.onnx", model.name()));
-    let mut facts = vec![("int8_model_digest", digest(&model))];
+    let lists = |file: &Path| list.names().any(|name| folder.join(name) == *file);
+    let mut facts = Facts { of: manifest_file, manifest: &manifest, problems: vec![] };
+    facts.holds("int8_model_digest", &digest(&model).into());
+    facts.holds("input_side", &model.input().shape[1].into());
+    facts.crop(model.input().shape[1])?;
+    facts.memory(&model);
+
     // Its list says what belongs to a package: one that is published may come without the converter's input.
-    if DigestList::read(folder)?.names().any(|name| folder.join(name) == onnx) {
-        let file = std::fs::read(&onnx).with_context(|| format!("{}: cannot read", onnx.display()))?;
-        facts.push(("onnx_digest", blake3::hash(&file).to_hex().to_string()));
-        facts.push(("int8_model_digest", digest(&read_onnx(&onnx)?.model)));
+    let onnx = folder.join(format!("{}.onnx", model.name()));
+    if lists(&onnx) {
+        facts.holds("onnx_digest", &blake3_of(&onnx)?.into());
+        facts.holds("int8_model_digest", &digest(&read_onnx(&onnx)?.model).into());
     } else {
         say(&format!("{}: not part of this package", onnx.display()));
     }
-    let differ = facts.into_iter().filter(|(key, found)| manifest[*key].as_str() != Some(found));
-    let shown = manifest_file.display();
-    Ok(differ.map(|(key, found)| format!("{shown}: {key}: expected {}, found {found}", manifest[key])).collect())
+    let [zip, rpk] = ["imx500/packerOut.zip", "network.rpk"].map(|name| folder.join(name));
+    for (key, file) in [("packer_out_digest", &zip), ("rpk_digest", &rpk)] {
+        match (manifest.get(key).is_some(), lists(file)) {
+            (false, false) => {}
+            (true, false) => facts.differs(key, file, "is not in this package"),
+            (false, true) => facts.differs(key, file, "is in this package, and the manifest has no digest of it"),
+            (true, true) => facts.holds(key, &blake3_of(file)?.into()),
+        }
+    }
+    let params = folder.join("imx500/dnnParams.xml");
+    if lists(&params) {
+        let MemoryReport { coefficients, runtime, reserved, limit } = DnnParams::read(&params)?.memory.into();
+        let memory = MemoryEstimate { coefficients, runtime, reserved, limit };
+        facts.holds("converter_memory", &memory_json(&memory));
+    }
+    if lists(&zip) && lists(&rpk) {
+        let network = PackerOut::read(&zip)?;
+        let made = Rpk::new(&network, InputFormat::Rgb, Some(Intrinsics::of_student())).and_then(|rpk| rpk.to_bytes());
+        let made = made.map_err(|refusal| anyhow::anyhow!("{}: {refusal}", zip.display()))?;
+        if made != std::fs::read(&rpk).with_context(|| format!("{}: cannot read", rpk.display()))? {
+            facts.problems.push(format!(
+                "{}: expected what {} gives, found another file",
+                rpk.display(),
+                zip.display()
+            ));
+        }
+    }
+    facts.test_vectors(&model, &folder.join("test_vectors"))?;
+    Ok(facts.problems)
+}
+
+/// A manifest, held to what is there.
+struct Facts<'a> {
+    of: &'a Path,
+    manifest: &'a Value,
+    problems: Vec<String>,
+}
+
+impl Facts<'_> {
+    fn holds(&mut self, key: &str, found: &Value) {
+        if self.manifest[key] != *found {
+            let expected = &self.manifest[key];
+            self.problems.push(format!("{}: {key}: expected {expected}, found {found}", self.of.display()));
+        }
+    }
+
+    fn differs(&mut self, key: &str, file: &Path, how: &str) {
+        self.problems.push(format!("{}: {key}: {} {how}", self.of.display(), file.display()));
+    }
+
+    /// The crop is what its own name, its parts and the network's input say.
+    fn crop(&mut self, input_side: usize) -> anyhow::Result<()> {
+        let name = self.manifest["crop"].as_str().unwrap_or_default();
+        let crop = CropRule::from_name(name).with_context(|| format!("{}: crop", self.of.display()))?;
+        self.holds("border", &crop.border_name().into());
+        self.holds("crop_padding", &crop.padding().into());
+        if crop.grid() as usize != input_side {
+            let side = format!("crop: expected one of the network's {input_side} x {input_side} pixels");
+            self.problems.push(format!("{}: {side}, found {name}", self.of.display()));
+        }
+        let scored = &self.manifest["protocol"]["crop"];
+        if scored.is_string() && scored != name {
+            self.problems.push(format!("{}: crop: expected the scores' {scored}, found {name:?}", self.of.display()));
+        }
+        Ok(())
+    }
+
+    /// Memory as it is estimated today, with or without the input that the chip keeps for the host.
+    fn memory(&mut self, model: &IntegerModel) {
+        // Before there was a choice, it was kept.
+        let keeps_input = self.manifest["input_kept"].as_bool().unwrap_or(true);
+        let shape = NetworkShape::from(model);
+        let mut estimate = memory_estimate(&shape);
+        if !keeps_input {
+            estimate.runtime -= shape.kept_input();
+        }
+        self.holds("memory_estimate", &memory_json(&estimate));
+    }
+
+    /// The integers answer the test vectors as they say, and there are as many as the manifest names annotations, if it does.
+    fn test_vectors(&mut self, model: &IntegerModel, folder: &Path) -> anyhow::Result<()> {
+        let n_named = self.manifest["test_vectors"].as_array().map_or(0, Vec::len);
+        if n_named == 0 && !folder.exists() {
+            return Ok(());
+        }
+        let frames = compare(model, folder)?;
+        // A package that is published may show the network on a picture of nobody's data.
+        if n_named > 0 && frames.len() != n_named {
+            let shown = self.of.display();
+            self.problems.push(format!("{shown}: test_vectors: expected {n_named} pairs, found {}", frames.len()));
+        }
+        for frame in frames.iter().filter(|frame| frame.mismatches > 0) {
+            let (name, n, of) = (&frame.name, frame.mismatches, frame.values);
+            let shown = folder.display();
+            self.problems.push(format!("{shown}: {name}: {n} of {of} values are not the integer model's"));
+        }
+        Ok(())
+    }
+}
+
+fn blake3_of(file: &Path) -> anyhow::Result<String> {
+    let bytes = std::fs::read(file).with_context(|| format!("{}: cannot read", file.display()))?;
+    Ok(blake3::hash(&bytes).to_hex().to_string())
 }
 
 /// The manifest of a package.

@@ -225,7 +225,7 @@ fn deployment(
         ensure!(export.is_empty(), "[export]: expected [quantize] beside it, found none");
         return Ok(None);
     };
-    Ok(Some(DeploymentPlan { quantize: quantize.resolve(graph)?, export: export.resolve() }))
+    Ok(Some(DeploymentPlan { quantize: quantize.resolve(graph)?, export: export.resolve()? }))
 }
 
 /// The configuration as a run folder keeps it.

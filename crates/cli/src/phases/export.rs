@@ -90,6 +90,7 @@ pub fn export(
 
     let mut manifest = manifest_of_model(plan, model, &onnx_bytes, &estimate, examples);
     manifest["input_kept"] = json!(keeps_input);
+    manifest["licence"] = json!(plan.deployment()?.export.licence);
     add_origin_and_scores(&mut manifest, origin, scores);
     let mut converted = None;
     if let Some(installed) = installed {
@@ -173,6 +174,7 @@ fn manifest_of_model(
 ) -> serde_json::Value {
     json!({
         "format": 2,
+        "digest_algorithm": "BLAKE3",
         "network": model.name(),
         "sensei_version": env!("CARGO_PKG_VERSION"),
         "plan_digest": plan.train_digest,

@@ -82,8 +82,9 @@ impl ModelCard<'_> {
              `camera.py` records what a camera has, and `sensei replay` compares. Nothing of this has run on a camera of the authors'.\n\n\
              ## Limits\nOne object, given by its region; no classes. A score follows from its logits, as `sensei predict` takes it. Whatever the \
              training data leave out, the model has not seen.\n\n\
-             ## Licence\nNone is stated by the run. Licences of training data and teacher bind the user.\n",
+             ## Licence\n{licence}. Licences of training data and teacher bind the user.\n",
             name = model.name(),
+            licence = plan.deployment()?.export.licence.as_deref().unwrap_or("None is stated by the run"),
             parameters = plan.graph.parameters(),
             macs = plan.graph.macs(),
             version = env!("SENSEI_VERSION"),

@@ -6,7 +6,7 @@ use anyhow::Context;
 use burn::tensor::{Device, Tensor};
 use sensei_imx500::memory::{NetworkShape, memory_estimate};
 use sensei_int8::model::IntegerModel;
-use sensei_int8::model_file::write_model;
+use sensei_int8::model_file::{read_model, write_model};
 use sensei_quant::calibration::{Calibration, CalibrationConfig, calibrate_unless};
 use sensei_quant::compare::{LayerComparison, LayerReport, compare_layers};
 use sensei_quant::equalize::equalize;
@@ -86,10 +86,11 @@ pub fn quantize(
         false => unless_stopped(calibrate_unless(&float, &batches, &config, &stop::is_asked))?,
     };
     stop::check("quantizing")?;
-    let (model, layers) = compared(plan, &float, &calibration, &batches)?;
+    let name = name_of_model(plan, folder)?;
+    let (model, layers) = compared(plan, &name, &float, &calibration, &batches)?;
     stop::check("quantizing")?;
     let before = match plan.train.trains_on_grid() {
-        true => layers_before(plan, &plan.deployment()?.quantize.calibration(), &batches, folder)?,
+        true => layers_before(plan, &name, &batches, folder)?,
         false => None,
     };
     Ok(Quantized { model, calibration, layers, before, sensitivity: report })
@@ -98,7 +99,7 @@ pub fn quantize(
 /// The layers of the weights with which training on the grid began.
 fn layers_before(
     plan: &RunPlan,
-    config: &CalibrationConfig,
+    name: &str,
     batches: &[Tensor<4>],
     folder: &RunFolder,
 ) -> anyhow::Result<Option<Vec<LayerRow>>> {
@@ -110,19 +111,21 @@ fn layers_before(
     run_folder::check(folder, &file)?;
     let weights = read_weights(&file)?.for_graph(&plan.graph)?;
     let float = folded(plan, &weights, batches)?;
-    let calibration = unless_stopped(calibrate_unless(&float, batches, config, &stop::is_asked))?;
-    let (model, layers) = compared(plan, &float, &calibration, batches)?;
+    let config = plan.deployment()?.quantize.calibration();
+    let calibration = unless_stopped(calibrate_unless(&float, batches, &config, &stop::is_asked))?;
+    let (model, layers) = compared(plan, name, &float, &calibration, batches)?;
     Ok(Some(rows(&layers, &calibration, &model)))
 }
 
 /// The integers of a calibration, and how they differ from the floats on the first images.
 fn compared(
     plan: &RunPlan,
+    name: &str,
     float: &FoldedStudent,
     calibration: &Calibration,
     batches: &[Tensor<4>],
 ) -> anyhow::Result<(IntegerModel, LayerReport)> {
-    let model = lower(float, calibration, &network_name(&plan.name))?;
+    let model = lower(float, calibration, name)?;
     let fake = FakeQuantStudent::new(&plan.graph, model.clone(), float.device())?;
     let n_compared = COMPARED_IMAGES.min(batches[0].dims()[0]);
     let layers = compare_layers(float, &fake, &batches[0].clone().narrow(0, 0, n_compared))?;
@@ -211,7 +214,7 @@ pub fn save(quantized: &Quantized, folder: &RunFolder) -> anyhow::Result<()> {
     let values: u64 = calibration.nodes.iter().map(|node| node.seen.count()).sum();
     let clipped: usize = calibration.convs.values().map(|conv| conv.clipped_weights).sum();
     say(&format!(
-        "int8: calibrated on {} images; {saturated} of {values} activations saturate, {clipped} weights are clipped",
+        "int8: calibrated on {} crops; {saturated} of {values} activations saturate, {clipped} weights are clipped",
         calibration.n_images
     ));
     if calibration.clamped_thresholds > 0 {
@@ -254,6 +257,17 @@ fn first_divergences(layers: &LayerReport) -> [String; 2] {
         None => "int8: fake-quant and integers agree in every layer (at most 1 step in 1e-5 of the values)".into(),
     };
     [from_float, from_fake]
+}
+
+/// The name that goes into the integer model, and so into its digest: the one that the folder's model has, so that a copied or renamed run
+/// gives the same file again; else the run's.
+fn name_of_model(plan: &RunPlan, folder: &RunFolder) -> anyhow::Result<String> {
+    let file = folder.int8();
+    if !file.exists() {
+        return Ok(network_name(&plan.name));
+    }
+    run_folder::check(folder, &file)?;
+    Ok(read_model(&file)?.name().to_string())
 }
 
 /// A run's name as the chip's tools take it: letters, digits, `-` and `_`.

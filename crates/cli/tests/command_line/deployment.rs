@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use sensei_files::digest_list::list_all;
+
 use crate::{Place, TINY};
 
 #[test]
@@ -85,6 +87,60 @@ fn changed_files_of_a_run_and_a_package_are_refused() {
         assert!(out.contains(file) && out.contains("changed since it was written"), "{name}: {out}{err}");
         fs::write(place.path(&path), before).unwrap();
     }
+    // A file that fits its digest and not the package.
+    let package = place.path("runs/tiny/package");
+    let list = fs::read(package.join("SHA256SUMS")).unwrap();
+    let unfit = |name: &str, change: &dyn Fn(&std::path::Path), words: &[&str]| {
+        let path = package.join(name);
+        let before = fs::read(&path).unwrap();
+        change(&path);
+        list_all(&package).unwrap();
+        let (out, err) = crate::text(&place.command(&["verify", "runs/tiny/package"]).output().unwrap());
+        let said = format!("{out}{err}");
+        assert!(
+            words.iter().all(|words| said.contains(words)) && err.starts_with("error: "),
+            "{name}: {words:?} in: {said}"
+        );
+        fs::write(&path, before).unwrap();
+        fs::write(package.join("SHA256SUMS"), &list).unwrap();
+    };
+    let manifest = |key: &'static str, value: serde_json::Value| {
+        move |path: &std::path::Path| {
+            let mut manifest: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+            assert_ne!(manifest[key], value, "{key}");
+            manifest[key] = value.clone();
+            fs::write(path, serde_json::to_vec(&manifest).unwrap()).unwrap();
+        }
+    };
+    let at = |idx: usize| {
+        move |path: &std::path::Path| {
+            let mut bytes = fs::read(path).unwrap();
+            bytes[idx] ^= 0x80;
+            fs::write(path, bytes).unwrap();
+        }
+    };
+    for (key, value, words) in [
+        ("input_side", 96.into(), "input_side: expected 96, found 32"),
+        ("border", "clipped".into(), "border: expected \"clipped\", found \"corrected\""),
+        ("crop", "roi-32-pad0.1-reference".into(), "crop: expected the scores' \"roi-32-pad0.1-corrected\""),
+        ("crop", "roi-96-pad0.1-corrected".into(), "crop: expected one of the network's 32 x 32 pixels"),
+        ("crop", "square".into(), "crop"),
+        ("crop_padding", 0.2.into(), "crop_padding: expected 0.2, found 0.1"),
+        ("memory_estimate", serde_json::json!({"runtime": 1}), "memory_estimate: expected {\"runtime\":1}"),
+        ("onnx_digest", "0".into(), "onnx_digest: expected \"0\""),
+        ("int8_model_digest", "0".into(), "expected the model 0 of the manifest"),
+        ("rpk_digest", "0".into(), "rpk_digest: "),
+        ("test_vectors", serde_json::json!([1]), "test_vectors: expected 1 pairs"),
+    ] {
+        unfit("manifest.json", &manifest(key, value), &[words]);
+    }
+    unfit(
+        "manifest.json",
+        &|path| fs::remove_file(path).unwrap(),
+        &["manifest.json: expected the package's manifest, found none"],
+    );
+    unfit("test_vectors/0000.input", &at(0), &["0000: ", "values are not the integer model's"]);
+    unfit("test_vectors/0001.output", &at(3), &["0001: ", "values are not the integer model's"]);
     let out = place.does(&["verify", "runs/tiny"]);
     assert!(!out.contains("not of this package"), "{out}");
     // What lies beside is told, and is not the package's.

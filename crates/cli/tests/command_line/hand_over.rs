@@ -33,6 +33,13 @@ fn a_run_is_quantized_and_exported_where_its_data_are_not() {
     place.does(&["export", "handed/tiny"]);
     assert!(package == contents(&place, "handed/tiny/package"), "the same package");
     place.does(&["verify", "handed/tiny"]);
+    // Under another name it is still the same network: its name is in the files and in their digests.
+    fs::rename(place.path("handed/tiny"), place.path("handed/other")).unwrap();
+    place.does(&["quantize", "handed/other", "--reuse"]);
+    assert!(model == fs::read(place.path("handed/other/student.s8m")).unwrap(), "the same integers");
+    place.does(&["export", "handed/other"]);
+    assert!(package == contents(&place, "handed/other/package"), "the same package");
+    fs::rename(place.path("handed/other"), place.path("handed/tiny")).unwrap();
 
     // Damaged, gone, or of a version that kept none: that one needs its data.
     let (samples, list) = (place.path("handed/tiny/samples.safetensors"), place.path("handed/tiny/SHA256SUMS"));

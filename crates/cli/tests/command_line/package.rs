@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
+use sensei_files::digest_list::list_all;
 use sensei_imx500::dnn_params::{Dimension, DnnParams, DnnTensor, MemoryMap, Network};
 use sensei_imx500::packer_out::{PackerOut, Part};
 use sensei_imx500::rpk::{InputFormat, Intrinsics, Rpk};
@@ -108,6 +109,40 @@ fn a_run_is_exported_as_far_as_the_cameras_file() {
     assert_eq!(manifest["crop"], "roi-32-pad0.1-corrected");
     assert_eq!(manifest["rpk_digest"], digest("network.rpk"));
     assert_eq!(manifest["packer_out_digest"], digest("imx500/packerOut.zip"));
+
+    place.does(&["verify", "runs/tiny/package"]);
+    // What does not belong together, each file with a digest that fits it.
+    let unfit = |name: &str, edit: &dyn Fn(&mut Vec<u8>), words: &[&str]| {
+        let path = package.join(name);
+        let before = fs::read(&path).unwrap();
+        let mut bytes = before.clone();
+        edit(&mut bytes);
+        assert_ne!(bytes, before, "{name}");
+        fs::write(&path, bytes).unwrap();
+        let list = fs::read(package.join("SHA256SUMS")).unwrap();
+        list_all(&package).unwrap();
+        let (out, err) = crate::text(&place.command(&["verify", "runs/tiny/package"]).output().unwrap());
+        let said = format!("{out}{err}");
+        assert!(
+            words.iter().all(|words| said.contains(words)) && err.starts_with("error: "),
+            "{name}: {words:?} in: {said}"
+        );
+        fs::write(&path, before).unwrap();
+        fs::write(package.join("SHA256SUMS"), list).unwrap();
+    };
+    let text_for = |from: &'static str, to: &'static str| {
+        move |bytes: &mut Vec<u8>| *bytes = String::from_utf8(bytes.clone()).unwrap().replacen(from, to, 1).into_bytes()
+    };
+    let last = |bytes: &mut Vec<u8>| *bytes.last_mut().unwrap() ^= 1;
+    unfit("network.rpk", &last, &["rpk_digest: expected", "network.rpk: expected what"]);
+    let digest_of_rpk = |bytes: &mut Vec<u8>| {
+        let mut manifest: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+        manifest["rpk_digest"] = "0".repeat(64).into();
+        *bytes = serde_json::to_vec_pretty(&manifest).unwrap();
+    };
+    unfit("manifest.json", &digest_of_rpk, &["rpk_digest: expected"]);
+    unfit("imx500/dnnParams.xml", &text_for("1000", "1001"), &["converter_memory: expected"]);
+    place.does(&["verify", "runs/tiny/package"]);
 
     // The same from the zip alone, and a converter that is named needs no PATH entry of its own.
     place.does(&["rpk", "runs/tiny/package/imx500/packerOut.zip", "bare.rpk"]);
