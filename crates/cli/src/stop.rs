@@ -76,16 +76,27 @@ pub fn is_asked() -> bool {
     ASKED.get().is_some_and(|asked| asked.load(Ordering::Relaxed))
 }
 
-/// A sound point of a phase of a run: all that was made before it is whole, and `--resume` goes on.
+/// A sound point of a phase of a run: all that was complete before it is kept, and `--resume` goes on from there.
 ///
 /// # Errors
 /// If the program was asked to stop.
 pub fn check(phase: &'static str) -> Result<(), Stopped> {
     if is_asked() {
-        Err(Stopped { phase, advice: "; what was written before is whole, and `run --resume` goes on from it" })
+        Err(Stopped {
+            phase,
+            advice: "; what was complete before stays: give the command again, and `run` with --resume",
+        })
     } else {
         Ok(())
     }
+}
+
+/// A sound point of a command that is to be given again, with what that does.
+///
+/// # Errors
+/// If the program was asked to stop.
+pub fn check_resumable(phase: &'static str, advice: &'static str) -> Result<(), Stopped> {
+    if is_asked() { Err(Stopped { phase, advice }) } else { Ok(()) }
 }
 
 /// A sound point of a command that starts again from its beginning.

@@ -83,14 +83,32 @@ pub struct CheckReport {
 /// A data set of which everything must be sound has no unusable annotations to report: load it with
 /// [`LeaveOut`](crate::dataset::UnusableRule::LeaveOut).
 pub fn check(dataset: &Dataset, decode_images: bool) -> CheckReport {
+    check_unless(dataset, decode_images, &|| false, &|| ()).expect("nobody stops it")
+}
+
+/// As [`check`], but none once `is_interrupted` says so. `looked` is called after each image and each annotation.
+pub fn check_unless(
+    dataset: &Dataset,
+    decode_images: bool,
+    is_interrupted: &(dyn Fn() -> bool + Sync),
+    looked: &(dyn Fn() + Sync),
+) -> Option<CheckReport> {
     let images: Vec<ImageFinding> = (0..dataset.images.len())
         .into_par_iter()
-        .map(|image_idx| look_at_image(dataset, image_idx, decode_images))
-        .collect();
+        .map(|image_idx| {
+            let found = (!is_interrupted()).then(|| look_at_image(dataset, image_idx, decode_images));
+            looked();
+            found
+        })
+        .collect::<Option<_>>()?;
     let instances: Vec<InstanceFinding> = (0..dataset.instances.len())
         .into_par_iter()
-        .map(|instance_idx| look_at_instance(dataset, instance_idx))
-        .collect();
+        .map(|instance_idx| {
+            let found = (!is_interrupted()).then(|| look_at_instance(dataset, instance_idx));
+            looked();
+            found
+        })
+        .collect::<Option<_>>()?;
 
     let of_image = |wanted: fn(&ImageFinding) -> bool| images.iter().filter(|finding| wanted(finding)).count();
     let no_crowd = || dataset.instances.iter().zip(&instances).filter(|(instance, _)| !instance.is_crowd);
@@ -112,7 +130,7 @@ pub fn check(dataset: &Dataset, decode_images: bool) -> CheckReport {
         .chain(drawn_again.iter().cloned())
         .collect();
     let n_decoded_images = of_image(|finding| matches!(finding.state, ImageState::Decoded | ImageState::WrongSize));
-    CheckReport {
+    Some(CheckReport {
         annotations: dataset.annotations_path.display().to_string(),
         digest: dataset.digest.iter().map(|byte| format!("{byte:02x}")).collect(),
         n_images: dataset.images.len(),
@@ -143,7 +161,7 @@ pub fn check(dataset: &Dataset, decode_images: bool) -> CheckReport {
         problems: problems.into_iter().take(MAX_PROBLEMS).collect(),
         n_notes: notes.len(),
         notes: notes.into_iter().take(MAX_PROBLEMS).collect(),
-    }
+    })
 }
 
 fn n_images_without_instances(dataset: &Dataset) -> usize {

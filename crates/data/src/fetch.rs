@@ -9,6 +9,7 @@ mod unpack;
 
 use std::fs;
 use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use sensei_files::error::FileError;
@@ -60,6 +61,22 @@ pub enum FetchStep {
     Unpack,
 }
 
+impl FetchStep {
+    /// In a word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Verify => "checking",
+            Self::Download => "downloading",
+            Self::Unpack => "unpacking",
+        }
+    }
+}
+
+/// What whoever watches a fetch said of going on.
+fn said(answer: ControlFlow<()>) -> Result<(), FetchError> {
+    if answer.is_break() { Err(FetchError::Interrupted) } else { Ok(()) }
+}
+
 /// How far a step is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FetchProgress {
@@ -94,6 +111,9 @@ pub struct FetchReport {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FetchError {
+    /// `progress` said so. What was received is kept, and another call goes on from it.
+    #[error("stopped as asked")]
+    Interrupted,
     /// The note of a finished archive cannot be written.
     #[error(transparent)]
     File(#[from] FileError),
@@ -223,7 +243,7 @@ pub fn fetch(
     archive: &Archive,
     dir: &Path,
     options: &FetchOptions,
-    progress: &mut dyn FnMut(FetchProgress),
+    progress: &mut dyn FnMut(FetchProgress) -> ControlFlow<()>,
 ) -> Result<FetchReport, FetchError> {
     archive.check()?;
     let mut report = FetchReport::default();

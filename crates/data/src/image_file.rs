@@ -95,7 +95,7 @@ pub enum ImageError {
         size: Size,
     },
     /// Neither JPEG nor PNG.
-    #[error("{}: expected a JPEG or PNG file, found one that starts with {found:02x?}", path.display())]
+    #[error("{}: expected a JPEG or PNG file, found {}", path.display(), first_bytes(found))]
     UnknownFormat {
         /// The file.
         path: PathBuf,
@@ -249,6 +249,15 @@ fn png_file(size: Size, colours: ColorType, bytes: &[u8], compression: Compressi
     });
     written.expect("the size fits the pixels, and a Vec takes any number of bytes");
     file
+}
+
+/// In hexadecimal, for a message.
+fn first_bytes(bytes: &[u8]) -> String {
+    if bytes.is_empty() {
+        return "an empty one".into();
+    }
+    let bytes: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("one that starts with {}", bytes.join(" "))
 }
 
 pub(crate) fn unknown_format(path: &Path, bytes: &[u8]) -> ImageError {

@@ -75,12 +75,12 @@ pub enum CompareError {
     #[error("expected instances that all runs were scored on, found none")]
     NoCommonInstances,
     /// An instance is not the same in two runs.
-    #[error("{run}: {source}", run = names.join(" and "))]
+    #[error("{run}: {reason}", run = names.join(" and "))]
     Pairing {
         /// The two runs.
         names: Vec<String>,
         /// How they differ.
-        source: PairingError,
+        reason: PairingError,
     },
 }
 
@@ -113,7 +113,7 @@ pub fn compare(reports: &[(&str, &EvalReport)], row: Option<&str>) -> Result<Com
     };
     let of_row = |(name, report): &(&str, &EvalReport)| {
         let scores = report.predictor(&row).map(|predictor| predictor.scores.clone());
-        scores.map_err(|source| CompareError::Pairing { names: vec![(*name).to_string()], source })
+        scores.map_err(|reason| CompareError::Pairing { names: vec![(*name).to_string()], reason })
     };
     let scores: Vec<PredictorScores> = reports.iter().map(of_row).collect::<Result<_, _>>()?;
     let (common, n_left_out) = on_common(&scores, is_one_crop);
@@ -125,7 +125,7 @@ pub fn compare(reports: &[(&str, &EvalReport)], row: Option<&str>) -> Result<Com
     for (idx, ((name, _), scores)) in reports.iter().zip(&common).enumerate() {
         let difference = (idx > 0).then(|| paired_difference(base, scores, &first.bootstrap)).transpose();
         let names = || vec![(*first_name).to_string(), (*name).to_string()];
-        let difference = difference.map_err(|source| CompareError::Pairing { names: names(), source })?;
+        let difference = difference.map_err(|reason| CompareError::Pairing { names: names(), reason })?;
         let groups = summarize(&scores.instances, &first.bootstrap);
         runs.push(ComparedRun { name: (*name).to_string(), n_left_out: n_left_out[idx], groups, difference });
     }

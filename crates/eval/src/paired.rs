@@ -81,7 +81,7 @@ pub enum PairingError {
         candidate: String,
     },
     /// No such predictor in a report.
-    #[error("predictor {name}: expected one of {known:?}")]
+    #[error("predictor {name}: expected one of {}", known.join(", "))]
     UnknownPredictor {
         /// The name asked for.
         name: String,

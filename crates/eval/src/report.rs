@@ -361,7 +361,7 @@ mod tests {
         other.protocol_hash = other.protocol.hash();
         let message = ours.difference_to("float", &other, "float").unwrap_err().to_string();
         assert!(message.starts_with("float and float: expected one protocol, found picosam3-roi96 ("), "{message}");
-        let expected = r#"predictor fp32: expected one of ["float", "int8"]"#;
+        let expected = "predictor fp32: expected one of float, int8";
         assert_eq!(ours.difference_to("float", &report(), "fp32").unwrap_err().to_string(), expected);
     }
 }

@@ -41,6 +41,7 @@ pub fn in_words(row: &str) -> String {
         ELLIPSE => "an ellipse in the box".into(),
         "grid_ceiling" => "the truth on the student's grid".into(),
         TEACHER => "the teacher".into(),
+        INITIAL => "the student before this training".into(),
         "float" => "the student in floating point".into(),
         "fake_quant" => "the integer network's values in floats".into(),
         "int8" => "the integer network, which ships".into(),
@@ -65,6 +66,9 @@ pub const GUESSES: [&str; 4] = ["constant_mask", "centred_disc", "filled_box", E
 
 /// The ellipse that touches the box's sides: most often the highest floor.
 pub const ELLIPSE: &str = "inscribed_ellipse";
+
+/// The student that training started from, where that was a trained one.
+pub const INITIAL: &str = "initial";
 
 /// The teacher after the protocol's prompt.
 pub const TEACHER: &str = "teacher";

@@ -6,7 +6,7 @@ use crate::gate::MIN_IMAGES;
 use crate::metric::{Estimate, Group, Metric};
 use crate::paired::PairingError;
 use crate::report::EvalReport;
-use crate::rows::{GUESSES, TEACHER, in_words, judged};
+use crate::rows::{GUESSES, INITIAL, TEACHER, in_words, judged};
 
 /// Where the row that a run is judged by stands.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -25,6 +25,8 @@ pub struct Verdict {
     pub floor: Option<Against>,
     /// The teacher, if it was scored.
     pub teacher: Option<Against>,
+    /// The student before this training, if it had been trained before.
+    pub initial: Option<Against>,
 }
 
 /// The judged row minus another, both on the same instances.
@@ -94,7 +96,8 @@ impl Verdict {
         let floors = GUESSES.into_iter().filter_map(|floor| Some((floor, score(floor)?.0.value)));
         let floor = floors.max_by(|a, b| a.1.total_cmp(&b.1)).map(|(floor, _)| against(floor)).transpose()?;
         let teacher = score(TEACHER).map(|_| against(TEACHER)).transpose()?;
-        Ok(Some(Self { row: row.into(), metric, score: estimate, n_instances, n_images, floor, teacher }))
+        let initial = score(INITIAL).map(|_| against(INITIAL)).transpose()?;
+        Ok(Some(Self { row: row.into(), metric, score: estimate, n_instances, n_images, floor, teacher, initial }))
     }
 
     /// Whether it is above the best floor, as far as the interval tells; `None` without a floor.
@@ -114,7 +117,9 @@ impl Verdict {
             None => "no teacher was scored".to_string(),
             Some(teacher) => of_teacher(teacher, is_after_points),
         };
-        format!("{} {}: {floor}{separator} {teacher} ({})", self.row, score(self.score.value), self.on_what())
+        let initial = self.initial.as_ref().map_or_else(String::new, |initial| format!("; {}", of_initial(initial)));
+        let (row, score) = (&self.row, score(self.score.value));
+        format!("{row} {score}: {floor}{separator} {teacher}{initial} ({})", self.on_what())
     }
 
     /// What the score is of, in words.
@@ -150,6 +155,16 @@ fn of_teacher(teacher: &Against, is_after_points: bool) -> String {
         Standing::Below => format!("{} below the teacher", points(difference.value, unit)),
         Standing::NotToldApart => format!("not told apart from the teacher{}", range(difference)),
         Standing::NoInterval => "nor beside the teacher".to_string(),
+    }
+}
+
+fn of_initial(initial: &Against) -> String {
+    let difference = &initial.difference;
+    match Standing::of(difference) {
+        Standing::Above => format!("{} above what it started from", points(difference.value, "points ")),
+        Standing::Below => format!("{} below what it started from", points(difference.value, "points ")),
+        Standing::NotToldApart => format!("not told apart from what it started from{}", range(difference)),
+        Standing::NoInterval => "nor beside what it started from".to_string(),
     }
 }
 

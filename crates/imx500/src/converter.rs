@@ -137,7 +137,7 @@ pub enum ConverterError {
         onnx: PathBuf,
     },
     /// It reported success, but a file is missing or not what it should be.
-    #[error("{source} (log: {log})")]
+    #[error("what the converter left is not a whole result (log: {log})")]
     Output {
         /// Which file, and why.
         source: PackageError,

@@ -37,7 +37,11 @@ pub fn convert(arguments: &ConvertArguments) -> anyhow::Result<()> {
     let shown = working("converting");
     let conversion = converter.convert(&onnx, &out, &options, &stop::is_asked);
     drop(shown);
-    stop::check("converting")?;
+    stop::check_command("converting")?;
+    if conversion.is_err() {
+        // Its log, which the error names.
+        let _ = scratch.keep();
+    }
     let conversion = conversion?;
 
     let report = conversion.memory;

@@ -1,24 +1,26 @@
 //! `data synth`, `data check`, `data split`, `data paste`, `data pack`, `data fetch`.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
-use sensei_data::check::check;
+use sensei_data::check::check_unless;
 use sensei_data::dataset::{DatasetError, UnusableRule};
-use sensei_data::fetch::{FetchOptions, FetchProgress, fetch};
+use sensei_data::fetch::{FetchError, FetchOptions, FetchProgress, fetch};
 use sensei_data::paste::PasteConfig;
 use sensei_data::split::split_file;
 use sensei_data::synth::{SynthConfig, write_synth};
 use sensei_files::whole::create_whole;
 
 use crate::arguments::{AnnotationFormat, DataCommand};
-use crate::config::{Override, load_manifest, load_plan};
+use crate::config::{Override, is_promptable, load_manifest, load_plan};
 use crate::device::start_threads;
 use crate::phases::composed::compose;
 use crate::phases::data::{Split, load, open_files};
 use crate::phases::packed::pack;
-use crate::progress::{log_to_stderr, say, say_result, warn};
+use crate::progress::{bar, log_to_stderr, say, say_result, warn};
+use crate::stop;
 use crate::usage;
 
 /// Does it.
@@ -80,7 +82,12 @@ fn check_data(
     json: bool,
 ) -> anyhow::Result<()> {
     let report = match load(annotations, images, format, UnusableRule::LeaveOut) {
-        Ok(dataset) => check(&dataset, decode),
+        Ok(dataset) => {
+            let bar = bar("checking", dataset.images.len() + dataset.instances.len(), "images and annotations");
+            let report = check_unless(&dataset, decode, &stop::is_asked, &|| bar.inc(1));
+            stop::check_command("checking the data")?;
+            report.context("a check that nobody stopped")?
+        }
         Err(DatasetError::Entries { path, entries, n_sound }) => {
             entries.iter().for_each(|entry| say(&entry.to_string()));
             let n = entries.len();
@@ -158,6 +165,10 @@ fn verdict(annotations: &Path, n_problems: usize) -> anyhow::Result<()> {
 }
 
 fn pack_samples(config: &Path, overrides: &[Override], runs: &Path, out: Option<&Path>) -> anyhow::Result<()> {
+    if is_promptable(config) {
+        let shown = config.display();
+        return Err(usage(anyhow!("{shown}: expected a configuration of a chip student; whole images are not packed")));
+    }
     let plan = load_plan(config, overrides).map_err(usage)?;
     let runs = std::path::absolute(runs).with_context(|| format!("{}: no such folder", runs.display()))?;
     let out = out.map(|out| std::path::absolute(out).with_context(|| format!("{}: no such folder", out.display())));
@@ -184,9 +195,15 @@ fn fetch_data(manifest: &Path, out: &Path) -> anyhow::Result<()> {
         let mut show = |progress: FetchProgress| {
             bar.set_length(progress.total_bytes);
             bar.set_position(progress.done_bytes);
-            bar.set_message(format!("{}: {:?}", archive.file_name, progress.step));
+            bar.set_message(format!("{}: {}", archive.file_name, progress.step.name()));
+            if stop::is_asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let report = fetch(archive, out, &options, &mut show)?;
+        let report = match fetch(archive, out, &options, &mut show) {
+            Err(FetchError::Interrupted) => {
+                return Ok(stop::check_resumable("fetching", "; the same command goes on from what is there")?);
+            }
+            report => report?,
+        };
         let done = if report.already_done { "was there already" } else { "fetched and checked" };
         bar.suspend(|| say(&format!("{}: {done}", archive.file_name)));
     }

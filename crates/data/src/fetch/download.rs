@@ -2,13 +2,16 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE};
 
-use super::{Archive, CHUNK, FetchError, FetchOptions, FetchProgress, FetchReport, FetchStep, read_error, write_error};
+use super::{
+    Archive, CHUNK, FetchError, FetchOptions, FetchProgress, FetchReport, FetchStep, read_error, said, write_error,
+};
 
 /// Has the archive in `dir` under its final name, of the right size and checksum.
 pub(super) fn download(
@@ -16,7 +19,7 @@ pub(super) fn download(
     dir: &Path,
     options: &FetchOptions,
     report: &mut FetchReport,
-    progress: &mut dyn FnMut(FetchProgress),
+    progress: &mut dyn FnMut(FetchProgress) -> ControlFlow<()>,
 ) -> Result<PathBuf, FetchError> {
     let path = dir.join(&archive.file_name);
     if path.exists() {
@@ -79,7 +82,7 @@ struct Download<'a> {
 
 impl Download<'_> {
     /// Hashes what an earlier call has left.
-    fn take_up_part(&mut self, progress: &mut dyn FnMut(FetchProgress)) -> Result<(), FetchError> {
+    fn take_up_part(&mut self, progress: &mut dyn FnMut(FetchProgress) -> ControlFlow<()>) -> Result<(), FetchError> {
         let n_bytes = self.file.metadata().map_err(read_error(self.part))?.len();
         if n_bytes > self.archive.n_bytes {
             self.report.discarded_bytes += n_bytes;
@@ -101,7 +104,7 @@ impl Download<'_> {
     }
 
     /// Receives until the file is complete or the connection ends.
-    fn connect(&mut self, progress: &mut dyn FnMut(FetchProgress)) -> Result<(), FetchError> {
+    fn connect(&mut self, progress: &mut dyn FnMut(FetchProgress) -> ControlFlow<()>) -> Result<(), FetchError> {
         let url = &self.archive.url;
         let mut request = self.agent.get(url).header("Accept-Encoding", "identity");
         if self.done_bytes > 0 {
@@ -133,7 +136,11 @@ impl Download<'_> {
         self.receive(&mut response.into_body().into_reader(), progress)
     }
 
-    fn receive(&mut self, body: &mut dyn Read, progress: &mut dyn FnMut(FetchProgress)) -> Result<(), FetchError> {
+    fn receive(
+        &mut self,
+        body: &mut dyn Read,
+        progress: &mut dyn FnMut(FetchProgress) -> ControlFlow<()>,
+    ) -> Result<(), FetchError> {
         let mut chunk = vec![0; CHUNK];
         let mut reported = self.done_bytes;
         while self.done_bytes < self.archive.n_bytes {
@@ -152,7 +159,11 @@ impl Download<'_> {
             self.report.downloaded_bytes += n_bytes as u64;
             if done_bytes - reported >= CHUNK as u64 || done_bytes == self.archive.n_bytes {
                 reported = done_bytes;
-                progress(FetchProgress { step: FetchStep::Download, done_bytes, total_bytes: self.archive.n_bytes });
+                said(progress(FetchProgress {
+                    step: FetchStep::Download,
+                    done_bytes,
+                    total_bytes: self.archive.n_bytes,
+                }))?;
             }
         }
         Ok(())
@@ -190,7 +201,7 @@ fn hash_file(
     path: &Path,
     hash: &mut Sha256,
     archive: &Archive,
-    progress: &mut dyn FnMut(FetchProgress),
+    progress: &mut dyn FnMut(FetchProgress) -> ControlFlow<()>,
 ) -> Result<(), FetchError> {
     let mut chunk = vec![0; CHUNK];
     let mut done_bytes = 0;
@@ -199,7 +210,7 @@ fn hash_file(
         file.read_exact(&mut chunk[..n_wanted]).map_err(read_error(path))?;
         hash.update(&chunk[..n_wanted]);
         done_bytes += n_wanted as u64;
-        progress(FetchProgress { step: FetchStep::Verify, done_bytes, total_bytes: archive.n_bytes });
+        said(progress(FetchProgress { step: FetchStep::Verify, done_bytes, total_bytes: archive.n_bytes }))?;
     }
     Ok(())
 }

@@ -2,12 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::{BufReader, Read, Write};
+use std::ops::ControlFlow;
 use std::path::{Component, Path, PathBuf};
 
 use zip::ZipArchive;
 use zip::result::ZipError;
 
-use super::{Archive, CHUNK, FetchError, FetchProgress, FetchReport, FetchStep, read_error, write_error};
+use super::{Archive, CHUNK, FetchError, FetchProgress, FetchReport, FetchStep, read_error, said, write_error};
 
 /// Unpacks `zip_path` into a hidden folder in `dir`. Each file is checked against its CRC-32 in the archive and synced to disk.
 pub(super) fn unpack(
@@ -15,7 +16,7 @@ pub(super) fn unpack(
     zip_path: &Path,
     dir: &Path,
     report: &mut FetchReport,
-    progress: &mut dyn FnMut(FetchProgress),
+    progress: &mut dyn FnMut(FetchProgress) -> ControlFlow<()>,
 ) -> Result<(), FetchError> {
     let staging = staging(archive, dir);
     if staging.exists() {
@@ -57,7 +58,7 @@ pub(super) fn unpack(
         report.unpacked_bytes += n_bytes;
         if report.unpacked_bytes - reported >= CHUNK as u64 || entry_idx + 1 == n_entries {
             reported = report.unpacked_bytes;
-            progress(FetchProgress { step: FetchStep::Unpack, done_bytes: reported, total_bytes });
+            said(progress(FetchProgress { step: FetchStep::Unpack, done_bytes: reported, total_bytes }))?;
         }
     }
     match archive.folders.iter().find(|folder| !staging.join(folder).is_dir()) {

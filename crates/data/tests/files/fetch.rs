@@ -1,6 +1,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Cursor, Write};
 use std::net::TcpListener;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::thread::{self, JoinHandle};
 
@@ -96,7 +97,7 @@ fn archive(url: &str, file: &[u8]) -> Archive {
 }
 
 fn get(archive: &Archive, dir: &Path) -> Result<FetchReport, FetchError> {
-    fetch(archive, dir, &FetchOptions::default(), &mut |_| {})
+    fetch(archive, dir, &FetchOptions::default(), &mut |_| ControlFlow::Continue(()))
 }
 
 /// Names in a folder, hidden ones too.
@@ -118,8 +119,11 @@ fn an_archive_is_downloaded_checked_and_unpacked_once() {
     let (zip, dir) = (good_zip(), tempfile::tempdir().unwrap());
     let (url, server) = serve(&zip, vec![Reply::Range { breaks_after: ALL }]);
     let mut steps: Vec<FetchProgress> = Vec::new();
-    let report =
-        fetch(&archive(&url, &zip), dir.path(), &FetchOptions::default(), &mut |step| steps.push(step)).unwrap();
+    let report = fetch(&archive(&url, &zip), dir.path(), &FetchOptions::default(), &mut |step| {
+        steps.push(step);
+        ControlFlow::Continue(())
+    })
+    .unwrap();
     assert_eq!((report.downloaded_bytes, report.resumed_bytes, report.n_reconnects), (zip.len() as u64, 0, 0));
     assert_eq!((report.n_files, report.unpacked_bytes, report.already_done), (2, 300_003, false));
     assert_unpacked(dir.path());
@@ -197,12 +201,30 @@ fn a_wrong_checksum_leaves_nothing_behind() {
 }
 
 #[test]
+fn who_watches_may_stop_a_fetch_and_another_call_goes_on() {
+    let (zip, dir) = (good_zip(), tempfile::tempdir().unwrap());
+    let (url, server) = serve(&zip, vec![Reply::Range { breaks_after: ALL }, Reply::Range { breaks_after: ALL }]);
+    let mut seen = 0;
+    let stopped = fetch(&archive(&url, &zip), dir.path(), &FetchOptions::default(), &mut |step| {
+        seen = step.done_bytes;
+        ControlFlow::Break(())
+    });
+    assert!(matches!(stopped, Err(FetchError::Interrupted)), "{stopped:?}");
+    assert!(seen > 0 && names(dir.path()) == ["file.zip.part"], "{seen}: {:?}", names(dir.path()));
+    let report = get(&archive(&url, &zip), dir.path()).unwrap();
+    assert_eq!(report.resumed_bytes + report.downloaded_bytes, zip.len() as u64);
+    assert!(report.resumed_bytes >= seen, "{} of {seen}", report.resumed_bytes);
+    assert_unpacked(dir.path());
+    drop(server);
+}
+
+#[test]
 fn an_archive_that_is_there_is_checked_and_not_asked_for() {
     let (zip, dir) = (good_zip(), tempfile::tempdir().unwrap());
     let nowhere = "http://127.0.0.1:1/file.zip";
     fs::write(dir.path().join("file.zip"), &zip).unwrap();
     let keep = FetchOptions { keep_archives: true, ..FetchOptions::default() };
-    let report = fetch(&archive(nowhere, &zip), dir.path(), &keep, &mut |_| {}).unwrap();
+    let report = fetch(&archive(nowhere, &zip), dir.path(), &keep, &mut |_| ControlFlow::Continue(())).unwrap();
     assert_eq!((report.resumed_bytes, report.downloaded_bytes), (zip.len() as u64, 0));
     assert_eq!(names(dir.path()), [".file.zip.unpacked", "file.zip", "pictures"]);
 
