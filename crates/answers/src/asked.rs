@@ -75,6 +75,18 @@ pub enum Resize {
 pub enum Normalization {
     /// [`IMAGENET_MEAN`] and [`IMAGENET_STD`], red, green, blue.
     Imagenet,
+    /// 128 and 128: what students are shown, and so what an exported student that is asked as a teacher was trained on.
+    SignedByte,
+}
+
+impl Normalization {
+    /// A channel's mean and deviation, of pixels from 0 to 255.
+    pub fn mean_and_deviation(self, channel: usize) -> (f32, f32) {
+        match self {
+            Self::Imagenet => (IMAGENET_MEAN[channel], IMAGENET_STD[channel]),
+            Self::SignedByte => (128.0, 128.0),
+        }
+    }
 }
 
 /// What a teacher was asked.
@@ -183,6 +195,7 @@ impl fmt::Display for Normalization {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Imagenet => "ImageNet's mean and deviation",
+            Self::SignedByte => "pixels as signed bytes",
         })
     }
 }

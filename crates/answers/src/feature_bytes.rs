@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use sensei_data::geometry::Size;
 
 use crate::features::{FeatureRecord, FeatureValues, byte_lengths, check_shape};
-use crate::kept::RecordKind;
+use crate::kept::{FeatureDtype, RecordKind};
 use crate::record::RecordFault;
-use crate::record_bytes::{begin, parse_start, seal};
+use crate::record_bytes::{START_BYTES, begin, parse_start, seal};
 
 impl<'a> FeatureRecord<'a> {
     /// The record as it stands in a shard.
@@ -54,6 +54,21 @@ impl<'a> FeatureRecord<'a> {
         Ok(record)
     }
 }
+
+/// Bytes of a record in a shard: of a map `[channels, grid, grid]` whose values are stored so.
+pub fn feature_record_bytes(dtype: FeatureDtype, grid: u32, channels: u32) -> u64 {
+    let code = match dtype {
+        FeatureDtype::F32 => 0,
+        FeatureDtype::F16 => 1,
+        FeatureDtype::Int8 { .. } => 2,
+        FeatureDtype::Int4 { .. } => 3,
+    };
+    let (scales, values) = byte_lengths(code, grid, channels).expect("a known code");
+    (START_BYTES + N_NUMBERS * size_of::<u32>() + scales + values) as u64
+}
+
+/// Numbers between a record's beginning and its scales.
+const N_NUMBERS: usize = 6;
 
 /// Appends a record that has passed its check.
 pub(crate) fn append(record: &FeatureRecord, shard: &mut Vec<u8>) {

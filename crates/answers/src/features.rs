@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use half::f16;
 use sensei_data::geometry::Size;
 
+pub use crate::feature_bytes::feature_record_bytes;
 use crate::kept::{FeatureDtype, Kept, MAX_CHANNELS, MAX_GRID};
 use crate::key::AnswerKey;
 use crate::record::{ImageIdentity, RecordFault};

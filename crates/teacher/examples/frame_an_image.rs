@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stdout, reason = "a program")]
 
+use sensei_answers::asked::Normalization;
 use sensei_data::geometry::{PointInImage, Size};
 use sensei_data::image_file::RgbImage;
 use sensei_teacher::frame::Frame;
@@ -9,7 +10,7 @@ use sensei_teacher::frame::Frame;
 fn main() {
     let size = Size { width: 640, height: 427 };
     let image = RgbImage { size, pixels: vec![128; size.n_pixels() * 3] };
-    let frame = Frame::letterbox(&image, 1024);
+    let frame = Frame::letterbox(&image, 1024, Normalization::Imagenet);
     println!("{size} becomes {} in a square of {}", frame.resized, frame.side);
     let at = PointInImage { x: 320.0, y: 427.0 };
     println!("({}, {}) is at {:?}", at.x, at.y, frame.point(at));

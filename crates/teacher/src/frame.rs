@@ -12,6 +12,8 @@ pub enum Framing {
     Letterbox {
         /// Side of the square, in pixels.
         side: u32,
+        /// What is made of a pixel's values.
+        normalization: Normalization,
     },
     /// Each axis by a scale of its own.
     Stretch {
@@ -25,12 +27,13 @@ pub enum Framing {
 impl Framing {
     /// What it does, for keys; none for small objects by themselves in a stretched frame, which keys do not know.
     pub fn preprocessing(self, zoom: Option<Zoom>) -> Option<Preprocessing> {
-        let normalization = Normalization::Imagenet;
         match (self, zoom) {
-            (Self::Letterbox { side: longest_side }, zoom) => {
+            (Self::Letterbox { side: longest_side, normalization }, zoom) => {
                 Some(Preprocessing::Letterbox { longest_side, resize: Resize::PillowBilinear, normalization, zoom })
             }
-            (Self::Stretch { side, resize }, None) => Some(Preprocessing::Stretch { side, resize, normalization }),
+            (Self::Stretch { side, resize }, None) => {
+                Some(Preprocessing::Stretch { side, resize, normalization: Normalization::Imagenet })
+            }
             (Self::Stretch { .. }, Some(_)) => None,
         }
     }
@@ -38,7 +41,7 @@ impl Framing {
     /// Side of the square, in pixels.
     pub fn side(self) -> u32 {
         match self {
-            Self::Letterbox { side } | Self::Stretch { side, .. } => side,
+            Self::Letterbox { side, .. } | Self::Stretch { side, .. } => side,
         }
     }
 }
@@ -67,7 +70,7 @@ impl Frame {
     /// If the image or the frame has no pixel.
     pub fn new(image: &RgbImage, framing: Framing) -> Self {
         match framing {
-            Framing::Letterbox { side } => Self::letterbox(image, side),
+            Framing::Letterbox { side, normalization } => Self::letterbox(image, side, normalization),
             Framing::Stretch { side, resize } => Self::stretch(image, side, resize),
         }
     }
@@ -102,7 +105,7 @@ impl Frame {
     ///
     /// # Panics
     /// If the image or the frame has no pixel.
-    pub fn letterbox(image: &RgbImage, side: u32) -> Self {
+    pub fn letterbox(image: &RgbImage, side: u32, normalization: Normalization) -> Self {
         let scale = f64::from(side) / f64::from(image.size.width.max(image.size.height));
         let resized = |extent: u32| ((f64::from(extent) * scale + 0.5) as u32).max(1);
         let resized = Size { width: resized(image.size.width), height: resized(image.size.height) };
@@ -113,7 +116,8 @@ impl Frame {
         for (out, row) in rows {
             for (out, pixel) in out.as_chunks_mut::<3>().0.iter_mut().zip(row.as_chunks::<3>().0) {
                 for channel in 0..3 {
-                    out[channel] = (f32::from(pixel[channel]) - IMAGENET_MEAN[channel]) / IMAGENET_STD[channel];
+                    let (mean, deviation) = normalization.mean_and_deviation(channel);
+                    out[channel] = (f32::from(pixel[channel]) - mean) / deviation;
                 }
             }
         }
@@ -184,7 +188,7 @@ mod tests {
     #[test]
     fn images_fill_the_upper_left_of_the_frame() {
         let image = RgbImage { size: Size { width: 6, height: 4 }, pixels: vec![255; 72] };
-        let frame = Frame::letterbox(&image, 9);
+        let frame = Frame::letterbox(&image, 9, Normalization::Imagenet);
         assert_eq!((frame.resized, frame.values.len()), (Size { width: 9, height: 6 }, 243));
         let white = (255.0 - IMAGENET_MEAN[2]) / IMAGENET_STD[2];
         assert!(frame.values[..162].chunks_exact(3).all(|pixel| pixel[2] == white));
@@ -201,8 +205,9 @@ mod tests {
         let part = Part::around(PointInImage { x: 5.5, y: 1.0 }, 3.0, size);
         assert_eq!(part, Part { origin: [4, 0], size: Size { width: 3, height: 3 } });
         let alone: Vec<u8> = [12..21, 33..42, 54..63].into_iter().flatten().collect();
-        let alone = Frame::letterbox(&RgbImage { size: part.size, pixels: alone }, 6);
-        let frame = Frame::of_part(&image, part, Framing::Letterbox { side: 6 });
+        let alone = Frame::letterbox(&RgbImage { size: part.size, pixels: alone }, 6, Normalization::Imagenet);
+        let frame =
+            Frame::of_part(&image, part, Framing::Letterbox { side: 6, normalization: Normalization::Imagenet });
         assert_eq!((&frame.values, frame.resized), (&alone.values, alone.resized));
         assert_eq!(frame.point(PointInImage { x: 5.5, y: 1.0 }), [3.0, 2.0]);
         let beyond = Part::around(PointInImage { x: 90.0, y: -3.0 }, 2.0, size);

@@ -1,7 +1,7 @@
 //! Networks that run here, by the names of their tensors: MobileSAM, EfficientSAM, SAM 2.1.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use sensei_answers::asked::Resize;
+use sensei_answers::asked::{Normalization, Resize};
 use sensei_answers::record::{PointLabel, PromptPoint};
 use sensei_sam::efficient_sam::EfficientSam;
 use sensei_sam::error::SamError;
@@ -64,7 +64,7 @@ impl NativeNetwork {
 
     pub(crate) fn framing(&self) -> Framing {
         match self.model {
-            Model::MobileSam(_) => Framing::Letterbox { side: INPUT_SIDE },
+            Model::MobileSam(_) => Framing::Letterbox { side: INPUT_SIDE, normalization: Normalization::Imagenet },
             Model::EfficientSam(_) => Framing::Stretch { side: INPUT_SIDE, resize: Resize::TorchBilinear },
             Model::Sam2(_) => Framing::Stretch { side: INPUT_SIDE, resize: Resize::Sam2Transforms },
         }

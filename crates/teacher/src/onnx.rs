@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use ort::environment::Environment;
 use ort::session::{OutputSelector, RunOptions, Session, SessionInputValue};
 use ort::value::{Outlet, TensorRef};
-use sensei_answers::asked::Resize;
+use sensei_answers::asked::{Normalization, Resize};
 use sensei_answers::record::{PointLabel, PromptPoint};
 use sensei_sam::mask_decoder::{MaskChoice, N_MASKS};
 use sensei_tensor::network::Tap;
@@ -83,7 +83,7 @@ impl OnnxPair {
         decoder.expects("outputs", &decoder.outputs, &wanted, logits.is_some() && scores)?;
         // Only SAM 2 hands finer features over, and only SAM 2 is shown stretched images.
         let framing = match features {
-            0 | 1 => Framing::Letterbox { side },
+            0 | 1 => Framing::Letterbox { side, normalization: encoder.normalization()? },
             _ => Framing::Stretch { side, resize: Resize::Sam2Transforms },
         };
         let embedding = encoder.embedding()?;
@@ -146,9 +146,11 @@ impl OnnxPair {
         choice: MaskChoice,
     ) -> Result<Answer, TeacherError> {
         let padding = padding_points as usize;
+        let (_, [_, grid, _]) = self.embedding;
+        let scale = f64::from(PROMPT_PIXELS_PER_CELL) * grid as f64 / f64::from(frame.side);
         let n_points = points.len() + padding;
         let mut places: Vec<f32> =
-            points.iter().flat_map(|point| frame.point(point.at).map(|place| place as f32)).collect();
+            points.iter().flat_map(|point| frame.point(point.at).map(|place| (place * scale) as f32)).collect();
         places.resize(2 * n_points, 0.0);
         let mut labels: Vec<f32> = points.iter().map(|point| label(point.label)).collect();
         labels.resize(n_points, PADDING);
@@ -254,6 +256,18 @@ impl File {
         })
     }
 
+    /// What the encoder takes of a pixel: what the file says, as ours do, and of others what SAM takes.
+    fn normalization(&self) -> Result<Normalization, OnnxError> {
+        let session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        let stated = session.metadata().ok().and_then(|metadata| metadata.custom(INPUT_KEY));
+        drop(session);
+        match stated {
+            None => Ok(Normalization::Imagenet),
+            Some(words) if words.starts_with(SIGNED_BYTE) => Ok(Normalization::SignedByte),
+            Some(words) => Err(self.layout(INPUT_KEY, &format!("{SIGNED_BYTE}, ..."), words)),
+        }
+    }
+
     /// Which output of the encoder is the embedding, by its name where there are several, and its shape.
     fn embedding(&self) -> Result<(usize, [usize; 3]), OnnxError> {
         let named = || self.outputs.iter().position(|name| EMBEDDINGS.contains(&name.as_str()));
@@ -336,6 +350,12 @@ fn shape_words(shape: &[i64]) -> String {
     format!("[{}]", sizes.join(", "))
 }
 
+/// SAM's decoders place prompts in a frame of 16 pixels for each cell of the embedding, whatever the encoder's input is: 1024 for 64 cells.
+/// EfficientViT-SAM and exported students look at smaller images, and are asked in that frame.
+const PROMPT_PIXELS_PER_CELL: u32 = 16;
+/// Under which Sensei's exports say what they take of a pixel, and how the words begin.
+const INPUT_KEY: &str = "sensei.input";
+const SIGNED_BYTE: &str = "(pixel - 128) / 128";
 /// Label of a point of padding.
 const PADDING: f32 = -1.0;
 /// Under which SAM's decoders take the only output of an encoder, whatever that calls it.

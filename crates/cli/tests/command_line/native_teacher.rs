@@ -305,7 +305,7 @@ images = "scenes/images"
 }
 
 /// The made-up pair of `sensei-teacher`'s tests, and the onnxruntime of `python3`.
-fn onnx_pair(test: &str) -> Option<(String, String)> {
+pub fn onnx_pair(test: &str) -> Option<(String, String)> {
     let program = "import onnxruntime, pathlib; \
                    print(*pathlib.Path(onnxruntime.__file__).parent.joinpath('capi').glob('libonnxruntime.*'))";
     let output = std::process::Command::new("python3").args(["-c", program]).output().ok();

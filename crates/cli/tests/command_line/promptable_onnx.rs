@@ -5,20 +5,28 @@ use std::path::Path;
 use std::process::Command;
 
 use burn::tensor::{Device, Tensor, TensorData};
+use sensei_answers::folder_store::FolderStore;
+use sensei_answers::store::Store;
+use sensei_data::dataset::Dataset;
+use sensei_data::geometry::{PixelRect, Size};
+use sensei_data::image_file::{ImageLimits, read_image};
 use sensei_sam::prompted::PromptedDecoder;
 use sensei_sam::scope::Tensors;
 use sensei_sam::tiny_vit::TinyVitConfig;
 use sensei_sam::tiny_vit_student::TinyVitStudent;
 use sensei_sam::vit::VitConfig;
 use sensei_sam::vit_student::VitStudent;
+use sensei_samples::whole_images::{Letterbox, letterboxed};
 use sensei_student::lite_fpn::LiteFpnConfig;
 use sensei_student::student::Student;
 use sensei_student::weights::read_weights;
 use sensei_tensor::network::{Inputs, NamedWeights, Network, Pass, host_values};
 use sensei_tensor::prompts::{Decode, MaskTokens, PointLabel, PromptPoint};
 use sensei_testing::{python_has, relative_l2};
+use serde_json::json;
 
 use crate::Place;
+use crate::native_teacher::onnx_pair;
 use crate::promptable::{EMBEDDING, LITE_FPN, REP_FPN, TINY_VIT, config, weights};
 
 /// Asks both files: the encoder about an image, the decoder about three prompts and about a mask.
@@ -135,6 +143,83 @@ fn onnxruntime_says_what_a_vision_transformer_says() {
         let distance = relative_l2(&read(&place.path("out.f32")), &host_values(&map.reshape([256 * 64 * 64])));
         assert!(distance < 1e-5, "{run}: {distance:e}");
     }
+}
+
+/// Asks both files about each box as the encoder's metadata and SAM's frame of 1024 pixels say, with SAM's padding point: a line of 256 x 256 logits each.
+const ASK_BOXES: &str = r#"
+import json
+import sys
+import numpy as np
+import onnxruntime as ort
+folder, run = sys.argv[1:]
+session = lambda name: ort.InferenceSession(f"{folder}/runs/{run}/onnx/{name}.onnx", providers=["CPUExecutionProvider"])
+encoder, decoder = session("encoder"), session("decoder")
+for box in json.load(open(f"{folder}/boxes.json")):
+    pixels = np.array(box["pixels"], np.float32).reshape(box["side"], box["side"], 3).transpose(2, 0, 1)[None]
+    (embedding,) = encoder.run(None, {"input": (pixels - 128) / 128})
+    x, y, width, height = box["box"]
+    corners = np.float32([[[x, y], [x + width, y + height], [0, 0]]]) * 1024 / box["longest"]
+    (low,) = decoder.run(["low_res_masks"], {
+        "image_embeddings": embedding, "mask_input": np.zeros((1, 1, 256, 256), np.float32), "has_mask_input": np.float32([0]),
+        "point_coords": corners, "point_labels": np.float32([[2, 3, -1]]), "orig_im_size": np.float32([1, 1]),
+    })
+    low.astype(np.float32).tofile(f"{folder}/low{box['id']}.f32")
+"#;
+
+#[test]
+fn an_exported_student_is_asked_as_any_pair() {
+    let test = "an_exported_student_is_asked_as_any_pair";
+    let (Some(weights), Some((_, library))) = (weights(test), onnx_pair(test)) else { return };
+    if !python_has(&["numpy", "onnxruntime"], test) {
+        return;
+    }
+    let place = Place::new();
+    fs::write(place.path("edge.toml"), config(&weights, LITE_FPN, EMBEDDING)).unwrap();
+    place.does(&["train", "edge.toml", "--set", "train.stage.0.epochs=60"]);
+    place.does(&["export", "runs/edge"]);
+    let annotations = "scenes/annotations/instances_train.json";
+    let pair = "onnx:runs/edge/onnx/encoder.onnx,runs/edge/onnx/decoder.onnx";
+    let build =
+        ["teacher", "build", annotations, "scenes/images", "said", "--teacher", pair, "--onnxruntime", &library];
+    place.does(&build);
+    let said = FolderStore::open_any(&place.path("said")).unwrap();
+    let key = serde_json::to_string(&said.manifest().key.preprocessing).unwrap();
+    assert!(key.contains("\"longest_side\":128") && key.contains("signed_byte"), "{key}");
+
+    let dataset = Dataset::load_coco(&place.path(annotations), &place.path("scenes/images")).unwrap();
+    let longest = |size: Size| size.width.max(size.height);
+    let boxes: Vec<_> = dataset.instances.iter().map(|instance| {
+        let image = read_image(&dataset.image_path(instance.image_idx), &ImageLimits::default()).unwrap().image;
+        let pixels = letterboxed(&image.pixels, Letterbox { image: image.size }, 128);
+        json!({ "id": instance.id, "side": 128, "longest": longest(image.size), "box": instance.bbox, "pixels": pixels })
+    }).collect();
+    fs::write(place.path("boxes.json"), json!(boxes).to_string()).unwrap();
+    let done = Command::new("python3").args(["-c", ASK_BOXES]).arg(place.path(".")).arg("edge").output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    // Where a pixel lies between two cells of the logits, and is in the part of the image that the record keeps.
+    let (mut n_same, mut n_all, mut n_inside) = (0, 0, 0);
+    for instance in &dataset.instances {
+        let low = read(&place.path(&format!("low{}.f32", instance.id)));
+        let record = said.masks(instance.id).unwrap();
+        let found = record.mask(0, 0).mask_in_image();
+        let kept = PixelRect::touched(&record.prompts[0].rect_in_image, found.size);
+        let cells = 256.0 / f64::from(longest(found.size));
+        for (y, x) in (kept.y0..kept.y1).flat_map(|y| (kept.x0..kept.x1).map(move |x| (y, x))) {
+            let [row, column] = [y, x].map(|at| (f64::from(at) + 0.5) * cells - 0.5).map(|at| at as usize);
+            let cells = [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(down, right)| low[(row + down) * 256 + column + right]);
+            let logit = cells.iter().sum::<f32>() / 4.0;
+            // Records keep steps of an eighth.
+            if logit.abs() < 0.25 {
+                continue;
+            }
+            let expected = logit > 0.0;
+            n_inside += usize::from(expected);
+            n_same += usize::from(expected == (found.bits[(y * found.size.width + x) as usize] == 1));
+            n_all += 1;
+        }
+    }
+    assert!(n_inside > 50 && n_all > 20 * n_inside / 10, "{n_inside} of {n_all} pixels are inside: too easy");
+    assert!(n_same as f64 > 0.995 * n_all as f64, "{n_same} of {n_all} pixels are as onnxruntime has them");
 }
 
 #[test]
