@@ -241,6 +241,10 @@ impl<'a> Scope<'a> {
         if conv.has("bias") {
             return Ok((conv.tensor("weight", shape)?, conv.tensor("bias", [shape[0]])?));
         }
+        if conv.has("weight") && !norm.has(NORM[0]) {
+            let (origin, name) = (self.tensors.origin.to_string(), format!("{}c.bias or bn.*", self.prefix));
+            return Err(SamError::Missing { origin, name, expected: vec![shape[0]] });
+        }
         let weight = &conv.host("weight", &shape)?.values;
         let of_norm = [0, 1, 2, 3].map(|idx| norm.host(NORM[idx], &shape[..1]).map(|tensor| tensor.values.as_slice()));
         let [scale, shift, mean, variance] = of_norm;

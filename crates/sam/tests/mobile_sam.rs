@@ -194,6 +194,13 @@ fn other_tensors_are_refused_by_name() {
         "x.safetensors: mask_decoder.pred_obj_score_head.weight: expected no such tensor in this network, found one of shape [1, 256] \
          (and 1 more)",
     );
+    let bias = "image_encoder.patch_embed.seq.0.c.bias";
+    check(
+        &|weights| {
+            weights.retain(|name, _| name != bias && !name.starts_with("image_encoder.patch_embed.seq.0.bn."));
+        },
+        "x.safetensors: image_encoder.patch_embed.seq.0.c.bias or bn.*: expected a tensor of shape [32], found none",
+    );
     check(
         &|weights| weights.clear(),
         "x.safetensors: image_encoder.patch_embed.seq.0.c.weight: expected a tensor of shape [32, 3, 3, 3], found none",

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use sensei_answers::store::Store;
 use sensei_data::augment::{Augmentation, draw, sample_rng};
+use sensei_data::crop_rule::check_prompt;
 use sensei_data::dataset::Dataset;
 use sensei_data::geometry::{PointInImage, Size};
 use sensei_data::image_file::{ImageLimits, RgbImage};
-use sensei_data::prompt_source::centre_of_pixel;
+use sensei_data::prompt_source::{Prompt, centre_of_pixel};
 use sensei_data::resize::resize_bilinear;
 use sensei_data::rle::Rle;
 use sensei_data::sampling::{first_point, instances_of_epoch, starts_with_box};
@@ -156,8 +157,8 @@ impl Letterbox {
 }
 
 impl ImageSource {
-    /// The images of a split that have an instance to ask about, and with features all of those; crowd regions and empty masks are left out
-    /// and counted.
+    /// The images of a split that have an instance to ask about, and with features all of those; crowd regions, empty masks and boxes beside
+    /// their image are left out and counted.
     ///
     /// # Errors
     /// If a mask cannot be read, or nothing is left.
@@ -178,7 +179,13 @@ impl ImageSource {
             .into_par_iter()
             .map(|idx| match dataset.instances[idx].is_crowd {
                 true => Ok(Some(LeftOutReason::Crowd)),
-                false => Ok(is_empty(idx)?.then_some(LeftOutReason::EmptyTruth)),
+                false if is_empty(idx)? => Ok(Some(LeftOutReason::EmptyTruth)),
+                // Nobody can ask with such a box, and a point beside it would be another question.
+                false => {
+                    let instance = &dataset.instances[idx];
+                    let size = dataset.images[instance.image_idx].size;
+                    Ok(check_prompt(&Prompt::Box(instance.bbox), size).err().map(LeftOutReason::from))
+                }
             })
             .collect::<Result<_, SampleError>>()?;
         let (mut by_image, mut left_out) = (vec![vec![]; n_images], vec![]);

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use burn::tensor::Device;
-use sensei_answers::store::Store;
 use sensei_eval::report::EvalReport;
 use sensei_files::whole::write_whole;
 use sensei_graph::summary::summary;
 use sensei_report::run_folder::RunFolder;
 use sensei_samples::whole_images::ImageSource;
+use sensei_student::pyramid::EMBEDDING;
 use sensei_train::plan::TrainPlan;
 use serde::Serialize;
 
@@ -18,8 +18,12 @@ use crate::arguments::{EvalArguments, PlanArguments, RunArguments};
 use crate::commands::run::{report, say_verdict};
 use crate::config::{EncoderPlan, PromptablePlan, check_same_promptable, load_promptable, load_protocol};
 use crate::device::open as open_devices;
+use crate::phases::data::Split;
 use crate::phases::measure::{StageTime, lines, time_image_stages};
-use crate::phases::promptable::{SamTeacher, checked_image_splits, train_images, trained_student};
+use crate::phases::promptable::{
+    SamTeacher, ask_teacher, checked_image_splits, features_bytes, image_splits, train_images, trained_student,
+    unasked_features,
+};
 use crate::phases::promptable_int8::{check_int8, write_int8_encoder};
 use crate::phases::promptable_onnx::onnx_files;
 use crate::phases::prompted_scores::score_prompted;
@@ -120,7 +124,9 @@ struct PlanFacts<'a> {
     val_images: usize,
     teachers_embeddings_bytes: u64,
     /// By further point of the teacher, the bytes of its features of the training images.
-    teachers_features_bytes: BTreeMap<&'a str, u64>,
+    teachers_features_bytes: BTreeMap<String, u64>,
+    /// Data sets that the teacher would be asked about first, each with its images.
+    open_questions: Vec<(PathBuf, usize)>,
     stages: Vec<StageCost>,
     /// How long they take on this machine, if that was asked for.
     measured: Option<Vec<StageTime>>,
@@ -143,13 +149,16 @@ pub fn plan(arguments: &PlanArguments, config: &Path) -> anyhow::Result<()> {
     }
     let runs = &arguments.place.runs;
     let runs = std::path::absolute(runs).with_context(|| format!("{}: no such folder", runs.display()))?;
-    let (train, val) = checked_image_splits(&plan, &runs).with_context(|| config.display().to_string())?;
-    let of_store = |store: &dyn Store| store.manifest().shards.iter().map(|shard| shard.bytes).sum::<u64>();
-    let bytes = train.features.as_deref().map_or(0, of_store);
+    SamTeacher::open(&plan)?;
+    let (mut train, mut val) = image_splits(&plan, &runs).with_context(|| config.display().to_string())?;
+    let open_questions = unasked_features(&plan, (&train, &val), &runs);
+    for (annotations, n_images) in &open_questions {
+        say(&format!("{}: the teacher would be asked about {n_images} images first", annotations.display()));
+    }
+    let mut further = features_bytes(&plan, &train);
+    let bytes = further.remove(EMBEDDING).unwrap_or(0);
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     say(&format!("the teacher's embeddings of the training images: {:.1} MiB", mib(bytes)));
-    let further: BTreeMap<&str, u64> =
-        train.taps.iter().map(|(name, store)| (name.as_str(), of_store(&**store))).collect();
     for (name, bytes) in &further {
         say(&format!("the teacher's features of the training images at {name}: {:.1} MiB", mib(*bytes)));
     }
@@ -159,7 +168,16 @@ pub fn plan(arguments: &PlanArguments, config: &Path) -> anyhow::Result<()> {
             "stage {name:?}: {steps} steps, about {encoder_tmacs:.1} TMAC in the encoder and {decoder_tmacs:.1} in decoders, with gradients"
         ));
     }
+    if open_questions.is_empty() {
+        for (split, source) in [(Split::Train, &mut train), (Split::Val, &mut val)] {
+            ask_teacher(&plan, split, source, &runs)?;
+        }
+    }
     let measured = match &devices {
+        Some(_) if !open_questions.is_empty() => {
+            let advice = "`sensei train` asks it";
+            return Err(usage(anyhow::anyhow!("--measure: expected a teacher that has answered; {advice}")));
+        }
         Some(devices) => {
             devices.check_batches(plan.train.accumulate_batches).map_err(usage)?;
             Some(time_image_stages(&mut plan, &train, devices).with_context(|| config.display().to_string())?)
@@ -179,6 +197,7 @@ pub fn plan(arguments: &PlanArguments, config: &Path) -> anyhow::Result<()> {
             val_images: val.images.len(),
             teachers_embeddings_bytes: bytes,
             teachers_features_bytes: further,
+            open_questions,
             stages,
             measured,
             resolved_toml: &plan.resolved_toml,

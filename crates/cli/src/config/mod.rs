@@ -19,7 +19,7 @@ mod trained_keys;
 pub use manifest::load_manifest;
 pub use overrides::Override;
 pub use promptable::{
-    ComparedTaps, PromptEvalToml, PromptablePlan, check_same_promptable, is_promptable, load_promptable,
+    ComparedTaps, EmbeddingPlace, PromptEvalToml, PromptablePlan, check_same_promptable, is_promptable, load_promptable,
 };
 pub use protocol::load_protocol;
 pub use run::{RunPlan, check_same_run, load_plan};

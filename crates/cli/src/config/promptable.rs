@@ -59,6 +59,55 @@ pub struct SamTeacherToml {
     pub digest: String,
     /// How a value of its embeddings is stored: 8 bits lose nothing that masks show, 4 bits hardly anything.
     pub features: FeatureDtypeToml,
+    /// Where its embeddings lie, if somebody has made them. Without it, the weights are asked here.
+    #[serde(default, skip_serializing_if = "EmbeddingsToml::is_empty")]
+    pub embeddings: EmbeddingsToml,
+}
+
+/// Embeddings that `sensei teacher build --features embedding` has made. Features at other points are always asked for here.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EmbeddingsToml {
+    /// Of the training images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train: Option<EmbeddingPlaceToml>,
+    /// Of the validation images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub val: Option<EmbeddingPlaceToml>,
+}
+
+/// Where embeddings lie.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum EmbeddingPlaceToml {
+    /// A cache's folder: `docs/formats/teacher-cache.md`.
+    Cache(FilePath),
+    /// The place of a sealed store that many machines share, a folder, `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or
+    /// `az://CONTAINER/PREFIX`: `docs/formats/shared-store.md`. From elsewhere its shards are fetched into `runs/teacher-cache/fetched/`.
+    Store(FilePath),
+}
+
+impl EmbeddingsToml {
+    fn is_empty(&self) -> bool {
+        self.train.is_none() && self.val.is_none()
+    }
+}
+
+/// Where embeddings lie that somebody has made.
+pub enum EmbeddingPlace {
+    /// A cache's folder.
+    Cache(PathBuf),
+    /// The place of a sealed store.
+    Store(PathBuf),
+}
+
+impl From<EmbeddingPlaceToml> for EmbeddingPlace {
+    fn from(place: EmbeddingPlaceToml) -> Self {
+        match place {
+            EmbeddingPlaceToml::Cache(path) => Self::Cache(path.0),
+            EmbeddingPlaceToml::Store(path) => Self::Store(path.0),
+        }
+    }
 }
 
 /// How a value of an embedding is stored.
@@ -159,6 +208,10 @@ pub struct ImageLoggingToml {
     /// Threads that prepare images.
     #[schemars(range(min = 1, max = 256))]
     pub data_threads: usize,
+    /// GiB of shards that are kept in `runs/teacher-cache/fetched/`, of stores elsewhere. Less than the embeddings take means that they are
+    /// fetched again in every epoch.
+    #[schemars(range(min = 1, max = 1_048_576))]
+    pub fetched_shards_gib: u64,
 }
 
 /// What a run with a student of the SAM family will do.
@@ -173,6 +226,8 @@ pub struct PromptablePlan {
     pub teacher_digest: String,
     /// How its embeddings are stored.
     pub features: FeatureDtype,
+    /// Where those of the training and the validation images lie, if they are not asked for here.
+    pub embeddings: [Option<EmbeddingPlace>; 2],
     /// The student's image encoder.
     pub encoder: EncoderPlan,
     /// What training does.
@@ -261,6 +316,7 @@ fn resolve(file: PromptableToml, name: String, overrides: &[Override]) -> anyhow
         teacher_weights: file.teacher.weights.0,
         teacher_digest: file.teacher.digest,
         features: file.teacher.features.resolve(),
+        embeddings: [file.teacher.embeddings.train, file.teacher.embeddings.val].map(|place| place.map(Into::into)),
         encoder,
         train,
         masked_decoders,
@@ -399,6 +455,12 @@ impl PromptEvalToml {
 
 impl Default for ImageLoggingToml {
     fn default() -> Self {
-        Self { log_every_steps: 10, checkpoint_every_steps: 500, keep_checkpoints: 2, data_threads: 1 }
+        Self {
+            log_every_steps: 10,
+            checkpoint_every_steps: 500,
+            keep_checkpoints: 2,
+            data_threads: 1,
+            fetched_shards_gib: 64,
+        }
     }
 }

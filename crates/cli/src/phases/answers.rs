@@ -141,6 +141,11 @@ fn imported(dump: &Path, key: &AnswerKey, dataset: &Dataset, runs: &Path) -> any
     Ok(FolderStore::open(&folder, key)?)
 }
 
+/// Whether the answers of a key are there that a run has made.
+pub fn is_cached(key: &AnswerKey, runs: &Path) -> bool {
+    cache_folder(key, runs).exists()
+}
+
 /// Where the answers of a key are kept that a run has made.
 fn cache_folder(key: &AnswerKey, runs: &Path) -> PathBuf {
     let digest = blake3::Hash::from_bytes(key.digest()).to_hex();

@@ -1,11 +1,13 @@
 //! A run whose student sees whole images and answers prompts: its data, its networks, its training.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use burn::tensor::Device;
 use sensei_answers::asked::{Normalization, Preprocessing, Question, Resize};
+use sensei_answers::features::feature_record_bytes;
+use sensei_answers::folder_store::FolderStore;
 use sensei_answers::kept::Kept;
 use sensei_answers::key::AnswerKey;
 use sensei_answers::store::Store;
@@ -33,15 +35,16 @@ use sensei_student::student::{Student, WEIGHTS};
 use sensei_student::weights::{read_weights, with_published_encoder, write_weights};
 use sensei_tensor::network::{NamedWeights, Network, Tap, weights_digest};
 use sensei_train::fit::{Fitted, RunOptions, fit};
-use sensei_train::images::ImageTask;
+use sensei_train::images::{ErrorRegion, ImageObjective, ImageTask};
 use sensei_train::run_digests::RunDigests;
 use sensei_train::stages::{StageError, StageNetworks};
 
-use crate::config::{ComparedTaps, EncoderPlan, FirstWeights, PromptablePlan, TeacherFiles};
+use crate::config::{ComparedTaps, EmbeddingPlace, EncoderPlan, FirstWeights, PromptablePlan, TeacherFiles};
 use crate::device::Devices;
-use crate::phases::answers::asked_here;
+use crate::phases::answers::{asked_here, is_cached};
 use crate::phases::data::{Split, check_annotated, check_disjoint_images, dataset, load_part};
 use crate::phases::images::check_images_of;
+use crate::phases::shared;
 use crate::phases::train::TrainOptions;
 use crate::progress::{TrainProgress, Validate, on_one_line, say, warn};
 use crate::run_folder;
@@ -78,12 +81,23 @@ impl SamTeacher {
     }
 }
 
-/// Opens both splits, and asks the teacher for its embeddings the first time. Everything is checked that can be before training.
+/// Both splits, with the teacher's embeddings, for which it is asked the first time. Everything is checked that can be before training.
 ///
 /// # Errors
-/// If a data set or image cannot be used, the splits share an image, a teacher's masks are taken for the truth, or the teacher cannot be
-/// asked.
+/// As of [`image_splits`], or if the teacher cannot be asked.
 pub fn checked_image_splits(plan: &PromptablePlan, runs: &Path) -> anyhow::Result<(ImageSource, ImageSource)> {
+    let (mut train, mut val) = image_splits(plan, runs)?;
+    for (split, source) in [(Split::Train, &mut train), (Split::Val, &mut val)] {
+        ask_teacher(plan, split, source, runs)?;
+    }
+    Ok((train, val))
+}
+
+/// Opens both splits, and asks nobody.
+///
+/// # Errors
+/// If a data set or image cannot be used, the splits share an image, or a teacher's masks are taken for the truth.
+pub fn image_splits(plan: &PromptablePlan, runs: &Path) -> anyhow::Result<(ImageSource, ImageSource)> {
     let mut train = dataset(&plan.data, Split::Train, runs)?;
     let val = dataset(&plan.data, Split::Val, runs)?;
     check_annotated(&val)?;
@@ -104,27 +118,76 @@ pub fn checked_image_splits(plan: &PromptablePlan, runs: &Path) -> anyhow::Resul
         anyhow::Ok(source)
     };
     check_disjoint_images(&train, &val, &(0..val.images.len()).collect())?;
-    let (mut train, mut val) = (open(Split::Train, train)?, open(Split::Val, val)?);
+    let (train, val) = (open(Split::Train, train)?, open(Split::Val, val)?);
     plan.train.check_batches(plan.encoder.min_train_batch(), train.images.len()).map_err(usage)?;
-    for (split, source) in [(Split::Train, &mut train), (Split::Val, &mut val)] {
-        ask_teacher(plan, split, source, runs)?;
-    }
     Ok((train, val))
 }
 
+/// The points of the teacher whose features a split needs besides its embedding: only training compares further ones.
+fn further_taps(plan: &PromptablePlan, split: Split) -> Vec<&Tap> {
+    let mut taps: Vec<&Tap> = vec![];
+    for ComparedTaps { teacher, .. } in plan.compared.iter().filter(|_| split == Split::Train) {
+        if taps.iter().all(|tap| tap.name != teacher.name) {
+            taps.push(teacher);
+        }
+    }
+    taps
+}
+
+/// Bytes of the teacher's features of the training images, by the point that they are of. Nobody is asked.
+pub fn features_bytes(plan: &PromptablePlan, train: &ImageSource) -> BTreeMap<String, u64> {
+    let bytes = |Tap { name, shape: [channels, grid, _] }: &Tap| {
+        let of_image = feature_record_bytes(plan.features, *grid as u32, *channels as u32);
+        (name.clone(), of_image * train.images.len() as u64)
+    };
+    let embedding = embedding_tap();
+    std::iter::once(&embedding).chain(further_taps(plan, Split::Train)).map(bytes).collect()
+}
+
+/// Data sets of which a run would ask the teacher for features first, each with its images.
+pub fn unasked_features(
+    plan: &PromptablePlan,
+    (train, val): (&ImageSource, &ImageSource),
+    runs: &Path,
+) -> Vec<(PathBuf, usize)> {
+    let is_asked = |split: Split, source: &ImageSource| {
+        let mut keys: Vec<AnswerKey> =
+            further_taps(plan, split).into_iter().map(|tap| tap_key(plan, &source.dataset, tap)).collect();
+        if place_of(plan, split).is_none() {
+            keys.push(features_key(plan, &source.dataset));
+        }
+        keys.iter().all(|key| is_cached(key, runs))
+    };
+    let splits = [(Split::Train, train), (Split::Val, val)].into_iter();
+    let open = splits.filter(|(split, source)| !is_asked(*split, source));
+    open.map(|(_, source)| (source.dataset.annotations_path.clone(), source.images.len())).collect()
+}
+
+fn place_of(plan: &PromptablePlan, split: Split) -> Option<&EmbeddingPlace> {
+    let [train, val] = &plan.embeddings;
+    match split {
+        Split::Train => train.as_ref(),
+        Split::Val => val.as_ref(),
+    }
+}
+
 /// Gives a split the teacher's features, which it is asked for the first time.
-fn ask_teacher(plan: &PromptablePlan, split: Split, source: &mut ImageSource, runs: &Path) -> anyhow::Result<()> {
+///
+/// # Errors
+/// If they are missing, broken or another teacher's, or the teacher cannot be asked.
+pub fn ask_teacher(plan: &PromptablePlan, split: Split, source: &mut ImageSource, runs: &Path) -> anyhow::Result<()> {
     let store = |key: AnswerKey| -> anyhow::Result<Box<dyn Store>> {
         Ok(Box::new(asked_here(&teacher_files(plan), &key, &source.dataset, runs)?))
     };
-    let features = store(features_key(plan, &source.dataset))?;
-    let mut taps = vec![];
-    // Only training compares further points.
-    for ComparedTaps { teacher, .. } in plan.compared.iter().filter(|_| split == Split::Train) {
-        if taps.iter().all(|(name, _)| *name != teacher.name) {
-            taps.push((teacher.name.clone(), store(tap_key(plan, &source.dataset, teacher))?));
-        }
-    }
+    let key = features_key(plan, &source.dataset);
+    let features: Box<dyn Store> = match place_of(plan, split) {
+        None => store(key)?,
+        Some(EmbeddingPlace::Cache(folder)) => Box::new(FolderStore::open(folder, &key)?),
+        Some(EmbeddingPlace::Store(address)) => shared::answers(address, &key, plan.logging.fetched_shards_gib, runs)?,
+    };
+    let taps = further_taps(plan, split).into_iter();
+    let taps = taps.map(|tap| anyhow::Ok((tap.name.clone(), store(tap_key(plan, &source.dataset, tap))?)));
+    let taps = taps.collect::<Result<Vec<_>, _>>()?;
     (source.features, source.taps) = (Some(features), taps);
     match source.first_without_features() {
         Some(image_id) => bail!("image {image_id} ({} split): no features of the teacher", split.name()),
@@ -145,14 +208,20 @@ fn check_first_weights(plan: &PromptablePlan) -> anyhow::Result<()> {
     }
 }
 
-/// Refuses terms about annotated masks where some were drawn by a teacher.
+/// Refuses terms and next points by annotated masks where some were drawn by a teacher.
 fn check_truth(plan: &PromptablePlan, train: &Dataset) -> anyhow::Result<()> {
     let proposed = train.parts.iter().find(|part| part.proposed_by.is_some());
     let needs_truth = |needs: ImageNeeds| needs.truth || needs.proposals;
-    let stage = plan.train.stages.iter().find(|stage| needs_truth(stage.loss.loss.needs()));
+    let points_by_truth = |loss: &ImageObjective| {
+        loss.prompts
+            .as_ref()
+            .is_some_and(|prompts| prompts.rounds > 0 && prompts.next_point == ErrorRegion::TruthDisagreement)
+    };
+    let stages = &plan.train.stages;
+    let stage = stages.iter().find(|stage| needs_truth(stage.loss.loss.needs()) || points_by_truth(&stage.loss));
     if let (Some(part), Some(stage)) = (proposed, stage) {
         anyhow::bail!(
-            "{}: masks that a teacher proposed (info.proposed_by) are no truth: stage {:?}: expected terms about the teacher alone",
+            "{}: masks that a teacher proposed (info.proposed_by) are no truth: stage {:?}: expected terms and next points by the teacher alone",
             part.annotations_path.display(),
             stage.name
         );
@@ -166,8 +235,11 @@ fn teacher_files(plan: &PromptablePlan) -> TeacherFiles {
 
 /// What the teacher's embeddings of a data set are kept under.
 pub fn features_key(plan: &PromptablePlan, dataset: &Dataset) -> AnswerKey {
-    let shape = [EMBEDDING_CHANNELS, EMBEDDING_GRID, EMBEDDING_GRID];
-    tap_key(plan, dataset, &Tap { name: EMBEDDING.into(), shape })
+    tap_key(plan, dataset, &embedding_tap())
+}
+
+fn embedding_tap() -> Tap {
+    Tap { name: EMBEDDING.into(), shape: [EMBEDDING_CHANNELS, EMBEDDING_GRID, EMBEDDING_GRID] }
 }
 
 /// What the teacher's features of a data set at a point of it are kept under.

@@ -199,6 +199,81 @@ fn from_a_configuration_to_scores_after_clicks() {
 }
 
 #[test]
+fn a_plan_asks_nobody_and_embeddings_may_be_made_elsewhere() {
+    let Some(weights) = weights("a_plan_asks_nobody_and_embeddings_may_be_made_elsewhere") else { return };
+    let place = Place::new();
+    fs::write(place.path("edge.toml"), config(&weights, LITE_FPN, EMBEDDING)).unwrap();
+    let said = place.does(&["plan", "edge.toml"]);
+    for split in ["train", "val"] {
+        assert!(said.contains(&format!("instances_{split}.json: the teacher would be asked about ")), "{said}");
+    }
+    assert!(!place.path("runs/teacher-cache").exists(), "nobody was asked");
+    place.refuses(&["plan", "edge.toml", "--measure"], 2, &["--measure: expected a teacher that has answered"]);
+    let other = format!("teacher.digest=\"{}\"", "0".repeat(64));
+    place.refuses(&["plan", "edge.toml", "--set", &other], 1, &["expected weights of [teacher] digest"]);
+    let size = |said: &str| {
+        let line = said.lines().find(|line| line.starts_with("the teacher's embeddings of the training images: "));
+        line.expect("the size").to_string()
+    };
+    let expected = weights_digest(&place.does(&["train", "edge.toml"])).to_string();
+    let asked = place.does(&["plan", "edge.toml"]);
+    assert!(!asked.contains("would be asked") && size(&asked) == size(&said), "{asked}");
+    let bytes: u64 = files_below(&place.path("runs/teacher-cache"))
+        .iter()
+        .map(|path| path.metadata().map_or(0, |found| found.len()))
+        .sum();
+    let mib: f64 = size(&said).rsplit(' ').nth(1).unwrap().parse().unwrap();
+    assert!(bytes as f64 / f64::from(1 << 20) > mib, "of both splits: {bytes} bytes, {mib} MiB");
+
+    // A sealed store for the one split, a cache for the other: the same weights, and nobody is asked.
+    let build = |split: &str, more: &[&str]| {
+        let annotations = format!("scenes/annotations/instances_{split}.json");
+        let arguments =
+            ["teacher", "build", &annotations, "scenes/images", "--weights", &weights, "--features", "embedding"];
+        place.does(&[&arguments[..], more].concat())
+    };
+    build("train", &["--dtype", "int8", "--store", "shared"]);
+    build("val", &["--dtype", "int8", "val-features"]);
+    let made = config(&weights, LITE_FPN, EMBEDDING).replace(
+        "features = \"int8\"\n",
+        "features = \"int8\"\nembeddings = { train = { store = \"shared\" }, val = { cache = \"val-features\" } }\n",
+    );
+    fs::write(place.path("made.toml"), &made).unwrap();
+    let elsewhere = ["train", "made.toml", "--runs", "elsewhere"];
+    place.refuses(&elsewhere, 1, &["expected a sealed store, found one that is not"]);
+    place.does(&["teacher", "seal", "shared"]);
+    assert_eq!(weights_digest(&place.does(&elsewhere)), expected);
+    assert!(!place.path("elsewhere/teacher-cache").exists(), "nobody was asked");
+    let said = place.does(&["plan", "made.toml", "--runs", "third"]);
+    assert!(!said.contains("would be asked"), "{said}");
+    // Where they lie is no part of what a run is; how they are stored is.
+    fs::write(place.path("other.toml"), made.replace("features = \"int8\"", "features = \"int4\"")).unwrap();
+    place.refuses(&["train", "other.toml", "--runs", "fourth"], 1, &["shared"]);
+    place.does(&["eval", "elsewhere/made"]);
+}
+
+#[test]
+fn a_box_beside_its_image_is_left_out_and_counted() {
+    let Some(weights) = weights("a_box_beside_its_image_is_left_out_and_counted") else { return };
+    let place = Place::new();
+    fs::write(place.path("edge.toml"), config(&weights, LITE_FPN, EMBEDDING)).unwrap();
+    let left_out = |said: &str, split: &str| {
+        let line = said.lines().find(|line| line.starts_with(&format!("{split}: ")));
+        line.unwrap_or_else(|| panic!("{said}")).split_once("left out: ").unwrap().1.to_string()
+    };
+    let said = place.does(&["plan", "edge.toml"]);
+    assert_eq!([left_out(&said, "train"), left_out(&said, "val")], ["none", "none"]);
+    for split in ["train", "val"] {
+        let path = place.path(&format!("scenes/annotations/instances_{split}.json"));
+        let mut file: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        file["annotations"][0]["bbox"] = serde_json::json!([10_000, 10_000, 60, 60]);
+        fs::write(&path, file.to_string()).unwrap();
+    }
+    let said = place.does(&["plan", "edge.toml"]);
+    assert_eq!([left_out(&said, "train"), left_out(&said, "val")], ["1 (1 degenerate ROI)", "1 (1 degenerate ROI)"]);
+}
+
+#[test]
 fn a_killed_run_with_prompts_in_the_loop_ends_as_the_straight_one() {
     let Some(weights) = weights("a_killed_run_with_prompts_in_the_loop_ends_as_the_straight_one") else { return };
     let place = Place::new();
