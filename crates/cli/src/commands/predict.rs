@@ -53,8 +53,9 @@ pub fn predict(arguments: &PredictArguments) -> anyhow::Result<()> {
         stop::check_command("predicting")?;
         Ok(times)
     })?;
+    let masks = if n_prompts == 1 { "mask" } else { "masks" };
     say(&format!(
-        "{}: {n_prompts} masks; a prompt took {:.2} ms in the network {name} and {:.2} ms in all; threads: {}",
+        "{}: {n_prompts} {masks} in masks/, pictures of them in overlays/, scores in predictions.json; a prompt took {:.2} ms in the network {name} and {:.2} ms in all; threads: {}",
         arguments.out.display(),
         times.network_per_prompt(n_prompts),
         times.whole_per_prompt(n_prompts),

@@ -27,10 +27,11 @@ use crate::phases::inputs::write_inputs;
 use crate::phases::kept_samples::{KeptSamples, calibration_crops, kept_or_made};
 use crate::phases::student_onnx::write_student_onnx;
 use crate::phases::student_torch::write_student_torch;
-use crate::phases::train::{TrainOptions, train, trained_weights};
+use crate::phases::train::{TrainOptions, train, trained_first_weights, trained_weights};
 use crate::phases::{export as exporting, quantize as quantizing};
-use crate::progress::{on_one_line, phase, say};
+use crate::progress::{on_one_line, phase, say, warn};
 use crate::run_folder;
+use crate::shipped_models::shipped;
 use crate::stop;
 use crate::usage;
 use sensei_files::lock::Lock;
@@ -48,7 +49,8 @@ pub fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     }
     // What is scored is what was written, read back.
     let (weights, model) = scored_networks(&plan, &folder)?;
-    let networks = Networks { weights: &weights, int8: model.as_ref(), recorded: None };
+    let initial = trained_first_weights(&plan)?;
+    let networks = Networks { initial: initial.as_ref(), weights: &weights, int8: model.as_ref(), recorded: None };
     let scores = own_scores(&plan, &folder, &networks, (&train, &val), &devices.main)?;
     if let (Some(deployment), Some(model), Some(kept)) = (&plan.deployment, &model, &kept) {
         write_student_onnx(&plan, &folder, &weights, model)?;
@@ -96,7 +98,16 @@ pub fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
     if arguments.recorded.is_some() && model.is_none() {
         bail!("--recorded: expected a run with an integer model, found none");
     }
-    let networks = Networks { weights: &weights, int8: model.as_ref(), recorded: arguments.recorded.as_deref() };
+    let initial = match &arguments.weights {
+        Some(_) => None,
+        // A copied run can be scored where the file that it started from is not.
+        None => trained_first_weights(&plan).unwrap_or_else(|error| {
+            warn(&format!("no row initial, the student before the training: {error:#}"));
+            None
+        }),
+    };
+    let recorded = arguments.recorded.as_deref();
+    let networks = Networks { initial: initial.as_ref(), weights: &weights, int8: model.as_ref(), recorded };
 
     let runs = runs_of(&folder);
     let other = arguments.annotations.as_deref().zip(arguments.images.as_deref());
@@ -170,7 +181,10 @@ fn own_scores(
 /// # Errors
 /// If the file cannot be read, or is not of this network.
 pub fn foreign_weights(plan: &RunPlan, path: &Path, imagenet_normalised: bool) -> anyhow::Result<NamedWeights> {
-    let file = read_weights(path)?;
+    let file = match path.to_str().filter(|_| !path.exists()).map(shipped) {
+        Some(Ok(model)) => model.weights()?,
+        _ => read_weights(path)?,
+    };
     if !file.converted.is_empty() {
         say(&format!("{}: {} tensors were converted to 32-bit floats", path.display(), file.converted.len()));
     }

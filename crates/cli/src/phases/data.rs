@@ -16,7 +16,7 @@ use sensei_data::synth::{SynthConfig, write_synth};
 use sensei_eval::protocol::ProtocolRules;
 use sensei_loss::SampleWeighting;
 use sensei_samples::selection::{LeftOutReason, SelectionRules, Subset, in_words};
-use sensei_samples::source::{InstanceChoice, SampleSource};
+use sensei_samples::source::{InstanceChoice, SampleSource, TurnCounts};
 use sensei_train::plan::StagePlan;
 
 use crate::arguments::AnnotationFormat;
@@ -366,10 +366,23 @@ pub fn checked_splits(plan: &RunPlan, runs: &Path) -> anyhow::Result<(SampleSour
     let covered = train.check_coverage(&plan.train.augmentation_by_epoch(), plan.train.seed, &stop::is_asked);
     stop::check("checking the data")?;
     covered?;
+    say_turned(plan, &train)?;
     let covered = val.check_coverage(&[&Augmentation::NONE], plan.train.seed, &stop::is_asked);
     stop::check("checking the data")?;
     covered?;
     Ok((train, val))
+}
+
+fn say_turned(plan: &RunPlan, train: &SampleSource) -> anyhow::Result<()> {
+    let counts = train.n_turned(&plan.train.augmentation_by_epoch(), plan.train.seed, &stop::is_asked);
+    stop::check("checking the data")?;
+    let TurnCounts { turned, as_they_are } = counts?;
+    if turned + as_they_are > 0 {
+        say(&format!(
+            "samples that turn, in all epochs: {turned}; too near the border, shown as they are: {as_they_are}"
+        ));
+    }
+    Ok(())
 }
 
 /// Refuses splits that share an image: the same file, or the same id, file name and content in two folders, as LVIS's validation

@@ -19,7 +19,7 @@ use sensei_eval::evaluate::{EvalItem, Predictor, evaluate};
 use sensei_eval::floors::{filled_box, fit_centred_disc, fit_constant_mask, grid_ceiling, inscribed_ellipse};
 use sensei_eval::protocol::ProtocolRules;
 use sensei_eval::report::EvalReport;
-use sensei_eval::rows::{RowKind, kind_of};
+use sensei_eval::rows::{INITIAL, RowKind, kind_of};
 use sensei_eval::score::{EvalSample, Prediction, SampleCrop};
 use sensei_int8::interpreter::Interpreter;
 use sensei_int8::model::IntegerModel;
@@ -36,6 +36,8 @@ use sensei_files::whole::write_whole;
 
 /// What is scored besides floors and teacher.
 pub struct Networks<'a> {
+    /// Weights of the trained student that training started from, if it did.
+    pub initial: Option<&'a NamedWeights>,
     /// The float network's weights.
     pub weights: &'a NamedWeights,
     /// The integer model, read back from its file; without it, only the float network is scored.
@@ -187,6 +189,9 @@ impl<'a> Predicting<'a> {
         if val.teacher.is_some() {
             predictors.push(teacher());
         }
+        if let Some(initial) = networks.initial {
+            predictors.push(Predictor { name: INITIAL.into(), ..float_network(&plan.graph, initial, device)? });
+        }
         predictors.push(float_network(&plan.graph, networks.weights, device)?);
         if let (Some(fake), Some(interpreter)) = (&self.fake, &self.interpreter) {
             predictors.push(network("fake_quant", fake));
@@ -216,6 +221,7 @@ fn report(
         ("constant_mask", "float"),
         ("inscribed_ellipse", "float"),
         ("teacher", "float"),
+        (INITIAL, "float"),
         ("float", "fake_quant"),
         ("float", "int8"),
         ("int8", "device"),

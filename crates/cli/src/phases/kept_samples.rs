@@ -1,6 +1,7 @@
 //! What a run keeps of its data: with it, it is quantized again and exported where the data are not.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use anyhow::{Context, ensure};
 use safetensors::tensor::TensorView;
@@ -75,6 +76,22 @@ impl KeptSamples {
         run_folder::forget(folder, std::slice::from_ref(&file))?;
         write_whole(&file, &self.to_bytes(side)?)?;
         run_folder::record(folder, &[file])
+    }
+
+    /// Reads them from a file, whatever the size of its crops.
+    ///
+    /// # Errors
+    /// If it is not what a run wrote.
+    pub fn read_file(file: &Path) -> anyhow::Result<Self> {
+        let bytes = read_bounded(file, MAX_BYTES)?;
+        let read = || {
+            let tensors = SafeTensors::deserialize(&bytes)?;
+            let pixels =
+                tensors.tensor("calibration.pixels").context("calibration.pixels: expected a tensor, found none")?;
+            let side = pixels.shape().get(1).copied().context("calibration.pixels: expected crops, found none")?;
+            Self::from_bytes(&bytes, side)
+        };
+        read().with_context(|| file.display().to_string())
     }
 
     /// Reads them from the run's folder.

@@ -124,6 +124,19 @@ fn run_digests(plan: &RunPlan, initial: &Student, train: &SampleSource) -> RunDi
     }
 }
 
+/// Weights of the trained student that a training starts from; none of one that starts from an encoder of ImageNet or from random numbers.
+///
+/// # Errors
+/// If they cannot be read, or are of another network.
+pub fn trained_first_weights(plan: &RunPlan) -> anyhow::Result<Option<NamedWeights>> {
+    let file = match &plan.first_weights {
+        FirstWeights::Shipped(model) => model.weights()?,
+        FirstWeights::File(path) => read_weights(path)?,
+        FirstWeights::Random | FirstWeights::PublishedEncoder(_) => return Ok(None),
+    };
+    Ok(Some(file.for_graph(&plan.graph)?))
+}
+
 /// The student that training starts from, with gradients.
 ///
 /// # Errors

@@ -300,11 +300,7 @@ fn folders_and_files_that_are_not_there() {
     place.refuses(&["inspect", "none.s8m"], 1, &["none.s8m", "No such file"]);
     place.refuses(&["inspect", "none.safetensors"], 1, &["none.safetensors", "No such file"]);
     fs::write(place.path("notes.txt"), "\nseed = 3").unwrap();
-    place.refuses(
-        &["inspect", "notes.txt"],
-        1,
-        &["notes.txt: expected .s8m, ", "found a file that starts with \"\\nseed"],
-    );
+    place.refuses(&["inspect", "notes.txt"], 1, &["notes.txt: expected .s8m, ", "found a file that starts with `seed"]);
     place.refuses(&["inspect", "scenes"], 1, &["scenes: expected a file, a run, a package or a teacher cache"]);
     // 1 is for a candidate that is worse.
     place.refuses(&["gate", "none.json", "none.json"], 2, &["none.json", "No such file"]);

@@ -3,7 +3,9 @@
 use std::fs;
 use std::process::Stdio;
 
-use super::Place;
+use sensei_eval::report::EvalReport;
+
+use super::{Place, text as text_of};
 
 const TRAIN: [&str; 4] = ["--train", "scenes/annotations/instances_train.json", "--train-images", "scenes/images"];
 const VAL: [&str; 4] = ["--val", "scenes/annotations/instances_val.json", "--val-images", "scenes/images"];
@@ -30,6 +32,21 @@ fn a_configuration_for_own_data_is_planned_and_trained() {
     let step = ["--set", "train.stage.0.epochs=1", "--set", "train.stage.0.warmup_steps=0"];
     let out = place.does(&[&["train", "shipped.toml"], &step[..]].concat());
     assert!(out.contains("weights of sensei-box, which ships with Sensei"), "{out}");
+    // The run is told beside what it started from, which may have been better.
+    place.does(&["quantize", "runs/shipped"]);
+    let out = place.does(&["eval", "runs/shipped"]);
+    let report = EvalReport::read(&place.path("runs/shipped/eval/report.json")).unwrap();
+    let rows: Vec<&str> = report.predictors.iter().map(|row| row.scores.predictor.as_str()).collect();
+    assert_eq!(rows[5..], ["initial", "float", "fake_quant", "int8"], "{rows:?}");
+    assert!(out.contains("what it started from") && out.contains("float - initial"), "{out}");
+    place.does(&["eval", "runs/shipped", "--weights", "sensei-box"]);
+    let alone = EvalReport::read(&place.path("runs/shipped/eval-weights-sensei-box/report.json")).unwrap();
+    let instances = |report: &EvalReport, row: &str| report.predictor(row).unwrap().scores.instances.clone();
+    assert!(instances(&alone, "float") == instances(&report, "initial"), "the same weights");
+    assert!(alone.predictor("initial").is_err(), "other weights than the run's started from nothing that it knows");
+    let pair = ["gate", "runs/shipped/eval-weights-sensei-box", "runs/shipped", "--predictor", "float"];
+    let output = place.command(&pair).output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "of three images nobody can tell: {:?}", text_of(&output));
     for (key, words) in [
         (
             "train.initial_model=sensei-bx",
@@ -60,6 +77,16 @@ fn a_configuration_for_own_data_is_planned_and_trained() {
     let weights = place.path("runs/my/student.safetensors").canonicalize().unwrap();
     assert!(text.contains(&format!("initial_weights = \"{}\"", weights.display())), "{text}");
     place.does(&["plan", "again.toml"]);
+    // Where that file is gone, the run can still be scored, and says what is missing.
+    place.does(&[&["train", "again.toml"], &step[..]].concat());
+    place.does(&["quantize", "runs/again"]);
+    place.does(&["eval", "runs/again"]);
+    fs::rename(place.path("runs/my"), place.path("elsewhere")).unwrap();
+    let output = place.command(&["eval", "runs/again"]).output().unwrap();
+    let (out, err) = text_of(&output);
+    assert!(output.status.success() && err.contains("no row initial, the student before the training: "), "{out}{err}");
+    assert!(!out.contains("what it started from"), "{out}");
+    place.refuses(&["init", "no/such/my.toml"], 1, &["no/such: expected a folder to write no/such/my.toml into"]);
 }
 
 #[test]

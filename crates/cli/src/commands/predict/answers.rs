@@ -23,6 +23,7 @@ use super::workers::Workers;
 use crate::phases::prompted_masks::Answers as Prompted;
 use crate::phases::prompted_scores::{AT_ONCE, first_points, image_tensor};
 use crate::predict::{float_logits, integer_logits};
+use crate::progress::bar;
 use crate::stop;
 
 /// What a network says to a prompt.
@@ -57,6 +58,7 @@ pub fn answer(source: &Source, images: &[AskedImage], folder: &Path, keep_logits
     let workers = Workers::new(n_threads, n_prompts)?;
     let asking = Asking::new(&source.network);
     let mut answers = Answers { of_images: Vec::with_capacity(images.len()), decoding: Duration::ZERO };
+    let bar = bar("predict", n_prompts, "prompts");
     for images in chunks(images, IMAGES_PER_THREAD * n_threads) {
         stop::check_command("predicting")?;
         let read = workers.each(images.len(), |idx| read(&images[idx]))?;
@@ -74,6 +76,7 @@ pub fn answer(source: &Source, images: &[AskedImage], folder: &Path, keep_logits
         })?;
         workers.each(images.len(), |at| output::write_overlay(folder, &images[at], &pixels[at], &of_images[at]))?;
         of_images.iter_mut().flatten().for_each(|answer| answer.logits = vec![]);
+        bar.inc(places.len() as u64);
         answers.of_images.extend(of_images);
     }
     Ok(answers)
