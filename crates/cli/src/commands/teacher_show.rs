@@ -17,6 +17,7 @@ use sensei_data::rle::Rle;
 use sensei_eval::overlay::{OverlayInstance, OverlayMask, contact_sheet, overlay_row};
 use sensei_files::digest::hex;
 use sensei_files::whole::write_whole;
+use sensei_sam::mask_decoder::N_MASKS;
 
 use crate::arguments::ShowArguments;
 use crate::phases::data::load;
@@ -98,7 +99,8 @@ fn row(
         for mask_idx in 0..prompt.masks.len() {
             let mask = Rle::from_mask(&record.mask(prompt_idx, mask_idx).mask_in_image());
             let name = names.get(prompt_idx).map_or("TEACHER", String::as_str);
-            masks.push((format!("{name} {:.2}", mask.iou(&truth, false)), crop_rle(&mask, &geometry)));
+            let token = token(prompt.masks.len(), mask_idx).map_or_else(String::new, |token| format!(" T{token}"));
+            masks.push((format!("{name}{token} {:.2}", mask.iou(&truth, false)), crop_rle(&mask, &geometry)));
         }
     }
     let predictions = masks.iter().map(|(label, in_crop)| OverlayMask { label: label.clone(), in_crop }).collect();
@@ -106,6 +108,11 @@ fn row(
     let title = format!("ANN {}", instance.id);
     let instance = OverlayInstance { title, crop: &crop, geometry, bbox: instance.bbox, truth: &truth, predictions };
     Ok(overlay_row(&instance, 1))
+}
+
+/// The token of SAM's decoder that a mask is of, where an answer has several: all four, or the three of an ambiguous prompt.
+fn token(n_masks: usize, mask_idx: usize) -> Option<usize> {
+    (n_masks > 1).then(|| N_MASKS - n_masks + mask_idx)
 }
 
 /// Side of what is shown, in longer sides of the box.

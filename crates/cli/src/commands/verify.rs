@@ -84,7 +84,7 @@ fn package_problems(folder: &Path, manifest_file: &Path, list: &DigestList) -> a
     facts.crop(model.input().shape[1])?;
     facts.memory(&model);
 
-    // Its list says what belongs to a package: one that is published may come without the converter's input.
+    // Its list says what belongs to a package: one that is published may come without what the converter reads and makes.
     let onnx = folder.join(format!("{}.onnx", model.name()));
     if lists(&onnx) {
         facts.holds("onnx_digest", &blake3_of(&onnx)?.into());
@@ -96,8 +96,11 @@ fn package_problems(folder: &Path, manifest_file: &Path, list: &DigestList) -> a
     for (key, file) in [("packer_out_digest", &zip), ("rpk_digest", &rpk)] {
         match (manifest.get(key).is_some(), lists(file)) {
             (false, false) => {}
-            (true, false) => facts.differs(key, file, "is not in this package"),
-            (false, true) => facts.differs(key, file, "is in this package, and the manifest has no digest of it"),
+            (true, false) => say(&format!("{}: not part of this package", file.display())),
+            (false, true) => {
+                let (shown, file) = (manifest_file.display(), file.display());
+                facts.problems.push(format!("{shown}: {key}: {file} is in this package, and there is no digest of it"));
+            }
             (true, true) => facts.holds(key, &blake3_of(file)?.into()),
         }
     }
@@ -136,10 +139,6 @@ impl Facts<'_> {
             let expected = &self.manifest[key];
             self.problems.push(format!("{}: {key}: expected {expected}, found {found}", self.of.display()));
         }
-    }
-
-    fn differs(&mut self, key: &str, file: &Path, how: &str) {
-        self.problems.push(format!("{}: {key}: {} {how}", self.of.display(), file.display()));
     }
 
     /// The crop is what its own name, its parts and the network's input say.

@@ -129,7 +129,6 @@ fn changed_files_of_a_run_and_a_package_are_refused() {
         ("memory_estimate", serde_json::json!({"runtime": 1}), "memory_estimate: expected {\"runtime\":1}"),
         ("onnx_digest", "0".into(), "onnx_digest: expected \"0\""),
         ("int8_model_digest", "0".into(), "expected the model 0 of the manifest"),
-        ("rpk_digest", "0".into(), "rpk_digest: "),
         ("test_vectors", serde_json::json!([1]), "test_vectors: expected 1 pairs"),
     ] {
         unfit("manifest.json", &manifest(key, value), &[words]);

@@ -135,6 +135,12 @@ fn a_run_is_exported_as_far_as_the_cameras_file() {
     };
     let last = |bytes: &mut Vec<u8>| *bytes.last_mut().unwrap() ^= 1;
     unfit("network.rpk", &last, &["rpk_digest: expected", "network.rpk: expected what"]);
+    let without = |bytes: &mut Vec<u8>| {
+        let mut manifest: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+        manifest.as_object_mut().unwrap().remove("rpk_digest");
+        *bytes = serde_json::to_vec_pretty(&manifest).unwrap();
+    };
+    unfit("manifest.json", &without, &["rpk_digest: ", "network.rpk is in this package, and there is no digest of it"]);
     let digest_of_rpk = |bytes: &mut Vec<u8>| {
         let mut manifest: serde_json::Value = serde_json::from_slice(bytes).unwrap();
         manifest["rpk_digest"] = "0".repeat(64).into();
