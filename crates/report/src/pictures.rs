@@ -100,7 +100,7 @@ fn heading(why: Why, gallery: &Gallery) -> String {
         Why::Best => format!("Best, by the IoU of {row}"),
         Why::Median => format!("In the middle, by the IoU of {row}"),
         Why::Worst => format!("Worst, by the IoU of {row}"),
-        Why::Fixed => "Spread evenly, whatever the score: the same in every run on these instances".into(),
+        Why::Fixed => "Whatever the score, chosen by their ids: other runs on these instances show the same".into(),
     }
 }
 

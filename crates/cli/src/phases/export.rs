@@ -100,7 +100,8 @@ pub fn export(
         manifest["packer_out_digest"] = json!(digest(&zip)?);
         if let ConverterChoice::Rpk(_) = choice {
             let file = partial.join("network.rpk");
-            package_rpk(&zip, &file, InputFormat::Rgb, Some(Intrinsics::of_student()))?;
+            let inside = package_rpk(&zip, &file, InputFormat::Rgb, Some(Intrinsics::of_student()))?;
+            say(&format!("network.rpk: {inside}"));
             manifest["rpk_digest"] = json!(digest(&file)?);
         }
     }
@@ -264,17 +265,21 @@ fn digest(path: &Path) -> anyhow::Result<String> {
     Ok(blake3::hash(&bytes).to_hex().to_string())
 }
 
-/// Makes `network.rpk` of a `packerOut.zip`, and says what is in it.
+/// Makes `network.rpk` of a `packerOut.zip`; what is in it, in words.
 ///
 /// # Errors
 /// If the zip is broken or holds something whose layout in a `network.rpk` is not known, or the file cannot be written.
-pub fn package_rpk(zip: &Path, out: &Path, format: InputFormat, intrinsics: Option<Intrinsics>) -> anyhow::Result<()> {
+pub fn package_rpk(
+    zip: &Path,
+    out: &Path,
+    format: InputFormat,
+    intrinsics: Option<Intrinsics>,
+) -> anyhow::Result<String> {
     let network = PackerOut::read(zip)?;
     let rpk =
         Rpk::new(&network, format, intrinsics).map_err(|refusal| anyhow::anyhow!("{}: {refusal}", zip.display()))?;
     rpk.write(out)?;
-    say(&format!("{}: network {:?} for {} input", out.display(), network.network_id, format.name()));
-    Ok(())
+    Ok(format!("network {:?} for {} input", network.network_id, format.name()))
 }
 
 /// The int8 model of a run, read back from its file: what is scored is what ships.

@@ -114,7 +114,12 @@ pub fn image_splits(plan: &PromptablePlan, runs: &Path) -> anyhow::Result<(Image
         let source = ImageSource::new(dataset, None, side, ImageLimits::default())?;
         let n: usize = source.images.iter().map(|used| used.instances.len()).sum();
         let left_out = in_words(&count_by_reason(&source.left_out));
-        say(&format!("{}: {} images with {n} instances; left out: {left_out}", split.name(), source.images.len()));
+        let without = match all.len() - source.images.len() {
+            0 => String::new(),
+            n => format!("; images without an object, not used: {n}"),
+        };
+        let n_images = source.images.len();
+        say(&format!("{}: {n_images} images with {n} instances; left out: {left_out}{without}", split.name()));
         anyhow::Ok(source)
     };
     check_disjoint_images(&train, &val, &(0..val.images.len()).collect())?;

@@ -263,6 +263,15 @@ fn a_box_beside_its_image_is_left_out_and_counted() {
     };
     let said = place.does(&["plan", "edge.toml"]);
     assert_eq!([left_out(&said, "train"), left_out(&said, "val")], ["none", "none"]);
+    let path = place.path("scenes/annotations/instances_train.json");
+    let whole = fs::read(&path).unwrap();
+    let mut file: serde_json::Value = serde_json::from_slice(&whole).unwrap();
+    let first = file["images"][0]["id"].clone();
+    file["annotations"].as_array_mut().unwrap().retain(|annotation| annotation["image_id"] != first);
+    fs::write(&path, file.to_string()).unwrap();
+    let said = place.does(&["plan", "edge.toml"]);
+    assert_eq!(left_out(&said, "train"), "none; images without an object, not used: 1");
+    fs::write(&path, whole).unwrap();
     for split in ["train", "val"] {
         let path = place.path(&format!("scenes/annotations/instances_{split}.json"));
         let mut file: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
@@ -270,7 +279,9 @@ fn a_box_beside_its_image_is_left_out_and_counted() {
         fs::write(&path, file.to_string()).unwrap();
     }
     let said = place.does(&["plan", "edge.toml"]);
-    assert_eq!([left_out(&said, "train"), left_out(&said, "val")], ["1 (1 degenerate ROI)", "1 (1 degenerate ROI)"]);
+    for split in ["train", "val"] {
+        assert!(left_out(&said, split).starts_with("1 (1 degenerate ROI)"), "{said}");
+    }
 }
 
 #[test]
