@@ -122,6 +122,14 @@ impl Place {
         out
     }
 
+    /// `verify` of a package ends with an error, and says all of this.
+    fn verify_names(&self, package: &str, words: &[&str]) {
+        let (out, err) = text(&self.command(&["verify", package]).output().unwrap());
+        let said = format!("{out}{err}");
+        assert!(words.iter().all(|words| said.contains(words)), "expected {words:?} in: {said}");
+        assert!(err.starts_with("error: "), "{err}");
+    }
+
     /// A command that fails with this code and one line with these words, and leaves nothing unfinished.
     fn refuses(&self, arguments: &[&str], code: i32, words: &[&str]) {
         self.refused(&self.command(arguments).output().unwrap(), code, words);
