@@ -285,6 +285,26 @@ fn a_box_beside_its_image_is_left_out_and_counted() {
 }
 
 #[test]
+fn proposed_masks_are_no_truth_for_terms_or_next_points() {
+    let Some(weights) = weights("proposed_masks_are_no_truth_for_terms_or_next_points") else { return };
+    let place = Place::new();
+    let path = place.path("scenes/annotations/instances_train.json");
+    let mut file: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    file["info"] = serde_json::json!({ "proposed_by": DIGEST });
+    fs::write(&path, file.to_string()).unwrap();
+    fs::write(place.path("edge.toml"), config(&weights, LITE_FPN, PROMPTS)).unwrap();
+    place.does(&["plan", "edge.toml"]);
+    let words = ["are no truth: stage \"prompts\": expected terms and next points by the teacher alone"];
+    for (from, to) in [("\"teacher_disagreement\"", "\"truth_disagreement\""), ("teacher_mask_dice", "truth_mask_dice")]
+    {
+        let stage = PROMPTS.replace(from, to);
+        assert_ne!(stage, PROMPTS);
+        fs::write(place.path("truth.toml"), config(&weights, LITE_FPN, &stage)).unwrap();
+        place.refuses(&["plan", "truth.toml"], 1, &words);
+    }
+}
+
+#[test]
 fn a_killed_run_with_prompts_in_the_loop_ends_as_the_straight_one() {
     let Some(weights) = weights("a_killed_run_with_prompts_in_the_loop_ends_as_the_straight_one") else { return };
     let place = Place::new();
