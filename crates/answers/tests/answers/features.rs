@@ -6,7 +6,7 @@ use std::path::Path;
 
 use sensei_answers::asked::Question;
 use sensei_answers::error::CacheError;
-use sensei_answers::features::{FeatureRecord, FeatureValues, channel_scales};
+use sensei_answers::features::{FeatureRecord, FeatureValues, channel_scales, feature_record_bytes};
 use sensei_answers::folder_store::FolderStore;
 use sensei_answers::kept::{FeatureDtype, Kept, ScaleSource};
 use sensei_answers::key::AnswerKey;
@@ -120,6 +120,8 @@ fn every_type_of_values_comes_back() {
 fn owned_bytes_are_read_as_borrowed_ones() {
     for dtype in DTYPES {
         let bytes = map(4, dtype).to_bytes().unwrap();
+        let record = map(4, dtype);
+        assert_eq!(feature_record_bytes(dtype, record.grid, record.channels), bytes.len() as u64, "known before");
         assert_eq!(FeatureRecord::from_bytes(Cow::Owned(bytes.clone())).unwrap(), map(4, dtype));
         assert_eq!(FeatureRecord::from_bytes(Cow::Borrowed(&bytes)).unwrap(), map(4, dtype));
     }

@@ -18,6 +18,7 @@ use crate::arguments::{EvalArguments, PlanArguments, RunArguments};
 use crate::commands::run::{report, say_verdict};
 use crate::config::{EncoderPlan, PromptablePlan, check_same_promptable, load_promptable, load_protocol};
 use crate::device::open as open_devices;
+use crate::phases::answers::OpenQuestion;
 use crate::phases::data::Split;
 use crate::phases::measure::{StageTime, lines, time_image_stages};
 use crate::phases::promptable::{
@@ -125,8 +126,8 @@ struct PlanFacts<'a> {
     teachers_embeddings_bytes: u64,
     /// By further point of the teacher, the bytes of its features of the training images.
     teachers_features_bytes: BTreeMap<String, u64>,
-    /// Data sets that the teacher would be asked about first, each with its images.
-    open_questions: Vec<(PathBuf, usize)>,
+    /// Data sets that the teacher would be asked about first.
+    open_questions: Vec<OpenQuestion>,
     stages: Vec<StageCost>,
     /// How long they take on this machine, if that was asked for.
     measured: Option<Vec<StageTime>>,
@@ -152,7 +153,7 @@ pub fn plan(arguments: &PlanArguments, config: &Path) -> anyhow::Result<()> {
     SamTeacher::open(&plan)?;
     let (mut train, mut val) = image_splits(&plan, &runs).with_context(|| config.display().to_string())?;
     let open_questions = unasked_features(&plan, (&train, &val), &runs);
-    for (annotations, n_images) in &open_questions {
+    for OpenQuestion { annotations, n_images, .. } in &open_questions {
         say(&format!("{}: the teacher would be asked about {n_images} images first", annotations.display()));
     }
     let mut further = features_bytes(&plan, &train);

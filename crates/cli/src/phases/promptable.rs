@@ -1,7 +1,7 @@
 //! A run whose student sees whole images and answers prompts: its data, its networks, its training.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 use burn::tensor::Device;
@@ -41,7 +41,7 @@ use sensei_train::stages::{StageError, StageNetworks};
 
 use crate::config::{ComparedTaps, EmbeddingPlace, EncoderPlan, FirstWeights, PromptablePlan, TeacherFiles};
 use crate::device::Devices;
-use crate::phases::answers::{asked_here, is_cached};
+use crate::phases::answers::{OpenQuestion, asked_here, is_cached};
 use crate::phases::data::{Split, check_annotated, check_disjoint_images, dataset, load_part};
 use crate::phases::images::check_images_of;
 use crate::phases::shared;
@@ -149,12 +149,12 @@ pub fn features_bytes(plan: &PromptablePlan, train: &ImageSource) -> BTreeMap<St
     std::iter::once(&embedding).chain(further_taps(plan, Split::Train)).map(bytes).collect()
 }
 
-/// Data sets of which a run would ask the teacher for features first, each with its images.
+/// Data sets of which a run would ask the teacher for features first.
 pub fn unasked_features(
     plan: &PromptablePlan,
     (train, val): (&ImageSource, &ImageSource),
     runs: &Path,
-) -> Vec<(PathBuf, usize)> {
+) -> Vec<OpenQuestion> {
     let is_asked = |split: Split, source: &ImageSource| {
         let mut keys: Vec<AnswerKey> =
             further_taps(plan, split).into_iter().map(|tap| tap_key(plan, &source.dataset, tap)).collect();
@@ -165,7 +165,12 @@ pub fn unasked_features(
     };
     let splits = [(Split::Train, train), (Split::Val, val)].into_iter();
     let open = splits.filter(|(split, source)| !is_asked(*split, source));
-    open.map(|(_, source)| (source.dataset.annotations_path.clone(), source.images.len())).collect()
+    let question = |source: &ImageSource| OpenQuestion {
+        annotations: source.dataset.annotations_path.clone(),
+        n_images: source.images.len(),
+        n_annotations: source.dataset.instances.len(),
+    };
+    open.map(|(_, source)| question(source)).collect()
 }
 
 fn place_of(plan: &PromptablePlan, split: Split) -> Option<&EmbeddingPlace> {

@@ -218,7 +218,7 @@ fn an_exported_student_is_asked_as_any_pair() {
             n_all += 1;
         }
     }
-    assert!(n_inside > 50 && n_all > 20 * n_inside / 10, "{n_inside} of {n_all} pixels are inside: too easy");
+    assert!(n_inside > 50 && n_all > 2 * n_inside, "{n_inside} of {n_all} pixels are inside: too easy");
     assert!(n_same as f64 > 0.995 * n_all as f64, "{n_same} of {n_all} pixels are as onnxruntime has them");
 }
 
